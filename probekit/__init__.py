@@ -1,0 +1,66 @@
+"""probekit: record what happens inside language models, and read it back.
+
+Importing this package is cheap and loads no torch: each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probekit.capture import run
+    from probekit.errors import (
+        CaptureError,
+        ConfigError,
+        PlanError,
+        ProbekitError,
+        StoreError,
+    )
+    from probekit.planning import plan
+    from probekit.recording import record
+    from probekit.trace import Site, Trace
+    from probekit.trace import open_trace as open
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CaptureError": ("probekit.errors", "CaptureError"),
+    "ConfigError": ("probekit.errors", "ConfigError"),
+    "PlanError": ("probekit.errors", "PlanError"),
+    "ProbekitError": ("probekit.errors", "ProbekitError"),
+    "Site": ("probekit.trace", "Site"),
+    "StoreError": ("probekit.errors", "StoreError"),
+    "Trace": ("probekit.trace", "Trace"),
+    "open": ("probekit.trace", "open_trace"),
+    "plan": ("probekit.planning", "plan"),
+    "record": ("probekit.recording", "record"),
+    "run": ("probekit.capture", "run"),
+}
+
+__all__ = [
+    "CaptureError",
+    "ConfigError",
+    "PlanError",
+    "ProbekitError",
+    "Site",
+    "StoreError",
+    "Trace",
+    "open",
+    "plan",
+    "record",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'probekit' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

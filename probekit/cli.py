@@ -1,0 +1,129 @@
+"""The command line: a thin door, one library call a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from probekit.errors import ProbekitError
+
+app = typer.Typer(
+    name="probekit",
+    help="Record what happens inside language models: YAML probe configs in, HDF5 traces out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML probe config.")]
+TracePath = Annotated[
+    Path, typer.Argument(metavar="TRACE", help="A run's folder, or an HDF5 file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set model.name=gpt2"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    settings: Settings = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Begin anew where the folder holds another run.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Capture: run the model and record what the config asks for; a cut-short run goes on."""
+    import probekit
+    from probekit import terminal
+
+    _calm_transformers()
+    with terminal.progress(quiet=quiet) as watcher:
+        trace = probekit.run(
+            config,
+            overrides=settings or (),
+            overwrite=overwrite,
+            on_plan=None if quiet else lambda plan: _notes(plan.notes),
+            on_progress=watcher,
+        )
+    if not quiet:
+        typer.echo(f"{trace.path.parent}: {len(trace.examples)} examples, "
+                   f"{len(trace.tokens)} tokens, {len(trace.site_names)} sites")  # fmt: skip
+
+
+@app.command()
+def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Say what a run would record and how large it would be; loads no weights."""
+    import probekit
+    from probekit import terminal
+
+    _calm_transformers()
+    found = probekit.plan(config, overrides=settings or ())
+    _print_json(found.to_json()) if as_json else terminal.show_plan(found)
+
+
+@app.command()
+def modules(
+    model: Annotated[str, typer.Argument(metavar="MODEL_OR_CONFIG", help="A model or a config.")],
+    match: Annotated[str, typer.Option(metavar="GLOB", help="Only these module paths.")] = "**",
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """List a model's modules in execution order, with shapes and portable names."""
+    from probekit import terminal
+    from probekit.planning import list_modules
+
+    _calm_transformers()
+    rows = list_modules(model, match=match, overrides=settings or ())
+    _print_json(rows) if as_json else terminal.show_modules(rows)
+
+
+@app.command()
+def info(trace: TracePath, as_json: AsJson = False) -> None:
+    """Say what is in a trace and how it was made."""
+    from probekit import terminal
+    from probekit.summary import summarize_trace
+    from probekit.trace import open_trace
+
+    found = summarize_trace(open_trace(trace))
+    _print_json(found) if as_json else terminal.show_info(found)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    from probekit.config import json_schema
+
+    _print_json(json_schema())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _notes(notes: tuple[str, ...]) -> None:
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _calm_transformers() -> None:
+    # Its bars and advice would run between our own lines; what matters we say ourselves.
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message on stderr and exit code 2."""
+    try:
+        app()
+    except ProbekitError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

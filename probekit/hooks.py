@@ -1,0 +1,146 @@
+"""HookManager: listen at modules while a model runs, and leave no mark.
+
+Knows torch's hooks; nothing of plans, rows or files. All hooks are attached or none, and on every
+path out of the block they are gone, the user's own untouched.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from probekit.errors import CaptureError
+
+Sink = Callable[[torch.Tensor], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tap:
+    """One tensor to listen for, and who gets it."""
+
+    module: str  # path
+    side: str  # "input" or "output"
+    element: str | None  # None: the first tensor; a number or a name picks one
+    call: int | None  # of the module in one forward pass of the model; None: every call
+    sink: Sink
+
+
+class HookManager:
+    """Attach taps to a model for the time of a block.
+
+    Calls of a module are numbered from 0 in each forward pass of the whole model.
+    """
+
+    def __init__(self, model: torch.nn.Module, taps: Iterable[Tap]) -> None:
+        self._model = model
+        self._taps = tuple(taps)
+        self._calls: Counter[tuple[str, str]] = Counter()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            if any(tap.call is not None for tap in self._taps):
+                begin = self._model.register_forward_pre_hook(self._begin)
+                stack.callback(begin.remove)
+            for (path, side), taps in _grouped(self._taps).items():
+                module = self._model.get_submodule(path)
+                if side == "input":
+                    handle = module.register_forward_pre_hook(
+                        self._on_input(path, module, taps), with_kwargs=True
+                    )
+                else:
+                    handle = module.register_forward_hook(self._on_output(path, taps))
+                stack.callback(handle.remove)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _begin(self, module: torch.nn.Module, args: Any) -> None:
+        self._calls.clear()
+
+    def _on_input(self, path: str, module: torch.nn.Module, taps: list[Tap]) -> Callable[..., None]:
+        names = tuple(inspect.signature(module.forward).parameters)
+
+        def listen(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            self._hand_over(path, taps, lambda element: pick_input(args, given, element))
+
+        return listen
+
+    def _on_output(self, path: str, taps: list[Tap]) -> Callable[..., None]:
+        def listen(module: torch.nn.Module, args: Any, output: Any) -> None:
+            self._hand_over(path, taps, lambda element: pick_output(output, element))
+
+        return listen
+
+    def _hand_over(
+        self, path: str, taps: list[Tap], pick: Callable[[str | None], torch.Tensor | None]
+    ) -> None:
+        key = (path, taps[0].side)
+        number = self._calls[key]
+        self._calls[key] += 1
+        for tap in taps:
+            if tap.call is None or tap.call == number:
+                tensor = pick(tap.element)
+                if tensor is None:
+                    raise CaptureError(
+                        f"{path}: its {tap.side} has no tensor "
+                        f"{'' if tap.element is None else tap.element!r} in this forward pass"
+                    )
+                tap.sink(tensor)
+
+
+def _grouped(taps: Iterable[Tap]) -> dict[tuple[str, str], list[Tap]]:
+    groups: dict[tuple[str, str], list[Tap]] = {}
+    for tap in taps:
+        groups.setdefault((tap.module, tap.side), []).append(tap)
+    return groups
+
+
+def pick_input(
+    args: tuple[Any, ...], named: Mapping[str, Any], element: str | None
+) -> torch.Tensor | None:
+    """Pick a tensor from a call's arguments.
+
+    Args:
+        args: positional arguments.
+        named: every argument by its parameter's name, positional ones first.
+        element: None for the first tensor, else a position or a parameter's name.
+    """
+    if element is None:
+        return next((v for v in (*args, *named.values()) if isinstance(v, torch.Tensor)), None)
+    if element.isdigit():
+        value = args[int(element)] if int(element) < len(args) else None
+    else:
+        value = named.get(element)
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def pick_output(output: Any, element: str | None) -> torch.Tensor | None:
+    """Pick a tensor from what a module returned: a tensor, a tuple, or a mapping."""
+    if isinstance(output, torch.Tensor):
+        return output if element is None else None
+    if isinstance(output, Mapping):
+        values = dict(output)
+    elif isinstance(output, tuple | list):
+        values = {str(n): v for n, v in enumerate(output)}
+    else:
+        values = {}
+    if element is None:
+        return next((v for v in values.values() if isinstance(v, torch.Tensor)), None)
+    value = values.get(element)
+    return value if isinstance(value, torch.Tensor) else None

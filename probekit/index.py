@@ -1,0 +1,110 @@
+"""The index `trace.h5`: the tree of all shards as one file of virtual datasets.
+
+Knows sealed shards and how they line up; every large dataset stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from probekit import schema
+from probekit.schema import INDEX_FILE, Execution, ShardSpec, SiteSpec
+from probekit.writer import fsync
+
+_TABLES = ("examples/id", "examples/text", "examples/first_token", "examples/n_tokens",
+           "tokens/id", "tokens/position", "tokens/example")  # fmt: skip
+
+
+def build_index(
+    folder: Path,
+    shards: Sequence[ShardSpec],
+    sites: Sequence[SiteSpec],
+    attributes: Mapping[str, Any],
+    vocabulary: Sequence[str] | None,
+) -> None:
+    """Write `trace.h5` over the sealed shards of a run; the file is either whole or not there."""
+    part = folder / f".{INDEX_FILE}.part"
+    try:
+        # HDF5 looks for a virtual dataset's sources beside the file, so relative names move with it.
+        with h5py.File(part, "w", libver=("v108", "v110")) as file:
+            file.attrs.update(attributes)
+            file.attrs["n_shards"] = len(shards)
+            with h5py.File(folder / shards[0].file, "r", locking=False) as first:
+                _link_tables(file, first, shards)
+                for spec in sites:
+                    path = schema.site_path(spec)
+                    _link(file, first[path], shards, [s.n_rows[spec.rows] for s in shards])
+            _merge_execution(file, folder, shards)
+            if vocabulary is not None:
+                file.create_dataset("vocabulary", data=list(vocabulary), dtype=h5py.string_dtype())
+        fsync(part)
+        part.replace(folder / INDEX_FILE)
+        fsync(folder)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _link_tables(file: h5py.File, first: h5py.File, shards: Sequence[ShardSpec]) -> None:
+    for path in _TABLES:
+        per_example = path.startswith("examples/")
+        _link(
+            file, first[path], shards, [s.n_examples if per_example else s.n_tokens for s in shards]
+        )
+    for choice in first.get("rows", {}):
+        _link(file, first[f"rows/{choice}"], shards, [s.n_rows[choice] for s in shards])
+
+
+def _link(
+    file: h5py.File, example: h5py.Dataset, shards: Sequence[ShardSpec], n_rows: Sequence[int]
+) -> None:
+    """Create a virtual dataset that stacks the same dataset of every shard along axis 0."""
+    row_shape = example.shape[1:]
+    space = h5py.h5s.create_simple((sum(n_rows), *row_shape))
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    begin = 0
+    for shard, rows in zip(shards, n_rows, strict=True):
+        if rows:
+            space.select_hyperslab((begin, *(0 for _ in row_shape)), (rows, *row_shape))
+            source = h5py.h5s.create_simple((rows, *row_shape))
+            layout.set_virtual(space, shard.file.encode(), example.name.encode(), source)
+            begin += rows
+    space.select_all()
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    made = h5py.h5d.create(
+        file.id, example.name.encode(), example.id.get_type(), space, layout, lcpl=links
+    )
+    h5py.Dataset(made).attrs.update(example.attrs)
+
+
+def _merge_execution(file: h5py.File, folder: Path, shards: Sequence[ShardSpec]) -> None:
+    parts = []
+    for shard in shards:
+        with h5py.File(folder / shard.file, "r", locking=False) as source:
+            parts.append(schema.read_execution(source))
+    recorded = [part for part in parts if part is not None]
+    if recorded:
+        schema.write_execution(file, merge_executions(recorded))
+
+
+def merge_executions(parts: Sequence[Execution]) -> Execution:
+    """Join the executions of several shards of one run: equal orders once."""
+    orders: list[np.ndarray[Any, Any]] = []
+    numbers: dict[bytes, int] = {}
+    forwards = []
+    for part in parts:
+        renumbered = []
+        for order in part.orders:
+            key = order.tobytes()
+            if key not in numbers:
+                numbers[key] = len(orders)
+                orders.append(order)
+            renumbered.append(numbers[key])
+        forwards += [replace(f, order=renumbered[f.order]) for f in part.forwards]
+    return Execution(modules=parts[0].modules, orders=tuple(orders), forwards=tuple(forwards))

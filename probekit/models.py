@@ -1,0 +1,314 @@
+"""Models by name: where a config, its weights and its tokenizer come from.
+
+Knows the hub, local folders, .gguf files, the embedded sample and the bundled architecture files;
+nothing of probes. Only safetensors and GGUF weights are read, and no code from a model's repository
+is ever run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import transformers
+from huggingface_hub import constants
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from probekit.config import ModelConfig, ProbeConfig
+from probekit.errors import ConfigError
+
+SAMPLES = ("tiny-gpt2",)
+BUNDLED = {  # architectures that build with no network, by the last part of the model's name
+    "distilgpt2": "distilgpt2",
+    "gpt2": "gpt2",
+    "phi-3-mini-4k-instruct": "phi-3-mini-4k-instruct",
+}
+_CONNECT_S = 3.0
+_PAIR_BATCH = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where `from_pretrained` is pointed at."""
+
+    place: str  # a hub id or a folder
+    gguf_file: str | None = None
+    on_hub: bool = False
+
+    def arguments(self, revision: str | None) -> dict[str, Any]:
+        """Give the keyword arguments every `from_pretrained` of this source takes."""
+        if self.on_hub:
+            return {"revision": revision, "local_files_only": not hub_in_reach()}
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def locate(name: str, where: str) -> Source:
+    """Find out what a model's or tokenizer's name names.
+
+    Raises:
+        ConfigError: if it names a sample, a folder or a file that does not exist.
+    """
+    if name.startswith("sample:"):
+        sample = name.removeprefix("sample:")
+        if sample not in SAMPLES:
+            raise ConfigError(
+                f"{where}: there is no sample {sample!r}; expected sample:{', sample:'.join(SAMPLES)}"
+            )
+        return Source(place=str(resources.files("probekit.samples") / sample))
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ConfigError(f"{where}: there is no file {path.absolute()}")
+        return Source(place=str(path.parent), gguf_file=path.name)
+    if path.is_dir():
+        return Source(place=name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ConfigError(f"{where}: there is no folder {path.absolute()}")
+    return Source(place=name, on_hub=True)
+
+
+@cache
+def hub_in_reach() -> bool:
+    """Say whether the model hub answers, once and quickly.
+
+    The hub client retries for 23 s before it gives up, at every file.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True  # only the proxy can tell
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=_CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
+def load_hf_config(config: ProbeConfig, *, bundled: bool = False) -> Any:
+    """Load the architecture of a config's model, with its overrides, and no weights.
+
+    Args:
+        config: whose `model` to load.
+        bundled: also for pretrained weights, fall back on a bundled architecture file where the
+            hub is out of reach. Good for planning: such a model cannot be loaded afterwards.
+
+    Raises:
+        ConfigError: if it cannot be had; the message says how it could.
+    """
+    model, where = config.model, config.where("model.name")
+    source = locate(model.name, where)
+    file = BUNDLED.get(model.name.rpartition("/")[2].lower())
+    if source.on_hub and file and (model.weights == "random" or (bundled and not hub_in_reach())):
+        text = (resources.files("probekit") / "architectures" / f"{file}.json").read_text()
+        found = transformers.AutoConfig.for_model(**json.loads(text))
+    else:
+        with _explained(where, _out_of_reach(model, source)):
+            found = transformers.AutoConfig.from_pretrained(
+                source.place, trust_remote_code=False, **source.arguments(model.revision)
+            )
+    return _override(found, model.overrides, config)
+
+
+def _override(found: Any, overrides: Any, config: ProbeConfig) -> Any:
+    if not overrides:
+        return found
+    values = found.to_dict()
+    for key, value in overrides.items():
+        own = found.attribute_map.get(key, key)  # num_hidden_layers is n_layer on GPT-2
+        if own not in values:
+            near = difflib.get_close_matches(key, [*values, *found.attribute_map], n=3)
+            raise ConfigError(
+                f"{config.where(f'model.overrides.{key}')}: {found.model_type} has no setting "
+                f"{key!r}{'; the nearest: ' + ', '.join(near) if near else ''}"
+            )
+        values[own] = value
+    kinds = values.get("layer_types")
+    n_layers = values.get(found.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
+    if kinds is not None and "layer_types" not in overrides and len(kinds) != n_layers:
+        values["layer_types"] = kinds[:n_layers] if n_layers < len(kinds) else None
+    try:
+        return type(found).from_dict(values)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise ConfigError(
+            f"{config.where('model.overrides')}: {found.model_type} does not take them: {error}"
+        ) from error
+
+
+def model_class(hf_config: Any) -> Any:
+    """Choose the class: the one the checkpoint names, or the causal LM of its type."""
+    for name in hf_config.architectures or ():
+        named = getattr(transformers, name, None)
+        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+            return named
+    if type(hf_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(
+            f"model.name: transformers {transformers.__version__} has no language model "
+            f"for the model type {hf_config.model_type!r}"
+        )
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(hf_config)]
+
+
+def compute_dtype(model: ModelConfig, hf_config: Any) -> torch.dtype:
+    """Give the dtype a model runs in: as asked, or as its checkpoint says, or float32."""
+    if model.dtype != "auto":
+        return getattr(torch, model.dtype)  # type: ignore[no-any-return]
+    found = hf_config.get_text_config().dtype or hf_config.dtype or torch.float32
+    return getattr(torch, found) if isinstance(found, str) else found
+
+
+def compute_device(model: ModelConfig, where: str) -> torch.device:
+    """Give the device a model runs on.
+
+    Raises:
+        ConfigError: if this machine has no such device.
+    """
+    has = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if model.device == "auto":
+        return torch.device(next(kind for kind, there in has.items() if there))
+    device = torch.device(model.device)
+    n_devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not has[device.type] or (device.index or 0) >= n_devices:
+        there = [k for k, v in has.items() if v]
+        raise ConfigError(f"{where}: there is no {model.device} here; there is: {', '.join(there)}")
+    return device
+
+
+def load_model(config: ProbeConfig, hf_config: Any, device: torch.device) -> Any:
+    """Load or build the model, in eval mode, on its device.
+
+    Raises:
+        ConfigError: if its weights cannot be had or do not fit; the message says what to do.
+    """
+    model = config.model
+    kind, dtype = model_class(hf_config), compute_dtype(model, hf_config)
+    kernel: dict[str, Any] = (
+        {} if model.attention == "auto" else {"attn_implementation": model.attention}
+    )
+    if model.weights == "random":
+        with _explained(config.where("model"), ""), torch.random.fork_rng():
+            # Built on the CPU whatever the device is: the same seed gives the same weights there.
+            torch.manual_seed(config.seed)
+            loaded = kind._from_config(hf_config, dtype=dtype, **kernel)
+    else:
+        where = config.where("model.name")
+        source = locate(model.name, where)
+        with _explained(where, _out_of_reach(model, source)):
+            loaded, report = kind.from_pretrained(
+                source.place,
+                config=hf_config,
+                dtype=dtype,
+                use_safetensors=source.gguf_file is None,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **kernel,
+                **source.arguments(model.revision),
+            )
+        _refuse_holes(report, where, model.name)
+    return loaded.to(device).eval()
+
+
+def _refuse_holes(report: Any, where: str, name: str) -> None:
+    holes = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
+    if holes:
+        raise ConfigError(
+            f"{where}: the checkpoint of {name} has no fitting weights for {len(holes)} parameters "
+            f"({', '.join(holes[:3])}{', ...' if len(holes) > 3 else ''}); "
+            "they would be random. Give the checkpoint that belongs to this architecture"
+        )
+
+
+def load_tokenizer(config: ProbeConfig) -> Any:
+    """Load the tokenizer that `model.tokenizer` names, or the model's own.
+
+    Raises:
+        ConfigError: if it cannot be had.
+    """
+    key = "model.name" if config.model.tokenizer is None else "model.tokenizer"
+    name = config.model.tokenizer or config.model.name
+    source = locate(name, config.where(key))
+    revision = config.model.revision if config.model.tokenizer is None else None
+    with _explained(config.where(key), _no_tokenizer(name, source)):
+        return transformers.AutoTokenizer.from_pretrained(
+            source.place, trust_remote_code=False, **source.arguments(revision)
+        )
+
+
+def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+    """Give the function from texts to token ids, special tokens as the tokenizer adds them."""
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(texts, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+    return encode
+
+
+def token_strings(tokenizer: Any) -> tuple[str, ...]:
+    """Give every token as it reads inside a text: " Tokyo", with its space.
+
+    Some tokenizers drop the space of a first token, so each is decoded behind another token and
+    that one's text is taken off again.
+    """
+    size = len(tokenizer)
+    lead = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    prefix = tokenizer.decode(lead, **plain)
+    strings: list[str] = []
+    for begin in range(0, size, _PAIR_BATCH):
+        pairs = [[*lead, token] for token in range(begin, min(size, begin + _PAIR_BATCH))]
+        strings += [text.removeprefix(prefix) for text in tokenizer.batch_decode(pairs, **plain)]
+    return tuple(strings)
+
+
+@contextmanager
+def _explained(where: str, hint: str) -> Iterator[None]:
+    """Turn what transformers and the hub client raise on missing or foreign files into our error."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{where}: {hint or 'the model cannot be built'} ({reason})") from error
+
+
+def _out_of_reach(model: ModelConfig, source: Source) -> str:
+    if not source.on_hub:
+        return f"{model.name} cannot be loaded from {source.gguf_file or source.place}"
+    reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
+    known = model.name.rpartition("/")[2].lower() in BUNDLED
+    random = (
+        "set model.weights: random for the same architecture with seeded random weights, or "
+        if known
+        else ""
+    )
+    return (
+        f"the pretrained {model.name} cannot be had{reach}: {random}"
+        "give a local folder or a .gguf file as model.name"
+    )
+
+
+def _no_tokenizer(name: str, source: Source) -> str:
+    if not source.on_hub:
+        return f"there is no tokenizer in {source.place}"
+    reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
+    return (
+        f"the tokenizer of {name} cannot be had{reach}: set model.tokenizer to a local folder "
+        "or to sample:tiny-gpt2, or use inputs.random, which needs none"
+    )

@@ -1,0 +1,135 @@
+"""Examples to shards, and a shard's examples to token batches.
+
+Knows counts and lengths; nothing of files or models. Which examples lie in which shard follows from
+the config alone; how a shard's examples are batched is free, since rows have their places beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probekit.inputs import Examples
+from probekit.schema import ALL_TOKENS, PER_EXAMPLE, ShardSpec, SiteSpec
+from probekit.writer import ShardTables
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which positions of an example a probe keeps; `name` is the config's word for it."""
+
+    name: str  # "all", "first", "last", "0,-1", "2:10"
+
+    @classmethod
+    def of(cls, given: str | int | Sequence[int]) -> Choice:
+        """Build from a config's `positions`."""
+        if isinstance(given, str):
+            return cls(given)
+        numbers = [given] if isinstance(given, int) else given
+        return cls(",".join(str(n) for n in numbers))
+
+    def positions(self, n_tokens: int) -> Array:
+        """Give the positions kept of an example of so many tokens, ascending, int64.
+
+        Raises:
+            IndexError: if a position that was asked for by its number does not exist.
+        """
+        if self.name == ALL_TOKENS:
+            return np.arange(n_tokens)
+        if ":" in self.name:
+            parts = [int(p) if p else None for p in self.name.split(":")]
+            return np.arange(n_tokens)[slice(*parts)]
+        named = {"first": "0", "last": "-1"}.get(self.name, self.name)
+        numbers = [int(p) for p in named.split(",")]
+        for number in numbers:
+            if not -n_tokens <= number < n_tokens:
+                raise IndexError(f"position {number} does not exist: it has {n_tokens} tokens")
+        return np.unique([number % n_tokens for number in numbers])
+
+
+def count_rows(n_tokens: Array, rows: str) -> Array:
+    """Count the rows each example gives to a site, by the site's `rows`, int64 `[example]`."""
+    if rows == PER_EXAMPLE:
+        return np.ones_like(n_tokens)
+    if rows == ALL_TOKENS:
+        return n_tokens
+    lengths, back = np.unique(n_tokens, return_inverse=True)
+    counts = np.array([len(Choice(rows).positions(int(n))) for n in lengths])
+    return counts[back]
+
+
+def split(examples: Examples, sites: Sequence[SiteSpec], shard_bytes: int) -> tuple[ShardSpec, ...]:
+    """Cut the examples into shards of about `shard_bytes` of rows, whole examples only."""
+    n_tokens = examples.n_tokens
+    bytes_by_rows: dict[str, int] = {}
+    for spec in sites:
+        bytes_by_rows[spec.rows] = bytes_by_rows.get(spec.rows, 0) + spec.row_bytes
+    counts = {rows: count_rows(n_tokens, rows) for rows in bytes_by_rows}
+    example_bytes = sum(
+        (counts[rows] * size for rows, size in bytes_by_rows.items()), np.zeros_like(n_tokens)
+    )
+    ends = np.cumsum(example_bytes)
+    shards: list[ShardSpec] = []
+    begin = 0
+    while begin < len(examples):
+        before = int(ends[begin - 1]) if begin else 0
+        fits = int(np.searchsorted(ends, before + shard_bytes, side="right"))
+        end = max(fits, begin + 1)
+        shards.append(
+            ShardSpec(
+                number=len(shards),
+                first_example=begin,
+                n_examples=end - begin,
+                first_token=examples.first_token(begin),
+                n_tokens=int(n_tokens[begin:end].sum()),
+                n_rows={rows: int(c[begin:end].sum()) for rows, c in counts.items()},
+            )
+        )
+        begin = end
+    return tuple(shards)
+
+
+def tables(examples: Examples, shard: ShardSpec) -> ShardTables:
+    """Collect what a shard says of its examples and tokens."""
+    begin, end = shard.first_example, shard.first_example + shard.n_examples
+    n_tokens = examples.n_tokens[begin:end]
+    return ShardTables(
+        ids=tuple(examples.id(e) for e in range(begin, end)),
+        texts=tuple(examples.text(e) for e in range(begin, end)),
+        n_tokens=n_tokens,
+        token_ids=examples.token_ids(begin, end),
+        choices=_choices(shard, n_tokens),
+        counts={rows: count_rows(n_tokens, rows) for rows in shard.n_rows},
+    )
+
+
+def _choices(shard: ShardSpec, n_tokens: Array) -> Mapping[str, Array]:
+    firsts = shard.first_token + np.cumsum(n_tokens) - n_tokens
+    return {
+        rows: np.concatenate(
+            [f + Choice(rows).positions(int(n)) for f, n in zip(firsts, n_tokens, strict=True)]
+        )
+        for rows in shard.n_rows
+        if rows not in (ALL_TOKENS, PER_EXAMPLE)
+    }
+
+
+def batches(n_tokens: Array, batch_tokens: int) -> Iterator[Array]:
+    """Group a shard's examples by length, longest first, under a budget of padded tokens.
+
+    Longest first, so that a batch that does not fit the device shows itself at once.
+
+    Yields:
+        Numbers within the shard, int64; one example longer than the budget makes a batch alone.
+    """
+    order = np.argsort(-n_tokens, kind="stable")
+    begin = 0
+    while begin < len(order):
+        size = max(1, batch_tokens // int(n_tokens[order[begin]]))
+        yield order[begin : begin + size]
+        begin += size

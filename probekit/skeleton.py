@@ -1,0 +1,209 @@
+"""The skeleton of a model: what runs, in which order, on tensors of which shape; without weights.
+
+Knows transformers' models from outside: it builds one on fake tensors (shape and dtype, no memory)
+and runs it twice with other batch sizes and lengths, so that every axis shows what it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from probekit.errors import PlanError
+from probekit.models import model_class
+
+# Two forward passes: an axis that goes 2 -> 3 is the batch, 7 -> 11 the position, 14 -> 33 both.
+_FIRST, _SECOND = (2, 7), (3, 11)
+BATCH, POSITION, TOKEN = "batch", "position", "token"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """One tensor that goes into a module or comes out of it."""
+
+    index: int | None  # its place among positional arguments, or in a returned tuple
+    key: str | None  # its parameter name, or its key in a returned mapping
+    axes: tuple[int | str, ...]  # a size, or BATCH, POSITION, TOKEN (both in one), or "?"
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call of a module in a forward pass."""
+
+    module: str  # its path
+    module_class: str
+    number: int  # 0 for the module's first call in the pass
+    depth: int  # 0 for a child of the model
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skeleton:
+    """A model without weights."""
+
+    hf_config: Any
+    model_class: str
+    n_parameters: int  # tied ones once
+    modules: Mapping[str, str]  # every module's path -> class, in the order of the module tree
+    calls: tuple[Call, ...]  # in the order they were entered
+    arguments: frozenset[str]  # parameters of the model's forward
+
+    def calls_of(self, module: str) -> tuple[Call, ...]:
+        """Give the calls of one module; empty when it never runs."""
+        return tuple(call for call in self.calls if call.module == module)
+
+
+def build_skeleton(hf_config: Any, dtype: torch.dtype) -> Skeleton:
+    """Run a model without weights.
+
+    Args:
+        hf_config: the architecture.
+        dtype: what the model computes in.
+
+    Raises:
+        PlanError: if the model does not run on token ids alone.
+    """
+    kind = model_class(hf_config)
+    # flash attention and the like are not defined on fake tensors; shapes are those of any kernel.
+    with FakeTensorMode(), torch.no_grad():
+        model = kind._from_config(hf_config, dtype=dtype).eval()
+        try:
+            passes = [_observe(model, *size) for size in (_FIRST, _SECOND)]
+        except Exception as error:
+            # Whatever a model's own code raises when it is given nothing but tokens.
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise PlanError(
+                f"model.name: {kind.__name__} does not run on token ids alone, so it cannot be "
+                f"planned: {reason}"
+            ) from error
+        n_parameters = sum(p.numel() for p in model.parameters())
+        modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
+        arguments = frozenset(inspect.signature(model.forward).parameters)
+    first, second = passes
+    assert len(first) == len(second), "the same modules run whatever the batch"
+    return Skeleton(
+        hf_config=hf_config,
+        model_class=kind.__name__,
+        n_parameters=n_parameters,
+        modules=modules,
+        calls=tuple(_compare(a, b) for a, b in zip(first, second, strict=True)),
+        arguments=arguments,
+    )
+
+
+def forward_arguments(accepted: frozenset[str]) -> frozenset[str]:
+    """Give the arguments probekit passes to a forward: masks and positions always explicitly."""
+    return accepted & {"input_ids", "attention_mask", "position_ids", "use_cache"}
+
+
+def _observe(model: torch.nn.Module, n_batch: int, n_positions: int) -> list[Call]:
+    calls: list[Call | None] = []
+    counts: dict[str, int] = {}
+    open_calls: list[int] = []
+    handles = []
+
+    def enter(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        open_calls.append(len(calls))
+        calls.append(None)
+
+    def leave(path: str, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        here = open_calls.pop()
+        number = counts.get(path, 0)
+        counts[path] = number + 1
+        calls[here] = Call(
+            module=path,
+            module_class=type(module).__name__,
+            number=number,
+            depth=len(open_calls),
+            inputs=tuple(_inputs(module, args, kwargs)),
+            outputs=tuple(_outputs(output)),
+        )
+
+    for path, module in model.named_modules():
+        if path:
+            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+            handles.append(
+                module.register_forward_hook(
+                    lambda m, a, k, o, path=path: leave(path, m, a, k, o), with_kwargs=True
+                )
+            )
+    given = {
+        "input_ids": torch.zeros((n_batch, n_positions), dtype=torch.long),
+        "attention_mask": torch.ones((n_batch, n_positions), dtype=torch.long),
+        "position_ids": torch.arange(n_positions).expand(n_batch, -1),
+        "use_cache": False,
+    }
+    wanted = forward_arguments(frozenset(inspect.signature(model.forward).parameters))
+    try:
+        model(**{name: given[name] for name in wanted})
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [call for call in calls if call is not None]
+
+
+def _inputs(module: torch.nn.Module, args: Any, kwargs: Any) -> Iterator[Slot]:
+    names = list(inspect.signature(module.forward).parameters)
+    for index, value in enumerate(args):
+        if isinstance(value, torch.Tensor):
+            yield _slot(value, index, names[index] if index < len(names) else None)
+    for key, value in kwargs.items():
+        if isinstance(value, torch.Tensor):
+            yield _slot(value, None, key)
+
+
+def _outputs(output: Any) -> Iterator[Slot]:
+    if isinstance(output, torch.Tensor):
+        yield _slot(output, None, None)
+    elif isinstance(output, Mapping):
+        for key, value in output.items():
+            if isinstance(value, torch.Tensor):
+                yield _slot(value, None, key)
+    elif isinstance(output, tuple | list):
+        for index, value in enumerate(output):
+            if isinstance(value, torch.Tensor):
+                yield _slot(value, index, None)
+
+
+def _slot(tensor: torch.Tensor, index: int | None, key: str | None) -> Slot:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Slot(index=index, key=key, axes=tuple(tensor.shape), dtype=dtype)
+
+
+def _compare(first: Call, second: Call) -> Call:
+    assert first.module == second.module, "the same modules run whatever the batch"
+    return Call(
+        module=first.module,
+        module_class=first.module_class,
+        number=first.number,
+        depth=first.depth,
+        inputs=_compare_slots(first.inputs, second.inputs),
+        outputs=_compare_slots(first.outputs, second.outputs),
+    )
+
+
+def _compare_slots(first: tuple[Slot, ...], second: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    return tuple(
+        Slot(index=a.index, key=a.key, axes=_axes(a.axes, b.axes), dtype=a.dtype)
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def _axes(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[int | str, ...]:
+    if len(first) != len(second):
+        return ("?",)
+    meaning = {
+        (_FIRST[0], _SECOND[0]): BATCH,
+        (_FIRST[1], _SECOND[1]): POSITION,
+        (_FIRST[0] * _FIRST[1], _SECOND[0] * _SECOND[1]): TOKEN,
+    }
+    return tuple(
+        a if a == b else meaning.get((a, b), "?") for a, b in zip(first, second, strict=True)
+    )

@@ -1,0 +1,202 @@
+"""What the terminal shows: tables and progress.
+
+Knows rich; computes nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from probekit.summary import collapse
+
+if TYPE_CHECKING:
+    from probekit.capture import Progress, Watcher
+    from probekit.planning import Plan
+
+_PLAIN_EVERY_S = 5.0
+_WIDE = 200  # columns where there is no terminal to ask
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Give a console that never cuts text when its output goes into a file."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else _WIDE, highlight=False)
+
+
+def human_bytes(n: float) -> str:
+    """Give a size as people read it: `74.2 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        numeric = column in ("sites", "bytes", "bytes/row", "rows", "calls", "bytes each")
+        table.add_column(column, overflow="fold", justify="right" if numeric else "left")
+    return table
+
+
+def show_plan(plan: Plan) -> None:
+    """Print a plan."""
+    out, known = console(), plan.examples is not None
+    dtype = str(plan.dtype).removeprefix("torch.")
+    out.print(
+        f"[bold]{plan.config.model.name}[/]: {plan.skeleton.model_class}, "
+        f"{plan.skeleton.n_parameters:,} parameters, {dtype}"
+    )
+    if plan.examples is not None:
+        out.print(
+            f"{len(plan.examples):,} examples, {plan.examples.total_tokens:,} tokens, "
+            f"{len(plan.shards)} shard{'s' if len(plan.shards) != 1 else ''}"
+        )
+    table = _table("site", "sites", "axes of one", "dtype", "bytes/row", "bytes")
+    specs = {s.spec.name: s.spec for s in plan.sites}
+    for shape, names in collapse(specs).items():
+        for kind in dict.fromkeys(
+            (specs[n].rows, specs[n].row_shape, specs[n].dtype) for n in names
+        ):
+            same = [
+                specs[n]
+                for n in names
+                if (specs[n].rows, specs[n].row_shape, specs[n].dtype) == kind
+            ]
+            spec = same[0]
+            sizes = (plan.site_rows(spec) if known else "?", *spec.row_shape)
+            axes = ", ".join(f"{a}={n}" for a, n in zip(spec.axes, sizes, strict=True))
+            total = sum(plan.site_bytes(s) for s in same)
+            table.add_row(
+                shape,
+                str(len(same)),
+                axes,
+                spec.dtype,
+                human_bytes(spec.row_bytes),
+                human_bytes(total) if known else "?",
+            )
+    out.print(table)
+    total_text = human_bytes(plan.total_bytes) if known else "unknown"
+    out.print(
+        f"total {total_text} ({human_bytes(plan.token_bytes)} a token), "
+        f"{human_bytes(plan.free_bytes)} free at {plan.config.store.path}"
+    )
+    for note in plan.notes:
+        out.print(f"[yellow]note:[/] {note}", soft_wrap=True)
+
+
+def show_info(info: dict[str, Any]) -> None:
+    """Print what is in a trace."""
+    out, made = console(), info["provenance"]
+    out.print(f"[bold]{info['path']}[/]")
+    out.print(
+        f"{made.get('model_name')} ({made.get('model_class')}, {made.get('n_parameters', 0):,} "
+        f"parameters, {made.get('model_weights')} weights) in {made.get('dtype')}, "
+        f"seed {made.get('seed')}"
+    )
+    versions = [
+        f"{name} {made[f'{name}_version']}"
+        for name in ("probekit", "torch", "transformers", "h5py")
+        if f"{name}_version" in made
+    ]
+    out.print(f"made by {', '.join(versions)}")
+    out.print(
+        f"{info['n_examples']:,} examples, {info['n_tokens']:,} tokens, "
+        f"{info['n_sites']} sites, {human_bytes(info['n_bytes'])}"
+    )
+    table = _table("site", "sites", "axes", "dtype", "bytes each")
+    sites = {site["name"]: site for site in info["sites"]}
+    for shape, names in collapse(sites).items():
+        site = sites[names[0]]
+        axes = ", ".join(f"{a}={n}" for a, n in zip(site["axes"], site["shape"], strict=True))
+        table.add_row(shape, str(len(names)), axes, site["dtype"], human_bytes(site["bytes"]))
+    out.print(table)
+    if (execution := info["execution"]) is not None:
+        out.print(
+            f"execution order: {execution['n_modules_run']} modules, {execution['n_orders']} "
+            f"distinct order(s) in {execution['n_forwards']} forward passes, "
+            f"{execution['seconds']:.2f} s"
+        )
+
+
+def show_modules(rows: list[dict[str, Any]]) -> None:
+    """Print modules in execution order."""
+    table = _table("module", "class", "calls", "inputs", "outputs", "portable")
+    for row in rows:
+        table.add_row(
+            row["path"],
+            row["class"],
+            str(row["calls"]) if row["calls"] else "never",
+            _shapes(row["inputs"]),
+            _shapes(row["outputs"]),
+            ", ".join(row["portable"]),
+        )
+    console().print(table)
+
+
+def _shapes(slots: list[dict[str, Any]]) -> str:
+    return " ".join(
+        f"{'' if s['key'] is None else s['key'] + '='}\\[{', '.join(map(str, s['axes']))}]"
+        for s in slots
+    )
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Watcher | None]:
+    """Show a run's progress: a bar on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _bar() as watcher:
+            yield watcher
+    else:
+        yield _Lines()
+
+
+@contextmanager
+def _bar() -> Iterator[Watcher]:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (
+        TextColumn("examples"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=console(stderr=True)) as bar:
+        task = bar.add_task("examples", total=None, rate="")
+
+        def watch(p: Progress) -> None:
+            bar.update(task, total=p.n_examples, completed=p.examples, rate=_rate(p))
+
+        yield watch
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, p: Progress) -> None:
+        now = time.monotonic()
+        if p.examples < p.n_examples and now - self._last < _PLAIN_EVERY_S:
+            return
+        self._last = now
+        per_example = p.seconds / max(1, p.examples)
+        left = per_example * (p.n_examples - p.examples)
+        print(
+            f"{p.examples}/{p.n_examples} examples, {_rate(p)}, {left:.0f} s left", file=sys.stderr
+        )
+
+
+def _rate(p: Progress) -> str:
+    return f"{p.tokens / max(p.seconds, 1e-9):,.0f} tokens/s, {human_bytes(p.n_bytes)}"

@@ -1,0 +1,357 @@
+"""ShardWriter: lay a shard out, write its rows, seal it.
+
+Knows bytes and files; nothing of models. HDF5 lays out the file once, with every dataset contiguous
+and allocated, so that each dataset's bytes lie at a known offset. From then on rows are plain
+`pwrite`s: no HDF5 lock, no type conversion, and no zero fill that would be written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import xxhash
+
+from probekit import schema
+from probekit.errors import StoreError
+from probekit.schema import Execution, ShardSpec, SiteSpec
+
+CHECKSUM = "xxh3_64"  # 64 bits at about the speed of memory; guards against damage, not malice
+_CHUNK_BYTES = 1 << 20  # of a compressed dataset: small enough to read one example, large enough
+_COPY_BYTES = 64 << 20
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTables:
+    """What a shard says of its examples and tokens, known before the forward pass."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    n_tokens: Array  # int64 [example]
+    token_ids: Array  # int32 [token]
+    choices: Mapping[str, Array]  # rows of a choice of positions: the token each row is, in the run
+    counts: Mapping[str, Array]  # by a site's `rows`: how many rows each example gives [example]
+
+
+class ShardWriter:
+    """Write one shard under a temporary name; it gets its own name only when it is whole.
+
+    Use as a context manager. Leaving the block without `seal` removes what was written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shard: ShardSpec,
+        sites: Sequence[SiteSpec],
+        tables: ShardTables,
+        attributes: Mapping[str, Any],
+        *,
+        compression: str | None = None,
+    ) -> None:
+        self.shard = shard
+        self._sites = tuple(sites)
+        self._tables = tables
+        self._attributes = attributes
+        self._compression = compression
+        self._final = folder / shard.file
+        self._part = self._final.with_name(f".{self._final.name}.part")
+        self._first_row = {k: np.concatenate(([0], np.cumsum(c))) for k, c in tables.counts.items()}
+        self._offsets: list[int] = []
+        self._fd = -1
+        self._stack = ExitStack()
+        # A digest for each example of each site; 0 until its rows have come.
+        self._digests = np.zeros((len(self._sites), shard.n_examples), dtype="<u8")
+        self._seen = np.zeros((len(self._sites), shard.n_examples), dtype=bool)
+
+    def __enter__(self) -> Self:
+        self._final.parent.mkdir(parents=True, exist_ok=True)
+        self._stack.callback(self._part.unlink, missing_ok=True)
+        self._offsets = _lay_out(
+            self._part, self.shard, self._sites, self._tables, self._attributes
+        )
+        self._fd = os.open(self._part, os.O_RDWR)
+        self._stack.callback(self._close)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def write(
+        self, site: int, block: Array, examples: Sequence[int], starts: Sequence[int]
+    ) -> None:
+        """Write whole examples of one site.
+
+        Args:
+            site: number of the site.
+            block: its rows in the stored dtype's storage, `[row, *row_shape]`, C-contiguous.
+            examples: numbers within the shard.
+            starts: for each example, the row of `block` where its rows begin.
+
+        Raises:
+            StoreError: if the rows do not fit the plan, or an example comes a second time.
+        """
+        spec = self._sites[site]
+        _check_block(spec, block)
+        counts, first_row = self._tables.counts[spec.rows], self._first_row[spec.rows]
+        data = memoryview(block.reshape(-1).view(np.uint8).data)  # flat bytes; no copy
+        for example, start in zip(examples, starts, strict=True):
+            if self._seen[site, example]:
+                raise StoreError(f"{spec.name}: example {example} of the shard came twice")
+            rows = data[start * spec.row_bytes : (start + int(counts[example])) * spec.row_bytes]
+            if len(rows) != int(counts[example]) * spec.row_bytes:
+                raise StoreError(
+                    f"{spec.name}: example {example} of the shard has {counts[example]} rows, "
+                    f"the block holds {len(block) - start}"
+                )
+            _write_all(
+                self._fd, rows, self._offsets[site] + int(first_row[example]) * spec.row_bytes
+            )
+            self._digests[site, example] = xxhash.xxh3_64_intdigest(rows)
+            self._seen[site, example] = True
+
+    def seal(self, execution: Execution | None = None) -> None:
+        """Make the shard whole: every row there, checksummed, on the disk, under its own name.
+
+        Raises:
+            StoreError: if a row that was planned has not been written.
+        """
+        self._refuse_gaps()
+        self._close()
+        if execution is not None:
+            with h5py.File(self._part, "r+") as file:
+                schema.write_execution(file, execution)
+        if self._compression is not None:
+            compress(self._part, self._sites, self._compression)
+        record = {
+            "shard": self.shard.number,
+            "n_examples": self.shard.n_examples,
+            "n_tokens": self.shard.n_tokens,
+            "file_bytes": self._part.stat().st_size,
+            "checksum": CHECKSUM,
+            "sites": {
+                spec.name: {
+                    "rows": self.shard.n_rows[spec.rows],
+                    "bytes": self.shard.n_rows[spec.rows] * spec.row_bytes,
+                    "checksum": _hex(xxhash.xxh3_64_intdigest(self._digests[n].tobytes())),
+                }
+                for n, spec in enumerate(self._sites)
+            },
+            "rest": rest_checksum(self._part),
+        }
+        fsync(self._part)
+        # The .json comes last: a shard is sealed when both are there.
+        self._part.replace(self._final)
+        write_json(self._final.with_suffix(".json"), record)
+
+    def _refuse_gaps(self) -> None:
+        missing = [
+            f"{spec.name} ({int((~self._seen[n]).sum())} of {self.shard.n_examples} examples)"
+            for n, spec in enumerate(self._sites)
+            if not self._seen[n].all()
+        ]
+        if missing:
+            raise StoreError(
+                f"shard {self.shard.number}: rows that were planned never came, so it is not "
+                f"sealed: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+            )
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _check_block(spec: SiteSpec, block: Array) -> None:
+    storage = schema.DTYPES[spec.dtype].storage
+    if block.shape[1:] != spec.row_shape or block.dtype != storage:
+        raise StoreError(
+            f"{spec.name}: the plan says rows of {list(spec.row_shape)} {spec.dtype} "
+            f"({storage}), given {list(block.shape[1:])} {block.dtype}"
+        )
+    if not block.flags.c_contiguous:
+        raise StoreError(f"{spec.name}: rows must be C-contiguous")
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    # One pwrite moves at most 2 GiB, and may move less.
+    while data:
+        done = os.pwrite(fd, data, offset)
+        data, offset = data[done:], offset + done
+
+
+def _lay_out(
+    path: Path,
+    shard: ShardSpec,
+    sites: Sequence[SiteSpec],
+    tables: ShardTables,
+    attributes: Mapping[str, Any],
+) -> list[int]:
+    """Create the file with every dataset allocated; give each site's offset in it."""
+    with h5py.File(path, "w", libver=("v108", "v110")) as file:
+        file.attrs.update(attributes)
+        file.attrs["shard"] = shard.number
+        file.attrs["first_example"] = shard.first_example
+        file.attrs["first_token"] = shard.first_token
+        _write_tables(file, shard, tables)
+        return [_create_site(file, spec, shard.n_rows[spec.rows]) for spec in sites]
+
+
+def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables) -> None:
+    ends = np.cumsum(tables.n_tokens)
+    firsts = ends - tables.n_tokens
+    text = h5py.string_dtype()
+    examples = file.create_group("examples")
+    examples.create_dataset("id", data=list(tables.ids), dtype=text)
+    examples.create_dataset("text", data=list(tables.texts), dtype=text)
+    examples.create_dataset("first_token", data=(shard.first_token + firsts).astype("<i8"))
+    examples.create_dataset("n_tokens", data=tables.n_tokens.astype("<i8"))
+    tokens = file.create_group("tokens")
+    numbers = np.arange(shard.n_examples, dtype="<i8")
+    positions = np.arange(shard.n_tokens) - np.repeat(firsts, tables.n_tokens)
+    tokens.create_dataset("id", data=tables.token_ids.astype("<i4"))
+    tokens.create_dataset("position", data=positions.astype("<i4"))
+    tokens.create_dataset("example", data=np.repeat(shard.first_example + numbers, tables.n_tokens))
+    for dataset in (*examples.values(), *tokens.values()):
+        dataset.attrs["axes"] = [dataset.name.split("/")[1].removesuffix("s")]
+    for name, rows in tables.choices.items():
+        dataset = file.create_dataset(f"rows/{name}", data=rows.astype("<i8"))
+        dataset.attrs["axes"] = ["row"]
+
+
+def _create_site(file: h5py.File, spec: SiteSpec, n_rows: int) -> int:
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    space = h5py.h5s.create_simple((n_rows, *spec.row_shape))
+    path = schema.site_path(spec).encode()
+    made = h5py.h5d.create(file.id, path, schema.h5_type(spec.dtype), space, layout, lcpl=links)
+    h5py.Dataset(made).attrs.update(schema.site_attributes(spec))
+    return made.get_offset() or 0  # None when it has no rows
+
+
+def rest_checksum(path: Path) -> str:
+    """Checksum every byte of a shard outside its sites: tables, attributes, structure."""
+    with h5py.File(path, "r", locking=False) as file:
+        extents = sorted(contiguous_extents(file).values())
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as raw:
+        for begin, size in [*extents, (path.stat().st_size, 0)]:
+            left = begin - raw.tell()
+            while left > 0:
+                piece = raw.read(min(left, _COPY_BYTES))
+                if not piece:
+                    raise StoreError(f"{path}: ends before byte {begin}: the file was cut short")
+                digest.update(piece)
+                left -= len(piece)
+            raw.seek(begin + size)
+    return _hex(digest.intdigest())
+
+
+def contiguous_extents(file: h5py.File) -> dict[str, tuple[int, int]]:
+    """Give offset and bytes of every site that lies in one piece in the file, by site name."""
+    extents: dict[str, tuple[int, int]] = {}
+    for module, group in file.get("sites", {}).items():
+        for kind, dataset in group.items():
+            offset = dataset.id.get_offset()
+            if offset is not None:
+                size = dataset.id.get_type().get_size() * prod(dataset.shape)
+                extents[f"{module}/{kind}"] = (offset, size)
+    return extents
+
+
+def compress(path: Path, sites: Sequence[SiteSpec], method: str) -> None:
+    """Write a finished shard again with chunked, compressed sites, in place.
+
+    Compression comes after the capture, in one pass in row order, since rows arrive out of order
+    and a chunk that is touched twice is compressed twice.
+    """
+    packed = path.with_name(f"{path.name}.packed")
+    try:
+        with h5py.File(path, "r") as old, h5py.File(packed, "w", libver="latest") as new:
+            new.attrs.update(old.attrs)
+            for name in old:
+                if name != "sites":
+                    old.copy(name, new)
+            for spec in sites:
+                _compress_site(old, new, spec, method)
+        packed.replace(path)
+    finally:
+        packed.unlink(missing_ok=True)
+
+
+def _compress_site(old: h5py.File, new: h5py.File, spec: SiteSpec, method: str) -> None:
+    source = old[schema.site_path(spec)]
+    step = max(1, min(len(source), _CHUNK_BYTES // max(1, spec.row_bytes)))
+    kind = schema.h5_type(spec.dtype)
+    target = new.create_dataset(
+        schema.site_path(spec),
+        shape=source.shape,
+        dtype=h5py.Datatype(kind) if spec.dtype == "bfloat16" else source.dtype,
+        chunks=(step, *spec.row_shape),
+        shuffle=True,
+        **_filter(method),
+    )
+    target.attrs.update(source.attrs)
+    for begin in range(0, len(source), step):
+        rows = min(step, len(source) - begin)
+        buffer = np.empty((rows, *spec.row_shape), dtype=schema.DTYPES[spec.dtype].storage)
+        here = h5py.h5s.create_simple(buffer.shape)
+        there = source.id.get_space()
+        there.select_hyperslab((begin, *(0 for _ in spec.row_shape)), buffer.shape)
+        source.id.read(here, there, buffer, mtype=kind)
+        target.id.write(here, there, buffer, mtype=kind)
+
+
+def _filter(method: str) -> dict[str, Any]:
+    if method != "zstd":
+        return {"compression": method}
+    try:
+        import hdf5plugin
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            "store.compression: zstd needs the hdf5plugin package; "
+            "install probekit[compression], or choose gzip or lzf"
+        ) from error
+    return dict(hdf5plugin.Zstd())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON so that the file is either whole or not there."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    fsync(part)
+    part.replace(path)
+    fsync(path.parent)
+
+
+def fsync(path: Path) -> None:
+    """Force a file or a folder onto the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _hex(digest: int) -> str:
+    return f"{digest:016x}"

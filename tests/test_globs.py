@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probekit.errors import PlanError
+from probekit.globs import compile_glob, match_paths, nearest
+
+GPT2 = (
+    "",
+    "transformer",
+    "transformer.wte",
+    "transformer.wpe",
+    "transformer.h",
+    *(
+        f"transformer.h.{layer}{rest}"
+        for layer in range(12)
+        for rest in ("", ".ln_1", ".attn", ".attn.c_attn", ".attn.c_proj", ".mlp", ".mlp.c_fc")
+        + (".mlp.act", ".mlp.c_proj")
+    ),
+    "transformer.ln_f",
+    "lm_head",
+)
+PHI3 = (
+    "model.embed_tokens",
+    *(
+        f"model.layers.{layer}.{rest}"
+        for layer in range(32)
+        for rest in ("self_attn", "self_attn.qkv_proj", "self_attn.o_proj", "mlp")
+        + ("mlp.gate_up_proj", "mlp.activation_fn", "mlp.down_proj", "input_layernorm")
+    ),
+    "model.norm",
+    "lm_head",
+)
+
+
+# --- an oracle that knows nothing of automata: write every choice out, then match by recursion
+
+
+def written_out(pattern: str) -> Iterator[str]:
+    """Replace the first innermost pair of braces by each of its choices, and go on."""
+    braces = re.search(r"\{([^{}]*)\}", pattern)
+    if not braces:
+        yield pattern
+        return
+    for item in braces[1].split(","):
+        bounds = re.fullmatch(r"(\d+)\.\.(\d+)", item)
+        items = map(str, range(int(bounds[1]), int(bounds[2]) + 1)) if bounds else [item]
+        for text in items:
+            yield from written_out(pattern[: braces.start()] + text + pattern[braces.end() :])
+
+
+def part_matches(pattern: str, segment: str) -> bool:
+    if not pattern:
+        return not segment
+    if pattern[0] == "*":
+        return any(part_matches(pattern[1:], segment[i:]) for i in range(len(segment) + 1))
+    return segment[:1] == pattern[0] and part_matches(pattern[1:], segment[1:])
+
+
+def segments_match(patterns: Sequence[str], segments: Sequence[str]) -> bool:
+    if not patterns:
+        return not segments
+    if patterns[0] == "**":
+        return any(segments_match(patterns[1:], segments[i:]) for i in range(len(segments) + 1))
+    return (
+        bool(segments)
+        and part_matches(patterns[0], segments[0])
+        and segments_match(patterns[1:], segments[1:])
+    )
+
+
+def well_formed(plain: str) -> bool:
+    return all(part and ("**" not in part or part == "**") for part in plain.split("."))
+
+
+def oracle(pattern: str, path: str) -> bool:
+    segments = path.split(".") if path else []
+    return any(segments_match(plain.split("."), segments) for plain in written_out(pattern))
+
+
+SEGMENT = st.sampled_from(["a", "b", "ab", "ba", "aab", "0", "1", "10", "h"])
+PATH = st.lists(SEGMENT, max_size=5).map(".".join)
+PIECE = st.sampled_from(["a", "b", "h", "0", "1", "*", ".", "**", ".**.", "a*", "*b", "{0..3}"])
+PATTERN = st.recursive(
+    st.lists(PIECE, min_size=1, max_size=5).map("".join),
+    lambda inner: st.builds(
+        lambda before, choices, after: f"{before}{{{','.join(choices)}}}{after}",
+        inner | st.just(""),
+        st.lists(inner, min_size=1, max_size=3),
+        inner | st.just(""),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(pattern=PATTERN, paths=st.lists(PATH, max_size=8))
+def test_a_pattern_matches_what_its_written_out_choices_match(
+    pattern: str, paths: list[str]
+) -> None:
+    if all(map(well_formed, written_out(pattern))):
+        assert match_paths(pattern, paths) == tuple(p for p in paths if oracle(pattern, p))
+    else:
+        with pytest.raises(PlanError, match=r"pattern '.*': "):
+            compile_glob(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "n_matches"),
+    [
+        ("transformer.h.*.mlp.act", 12),
+        ("transformer.h.{0,2,5}.attn", 3),
+        ("transformer.h.{0..5}.attn", 6),
+        ("transformer.h.{0..2,11}.attn", 4),
+        ("transformer.h.*.{attn.c_proj,mlp.c_proj}", 24),
+        ("**.act", 12),
+        ("**.c_*", 48),
+        ("transformer.*", 4),
+        ("transformer.**", 5 + 12 * 9 - 1),
+        ("**", len(GPT2)),
+        ("*", 2),
+        ("lm_head", 1),
+        ("lm_head*", 1),
+        ("transformer.w{t,p}e", 2),
+        ("transformer.h.1", 1),
+        ("transformer.h.1*", 3),
+        ("act", 0),
+        ("TRANSFORMER.wte", 0),
+    ],
+)
+def test_patterns_of_gpt2(pattern: str, n_matches: int) -> None:
+    assert len(match_paths(pattern, GPT2)) == n_matches
+
+
+def test_matches_keep_the_order_of_the_paths() -> None:
+    paths = ("b.2", "a.1", "b.1", "a.1")
+    assert match_paths("{a,b}.1", paths) == ("a.1", "b.1", "a.1")
+
+
+def test_characters_of_other_pattern_languages_are_literal() -> None:
+    assert match_paths("a[0]?+.(b|c)", ["a[0]?+.(b|c)", "a0.b"]) == ("a[0]?+.(b|c)",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("", "empty pattern: write a module path"),
+        ("a..b", r"'a\.\.b': empty segment; write a name on both sides of every dot"),
+        (".a", "empty segment"),
+        ("a.", "empty segment"),
+        ("{a,}.b", "empty segment"),
+        ("{a.,b}.c", "empty segment"),
+        ("h.{-1..3}", r"empty segment; a range is of whole numbers, \{0\.\.5\}"),
+        ("h.{a..c}", "a range is of whole numbers"),
+        ("a**", r"\*\* stands for whole segments only; write \.\*\*\. or a single \*"),
+        ("***", "whole segments only"),
+        ("x{**,a}", "whole segments only"),
+        ("{a", "a { is never closed; add the missing }"),
+        ("a}.b", "the } at character 2 closes nothing; remove it"),
+        ("h.{}", r"empty choice \{\}; write \{a,b\} or \{0\.\.5\}"),
+        ("h.{5..0}", r"range \{5\.\.0\} runs backwards; write \{0\.\.5\}"),
+        ("h.{00..11}", r"range \{00\.\.11\} has leading zeros; write plain numbers"),
+        ("h.{0..10000}", r"more than 10000 choices between two dots; use \* instead"),
+        ("h.{0..99999999999}", "more than 9 digits"),
+        ("h." + "{a,b}" * 200, "more than 10000 choices"),
+        ("{" * 9 + "a" + "}" * 9, "braces are nested deeper than 8"),
+        ("{" * 5000, "braces are nested deeper than 8"),
+        ("a" * 10_001, "more than 10000 characters"),
+    ],
+)
+def test_a_malformed_pattern_is_refused_with_what_to_do(pattern: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        match_paths(pattern, GPT2)
+
+
+@pytest.mark.parametrize("pattern", ["*a" * 30 + "*b", "**." * 300 + "b", "*a*." * 50 + "**.b"])
+def test_hostile_patterns_take_no_time(pattern: str) -> None:
+    paths = ["a" * 2000 + "c", ".".join(["aa"] * 500), *GPT2]
+    start = time.perf_counter()
+    assert match_paths(pattern, paths) == ()
+    assert time.perf_counter() - start < 5
+
+
+def test_a_pattern_of_every_expert_of_a_large_model_is_quick() -> None:
+    paths = [f"model.layers.{i}.mlp.experts.{j}.up" for i in range(61) for j in range(256)]
+    start = time.perf_counter()
+    assert match_paths("model.layers.{0..60}.mlp.experts.{0..255}.up", paths) == tuple(paths)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "paths", "first"),
+    [
+        ("transformer.h.*.mlp.activation", GPT2, "transformer.h.*.mlp.act"),
+        ("transformer.h.*.atn", GPT2, "transformer.h.*.attn"),
+        ("h.0.attn", GPT2, "transformer.h.*.attn"),
+        ("lm_haed", GPT2, "lm_head"),
+        ("wte", GPT2, "transformer.wte"),
+        ("**.mlp.act", PHI3, "model.layers.*.mlp.activation_fn"),
+        ("transformer.h.*.mlp.act", PHI3, "model.layers.*.mlp.activation_fn"),
+        ("transformer.h.{0,2}.attn", PHI3, "model.layers.*.self_attn"),
+        ("transformer.h.14.mlp", GPT2, "transformer.h.{0..11}.mlp"),
+        ("transformer.h.{12,13}.mlp.act", GPT2, "transformer.h.{0..11}.mlp.act"),
+        ("transformer.h.{12..23}.mlp.act", GPT2, "transformer.h.{0..11}.mlp.act"),
+        ("model.layers.32.mlp", PHI3, "model.layers.{0..31}.mlp"),
+    ],
+)
+def test_the_nearest_pattern_is_the_one_that_was_meant(
+    pattern: str, paths: tuple[str, ...], first: str
+) -> None:
+    assert match_paths(pattern, paths) == ()
+    assert nearest(pattern, paths)[0] == first
+
+
+def test_a_wrong_number_names_the_numbers_that_exist() -> None:
+    paths = [f"h.{layer}.moe" for layer in (1, 2, 3, 7)] + ["h.0.mlp"]
+    assert nearest("h.5.moe", paths) == ("h.{1..3,7}.moe",)
+    assert nearest("h.5.mlp", paths) == ("h.0.mlp",)
+
+
+def test_near_misses_are_distinct_and_at_most_n() -> None:
+    found = nearest("transformer.h.*.mlp.gate", GPT2, n=3)
+    assert len(set(found)) == 3
+    assert nearest("anything", ()) == ()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    words=st.lists(st.sampled_from(["h", "mlp", "0", "7", "99", "act", "{1,2}"]), min_size=1),
+    paths=st.lists(PATH, max_size=10),
+)
+def test_every_near_miss_matches_something(words: list[str], paths: list[str]) -> None:
+    for near in nearest(".".join(words), paths):
+        assert match_paths(near, paths)
+
+
+def test_the_oracle_can_say_no() -> None:
+    assert oracle("a.{b,c}.**", "a.c")
+    assert not oracle("a.{b,c}.*", "a.c")
+    assert [*product("ab")] != [*written_out("{a,b}")] == ["a", "b"]
