@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from probekit.errors import StoreError
-from probekit.schema import INDEX_FILE, RUN_FILE, SHARDS_FOLDER
+from probekit.schema import INDEX_FILE, RUN_FILE, SHARDS_FOLDER, ShardSpec
 from probekit.writer import write_json
 
 _LOCK_FILE = ".lock"
+_SHARD_FILE = re.compile(r"\d{5,}\.(h5|json)|\.\d{5,}\.(h5\.part(\.packed)?|json\.part)")
 _OURS = (
     RUN_FILE,
     INDEX_FILE,
@@ -83,12 +84,13 @@ class RunFolder:
         earlier = read_run(self.path)
         if earlier is None:
             _refuse_foreign(self.path)
+            _refuse_orphans(self.path)
             write_json(self.path / RUN_FILE, self._record.to_json())
             return
         differs = [
             key
             for key, value in self._record.identity.items()
-            if earlier.get("identity", {}).get(key) != json.loads(json.dumps(value))
+            if earlier["identity"].get(key) != json.loads(json.dumps(value))
         ]
         if differs:
             raise StoreError(
@@ -98,7 +100,7 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         whole = self.sealed()
-        for file in (self.path / SHARDS_FOLDER).glob("*"):
+        for file in _shard_files(self.path):
             if file.name.startswith(".") or int(file.stem) not in whole:
                 file.unlink()
 
@@ -108,7 +110,21 @@ class _Lock:
         self._path = folder / _LOCK_FILE
 
     def __enter__(self) -> None:
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        while not self._locked():
+            pass
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._fd)
+
+    def _locked(self) -> bool:
+        """Lock the file; False where its last owner removed it between our opening and locking."""
+        try:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StoreError(f"{self._path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -118,13 +134,10 @@ class _Lock:
                 f"{self._path.parent}: another run (process {owner or 'unknown'}) is writing here; "
                 "wait for it, or give another store.path"
             ) from error
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def __exit__(self, *_: object) -> None:
-        # Removed while still held, so that nobody can lock a file that is about to go.
-        self._path.unlink(missing_ok=True)
+        if os.fstat(self._fd).st_nlink:
+            return True
         os.close(self._fd)
+        return False
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -138,30 +151,45 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         raise StoreError(
             f"{path}: is damaged ({error}); --overwrite begins the run anew"
         ) from error
+    if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
+        raise StoreError(f"{path}: is not a run of probekit's; give another store.path")
     return value
 
 
 def sealed_shards(folder: Path) -> frozenset[int]:
     """Give the numbers of the shards that are whole: the .h5 and, written after it, the .json."""
-    shards = folder / SHARDS_FOLDER
+    files = {file.name for file in _shard_files(folder)}
     return frozenset(
-        int(record.stem)
-        for record in shards.glob("[0-9]*.json")
-        if record.with_suffix(".h5").exists()
+        int(name.removesuffix(".json"))
+        for name in files
+        if re.fullmatch(r"\d+\.json", name) and name.replace(".json", ".h5") in files
     )
 
 
+def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:
+    """Give the sealed shards as they really are, in order."""
+    found = []
+    for number in sorted(sealed_shards(folder)):
+        path = folder / SHARDS_FOLDER / f"{number:05d}.json"
+        found.append(ShardSpec(**json.loads(path.read_text(encoding="utf-8"))["spec"]))
+    return tuple(found)
+
+
 def clear(folder: Path) -> None:
-    """Remove what probekit wrote into a folder, and nothing else."""
+    """Remove what probekit wrote into a folder, and nothing else.
+
+    run.json goes last: shards without it could be taken for another run's.
+    """
     _refuse_foreign(folder)
-    for name in _OURS:
-        path = folder / name
-        if name == _LOCK_FILE:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    for file in _shard_files(folder):
+        file.unlink()
+    for name in (INDEX_FILE, f".{INDEX_FILE}.part", f".{RUN_FILE}.part", RUN_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _shard_files(folder: Path) -> tuple[Path, ...]:
+    """Give the files under shards/ that have a name of ours."""
+    return tuple(p for p in (folder / SHARDS_FOLDER).glob("*") if _SHARD_FILE.fullmatch(p.name))
 
 
 def _make(path: Path) -> None:
@@ -177,8 +205,19 @@ def _make(path: Path) -> None:
 
 def _refuse_foreign(path: Path) -> None:
     foreign = sorted(p.name for p in path.iterdir() if p.name not in _OURS)
+    inside = (path / SHARDS_FOLDER).glob("*")
+    foreign += sorted(f"shards/{p.name}" for p in inside if not _SHARD_FILE.fullmatch(p.name))
     if foreign:
         raise StoreError(
             f"store.path: {path} holds files that are not probekit's ({', '.join(foreign[:5])}); "
             "give an empty or a new folder"
+        )
+
+
+def _refuse_orphans(path: Path) -> None:
+    """Refuse shards whose run.json is gone: nothing says that they are of this run."""
+    if (path / INDEX_FILE).exists() or _shard_files(path):
+        raise StoreError(
+            f"{path}: holds shards, but no {RUN_FILE} that says of which run; "
+            "give another store.path, or --overwrite to begin anew"
         )

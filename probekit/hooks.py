@@ -21,6 +21,10 @@ from probekit.errors import CaptureError
 Sink = Callable[[torch.Tensor], None]
 
 
+class ForwardStopped(Exception):  # noqa: N818 (it is no error)
+    """Raised by a sink to end a forward pass after the last module that was asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tap:
     """One tensor to listen for, and who gets it."""

@@ -14,11 +14,9 @@ import h5py
 import numpy as np
 
 from probekit import schema
+from probekit.mapped import open_file
 from probekit.schema import INDEX_FILE, Execution, ShardSpec, SiteSpec
-from probekit.writer import fsync
-
-_TABLES = ("examples/id", "examples/text", "examples/first_token", "examples/n_tokens",
-           "tokens/id", "tokens/position", "tokens/example")  # fmt: skip
+from probekit.writer import LIBVER, fsync
 
 
 def build_index(
@@ -31,18 +29,20 @@ def build_index(
     """Write `trace.h5` over the sealed shards of a run; the file is either whole or not there."""
     part = folder / f".{INDEX_FILE}.part"
     try:
-        # HDF5 looks for a virtual dataset's sources beside the file, so relative names move with it.
-        with h5py.File(part, "w", libver=("v108", "v110")) as file:
+        # HDF5 looks for a virtual dataset's sources beside the file: relative names move with it.
+        with h5py.File(part, "w", libver=LIBVER) as file:
             file.attrs.update(attributes)
             file.attrs["n_shards"] = len(shards)
-            with h5py.File(folder / shards[0].file, "r", locking=False) as first:
+            with open_file(folder / shards[0].file) as first:
                 _link_tables(file, first, shards)
                 for spec in sites:
                     path = schema.site_path(spec)
                     _link(file, first[path], shards, [s.n_rows[spec.rows] for s in shards])
             _merge_execution(file, folder, shards)
             if vocabulary is not None:
-                file.create_dataset("vocabulary", data=list(vocabulary), dtype=h5py.string_dtype())
+                # HDF5's strings hold no NUL, which byte-level vocabularies have as a token.
+                strings = [token.replace("\0", "\N{SYMBOL FOR NULL}") for token in vocabulary]
+                file.create_dataset("vocabulary", data=strings, dtype=h5py.string_dtype())
         fsync(part)
         part.replace(folder / INDEX_FILE)
         fsync(folder)
@@ -51,11 +51,10 @@ def build_index(
 
 
 def _link_tables(file: h5py.File, first: h5py.File, shards: Sequence[ShardSpec]) -> None:
-    for path in _TABLES:
-        per_example = path.startswith("examples/")
-        _link(
-            file, first[path], shards, [s.n_examples if per_example else s.n_tokens for s in shards]
-        )
+    for column in first["examples"].values():
+        _link(file, column, shards, [s.n_examples for s in shards])
+    for column in first["tokens"].values():
+        _link(file, column, shards, [s.n_tokens for s in shards])
     for choice in first.get("rows", {}):
         _link(file, first[f"rows/{choice}"], shards, [s.n_rows[choice] for s in shards])
 
@@ -86,7 +85,7 @@ def _link(
 def _merge_execution(file: h5py.File, folder: Path, shards: Sequence[ShardSpec]) -> None:
     parts = []
     for shard in shards:
-        with h5py.File(folder / shard.file, "r", locking=False) as source:
+        with open_file(folder / shard.file) as source:
             parts.append(schema.read_execution(source))
     recorded = [part for part in parts if part is not None]
     if recorded:

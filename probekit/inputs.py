@@ -61,11 +61,12 @@ class _Spool:
     def mapped(self, dtype: str) -> tuple[Array, Array]:
         """Give all values, and where each appended piece ends, in values."""
         self._file.flush()
-        width = np.dtype(dtype).itemsize
-        ends = np.array(self._ends, dtype=np.int64) // width
-        if not self._ends[-1]:
-            return np.empty(0, dtype=dtype), ends
-        return np.memmap(self._file, dtype=dtype, mode="r"), ends
+        with self._file:  # the map keeps what it needs of it
+            width = np.dtype(dtype).itemsize
+            ends = np.array(self._ends, dtype=np.int64) // width
+            if not self._ends[-1]:
+                return np.empty(0, dtype=dtype), ends
+            return np.memmap(self._file, dtype=dtype, mode="r"), ends
 
 
 class Examples:
@@ -109,7 +110,8 @@ class Examples:
     def digest(self) -> str:
         """Give the SHA-256 of every id, text and token."""
         digest = hashlib.sha256()
-        for values in (self._token_ends, self._tokens, self._texts, self._ids, self._id_ends):
+        ends = (self._token_ends, self._text_ends, self._id_ends)
+        for values in (*ends, self._tokens, self._texts, self._ids):
             for begin in range(0, len(values), 1 << 22):
                 digest.update(values[begin : begin + (1 << 22)].tobytes())
         return digest.hexdigest()
@@ -146,6 +148,8 @@ def _tokenize(
     n_truncated = 0
     rest = iter(texts)
     while group := list(islice(rest, _TOKENIZED_AT_ONCE)):
+        if unfit := [fault for text in group if (fault := _unfit(text)) is not None]:
+            raise ConfigError.of((faults + unfit)[:_FAULTS_SHOWN])
         for text, found in zip(group, encode([t.text for t in group]), strict=True):
             fault = _fault(text, found, limits)
             if fault is not None:
@@ -163,6 +167,21 @@ def _tokenize(
     if not len(examples):
         raise ConfigError(f"{config.where('inputs')}: there are no texts in it")
     return examples
+
+
+def _unfit(text: Text) -> Fault | None:
+    for name, value in (("text", text.text), ("id", text.id)):
+        if not _storable(value):
+            return Fault(text.where, f"the {name} has a NUL character or a lone surrogate")
+    return None
+
+
+def _storable(text: str) -> bool:
+    # JSON can spell both; HDF5 holds neither, and a tokenizer not the second.
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _fault(text: Text, ids: Sequence[int], limits: Limits) -> Fault | None:
@@ -245,11 +264,11 @@ def _jsonl(path: Path, field: str) -> Iterator[Text]:
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{where}: is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise ConfigError(
-                f"{where}: expected an object with the field {field!r}, given {row!r}"
+                f"{where}: expected an object with the field {field!r}, given {_short(row)}"
             )
         yield _row(row, field, where, number - 1)
 
@@ -258,7 +277,12 @@ def _csv(path: Path, field: str) -> Iterator[Text]:
     rows = csv.DictReader(_lines(path), strict=True)
     try:
         for number, row in enumerate(rows):
-            yield _row(row, field, f"{path}:{rows.line_num}", number)
+            where = f"{path}:{rows.line_num}"
+            if None in row:
+                raise ConfigError(
+                    f"{where}: has more columns than the header; put a text with commas in quotes"
+                )
+            yield _row(row, field, where, number)
     except csv.Error as error:
         raise ConfigError(f"{path}:{rows.line_num}: is not CSV: {error}") from error
 
@@ -312,10 +336,15 @@ def _row(row: dict[str, Any], field: str, where: str, number: int) -> Text:
     if field not in row or row[field] is None:
         raise ConfigError(_no_field(where, field, [str(key) for key in row]))
     if not isinstance(row[field], str):
-        raise ConfigError(f"{where}: the field {field!r} is {row[field]!r}; expected a text")
+        raise ConfigError(f"{where}: the field {field!r} is {_short(row[field])}; expected a text")
     given = row.get("id")
     return Text(where=where, id=str(number if given is None else given), text=row[field])
 
 
 def _no_field(where: str, field: str, there: Iterable[str]) -> str:
     return f"{where}: there is no field {field!r}; there is: {', '.join(there)}. Set inputs.field"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

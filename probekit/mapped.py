@@ -1,15 +1,18 @@
 """MappedRows: one stored dataset, in one file or over many shards, read as if it were one array.
 
 Knows segments and memory maps. A contiguous dataset's bytes lie at a known offset in its file, so
-reading rows is slicing a map: no HDF5 call, no copy, safe after a fork. Compressed data goes through
-h5py, raw (HDF5's own conversion of bfloat16 runs at 14 MB/s).
+reading rows is slicing a map: no HDF5 call, no copy, safe after a fork. Compressed data goes
+through h5py, raw (HDF5's own conversion of bfloat16 runs at 14 MB/s).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,11 @@ from probekit.errors import StoreError
 
 Array = np.ndarray[Any, Any]
 Key = Any  # what numpy takes between brackets
+Maps = Callable[[Path], Array]  # a file to its bytes
+
+# A map holds a file descriptor for as long as it lives (Python before 3.13), and a process may have
+# 1024 of them, 256 on macOS; the shards of one trace can be more.
+_MAPS_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,23 +41,44 @@ class Segment:
     n_rows: int
 
 
-def open_file(path: Path) -> h5py.File:
+@contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading.
 
     Without locking: locks fail on some network file systems, and what is sealed never changes.
+
+    Raises:
+        StoreError: if there is no such file, or what is read from it in the block is damaged.
     """
     try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        reason = "there is no such file" if not path.exists() else f"it is not whole HDF5: {error}"
-        raise StoreError(f"{path}: cannot be opened: {reason}") from error
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
+        there = path.exists()
+        reason = f"it is not whole HDF5: {error}" if there else "there is no such file"
+        raise StoreError(f"{path}: cannot be read: {reason}") from error
+
+
+def dataset_in(file: h5py.File, name: str) -> h5py.Dataset:
+    """Give a dataset of an open file.
+
+    Raises:
+        StoreError: if HDF5 would read it from another file: an external link, external storage.
+    """
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise StoreError(f"{file.filename}: {name} is not a dataset")
+    if dataset.file.filename != file.filename or dataset.external:
+        raise StoreError(f"{file.filename}: {name} points outside the trace")
+    return dataset
 
 
 def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
     """Give the segments of a dataset that was found in the file at `path`.
 
     Raises:
-        StoreError: if a virtual dataset points outside the trace's folder.
+        StoreError: if a virtual dataset points outside the trace's folder, or has gaps.
     """
     if not dataset.is_virtual:
         return (Segment(file=path, dataset=dataset.name, first_row=0, n_rows=len(dataset)),)
@@ -68,128 +97,208 @@ def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
                 n_rows=int(end[0] - begin[0] + 1),
             )
         )
-    return tuple(sorted(found, key=lambda s: s.first_row))
+    found.sort(key=lambda s: s.first_row)
+    ends = [0, *(s.first_row + s.n_rows for s in found)]
+    if [s.first_row for s in found] + [len(dataset)] != ends:
+        raise StoreError(f"{path}: {dataset.name} has rows that lie in no shard, or in two")
+    return tuple(found)
+
+
+def file_maps() -> Maps:
+    """Give a function that maps whole files read-only; it keeps the maps that were used last."""
+    return lru_cache(maxsize=_MAPS_KEPT)(_map_file)
+
+
+def _map_file(path: Path) -> Array:
+    # A plain array over the map: slices of np.memmap pay for Python bookkeeping at every step.
+    return np.asarray(np.memmap(path, np.uint8, "r"))
 
 
 class MappedRows:
     """A lazy array `[row, ...]`; indexing reads only the rows asked for and gives numpy.
 
-    bfloat16 comes widened to float32, which is exact; `raw` gives the stored bits.
+    It takes what a numpy array takes between brackets. bfloat16 comes widened to float32, which is
+    exact; `raw` gives the stored bits.
+
+    Args:
+        dataset: found in the file at `path`.
+        path: of that file; virtual datasets are followed below its folder only.
+        maps: from `file_maps`, shared by all that read the same files.
+        less: is subtracted from every value: a lone shard counts from the run's start.
     """
 
-    def __init__(self, dataset: h5py.Dataset, path: Path) -> None:
+    def __init__(
+        self, dataset: h5py.Dataset, path: Path, maps: Maps | None = None, *, less: int = 0
+    ) -> None:
         self.shape: tuple[int, ...] = tuple(dataset.shape)
         self.dtype = schema.dtype_of(dataset)
+        known = schema.DTYPES.get(self.dtype)
+        self.storage: np.dtype[Any] = known.storage if known else np.dtype(self.dtype)
         self._segments = segments_of(dataset, path)
         self._starts = [s.first_row for s in self._segments]
-        self._sources: dict[int, Array | _H5Rows] = {}
+        self._maps = maps or file_maps()
+        self._less = less
+        self._offsets: dict[int, int | None] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Key) -> Any:
-        return schema.widen(self.raw(key), self.dtype)
+        values = schema.widen(self.raw(key), self.dtype)
+        return values - self._less if self._less else values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        whole: Array = self[:]
-        return whole if dtype is None else whole.astype(dtype)
-
-    @cached_property
-    def storage(self) -> np.dtype[Any]:
-        """The numpy dtype of the stored bytes."""
-        known = schema.DTYPES.get(self.dtype)
-        return known.storage if known else np.dtype(self.dtype)
+        whole = self[:]
+        is_new = whole.flags.writeable  # the map itself is read-only
+        if copy is False and is_new:
+            raise ValueError(
+                f"{self.dtype} rows in {len(self._segments)} file(s) cannot be had without a copy"
+            )
+        return np.array(whole, dtype=dtype, copy=None if is_new else copy)
 
     def raw(self, key: Key) -> Any:
         """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
-        rows, rest = (key[0], key[1:]) if isinstance(key, tuple) and key else (key, ())
-        if rows is Ellipsis:
-            rows, rest = slice(None), ((Ellipsis, *rest) if rest else ())
+        rows, rest = self._parted(key)
         if isinstance(rows, slice):
             return self._slice(rows, rest)
-        if isinstance(rows, int | np.integer):
-            return self._slice(slice(self._row(int(rows)), self._row(int(rows)) + 1), rest)[0]
-        return self._scattered(np.asarray(rows), rest)
+        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} are out of range")
+        rows = np.where(rows < 0, rows + len(self), rows)
+        if rows.ndim == 0:
+            return self._slice(slice(int(rows), int(rows) + 1), ())[(0, *rest)]
+        return self._scattered(rows, rest)
 
     def segment_of(self, row: int) -> tuple[Segment, int]:
         """Give the segment that holds a row, and the row's number inside it."""
         segment = self._segments[self._number(row)]
         return segment, row - segment.first_row
 
-    def writable_map(self) -> Array | None:
-        """Map the dataset privately (copy on write) when it lies in one piece in one file.
-
-        torch wants writable memory; what is written there reaches neither the file nor others.
-        """
-        if len(self._segments) != 1:
+    def place(self) -> tuple[Path, int] | None:
+        """Give the file and the offset of all rows, or None when they do not lie in one piece."""
+        if len(self._segments) != 1 or not prod(self.shape):
             return None
-        mapped = _map(self._segments[0], self.storage, mode="c")
-        return mapped if isinstance(mapped, np.ndarray) else None
+        offset = self._offset(0)
+        return None if offset is None else (self._segments[0].file, offset)
 
-    def _row(self, row: int) -> int:
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} is out of range: there are {len(self)}")
-        return row % len(self)
+    def _parted(self, key: Key) -> tuple[slice | Array, tuple[Any, ...]]:
+        """Part a key into what picks rows, a slice or integers, and what picks inside of them."""
+        parts = key if isinstance(key, tuple) else (key,)
+        if parts and parts[0] is Ellipsis:
+            given = sum(_n_axes(part) for part in parts[1:])
+            parts = parts[1:] if given == len(self.shape) else (slice(None), *parts)
+        first, rest = (parts[0], parts[1:]) if parts else (slice(None), ())
+        if isinstance(first, slice):
+            return first, () if rest == (Ellipsis,) else rest
+        if first is None or isinstance(first, bool | np.bool_):
+            raise IndexError(f"{first} cannot pick rows; read them first: rows[:][{first}]")
+        rows = np.asarray(first)
+        if rows.dtype == bool:
+            if rows.shape != self.shape[: rows.ndim]:
+                raise IndexError(f"a mask of {rows.shape} does not fit {self.shape}")
+            rows, *more = rows.nonzero()
+            rest = (*more, *rest)
+        if rows.size and not np.issubdtype(rows.dtype, np.integer):
+            raise IndexError(f"rows are picked by whole numbers, given {rows.dtype}")
+        return rows.astype(np.intp), rest
 
     def _number(self, row: int) -> int:
         return bisect_right(self._starts, row) - 1
 
+    def _offset(self, number: int) -> int | None:
+        if number not in self._offsets:
+            segment = self._segments[number]
+            self._offsets[number] = _locate(segment, (segment.n_rows, *self.shape[1:]), self.dtype)
+        return self._offsets[number]
+
     def _source(self, number: int) -> Array | _H5Rows:
-        if number not in self._sources:
-            self._sources[number] = _map(self._segments[number], self.storage, mode="r")
-        return self._sources[number]
+        segment, offset = self._segments[number], self._offset(number)
+        shape = (segment.n_rows, *self.shape[1:])
+        if offset is None:
+            return _H5Rows(segment, self.storage, shape)
+        return np.ndarray(shape, self.storage, self._maps(segment.file), offset)
 
     def _slice(self, rows: slice, rest: tuple[Any, ...]) -> Array:
         begin, stop, step = rows.indices(len(self))
         if step < 0:
             return self._scattered(np.arange(begin, stop, step), rest)
+        # Several arrays inside of the rows may move the axis of the rows: join the pieces first.
+        picks = [p for p in rest if not (p is None or p is Ellipsis or isinstance(p, slice))]
+        early = () if len(picks) > 1 and any(np.ndim(p) for p in picks) else rest
         pieces = []
-        for number, segment in enumerate(self._segments):
-            end = segment.first_row + segment.n_rows
+        for number in range(max(0, self._number(begin)), len(self._segments)):
+            segment = self._segments[number]
+            if segment.first_row >= stop:
+                break
+            end = min(stop, segment.first_row + segment.n_rows)
             first = begin + max(0, -(-(segment.first_row - begin) // step)) * step
-            if first < min(stop, end):
-                inside = slice(first - segment.first_row, min(stop, end) - segment.first_row, step)
-                pieces.append(self._source(number)[inside][(slice(None), *rest)])
+            if first < end:
+                piece = self._source(number)[first - segment.first_row : end - segment.first_row]
+                pieces.append(piece[(slice(None, None, step), *early)])
         if not pieces:
-            return np.empty((0, *self.shape[1:]), dtype=self.storage)[(slice(None), *rest)]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            empty = np.empty((0, *self.shape[1:]), dtype=self.storage)
+            return empty[(slice(None), *rest)]
+        whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return whole[(slice(None), *rest)] if rest and not early else whole
 
     def _scattered(self, rows: Array, rest: tuple[Any, ...]) -> Array:
-        if rows.dtype == bool:
-            if rows.shape != (len(self),):
-                raise IndexError(f"a mask of {rows.shape} does not fit {len(self)} rows")
-            rows = np.flatnonzero(rows)
-        if rows.size and (rows.min() < -len(self) or rows.max() >= len(self)):
-            raise IndexError(f"rows reach from {rows.min()} to {rows.max()}; there are {len(self)}")
-        rows = np.where(rows < 0, rows + len(self), rows).astype(np.intp)
-        if len(self._segments) == 1:
-            taken: Array = self._source(0)[rows]
-        else:
-            taken = np.empty((*rows.shape, *self.shape[1:]), dtype=self.storage)
-            owner = np.searchsorted(self._starts, rows, side="right") - 1
-            for number in np.unique(owner):
-                here = owner == number
-                local = rows[here] - self._starts[number]
-                taken[here] = self._source(int(number))[local]
-        return taken[(*(slice(None),) * rows.ndim, *rest)]
+        if len(self._segments) == 1 and isinstance(source := self._source(0), np.ndarray):
+            taken: Array = source[(rows, *rest)]
+            return taken
+        flat = rows.reshape(-1)
+        taken = np.empty((len(flat), *self.shape[1:]), dtype=self.storage)
+        owner = np.searchsorted(self._starts, flat, side="right") - 1
+        for number in np.unique(owner):
+            here = owner == number
+            taken[here] = self._source(int(number))[flat[here] - self._starts[number]]
+        if not rest:
+            return taken.reshape(*rows.shape, *self.shape[1:])
+        picked: Array = taken[(np.arange(len(flat)).reshape(rows.shape), *rest)]
+        return picked
 
 
-def _map(segment: Segment, storage: np.dtype[Any], mode: Any) -> Array | _H5Rows:
+def _n_axes(part: Any) -> int:
+    """Count the axes that one part of a key takes up."""
+    if part is None:
+        return 0
+    mask = not isinstance(part, slice) and np.asarray(part).dtype == bool
+    return np.ndim(part) if mask else 1
+
+
+def _locate(segment: Segment, shape: tuple[int, ...], dtype: str) -> int | None:
+    """Give the offset of a segment in its file; None where it must be read through HDF5."""
     with open_file(segment.file) as file:
-        dataset = file[segment.dataset]
-        if 0 in dataset.shape:
-            return np.empty(dataset.shape, dtype=storage)
-        offset = dataset.id.get_offset()
+        dataset = dataset_in(file, segment.dataset)
+        place = f"{segment.file}: {segment.dataset}"
+        if dataset.shape != shape or schema.dtype_of(dataset) != dtype:
+            raise StoreError(
+                f"{place} is {list(dataset.shape)} {schema.dtype_of(dataset)}; "
+                f"the index says {list(shape)} {dtype}"
+            )
+        if dataset.is_virtual:
+            raise StoreError(f"{place} is itself virtual; expected rows")
+        offset: int | None = dataset.id.get_offset()
+        if not prod(shape):
+            return 0
         if offset is None:
-            return _H5Rows(segment, storage, tuple(dataset.shape))
-        size = int(np.prod(dataset.shape)) * storage.itemsize
-        if dataset.id.get_type().get_size() != storage.itemsize:
-            raise StoreError(f"{segment.file}: {segment.dataset} has another dtype than the index")
-        if offset + size > segment.file.stat().st_size:
-            raise StoreError(f"{segment.file}: {segment.dataset} reaches past the end of the file")
-        mapped = np.memmap(segment.file, storage, mode, offset, tuple(dataset.shape))
-    # A plain array over the map: slices of np.memmap pay for Python bookkeeping at every step.
-    return np.asarray(mapped)
+            _load_filters(dataset)
+        elif offset + dataset.id.get_storage_size() > segment.file.stat().st_size:
+            raise StoreError(f"{place} reaches past the end of the file")
+        return offset
+
+
+def _load_filters(dataset: h5py.Dataset) -> None:
+    """Make HDF5 know the filters of a compressed dataset."""
+    layout = dataset.id.get_create_plist()
+    numbers = [layout.get_filter(n)[0] for n in range(layout.get_nfilters())]
+    if all(h5py.h5z.filter_avail(number) for number in numbers):
+        return
+    try:
+        import hdf5plugin  # noqa: F401 (knows the filters once it is loaded)
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"{dataset.file.filename}: is compressed with a filter that needs the hdf5plugin "
+            "package; install probekit[compression]"
+        ) from error
 
 
 class _H5Rows:
@@ -201,22 +310,22 @@ class _H5Rows:
         self._shape = shape
 
     def __getitem__(self, rows: slice | Array) -> Array:
-        numbers = np.arange(self._shape[0])[rows]
-        wanted, back = np.unique(numbers, return_inverse=True)
         with open_file(self._segment.file) as file:
-            return self._read(file[self._segment.dataset], wanted)[back.reshape(numbers.shape)]
+            dataset = file[self._segment.dataset]
+            if isinstance(rows, slice):
+                return self._read(dataset, rows.start, rows.stop)
+            step = dataset.chunks[0] if dataset.chunks else len(dataset)
+            taken: Array = np.empty((len(rows), *self._shape[1:]), dtype=self._storage)
+            chunk_of = rows // step
+            for begin in np.unique(chunk_of) * step:  # each chunk is unpacked once
+                here = chunk_of == begin // step
+                chunk = self._read(dataset, int(begin), min(int(begin) + step, len(dataset)))
+                taken[here] = chunk[rows[here] - begin]
+            return taken
 
-    def _read(self, dataset: h5py.Dataset, rows: Array) -> Array:
-        buffer = np.empty((len(rows), *self._shape[1:]), dtype=self._storage)
-        space = dataset.id.get_space()
-        space.select_none()
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        for run in np.split(rows, breaks):
-            if len(run):
-                start = (int(run[0]), *(0 for _ in self._shape[1:]))
-                space.select_hyperslab(start, (len(run), *self._shape[1:]), op=h5py.h5s.SELECT_OR)
-        if len(rows):
-            dataset.id.read(
-                h5py.h5s.create_simple(buffer.shape), space, buffer, mtype=dataset.id.get_type()
-            )
-        return buffer
+    def _read(self, dataset: h5py.Dataset, begin: int, end: int) -> Array:
+        rows: Array = np.empty((end - begin, *self._shape[1:]), dtype=self._storage)
+        here, there = h5py.h5s.create_simple(rows.shape), dataset.id.get_space()
+        there.select_hyperslab((begin, *(0 for _ in self._shape[1:])), rows.shape)
+        dataset.id.read(here, there, rows, mtype=dataset.id.get_type())
+        return rows

@@ -63,7 +63,8 @@ def locate(name: str, where: str) -> Source:
         sample = name.removeprefix("sample:")
         if sample not in SAMPLES:
             raise ConfigError(
-                f"{where}: there is no sample {sample!r}; expected sample:{', sample:'.join(SAMPLES)}"
+                f"{where}: there is no sample {sample!r}; "
+                f"expected {', '.join(f'sample:{s}' for s in SAMPLES)}"
             )
         return Source(place=str(resources.files("probekit.samples") / sample))
     path = Path(name)
@@ -189,7 +190,9 @@ def compute_device(model: ModelConfig, where: str) -> torch.device:
     return device
 
 
-def load_model(config: ProbeConfig, hf_config: Any, device: torch.device) -> Any:
+def load_model(
+    config: ProbeConfig, hf_config: Any, device: torch.device, attention: str = "auto"
+) -> Any:
     """Load or build the model, in eval mode, on its device.
 
     Raises:
@@ -197,9 +200,7 @@ def load_model(config: ProbeConfig, hf_config: Any, device: torch.device) -> Any
     """
     model = config.model
     kind, dtype = model_class(hf_config), compute_dtype(model, hf_config)
-    kernel: dict[str, Any] = (
-        {} if model.attention == "auto" else {"attn_implementation": model.attention}
-    )
+    kernel: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     if model.weights == "random":
         with _explained(config.where("model"), ""), torch.random.fork_rng():
             # Built on the CPU whatever the device is: the same seed gives the same weights there.
@@ -265,7 +266,8 @@ def token_strings(tokenizer: Any) -> tuple[str, ...]:
     """Give every token as it reads inside a text: " Tokyo", with its space.
 
     Some tokenizers drop the space of a first token, so each is decoded behind another token and
-    that one's text is taken off again.
+    that one's text is taken off again. NUL, a token of every byte-level vocabulary, reads "␀": a
+    string in HDF5 cannot hold it.
     """
     size = len(tokenizer)
     lead = tokenizer.encode("a", add_special_tokens=False)[-1:]
@@ -275,12 +277,12 @@ def token_strings(tokenizer: Any) -> tuple[str, ...]:
     for begin in range(0, size, _PAIR_BATCH):
         pairs = [[*lead, token] for token in range(begin, min(size, begin + _PAIR_BATCH))]
         strings += [text.removeprefix(prefix) for text in tokenizer.batch_decode(pairs, **plain)]
-    return tuple(strings)
+    return tuple(text.replace("\0", "␀") for text in strings)
 
 
 @contextmanager
 def _explained(where: str, hint: str) -> Iterator[None]:
-    """Turn what transformers and the hub client raise on missing or foreign files into our error."""
+    """Turn what transformers and the hub client raise on missing or foreign files into ours."""
     try:
         yield
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:

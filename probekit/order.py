@@ -75,6 +75,16 @@ class OrderRecorder:
             )
         )
 
+    def forget_forward(self) -> None:
+        """Drop what was seen since the last forward pass that was filed."""
+        self._events.clear()
+
+    def take(self) -> Execution:
+        """Give everything filed, and begin anew."""
+        execution = self.execution()
+        self.clear()
+        return execution
+
     def execution(self) -> Execution:
         """Give everything filed since the last `clear`."""
         return Execution(

@@ -6,7 +6,7 @@ before the forward pass, so packing never waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,18 @@ from probekit.shards import Choice
 from probekit.skeleton import BATCH, POSITION, TOKEN
 
 Array = np.ndarray[Any, Any]
+KNOWN_NEXT = "known next"  # rows of a generating batch whose next token is known already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """Which of a padded batch's `batch * position` places one kind of site keeps."""
 
-    places: torch.Tensor  # int64 [row], on the device
+    queries: tuple[Array, ...]  # for each example, which positions of the batch
+    places: torch.Tensor  # the same over the flattened batch, int64 [row], on the device
+    next_ids: torch.Tensor  # the token that came next, -1 where none did, int64 [row]
     starts: tuple[int, ...]  # where each example's rows begin among the kept rows
+    counts: tuple[int, ...]  # rows of each example
     padded_starts: tuple[int, ...] | None  # where they begin in the padded batch, if in one run
 
 
@@ -36,9 +40,10 @@ class Batch:
 
     numbers: tuple[int, ...]  # of the examples, in the shard
     n_tokens: int  # real tokens
+    n_keys: tuple[int, ...]  # tokens of each example that attention may look at
     shape: tuple[int, int]  # batch, position
-    arguments: Mapping[str, Any]  # for the model's forward
-    rows: Mapping[str, Rows]  # by a site's `rows`
+    arguments: Mapping[str, Any]  # for the model's forward; empty where `generate` makes them
+    rows: Mapping[str, Rows]  # by a choice of positions, and PER_EXAMPLE
 
 
 def make_batch(
@@ -46,7 +51,7 @@ def make_batch(
     n_tokens: Array,
     token_ids: Array,
     *,
-    kept: Iterable[str],
+    choices: Iterable[str],
     accepted: frozenset[str],
     device: torch.device,
 ) -> Batch:
@@ -59,19 +64,19 @@ def make_batch(
         numbers: which examples of the shard, int64 `[batch]`.
         n_tokens: tokens of every example of the shard, int64 `[example]`.
         token_ids: tokens of the whole shard, int32 `[token]`.
-        kept: the `rows` of the sites that will be packed.
+        choices: of positions, that the sites keep.
         accepted: which arguments the model's forward takes.
         device: where the model runs.
     """
     lengths = n_tokens[numbers]
     ends = np.cumsum(n_tokens)
-    ids = np.zeros((len(numbers), int(lengths.max())), dtype=np.int64)
+    ids = np.full((len(numbers), int(lengths.max())), -1, dtype=np.int64)
     for place, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
         ids[place, :length] = token_ids[ends[number] - length : ends[number]]
     positions = np.arange(ids.shape[1])
     mask = positions < lengths[:, None]
     arguments = {
-        "input_ids": ids,
+        "input_ids": np.where(mask, ids, 0),
         "attention_mask": mask.astype(np.int64),
         "position_ids": np.where(mask, positions, 0),
     }
@@ -80,64 +85,96 @@ def make_batch(
     }
     if "use_cache" in accepted:
         tensors["use_cache"] = False
+    next_ids = np.concatenate([ids[:, 1:], np.full((len(ids), 1), -1)], axis=1)
     return Batch(
         numbers=tuple(int(n) for n in numbers),
         n_tokens=int(lengths.sum()),
+        n_keys=tuple(int(n) for n in lengths),
         shape=(ids.shape[0], ids.shape[1]),
         arguments=tensors,
-        rows={rows: _rows(rows, lengths, ids.shape[1], device) for rows in kept},
+        rows={name: _rows(name, lengths, next_ids, device) for name in choices},
     )
 
 
-def _rows(rows: str, lengths: Array, width: int, device: torch.device) -> Rows:
-    if rows == PER_EXAMPLE:
-        places = [np.array([n]) for n in range(len(lengths))]
-        padded: tuple[int, ...] | None = tuple(range(len(lengths)))
-    else:
-        choice = Choice(rows)
-        places = [n * width + choice.positions(int(size)) for n, size in enumerate(lengths)]
-        padded = tuple(n * width for n in range(len(lengths))) if rows == ALL_TOKENS else None
-    counts = np.array([len(p) for p in places])
+def _rows(name: str, lengths: Array, next_ids: Array, device: torch.device) -> Rows:
+    n_batch, width = next_ids.shape
+    if name == PER_EXAMPLE:
+        numbers = tuple(range(n_batch))
+        return Rows(
+            queries=(),
+            places=torch.arange(n_batch, device=device),
+            next_ids=torch.full((n_batch,), -1, device=device),
+            starts=numbers,
+            counts=(1,) * n_batch,
+            padded_starts=numbers,
+        )
+    choice = Choice(name)
+    queries = tuple(choice.positions(int(length)) for length in lengths)
+    padded = tuple(n * width for n in range(n_batch)) if name == ALL_TOKENS else None
+    return rows_at(queries, next_ids, device, padded_starts=padded)
+
+
+def rows_at(
+    queries: Sequence[Array],
+    next_ids: Array,
+    device: torch.device,
+    *,
+    padded_starts: tuple[int, ...] | None = None,
+) -> Rows:
+    """Keep the given positions of each example of a batch.
+
+    Args:
+        queries: for each example of the batch, int64 `[row]`.
+        next_ids: the token that comes after each place, -1 where none does, `[batch, position]`.
+        device: where the model runs.
+        padded_starts: where each example's rows begin in the padded batch, if they lie in a run.
+    """
+    counts = tuple(len(q) for q in queries)
+    places = np.concatenate([n * next_ids.shape[1] + q for n, q in enumerate(queries)])
     return Rows(
-        places=torch.from_numpy(np.concatenate(places)).to(device),
+        queries=tuple(queries),
+        places=torch.from_numpy(places).to(device),
+        next_ids=torch.from_numpy(next_ids.reshape(-1)[places]).to(device),
         starts=tuple(int(s) for s in np.cumsum(counts) - counts),
-        padded_starts=padded,
+        counts=counts,
+        padded_starts=padded_starts,
     )
 
 
 def pack(
-    tensor: torch.Tensor,
-    axes: tuple[int | str, ...],
-    batch: Batch,
-    rows: Rows,
-    dtype: torch.dtype,
-) -> tuple[torch.Tensor, tuple[int, ...]]:
-    """Keep the rows of real tokens.
-
-    On the CPU, where every row is kept as it is, the padded tensor itself is given: its rows are
-    read in place, without a copy, before the forward pass goes on.
+    tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch, rows: Rows
+) -> torch.Tensor:
+    """Keep the rows of real tokens: `[..., batch, ..., position, ...]` to `[row, ...]`.
 
     Args:
         tensor: what a module gave, with `axes`.
         axes: the plan's word for each axis: a size, BATCH, POSITION, or TOKEN.
         batch: the batch that ran.
         rows: which places to keep.
-        dtype: the stored dtype.
-
-    Returns:
-        Rows `[row, ...]`, contiguous, in the stored dtype, and where each example's begin.
 
     Raises:
         CaptureError: if the tensor's shape is not the planned one.
     """
+    _check_shape(tensor, axes, batch)
+    return _places_first(tensor.detach(), axes).index_select(0, rows.places)
+
+
+def padded(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch) -> torch.Tensor | None:
+    """Give all `[batch * position, ...]` places, padding included, where that needs no copy.
+
+    On the CPU rows that are kept as they are can be written straight from the module's tensor,
+    before the forward pass goes on.
+    """
+    _check_shape(tensor, axes, batch)
+    flat = _places_first(tensor.detach(), axes)
+    shares = flat.data_ptr() == tensor.data_ptr()
+    return flat if flat.device.type == "cpu" and shares and flat.is_contiguous() else None
+
+
+def _check_shape(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch) -> None:
     expected = _shape(axes, batch)
     if tuple(tensor.shape) != expected:
         raise CaptureError(f"the plan says {list(expected)}, the module gave {list(tensor.shape)}")
-    flat = _places_first(tensor.detach(), axes)
-    in_place = flat.device.type == "cpu" and flat.dtype == dtype and flat.is_contiguous()
-    if in_place and rows.padded_starts is not None:
-        return flat, rows.padded_starts
-    return flat.index_select(0, rows.places).to(dtype), rows.starts
 
 
 def _shape(axes: tuple[int | str, ...], batch: Batch) -> tuple[int, ...]:

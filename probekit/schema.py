@@ -7,7 +7,7 @@ this page and on nothing of each other.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from math import prod
 from typing import Any
@@ -62,10 +62,9 @@ def h5_type(dtype: str) -> h5py.h5t.TypeID:
 
 def dtype_of(dataset: h5py.Dataset) -> str:
     """Name the dtype a dataset was stored with; a type that is not ours is named by numpy."""
-    kind = dataset.id.get_type()
-    if isinstance(kind, h5py.h5t.TypeFloatID) and kind.get_size() == 2:
-        return "bfloat16" if kind.get_fields() == (15, 7, 8, 0, 7) else "float16"
-    return str(np.dtype(dataset.dtype).newbyteorder("="))
+    if dataset.id.get_type() == bfloat16_type():
+        return "bfloat16"
+    return str(dataset.dtype)
 
 
 def widen(raw: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
@@ -92,6 +91,7 @@ class SiteSpec:
     portable: str | None  # the same place's name on every model, "resid_post"
     module_class: str
     probe: int | None  # which rule of the config asked for it first
+    details: Mapping[str, Any] = field(default_factory=dict)  # heads, neurons, einops, pool
 
     @property
     def name(self) -> str:
@@ -145,6 +145,7 @@ def site_attributes(spec: SiteSpec) -> dict[str, Any]:
         "dtype": spec.dtype,
         "source_dtype": spec.source_dtype,
         "probe": spec.probe,
+        **spec.details,
     }
     return {key: value for key, value in known.items() if value is not None}
 

@@ -1,7 +1,7 @@
 """Examples to shards, and a shard's examples to token batches.
 
-Knows counts and lengths; nothing of files or models. Which examples lie in which shard follows from
-the config alone; how a shard's examples are batched is free, since rows have their places beforehand.
+Knows counts and lengths; nothing of files or models. Which examples lie in which shard follows
+from the config alone; how they are batched is free, since every row has its place beforehand.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ def count_rows(n_tokens: Array, rows: str) -> Array:
     return counts[back]
 
 
-def split(examples: Examples, sites: Sequence[SiteSpec], shard_bytes: int) -> tuple[ShardSpec, ...]:
-    """Cut the examples into shards of about `shard_bytes` of rows, whole examples only."""
-    n_tokens = examples.n_tokens
+def split(n_tokens: Array, sites: Sequence[SiteSpec], shard_bytes: int) -> tuple[ShardSpec, ...]:
+    """Cut examples of `n_tokens` int64 `[example]` into shards of about `shard_bytes` of rows."""
     bytes_by_rows: dict[str, int] = {}
     for spec in sites:
         bytes_by_rows[spec.rows] = bytes_by_rows.get(spec.rows, 0) + spec.row_bytes
@@ -73,10 +72,10 @@ def split(examples: Examples, sites: Sequence[SiteSpec], shard_bytes: int) -> tu
     example_bytes = sum(
         (counts[rows] * size for rows, size in bytes_by_rows.items()), np.zeros_like(n_tokens)
     )
-    ends = np.cumsum(example_bytes)
+    ends, last_token = np.cumsum(example_bytes), np.cumsum(n_tokens)
     shards: list[ShardSpec] = []
     begin = 0
-    while begin < len(examples):
+    while begin < len(n_tokens):
         before = int(ends[begin - 1]) if begin else 0
         fits = int(np.searchsorted(ends, before + shard_bytes, side="right"))
         end = max(fits, begin + 1)
@@ -85,7 +84,7 @@ def split(examples: Examples, sites: Sequence[SiteSpec], shard_bytes: int) -> tu
                 number=len(shards),
                 first_example=begin,
                 n_examples=end - begin,
-                first_token=examples.first_token(begin),
+                first_token=int(last_token[begin] - n_tokens[begin]),
                 n_tokens=int(n_tokens[begin:end].sum()),
                 n_rows={rows: int(c[begin:end].sum()) for rows, c in counts.items()},
             )

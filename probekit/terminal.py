@@ -19,6 +19,7 @@ from probekit.summary import collapse
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
     from probekit.planning import Plan
+    from probekit.schema import SiteSpec
 
 _PLAIN_EVERY_S = 5.0
 _WIDE = 200  # columns where there is no terminal to ask
@@ -63,14 +64,10 @@ def show_plan(plan: Plan) -> None:
     table = _table("site", "sites", "axes of one", "dtype", "bytes/row", "bytes")
     specs = {s.spec.name: s.spec for s in plan.sites}
     for shape, names in collapse(specs).items():
-        for kind in dict.fromkeys(
-            (specs[n].rows, specs[n].row_shape, specs[n].dtype) for n in names
-        ):
-            same = [
-                specs[n]
-                for n in names
-                if (specs[n].rows, specs[n].row_shape, specs[n].dtype) == kind
-            ]
+        alike: dict[object, list[SiteSpec]] = {}
+        for spec in (specs[n] for n in names):
+            alike.setdefault((spec.rows, spec.row_shape, spec.dtype), []).append(spec)
+        for same in alike.values():
             spec = same[0]
             sizes = (plan.site_rows(spec) if known else "?", *spec.row_shape)
             axes = ", ".join(f"{a}={n}" for a, n in zip(spec.axes, sizes, strict=True))

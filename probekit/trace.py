@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from probekit import schema
 from probekit.errors import StoreError
 from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
-from probekit.mapped import MappedRows, open_file
+from probekit.mapped import MappedRows, dataset_in, file_maps, open_file
 from probekit.schema import ALL_TOKENS, INDEX_FILE, PER_EXAMPLE, Execution
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _why_no_index(folder: Path) -> str:
     run = read_run(folder)
     if run is None:
         return f"{folder}: holds no trace (there is no {schema.RUN_FILE})"
-    planned = len(run["identity"]["shards"])
+    planned = len(run["identity"].get("shards", ()))
     return (
         f"{folder}: the run is not finished: {len(sealed_shards(folder))} of {planned} shards are "
         "sealed; run the same `probekit run` again and it goes on. "
@@ -63,7 +64,7 @@ def _why_no_index(folder: Path) -> str:
 class Example:
     """One input text."""
 
-    number: int
+    number: int  # in the trace; a lone shard counts its examples and tokens from 0
     id: str
     text: str
     first_token: int  # its first row among all tokens of the trace
@@ -88,8 +89,11 @@ class Trace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file = path.absolute()  # read lazily, maybe after a change of the working directory
+        self._maps = file_maps()
         self._sites: dict[str, Site] = {}
-        with open_file(path) as file:
+        self._choices: dict[str, MappedRows] = {}
+        with open_file(self._file) as file:
             if "probekit_format" not in file.attrs:
                 raise StoreError(f"{path}: is not a probekit trace (no probekit_format attribute)")
             found = int(file.attrs["probekit_format"])
@@ -100,17 +104,20 @@ class Trace:
                 )
             self.provenance: dict[str, Any] = {k: _plain(v) for k, v in file.attrs.items()}
             self.site_names: tuple[str, ...] = _site_names(file)
+        # Shards hold the run's numbers; a shard that is opened alone has them from 0 on.
+        self._first_example = int(self.provenance.get("first_example", 0))
+        self._first_token = int(self.provenance.get("first_token", 0))
         self.examples = Examples(self)
         self.tokens = Tokens(self)
 
     def __repr__(self) -> str:
         return (
-            f"<Trace {self.path}: {self.provenance.get('model_name')}, "
-            f"{len(self.examples)} examples, {len(self.tokens)} tokens, {len(self.site_names)} sites>"
+            f"<Trace {self.path}: {self.provenance.get('model_name')}, {len(self.examples)} "
+            f"examples, {len(self.tokens)} tokens, {len(self.site_names)} sites>"
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Trace, (self.path,)
+        return Trace, (self._file,)
 
     def __getitem__(self, name: str) -> Site:
         """Give a site by `module/kind`; the module path alone means its `output`."""
@@ -158,8 +165,15 @@ class Trace:
     @cached_property
     def execution(self) -> Execution | None:
         """Orders and forward passes of the run; None when they were not recorded."""
-        with open_file(self.path) as file:
-            return schema.read_execution(file)
+        with open_file(self._file) as file:
+            found = schema.read_execution(file)
+        if found is None or not self._first_example:
+            return found
+        forwards = (
+            replace(f, examples=tuple(e - self._first_example for e in f.examples))
+            for f in found.forwards
+        )
+        return replace(found, forwards=tuple(forwards))
 
     @property
     def execution_order(self) -> list[str]:
@@ -180,8 +194,9 @@ class Trace:
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The string of every token id; empty where the trace has none (a lone shard)."""
-        with open_file(self.path) as file:
-            return tuple(file["vocabulary"].asstr()[:]) if "vocabulary" in file else ()
+        with open_file(self._file) as file:
+            there = "vocabulary" in file
+            return tuple(dataset_in(file, "vocabulary").asstr()[:]) if there else ()
 
     def token_text(self, token_id: int) -> str:
         """Give the string of a token id."""
@@ -197,16 +212,18 @@ class Trace:
 
     def rows_of_choice(self, choice: str) -> MappedRows:
         """Give, for every row of a choice of positions, its token row."""
-        return self._table(f"rows/{choice}")
+        if choice not in self._choices:
+            self._choices[choice] = self._table(f"rows/{choice}", less=self._first_token)
+        return self._choices[choice]
 
-    def _table(self, name: str) -> MappedRows:
-        with open_file(self.path) as file:
-            return MappedRows(file[name], self.path)
+    def _table(self, name: str, *, less: int = 0) -> MappedRows:
+        with open_file(self._file) as file:
+            return MappedRows(dataset_in(file, name), self._file, self._maps, less=less)
 
     @cached_property
     def _portable(self) -> dict[str, dict[int | None, str]]:
         table: dict[str, dict[int | None, str]] = {}
-        with open_file(self.path) as file:
+        with open_file(self._file) as file:
             for name in self.site_names:
                 attributes = file[f"sites/{name}"].attrs
                 if "portable" in attributes:
@@ -238,10 +255,10 @@ class Site:
         self._trace = trace
         self.name = name
         self.module, _, self.kind = name.partition("/")
-        with open_file(trace.path) as file:
-            dataset = file[f"sites/{name}"]
+        with open_file(trace._file) as file:
+            dataset = dataset_in(file, f"sites/{name}")
             self.attributes: dict[str, Any] = {k: _plain(v) for k, v in dataset.attrs.items()}
-            self._data = MappedRows(dataset, trace.path)
+            self._data = MappedRows(dataset, trace._file, trace._maps)
         self.axes: tuple[str, ...] = tuple(self.attributes["axes"])
         self.rows: str = self.attributes.get("rows", ALL_TOKENS)
         self.layer: int | None = self.attributes.get("layer")
@@ -300,20 +317,33 @@ class Site:
 
         A site that lies in one shard is mapped, not copied: writing to the tensor changes neither
         the file nor what others read. Over several shards, or compressed, it is a copy.
+
+        Raises:
+            StoreError: if torch has no such dtype; a trace of probekit's has none of that kind.
         """
         import torch
 
-        mapped = self._data.writable_map()
-        bits = np.array(self._data.raw(slice(None))) if mapped is None else mapped
-        if self.dtype == "bfloat16":
-            return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
-        return torch.from_numpy(bits)
+        if self.dtype not in schema.DTYPES:
+            raise StoreError(f"{self.name}: torch has no dtype {self.dtype}")
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        place = self._data.place()
+        if place is None or place[1] % dtype.itemsize:
+            rows = np.require(self._data.raw(slice(None)), requirements="W")
+            return torch.from_numpy(rows.view(f"i{dtype.itemsize}")).view(dtype)
+        # Private pages (copy on write), and unlike numpy's map no file descriptor that stays open.
+        file, offset = place
+        whole = torch.from_file(
+            str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8
+        )
+        n_bytes = prod(self.shape) * dtype.itemsize
+        return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
 
     def _rows_of(self, number: int) -> slice:
         first, n_tokens = self._trace.examples.extent(number)
         if self.rows == ALL_TOKENS:
             return slice(first, first + n_tokens)
-        begin, end = np.searchsorted(self.token_rows(), (first, first + n_tokens))
+        rows = self._trace.rows_of_choice(self.rows)[:]
+        begin, end = np.searchsorted(rows, (first, first + n_tokens))
         return slice(int(begin), int(end))
 
 
@@ -350,13 +380,12 @@ class Examples(Sequence[Example]):
 
     def extent(self, number: int) -> tuple[int, int]:
         """Give an example's first row among all tokens, and its number of tokens."""
-        # A lone shard counts its tokens from the run's start; its rows begin at 0.
-        first = int(self._first_token[number]) - int(self._first_token[0])
-        return first, int(self._n_tokens[number])
+        return int(self._first_token[number]), int(self._n_tokens[number])
 
     @cached_property
     def _first_token(self) -> Array:
-        table: Array = self._trace._table("examples/first_token")[:]
+        less = self._trace._first_token
+        table: Array = self._trace._table("examples/first_token", less=less)[:]
         return table
 
     @cached_property
@@ -371,7 +400,7 @@ class Examples(Sequence[Example]):
     def _string(self, column: str, number: int) -> str:
         segment, local = self._segments.segment_of(number)
         with open_file(segment.file) as file:
-            value: str = file[f"examples/{column}"].asstr()[local]
+            value: str = dataset_in(file, f"examples/{column}").asstr()[local]
         return value
 
 
@@ -409,7 +438,7 @@ class Tokens(Sequence[Token]):
     @cached_property
     def example(self) -> MappedRows:
         """Number of the token's example, int64 `[token]`."""
-        return self._trace._table("tokens/example")
+        return self._trace._table("tokens/example", less=self._trace._first_example)
 
 
 def _site_names(file: h5py.File) -> tuple[str, ...]:

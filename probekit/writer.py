@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,6 +28,9 @@ from probekit.schema import Execution, ShardSpec, SiteSpec
 CHECKSUM = "xxh3_64"  # 64 bits at about the speed of memory; guards against damage, not malice
 _CHUNK_BYTES = 1 << 20  # of a compressed dataset: small enough to read one example, large enough
 _COPY_BYTES = 64 << 20
+LIBVER = ("v108", "v110")  # files that HDF5 1.10 reads, and all that came after it
+# HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
+_ALIGNED = {"alignment_threshold": 1, "alignment_interval": 64}
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +45,7 @@ class ShardTables:
     token_ids: Array  # int32 [token]
     choices: Mapping[str, Array]  # rows of a choice of positions: the token each row is, in the run
     counts: Mapping[str, Array]  # by a site's `rows`: how many rows each example gives [example]
+    steps: Array | None = None  # 0 for a text's own tokens, 1, 2, ... for generated ones [token]
 
 
 class ShardWriter:
@@ -71,18 +75,22 @@ class ShardWriter:
         self._offsets: list[int] = []
         self._fd = -1
         self._stack = ExitStack()
-        # A digest for each example of each site; 0 until its rows have come.
-        self._digests = np.zeros((len(self._sites), shard.n_examples), dtype="<u8")
-        self._seen = np.zeros((len(self._sites), shard.n_examples), dtype=bool)
+        # A digest for each example of each site, and how many of its rows have come.
+        shape = (len(self._sites), shard.n_examples)
+        self._digests = np.full(shape, xxhash.xxh3_64_intdigest(b""), dtype="<u8")
+        self._done = np.zeros(shape, dtype=np.int64)
+        self._hashers: dict[tuple[int, int], xxhash.xxh3_64] = {}  # of examples that came in part
 
     def __enter__(self) -> Self:
-        self._final.parent.mkdir(parents=True, exist_ok=True)
-        self._stack.callback(self._part.unlink, missing_ok=True)
-        self._offsets = _lay_out(
-            self._part, self.shard, self._sites, self._tables, self._attributes
-        )
-        self._fd = os.open(self._part, os.O_RDWR)
-        self._stack.callback(self._close)
+        with _explained(self._final), ExitStack() as stack:
+            self._final.parent.mkdir(parents=True, exist_ok=True)
+            stack.callback(self._part.unlink, missing_ok=True)
+            self._offsets = _lay_out(
+                self._part, self.shard, self._sites, self._tables, self._attributes
+            )
+            self._fd = os.open(self._part, os.O_RDWR)
+            stack.callback(self._close)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -94,53 +102,94 @@ class ShardWriter:
         self._stack.close()
 
     def write(
-        self, site: int, block: Array, examples: Sequence[int], starts: Sequence[int]
+        self,
+        site: int,
+        block: Array,
+        examples: Sequence[int],
+        starts: Sequence[int],
+        n_rows: Sequence[int] | None = None,
     ) -> None:
-        """Write whole examples of one site.
+        """Write rows of one site.
 
         Args:
             site: number of the site.
-            block: its rows in the stored dtype's storage, `[row, *row_shape]`, C-contiguous.
+            block: rows in the stored dtype's storage, `[row, *row_shape]`, C-contiguous.
             examples: numbers within the shard.
             starts: for each example, the row of `block` where its rows begin.
+            n_rows: for each example, how many rows come now, behind those that came before;
+                None for all of them.
 
         Raises:
-            StoreError: if the rows do not fit the plan, or an example comes a second time.
+            StoreError: if the rows do not fit the plan, or are more than it says.
         """
         spec = self._sites[site]
         _check_block(spec, block)
         counts, first_row = self._tables.counts[spec.rows], self._first_row[spec.rows]
         data = memoryview(block.reshape(-1).view(np.uint8).data)  # flat bytes; no copy
-        for example, start in zip(examples, starts, strict=True):
-            if self._seen[site, example]:
-                raise StoreError(f"{spec.name}: example {example} of the shard came twice")
-            rows = data[start * spec.row_bytes : (start + int(counts[example])) * spec.row_bytes]
-            if len(rows) != int(counts[example]) * spec.row_bytes:
+        for place, (example, start) in enumerate(zip(examples, starts, strict=True)):
+            done, wanted = int(self._done[site, example]), int(counts[example])
+            n_now = wanted if n_rows is None else n_rows[place]
+            if done + n_now > wanted:
                 raise StoreError(
-                    f"{spec.name}: example {example} of the shard has {counts[example]} rows, "
+                    f"{spec.name}: example {example} of the shard has {wanted} rows; "
+                    f"{done} were there when {n_now} more came"
+                )
+            rows = data[start * spec.row_bytes : (start + n_now) * spec.row_bytes]
+            if len(rows) != n_now * spec.row_bytes:
+                raise StoreError(
+                    f"{spec.name}: example {example} of the shard has {n_now} rows to write, "
                     f"the block holds {len(block) - start}"
                 )
-            _write_all(
-                self._fd, rows, self._offsets[site] + int(first_row[example]) * spec.row_bytes
-            )
-            self._digests[site, example] = xxhash.xxh3_64_intdigest(rows)
-            self._seen[site, example] = True
+            row = int(first_row[example]) + done
+            self._pwrite(rows, self._offsets[site] + row * spec.row_bytes)
+            self._digest(site, example, rows, whole=n_now == wanted)
+            self._done[site, example] = done + n_now
+            if done + n_now == wanted:
+                self._hashers.pop((site, example), None)
 
-    def seal(self, execution: Execution | None = None) -> None:
+    def _pwrite(self, data: memoryview, offset: int) -> None:
+        # One pwrite moves at most 2 GiB, and may move less.
+        with _explained(self._final):
+            while data:
+                done = os.pwrite(self._fd, data, offset)
+                data, offset = data[done:], offset + done
+
+    def _digest(self, site: int, example: int, rows: memoryview, *, whole: bool) -> None:
+        if whole:
+            self._digests[site, example] = xxhash.xxh3_64_intdigest(rows)
+        else:
+            hasher = self._hashers.setdefault((site, example), xxhash.xxh3_64())
+            hasher.update(rows)
+            self._digests[site, example] = hasher.intdigest()
+
+    def seal(
+        self, execution: Execution | None = None, attributes: Mapping[str, Any] | None = None
+    ) -> None:
         """Make the shard whole: every row there, checksummed, on the disk, under its own name.
+
+        Args:
+            execution: what ran in which order, if it was recorded.
+            attributes: more of them, known only now.
 
         Raises:
             StoreError: if a row that was planned has not been written.
         """
         self._refuse_gaps()
         self._close()
-        if execution is not None:
+        with _explained(self._final):
+            self._seal(execution, attributes or {})
+
+    def _seal(self, execution: Execution | None, attributes: Mapping[str, Any]) -> None:
+        if execution is not None or attributes:
             with h5py.File(self._part, "r+") as file:
-                schema.write_execution(file, execution)
+                file.attrs.update(attributes)
+                if execution is not None:
+                    schema.write_execution(file, execution)
         if self._compression is not None:
             compress(self._part, self._sites, self._compression)
         record = {
             "shard": self.shard.number,
+            "spec": self.shard.to_json(),
             "n_examples": self.shard.n_examples,
             "n_tokens": self.shard.n_tokens,
             "file_bytes": self._part.stat().st_size,
@@ -161,11 +210,11 @@ class ShardWriter:
         write_json(self._final.with_suffix(".json"), record)
 
     def _refuse_gaps(self) -> None:
-        missing = [
-            f"{spec.name} ({int((~self._seen[n]).sum())} of {self.shard.n_examples} examples)"
-            for n, spec in enumerate(self._sites)
-            if not self._seen[n].all()
-        ]
+        missing = []
+        for number, spec in enumerate(self._sites):
+            n_short = int((self._done[number] < self._tables.counts[spec.rows]).sum())
+            if n_short:
+                missing.append(f"{spec.name} ({n_short} of {self.shard.n_examples} examples)")
         if missing:
             raise StoreError(
                 f"shard {self.shard.number}: rows that were planned never came, so it is not "
@@ -176,6 +225,14 @@ class ShardWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a full disk above all
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _check_block(spec: SiteSpec, block: Array) -> None:
@@ -189,13 +246,6 @@ def _check_block(spec: SiteSpec, block: Array) -> None:
         raise StoreError(f"{spec.name}: rows must be C-contiguous")
 
 
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    # One pwrite moves at most 2 GiB, and may move less.
-    while data:
-        done = os.pwrite(fd, data, offset)
-        data, offset = data[done:], offset + done
-
-
 def _lay_out(
     path: Path,
     shard: ShardSpec,
@@ -204,7 +254,7 @@ def _lay_out(
     attributes: Mapping[str, Any],
 ) -> list[int]:
     """Create the file with every dataset allocated; give each site's offset in it."""
-    with h5py.File(path, "w", libver=("v108", "v110")) as file:
+    with h5py.File(path, "w", libver=LIBVER, **_ALIGNED) as file:
         file.attrs.update(attributes)
         file.attrs["shard"] = shard.number
         file.attrs["first_example"] = shard.first_example
@@ -228,6 +278,8 @@ def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables) -> Non
     tokens.create_dataset("id", data=tables.token_ids.astype("<i4"))
     tokens.create_dataset("position", data=positions.astype("<i4"))
     tokens.create_dataset("example", data=np.repeat(shard.first_example + numbers, tables.n_tokens))
+    if tables.steps is not None:
+        tokens.create_dataset("step", data=tables.steps.astype("<i4"))
     for dataset in (*examples.values(), *tokens.values()):
         dataset.attrs["axes"] = [dataset.name.split("/")[1].removesuffix("s")]
     for name, rows in tables.choices.items():
@@ -287,7 +339,7 @@ def compress(path: Path, sites: Sequence[SiteSpec], method: str) -> None:
     """
     packed = path.with_name(f"{path.name}.packed")
     try:
-        with h5py.File(path, "r") as old, h5py.File(packed, "w", libver="latest") as new:
+        with h5py.File(path, "r") as old, h5py.File(packed, "w", libver=LIBVER) as new:
             new.attrs.update(old.attrs)
             for name in old:
                 if name != "sites":
@@ -301,6 +353,9 @@ def compress(path: Path, sites: Sequence[SiteSpec], method: str) -> None:
 
 def _compress_site(old: h5py.File, new: h5py.File, spec: SiteSpec, method: str) -> None:
     source = old[schema.site_path(spec)]
+    if not source.size:
+        old.copy(source, new, schema.site_path(spec))  # HDF5 has no chunks of nothing
+        return
     step = max(1, min(len(source), _CHUNK_BYTES // max(1, spec.row_bytes)))
     kind = schema.h5_type(spec.dtype)
     target = new.create_dataset(

@@ -1,0 +1,288 @@
+"""What may be written in a field of a config, and the one normal form it takes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from probekit.errors import ConfigError
+from probekit.wording import one_of, show
+
+# TransformerLens's names of the places that every decoder has.
+PORTABLE_NAMES = (
+    *("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"),
+    *("q", "k", "v", "z", "pattern", "scores", "ln_final", "logits"),
+)
+_MODULE_KINDS = ("output", "input")  # the only ones that take `.element` and `@call`
+_DERIVED_KINDS = ("pattern", "scores", "q", "k", "v", "z", "top_k", "token_logprob", "entropy")
+RECORD_KINDS = (*_MODULE_KINDS, *_DERIVED_KINDS)
+
+_ELEMENT = r"[A-Za-z_][A-Za-z0-9_]{0,99}|0|[1-9][0-9]{0,5}"
+_CALL = r"0|[1-9][0-9]{0,5}"
+_RECORD = re.compile(rf"([A-Za-z_]{{1,99}})(?:\.({_ELEMENT}))?(?:@({_CALL}))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordKind:
+    """What to record of a module: ``output``, ``output.1``, ``input.hidden_states@2``, ``z``."""
+
+    name: str  # one of RECORD_KINDS
+    element: str | None = None  # of a tuple, a dict or keyword arguments; an index is text too
+    call: int | None = None  # which call of the module within one forward pass, from 0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse ``name[.element][@call]``; ``str()`` gives the text back.
+
+        Raises:
+            ConfigError: The name is unknown, or takes no element and no call.
+        """
+        parts = _RECORD.fullmatch(text)
+        if not parts:
+            raise ConfigError(
+                f"{show(text)} is not a record kind; expected name, name.element or name@call,"
+                " e.g. output, output.1, input.hidden_states@0"
+            )
+        name, element, call = parts.groups()
+        if name not in RECORD_KINDS:
+            raise ConfigError(f"unknown record kind {show(name)}; {one_of(name, RECORD_KINDS)}")
+        if name in _DERIVED_KINDS and (element or call):
+            raise ConfigError(
+                f"{show(text)}: {name} takes no .element and no @call; only output and input do"
+            )
+        return cls(name=name, element=element, call=None if call is None else int(call))
+
+    def __str__(self) -> str:
+        element = "" if self.element is None else f".{self.element}"
+        call = "" if self.call is None else f"@{self.call}"
+        return f"{self.name}{element}{call}"
+
+
+_SLICE = re.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?")
+POSITIONS_TEXT = 'all, first, last, a number, a list of numbers, or a slice such as "2:10" or "::4"'
+
+
+def parse_slice(text: str) -> slice:
+    """Parse a slice of positions such as ``2:10``, ``:-1`` or ``::4``.
+
+    Returns:
+        The slice; its step is None or at least 1.
+
+    Raises:
+        ConfigError: The text is no slice, or one that selects nothing of any length.
+    """
+    parts = _SLICE.fullmatch(text.strip())
+    if not parts:
+        raise ConfigError(f"given {show(text)}, expected {POSITIONS_TEXT}")
+    start, stop, step = (None if part is None else int(part) for part in parts.groups())
+    if step is not None and step < 1:
+        raise ConfigError(f"slice {show(text)} has step {step}; expected at least 1")
+    low = start or 0
+    if stop == 0 or (stop is not None and (low < 0) == (stop < 0) and low >= stop):
+        raise ConfigError(f"slice {show(text)} selects nothing; expected start before stop")
+    return slice(start, stop, step)
+
+
+def _parsed_by(parse: Callable[[str], Any], text: str) -> Any:
+    # pydantic gathers its own errors with their places, and lets every other one through at once.
+    try:
+        return parse(text)
+    except ConfigError as error:
+        raise rule_error(str(error)) from None
+
+
+def rule_error(message: str) -> PydanticCustomError:
+    """Make an error of pydantic's that is told as it stands."""
+    return PydanticCustomError("rule", "{message}", {"message": message})
+
+
+def _storable(text: str) -> str:
+    if re.search("[\0\ud800-\udfff]", text):  # HDF5's variable-length strings hold neither
+        raise ValueError("expected text without NUL characters and lone surrogates")
+    return text
+
+
+def listed(value: object) -> object:
+    """Make a tuple of a list: strict pydantic takes no list for a tuple."""
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def one_or_many(value: object) -> tuple[Any, ...]:
+    """Make a tuple of a list, or of one lone value."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        twice = next(value for i, value in enumerate(values) if value in values[:i])
+        raise ValueError(f"expected each value once, but {show(twice)} stands there twice")
+    return values
+
+
+def _portable(name: str) -> str:
+    if name not in PORTABLE_NAMES:
+        raise rule_error(f"unknown portable name {show(name)}; {one_of(name, PORTABLE_NAMES)}")
+    return name
+
+
+def _record(text: str) -> str:
+    return str(_parsed_by(RecordKind.parse, text))
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(_DEVICE, text):
+        raise ValueError("expected auto, cpu, cuda, cuda:1 or mps")
+    return text
+
+
+def _all_layers(value: object) -> object:
+    if value != "all":
+        raise ValueError("expected all, a layer number, or a list of layer numbers")
+    return value
+
+
+def _positions(text: str) -> str:
+    """Give equal selections one spelling: ``0:5:1`` is ``:5``, ``::`` is ``all``."""
+    if text in ("all", "first", "last"):
+        return text
+    cut: slice = _parsed_by(parse_slice, text)
+    ends = f"{cut.start or ''}:{'' if cut.stop is None else cut.stop}"
+    step = f":{cut.step}" if (cut.step or 1) > 1 else ""
+    return "all" if ends + step == ":" else ends + step
+
+
+def _bytes(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    parts = re.fullmatch(_SIZE, value)
+    if not parts:
+        raise ValueError("expected a number of bytes, or text such as 512MiB, 1GiB or 2GB")
+    number, prefix, binary = parts.groups()
+    return int(number) * (1024 if binary else 1000) ** " KMGT".index(prefix or " ")
+
+
+def _override(value: object) -> object:
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if not (item is None or isinstance(item, str | int | float)):
+            raise ValueError("expected text, a number, true, false, null, or a list of those")
+        if isinstance(item, str):
+            _storable(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("expected finite numbers")
+        elif isinstance(item, int) and not -(2**63) <= item < 2**63:
+            raise ValueError("expected whole numbers that fit 64 bits")
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _as_float(value: object) -> object:
+    # `temperature: 1` is a number; strict mode takes no int for a float.
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _sorted_keys(values: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(values.items()))
+
+
+def _word_or_list(value: object) -> str:
+    return _WORD if isinstance(value, str) else _LIST
+
+
+def _written_as(*single: dict[str, Any]) -> WithJsonSchema:
+    """Describe what may be written where the normal form is a tuple: one, or a list of the last."""
+    many = {"type": "array", "items": single[-1], "minItems": 1, "uniqueItems": True}
+    return WithJsonSchema({"anyOf": [*single, many]})
+
+
+_WORD, _LIST = "\0word", "\0list"  # pydantic puts them into its paths; no key is spelled so
+_MAX_COUNT = 2**31 - 1
+_DEVICE = r"auto|cpu|cuda(:[0-9]{1,3})?|mps"
+_SIZE = r"([0-9]{1,15}) ?(?:(?:([KMGT])(i)?)?B)?"
+_TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
+_KIND: dict[str, Any] = {
+    "type": "string",
+    "pattern": rf"^((output|input)(\.({_ELEMENT}))?(@({_CALL}))?|{'|'.join(_DERIVED_KINDS)})$",
+}
+_LAYER: dict[str, Any] = {"type": "integer", "minimum": -10_000, "maximum": 10_000}
+_POSITION: dict[str, Any] = {"type": "integer", "minimum": -_MAX_COUNT, "maximum": _MAX_COUNT}
+_SLICE_WORD = {"type": "string", "pattern": rf"^\s*({_SLICE.pattern})\s*$"}
+_SCALAR = {"type": ["string", "number", "boolean", "null"]}
+_ATTRIBUTE = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
+Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+_listing = (Field(min_length=1), BeforeValidator(listed))
+_several = (Field(min_length=1), BeforeValidator(one_or_many), AfterValidator(_distinct))
+
+Texts = Annotated[tuple[Text, ...], *_listing]
+Patterns = Annotated[tuple[Text, ...], *_several, _written_as(_TEXT)]
+PortableNames = Annotated[
+    tuple[Annotated[str, AfterValidator(_portable)], ...],
+    *_several,
+    _written_as({"enum": list(PORTABLE_NAMES)}),
+]
+Records = Annotated[
+    tuple[Annotated[str, AfterValidator(_record)], ...], *_several, _written_as(_KIND)
+]
+Layers = Annotated[
+    Annotated[Literal["all"], BeforeValidator(_all_layers), Tag(_WORD)]
+    | Annotated[tuple[Annotated[int, Field(ge=-10_000, le=10_000)], ...], *_several, Tag(_LIST)],
+    Discriminator(_word_or_list),
+    _written_as({"const": "all"}, _LAYER),
+]
+Positions = Annotated[
+    Annotated[str, AfterValidator(_positions), Tag(_WORD)]
+    | Annotated[
+        tuple[Annotated[int, Field(ge=-_MAX_COUNT, le=_MAX_COUNT)], ...], *_several, Tag(_LIST)
+    ],
+    Discriminator(_word_or_list),
+    _written_as({"enum": ["all", "first", "last"]}, _SLICE_WORD, _POSITION),
+]
+_INDEX: dict[str, Any] = {"type": "integer", "minimum": -_MAX_COUNT, "maximum": _MAX_COUNT}
+Indices = Annotated[
+    tuple[Annotated[int, Field(ge=-_MAX_COUNT, le=_MAX_COUNT)], ...], *_several, _written_as(_INDEX)
+]
+Positive = Annotated[float, Field(gt=0, le=1e6), BeforeValidator(_as_float)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_as_float)]
+Device = Annotated[
+    str, AfterValidator(_device), WithJsonSchema({"type": "string", "pattern": f"^({_DEVICE})$"})
+]
+ByteCount = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    Field(ge=1, le=2**50),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 2**50},
+                {"type": "string", "pattern": f"^{_SIZE}$"},
+            ]
+        }
+    ),
+]
+Overrides = Annotated[
+    dict[Annotated[str, Field(pattern=_ATTRIBUTE)], Annotated[Any, AfterValidator(_override)]],
+    AfterValidator(_sorted_keys),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": _ATTRIBUTE},
+            "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]},
+        }
+    ),
+]

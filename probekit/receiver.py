@@ -1,0 +1,235 @@
+"""Receiver: takes what the taps hand over, makes rows of it, and gives them to the open shard.
+
+Knows taps, packing, recipes and the writer, and takes no decisions: each site's source, rows and
+recipe come from the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+
+from probekit.attention import AttentionCall, AttentionTap, shown_weights
+from probekit.errors import CaptureError
+from probekit.hooks import ForwardStopped, HookManager, Sink, Tap
+from probekit.packing import KNOWN_NEXT, Batch, Rows, pack, padded, to_storage
+from probekit.recipe import Recipe
+from probekit.resolve import SitePlan
+from probekit.sources import ATTENTION, BLOCK_KINDS, Source
+
+Array = np.ndarray[Any, Any]
+
+
+class RowSink(Protocol):
+    """Where rows go: a shard's writer, or what stands before it."""
+
+    def write(
+        self,
+        site: int,
+        block: Array,
+        examples: Sequence[int],
+        starts: Sequence[int],
+        n_rows: Sequence[int] | None = None,
+    ) -> None:
+        """Write rows of one site; see `ShardWriter.write`."""
+
+
+class Receiver:
+    """Attach a plan's sites to a model for the time of a block.
+
+    Sites that come from the same tensor with the same rows and recipe (the ids and the
+    log-probabilities of `top_k`) are computed once.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, sites: Sequence[SitePlan], stop: Source | None = None
+    ) -> None:
+        self._model = model
+        self._stop = stop  # the forward pass ends after it
+        self._muted = False
+        self._sites = tuple(sites)
+        self._dtypes = [getattr(torch, site.spec.dtype) for site in sites]
+        self._groups: dict[tuple[Any, ...], list[int]] = {}
+        for number, site in enumerate(sites):
+            key = (site.source, site.choice, site.recipe)
+            self._groups.setdefault(key, []).append(number)
+        self._came = [False] * len(sites)
+        self._stack = ExitStack()
+        self.n_bytes = 0  # handed on so far
+
+    def __enter__(self) -> Self:
+        taps: list[Tap] = []
+        calls: dict[str, list[Callable[[AttentionCall], None]]] = {}
+        for numbers in self._groups.values():
+            source = self._sites[numbers[0]].source
+            if source.side == ATTENTION:
+                calls.setdefault(source.module, []).append(partial(self._take_call, numbers))
+            else:
+                sink = self._take_weights if source.n_keys else self._take
+                taps.append(_tap(source, partial(sink, numbers)))
+        if self._stop is not None:
+            taps.append(_tap(self._stop, _end_forward))
+        with ExitStack() as stack:
+            stack.enter_context(HookManager(self._model, taps))
+            stack.enter_context(AttentionTap(self._model, _each(calls)))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def expect(self, batch: Batch, out: RowSink) -> None:
+        """Say which batch runs next, and where its rows go."""
+        self._batch, self._out = batch, out
+        self._came = [False] * len(self._sites)
+
+    def check(self) -> None:
+        """Refuse to go on when a site stayed silent in a forward pass."""
+        silent = [s.spec.name for s, came in zip(self._sites, self._came, strict=True) if not came]
+        if silent:
+            raise CaptureError(
+                f"{', '.join(silent[:5])}: did not run in this forward pass, although the plan "
+                "said so; the model's code takes another path than on plain tokens"
+            )
+
+    @contextmanager
+    def muted(self, silent: bool) -> Iterator[None]:
+        """Record nothing inside the block, if `silent`."""
+        self._muted = silent
+        try:
+            yield
+        finally:
+            self._muted = False
+
+    def wants(self, ending: str) -> bool:
+        """Say whether a site's recipe ends so."""
+        return any(site.recipe.ending == ending for site in self._sites)
+
+    def append(self, ending: str, values: Array, examples: Sequence[int]) -> None:
+        """Hand on one number an example to the sites whose recipe ends so."""
+        ones, starts = (1,) * len(examples), tuple(range(len(examples)))
+        for number, site in enumerate(self._sites):
+            if site.recipe.ending == ending:
+                rows = torch.from_numpy(values).to(self._dtypes[number])
+                self._out.write(number, to_storage(rows), examples, starts, ones)
+
+    def _take(self, numbers: list[int], tensor: torch.Tensor) -> None:
+        if self._muted:
+            return
+        site = self._sites[numbers[0]]
+        rows = self._batch.rows[site.choice]
+        if site.recipe.ending == "token_logprob":
+            rows = self._batch.rows.get(KNOWN_NEXT, rows)
+        try:
+            if self._written_in_place(numbers, tensor, rows):
+                return
+            kept = pack(tensor, site.source.axes, self._batch, rows)
+        except CaptureError as error:
+            raise CaptureError(f"{site.spec.name}: {error}") from error
+        parts = site.recipe.apply(kept, rows.next_ids, rows.counts)
+        pooled = site.recipe.pool is not None
+        starts = tuple(range(len(self._batch.numbers))) if pooled else rows.starts
+        counts = (1,) * len(self._batch.numbers) if pooled else rows.counts
+        for number in numbers:
+            self._hand_on(number, parts[self._sites[number].part], starts, counts)
+
+    def _written_in_place(self, numbers: list[int], tensor: torch.Tensor, rows: Rows) -> bool:
+        site, number = self._sites[numbers[0]], numbers[0]
+        if site.recipe != Recipe() or rows.padded_starts is None:
+            return False
+        flat = padded(tensor, site.source.axes, self._batch)
+        if flat is None or flat.dtype != self._dtypes[number]:
+            return False
+        self._hand_on(number, flat, rows.padded_starts, rows.counts)
+        return True
+
+    def _take_call(self, numbers: list[int], call: AttentionCall) -> None:
+        element = self._sites[numbers[0]].source.element
+        assert element is not None  # resolve names one for every attention site
+        if element in BLOCK_KINDS:
+            self._take_blocks(numbers, element, call)
+        else:
+            self._take(numbers, call.tensor(element))
+
+    def _take_weights(self, numbers: list[int], weights: torch.Tensor) -> None:
+        """Take the pattern of a model that shows its attention weights `[batch, head, q, k]`."""
+        self._take_blocks(numbers, "pattern", shown_weights(weights))
+
+    def _take_blocks(self, numbers: list[int], kind: str, call: AttentionCall) -> None:
+        """Compute pattern or scores of one example after another, some queries at a time."""
+        if self._muted:
+            return
+        site = self._sites[numbers[0]]
+        source, rows = site.source, self._batch.rows[site.choice]
+        for place, queries in enumerate(rows.queries):
+            if not len(queries):
+                continue
+            blocks = call.blocks(
+                kind,
+                example=place,
+                heads=source.heads,
+                queries=queries,
+                n_keys=self._batch.n_keys[place],
+            )
+            for block in blocks:
+                # Behind an example's own keys: nothing is attended to, and nothing may be.
+                fill = 0.0 if kind == "pattern" else -torch.inf
+                short = source.n_keys - block.shape[-1]
+                whole = torch.nn.functional.pad(block, (0, short), value=fill)
+                parts = site.recipe.apply(whole, rows.next_ids[:0], ())
+                for number in numbers:
+                    part = parts[self._sites[number].part]
+                    self._hand_on(number, part, (0,), (len(part),), only=place)
+        for number in numbers:
+            self._came[number] = True
+
+    def _hand_on(
+        self,
+        number: int,
+        rows: torch.Tensor,
+        starts: Sequence[int],
+        counts: Sequence[int],
+        *,
+        only: int | None = None,
+    ) -> None:
+        """Cast rows to the stored dtype, bring them to the host and give them to the shard."""
+        examples = self._batch.numbers if only is None else (self._batch.numbers[only],)
+        stored = rows.detach().to(self._dtypes[number]).cpu().contiguous()
+        self._out.write(number, to_storage(stored), examples, starts, counts)
+        self._came[number] = True
+        self.n_bytes += sum(counts) * self._sites[number].spec.row_bytes
+
+
+def _tap(source: Source, sink: Sink) -> Tap:
+    return Tap(
+        module=source.module,
+        side=source.side if source.side != ATTENTION else "output",
+        element=source.element if source.side != ATTENTION else None,
+        call=source.call,
+        sink=sink,
+    )
+
+
+def _end_forward(tensor: torch.Tensor) -> None:
+    raise ForwardStopped
+
+
+def _each(
+    calls: Mapping[str, list[Callable[[AttentionCall], None]]],
+) -> dict[str, Callable[[AttentionCall], None]]:
+    def tell(listeners: list[Callable[[AttentionCall], None]], call: AttentionCall) -> None:
+        for listener in listeners:
+            listener(call)
+
+    return {path: partial(tell, listeners) for path, listeners in calls.items()}

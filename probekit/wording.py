@@ -1,0 +1,52 @@
+"""How values and alternatives are written in a message: on one line, and not too long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+
+def one_of(given: str, options: Sequence[str]) -> str:
+    """Name the alternatives, and the one that was probably meant."""
+    near = get_close_matches(given[:100], options, n=2, cutoff=0.54)  # fp16 finds float16
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{hint}expected one of {', '.join(options)}"
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value is a number, true and false included."""
+    return isinstance(value, int | float)
+
+
+def show(value: object) -> str:
+    """Write a value as YAML would, on one line and not too long."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, list | tuple):
+        return shorten(f"[{', '.join(map(show, value[:10]))}]")
+    if isinstance(value, Mapping):
+        pairs = [f"{key}: {show(value[key])}" for key in [*value][:10]]
+        return shorten(f"{{{', '.join(pairs)}}}")
+    return shorten(repr(value[:100] if isinstance(value, str) else value))
+
+
+def show_typed(value: object) -> str:
+    """Write a value and its kind: ``'a' (text)``."""
+    kinds = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a mapping",
+    }
+    if value is None or isinstance(value, bool):
+        return show(value)
+    return f"{show(value)} ({kinds.get(type(value), type(value).__name__)})"
+
+
+def shorten(text: str, n_chars: int = 60) -> str:
+    """Write text on one line, and no longer than so many characters."""
+    line = text if text.isprintable() else repr(text)[1:-1]
+    return line if len(line) <= n_chars else f"{line[: n_chars - 3]}..."
