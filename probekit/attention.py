@@ -46,6 +46,12 @@ class AttentionCall:
     output: torch.Tensor  # [batch, query, head, d_head]
     weights: torch.Tensor | None  # [batch, head, query, key], from kernels that show them (eager)
 
+    @property
+    def scaling(self) -> float:
+        """What the products of queries and keys are multiplied with."""
+        asked = self.options.get("scaling")
+        return float(self.query.shape[-1] ** -0.5 if asked is None else asked)
+
     def tensor(self, kind: str) -> torch.Tensor:
         """Give `q`, `k`, `v` or `z` of this call's tokens, `[batch, position, head, d_head]`."""
         if kind == "z":
@@ -99,9 +105,7 @@ class AttentionCall:
         groups = self.query.shape[1] // self.key.shape[1]
         query = self.query[example][list(heads)][:, queries].float()
         key = self.key[example][[h // groups for h in heads]][:, :n_keys].float()
-        scaling = self.options.get("scaling")
-        scores = query @ key.transpose(1, 2)
-        scores *= self.query.shape[-1] ** -0.5 if scaling is None else scaling
+        scores = query @ key.transpose(1, 2) * self.scaling
         if (cap := self.options.get("softcap")) is not None:
             scores = torch.tanh(scores / cap) * cap
         if (bias := self.options.get("position_bias")) is not None:

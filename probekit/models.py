@@ -67,13 +67,13 @@ def locate(name: str, where: str) -> Source:
                 f"expected {', '.join(f'sample:{s}' for s in SAMPLES)}"
             )
         return Source(place=str(resources.files("probekit.samples") / sample))
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ConfigError(f"{where}: there is no file {path.absolute()}")
         return Source(place=str(path.parent), gguf_file=path.name)
     if path.is_dir():
-        return Source(place=name)
+        return Source(place=str(path))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"{where}: there is no folder {path.absolute()}")
     return Source(place=name, on_hub=True)
@@ -139,12 +139,15 @@ def _override(found: Any, overrides: Any, config: ProbeConfig) -> Any:
     n_layers = values.get(found.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
     if kinds is not None and "layer_types" not in overrides and len(kinds) != n_layers:
         values["layer_types"] = kinds[:n_layers] if n_layers < len(kinds) else None
-    try:
-        return type(found).from_dict(values)
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        raise ConfigError(
-            f"{config.where('model.overrides')}: {found.model_type} does not take them: {error}"
-        ) from error
+    with _explained(config.where("model.overrides"), f"{found.model_type} does not take them"):
+        made = type(found).from_dict(values)
+    for key, value in overrides.items():
+        if getattr(made, key) != value:  # as with model_type, which is the class's own
+            raise ConfigError(
+                f"{config.where(f'model.overrides.{key}')}: cannot be changed: {found.model_type} "
+                f"keeps {getattr(made, key)!r}"
+            )
+    return made
 
 
 def model_class(hf_config: Any) -> Any:
@@ -162,11 +165,21 @@ def model_class(hf_config: Any) -> Any:
 
 
 def compute_dtype(model: ModelConfig, hf_config: Any) -> torch.dtype:
-    """Give the dtype a model runs in: as asked, or as its checkpoint says, or float32."""
+    """Give the dtype a model runs in: as asked, or as its checkpoint says, or float32.
+
+    Raises:
+        ConfigError: if the checkpoint says something else than a float.
+    """
     if model.dtype != "auto":
         return getattr(torch, model.dtype)  # type: ignore[no-any-return]
     found = hf_config.get_text_config().dtype or hf_config.dtype or torch.float32
-    return getattr(torch, found) if isinstance(found, str) else found
+    dtype = getattr(torch, found, None) if isinstance(found, str) else found
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(
+            f"model.dtype: the checkpoint of {model.name} is in {found}, in which nothing is "
+            "computed; set float32, bfloat16 or float16"
+        )
+    return dtype
 
 
 def compute_device(model: ModelConfig, where: str) -> torch.device:
@@ -245,9 +258,13 @@ def load_tokenizer(config: ProbeConfig) -> Any:
     source = locate(name, config.where(key))
     revision = config.model.revision if config.model.tokenizer is None else None
     with _explained(config.where(key), _no_tokenizer(name, source)):
-        return transformers.AutoTokenizer.from_pretrained(
+        found = transformers.AutoTokenizer.from_pretrained(
             source.place, trust_remote_code=False, **source.arguments(revision)
         )
+    # Where a folder has no tokenizer, some classes make one that knows nothing but special tokens.
+    if not set(found.get_vocab()) - set(found.all_special_tokens):
+        raise ConfigError(f"{config.where(key)}: {_no_tokenizer(name, source)}")
+    return found
 
 
 def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
@@ -266,8 +283,7 @@ def token_strings(tokenizer: Any) -> tuple[str, ...]:
     """Give every token as it reads inside a text: " Tokyo", with its space.
 
     Some tokenizers drop the space of a first token, so each is decoded behind another token and
-    that one's text is taken off again. NUL, a token of every byte-level vocabulary, reads "␀": a
-    string in HDF5 cannot hold it.
+    that one's text is taken off again.
     """
     size = len(tokenizer)
     lead = tokenizer.encode("a", add_special_tokens=False)[-1:]
@@ -277,7 +293,7 @@ def token_strings(tokenizer: Any) -> tuple[str, ...]:
     for begin in range(0, size, _PAIR_BATCH):
         pairs = [[*lead, token] for token in range(begin, min(size, begin + _PAIR_BATCH))]
         strings += [text.removeprefix(prefix) for text in tokenizer.batch_decode(pairs, **plain)]
-    return tuple(text.replace("\0", "␀") for text in strings)
+    return tuple(strings)
 
 
 @contextmanager
@@ -285,7 +301,8 @@ def _explained(where: str, hint: str) -> Iterator[None]:
     """Turn what transformers and the hub client raise on missing or foreign files into ours."""
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except Exception as error:
+        # Readers of damaged files raise whatever they stumble on, down to struct.error.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{where}: {hint or 'the model cannot be built'} ({reason})") from error
 
@@ -308,7 +325,10 @@ def _out_of_reach(model: ModelConfig, source: Source) -> str:
 
 def _no_tokenizer(name: str, source: Source) -> str:
     if not source.on_hub:
-        return f"there is no tokenizer in {source.place}"
+        return (
+            f"there is no tokenizer in {source.place}: set model.tokenizer to another folder or to "
+            "sample:tiny-gpt2, or use inputs.random, which needs none"
+        )
     reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
     return (
         f"the tokenizer of {name} cannot be had{reach}: set model.tokenizer to a local folder "

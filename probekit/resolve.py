@@ -198,7 +198,7 @@ class Resolver:
                     portable=portable,
                     module_class=self._skeleton.modules[found.module],
                     probe=number,
-                    details=_details(probe, recipe),
+                    details={**_details(probe, recipe), **found.details},
                 ),
                 source=found.source,
                 choice=choice,

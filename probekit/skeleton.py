@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.initialization import no_init_weights
 
 from probekit.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.errors import PlanError
@@ -61,6 +62,7 @@ class AttentionShape:
     d_qk: int  # of a query's or key's head
     d_v: int  # of a value's head
     dtype: str
+    scaling: float  # of the products of queries and keys
     unknown: tuple[str, ...]  # arguments that might change the scores in a way we do not know
 
 
@@ -117,7 +119,11 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
         head = model.get_output_embeddings()
         heads = [path for path, module in model.named_modules() if module is head]
     first, second = passes
-    assert len(first) == len(second), "the same modules run whatever the batch"
+    if [_outline(call) for call in first] != [_outline(call) for call in second]:
+        raise PlanError(
+            f"model.name: {kind.__name__} runs other modules on longer texts, so it cannot be "
+            "planned"
+        )
     whole, *calls = (_compare(a, b) for a, b in zip(first, second, strict=True))
     return Skeleton(
         hf_config=hf_config,
@@ -135,7 +141,9 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
 def _build(kind: Any, hf_config: Any, dtype: torch.dtype, kernel: dict[str, str]) -> Any:
     # Mixture-of-experts kernels refuse fake float32; "batched_mm" has the same shapes outside.
     # The config is copied, since a model writes its kernels into the one it is given.
-    model = kind._from_config(copy.deepcopy(hf_config), dtype=dtype, **kernel).eval()
+    # Weights are not drawn: some ways of drawing them (Gemma 3's vision tower) look at the values.
+    with no_init_weights():
+        model = kind._from_config(copy.deepcopy(hf_config), dtype=dtype, **kernel).eval()
     if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
         model.set_experts_implementation("batched_mm")
     return model
@@ -206,6 +214,7 @@ def _observe_attention(model: torch.nn.Module) -> dict[str, AttentionShape]:
             d_qk=call.query.shape[-1],
             d_v=call.output.shape[-1],
             dtype=str(call.query.dtype).removeprefix("torch."),
+            scaling=call.scaling,
             unknown=_unknown_options(call),
         )
 
@@ -249,8 +258,13 @@ def _slot(tensor: torch.Tensor, index: int | None, key: str | None) -> Slot:
     return Slot(index=index, key=key, axes=tuple(tensor.shape), dtype=dtype)
 
 
+def _outline(call: Call) -> tuple[Any, ...]:
+    """Say what of a call must be the same in every forward pass: all but the sizes."""
+    slots = [(s.index, s.key, s.dtype) for s in (*call.inputs, *call.outputs)]
+    return call.module, call.number, call.entered, call.left, slots
+
+
 def _compare(first: Call, second: Call) -> Call:
-    assert first.module == second.module, "the same modules run whatever the batch"
     return replace(
         first,
         inputs=_compare_slots(first.inputs, second.inputs),

@@ -6,8 +6,9 @@ of a tensor is what, or why it cannot be recorded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from probekit import families, schema
 from probekit.attention import KERNELS
@@ -50,6 +51,7 @@ class Found:
     row_shape: tuple[int, ...]
     dtype: str
     is_logits: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)  # more attributes of the site
 
     @property
     def name(self) -> str:
@@ -184,7 +186,8 @@ def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found
         return _shown_weights(skeleton, module, kind, n_keys)
     if kind in BLOCK_KINDS:
         _check_scores(shape, module, kind)
-        return _block(module, kind, shape.n_heads, shape.dtype, n_keys)
+        block = _block(module, kind, shape.n_heads, shape.dtype, n_keys)
+        return replace(block, details={"scaling": shape.scaling})
     n_heads = shape.n_kv_heads if kind in ("k", "v") else shape.n_heads
     d_head = shape.d_qk if kind in ("q", "k") else shape.d_v
     return Found(
@@ -201,6 +204,7 @@ def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found
         axes=("kv_head" if kind in ("k", "v") else "head", "d_head"),
         row_shape=(n_heads, d_head),
         dtype=shape.dtype,
+        details={"scaling": shape.scaling} if kind in ("q", "k") else {},
     )
 
 

@@ -22,6 +22,7 @@ from probekit.errors import StoreError
 from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
 from probekit.mapped import MappedRows, dataset_in, file_maps, open_file
+from probekit.predictions import NextTokens, next_tokens
 from probekit.schema import ALL_TOKENS, INDEX_FILE, PER_EXAMPLE, Execution
 
 if TYPE_CHECKING:
@@ -71,6 +72,12 @@ class Example:
     n_tokens: int
     token_ids: Array  # int32 [token]
     tokens: tuple[str, ...]  # the tokens as strings
+    n_generated: int  # of them, how many the model said itself: the last ones
+
+    @property
+    def completion(self) -> str:
+        """What the model said itself; empty where it was not asked to generate."""
+        return "".join(self.tokens[self.n_tokens - self.n_generated :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +89,7 @@ class Token:
     text: str
     position: int  # in its example, from 0
     example: int
+    step: int  # 0 for a text's own token, 1, 2, ... for generated ones
 
 
 class Trace:
@@ -210,11 +218,32 @@ class Trace:
         words[token.position] = f"«{words[token.position]}»"
         return "".join(words[max(0, token.position - before) : token.position + after + 1])
 
+    def next_tokens(self, example: int, position: int = -1, *, k: int = 5) -> NextTokens:
+        """Give what the model would have said next.
+
+        Args:
+            example: number of the example.
+            position: after which of its tokens; -1 is the last.
+            k: how many candidates, at most as many as were recorded.
+
+        Raises:
+            StoreError: if neither logits nor `top_k` were recorded there.
+
+        Example:
+            >>> print(trace.next_tokens(0))
+            ' Tokyo' 99.1%, ' Paris' 0.2%, others 0.7%
+        """
+        return next_tokens(self, example, position, k)
+
     def rows_of_choice(self, choice: str) -> MappedRows:
         """Give, for every row of a choice of positions, its token row."""
         if choice not in self._choices:
             self._choices[choice] = self._table(f"rows/{choice}", less=self._first_token)
         return self._choices[choice]
+
+    def _has(self, name: str) -> bool:
+        with open_file(self._file) as file:
+            return name in file
 
     def _table(self, name: str, *, less: int = 0) -> MappedRows:
         with open_file(self._file) as file:
@@ -295,12 +324,20 @@ class Site:
         return self._data.raw(key)
 
     def example(self, number: int) -> Array:
-        """Give the rows of one example, `[token, ...]`; a site with one row an example gives it."""
+        """Give the rows of one example.
+
+        Returns:
+            `[token, ...]`; `[head, query, key]` for attention, keys as many as the example has
+            tokens; the one row where the site has one row an example.
+        """
         number = self._trace.examples.number(number)
         if self.rows == PER_EXAMPLE:
             row: Array = self[number]
             return row
         rows: Array = self[self._rows_of(number)]
+        if self.axes == ("token", "head", "key"):
+            _, n_tokens = self._trace.examples.extent(number)
+            rows = rows[:, :, :n_tokens].swapaxes(0, 1)
         return rows
 
     def token_rows(self) -> Array:
@@ -370,6 +407,7 @@ class Examples(Sequence[Example]):
             n_tokens=n_tokens,
             token_ids=ids,
             tokens=tuple(self._trace.token_text(int(i)) for i in ids),
+            n_generated=int(np.count_nonzero(self._trace.tokens.step[first : first + n_tokens])),
         )
 
     def number(self, number: int) -> int:
@@ -423,6 +461,7 @@ class Tokens(Sequence[Token]):
             text=self._trace.token_text(token_id),
             position=int(self.position[row]),
             example=int(self.example[row]),
+            step=int(self.step[row]),
         )
 
     @cached_property
@@ -439,6 +478,13 @@ class Tokens(Sequence[Token]):
     def example(self) -> MappedRows:
         """Number of the token's example, int64 `[token]`."""
         return self._trace._table("tokens/example", less=self._trace._first_example)
+
+    @cached_property
+    def step(self) -> MappedRows | Array:
+        """0 for a text's own tokens, 1, 2, ... for generated ones, int32 `[token]`."""
+        if self._trace._has("tokens/step"):
+            return self._trace._table("tokens/step")
+        return np.broadcast_to(np.int32(0), (len(self),))
 
 
 def _site_names(file: h5py.File) -> tuple[str, ...]:

@@ -118,7 +118,9 @@ def test_bfloat16_reads_back_as_the_same_torch_tensor(captured_bfloat16):
 
 def test_token_ids_stay_integers(captured):
     ids = [n for n in captured.names if captured.padded(n).dtype == torch.int64]
-    assert any(n.endswith("embed_tokens/input") or n.endswith(("wte/input", "embed_in/input")) for n in ids)
+    assert any(
+        n.endswith("embed_tokens/input") or n.endswith(("wte/input", "embed_in/input")) for n in ids
+    )
     for name in ids:
         assert by_hand.numbers(captured.index, name).dtype == np.int64
 
@@ -126,7 +128,9 @@ def test_token_ids_stay_integers(captured):
 def test_rows_stand_in_example_order_whatever_the_batches(captured):
     with h5py.File(captured.index, "r") as file:
         assert file["tokens/id"][:].tolist() == [t for ids in EXAMPLES for t in ids]
-        assert file["tokens/position"][:].tolist() == [p for ids in EXAMPLES for p in range(len(ids))]
+        assert file["tokens/position"][:].tolist() == [
+            p for ids in EXAMPLES for p in range(len(ids))
+        ]
         examples = [number for number, ids in enumerate(EXAMPLES) for _ in ids]
         assert file["tokens/example"][:].tolist() == examples
         assert file["examples/n_tokens"][:].tolist() == [len(ids) for ids in EXAMPLES]
@@ -205,7 +209,9 @@ def test_several_choices_of_positions_live_in_one_trace(gpt2, gpt2_rows, tmp_pat
     folder = tmp_path / "trace"
     probekit.run(by_hand.config(gpt2, folder, probes=probes))
     ends = np.cumsum([len(ids) for ids in EXAMPLES])
-    middle = [t for end, ids in zip(ends, EXAMPLES, strict=True) for t in range(end)[-len(ids) :][1:3]]
+    middle = [
+        t for end, ids in zip(ends, EXAMPLES, strict=True) for t in range(end)[-len(ids) :][1:3]
+    ]
     for layer, rows in enumerate((ends - 1, slice(None), middle)):
         name = f"transformer.h.{layer}/output"
         expected = gpt2_rows(name)[rows]
@@ -250,7 +256,9 @@ def test_a_value_is_taken_before_the_model_changes_it_in_place(gpt2, tmp_path, m
         name = f"transformer.h.0.mlp.{name}"
         stored = by_hand.numbers(tmp_path / "trace" / "trace.h5", name)
         np.testing.assert_array_equal(stored, rows(name).numpy(), err_msg=name)
-    assert not torch.equal(*(rows(f"transformer.h.0.mlp.{n}/output") for n in ("c_proj", "dropout")))
+    assert not torch.equal(
+        *(rows(f"transformer.h.0.mlp.{n}/output") for n in ("c_proj", "dropout"))
+    )
 
 
 # --- planned: the bytes are known beforehand
@@ -509,7 +517,9 @@ def test_a_changed_config_is_refused_and_nothing_is_lost(gpt2, tmp_path, change,
     probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
     before = by_hand.fingerprint(tmp_path / "t" / "trace.h5")
     changed = by_hand.config(gpt2, tmp_path / "t", **{"probes": MLP, **change})
-    with pytest.raises(StoreError, match=rf"holds another run \(differs in: {differs}\).*overwrite"):
+    with pytest.raises(
+        StoreError, match=rf"holds another run \(differs in: {differs}\).*overwrite"
+    ):
         probekit.run(changed)
     assert by_hand.fingerprint(tmp_path / "t" / "trace.h5") == before
     trace = probekit.run(changed, overwrite=True)
@@ -584,7 +594,9 @@ def test_a_loaded_model_that_is_not_the_planned_one_is_refused(gpt2, tmp_path, m
         model.transformer.h[0].mlp.act = torch.nn.ReLU()
 
     alter_loaded_model(monkeypatch, swap)
-    with pytest.raises(CaptureError, match=r"not the planned one.*transformer.h.0.mlp.act \(ReLU\)"):
+    with pytest.raises(
+        CaptureError, match=r"not the planned one.*transformer.h.0.mlp.act \(ReLU\)"
+    ):
         probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
 
 
