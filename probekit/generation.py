@@ -124,6 +124,8 @@ class _Pass:
         self._n_forwards = 0
         self._logprobs: torch.Tensor | None = None  # of the token to come, [batch, d_vocab]
         self._eos = _eos_ids(walk.model)
+        head = walk.plan.skeleton.head
+        self._needs_logits = any(s.source.module in ("", head) for s in walk.plan.sites)
 
     def tokens(self) -> list[Array]:
         """Give each example's tokens, prompt first, int32."""
@@ -183,11 +185,13 @@ class _Pass:
         made = []
         for example in self._examples:
             generator = torch.Generator()
-            generator.manual_seed((self.settings.seed << 32) + example)
+            # torch takes only 32 bits of a seed on the CPU, so the two numbers are mixed first.
+            mixed = np.random.SeedSequence((self.settings.seed, example)).generate_state(1)
+            generator.manual_seed(int(mixed[0]))
             made.append(generator)
         return made
 
-    def _begin(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+    def _begin(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         """Before a forward pass: say which rows it gives."""
         ids = kwargs["input_ids"].cpu().numpy()
         prefill = self._n_forwards == 0
@@ -202,6 +206,9 @@ class _Pass:
         if self._out is not None:
             self._walk.receiver.expect(self._batch(ids, alive, n_keys, prefill), self._out)
         self._clock = time.perf_counter()
+        # generate asks for the last position's logits alone; a probe on them wants every row.
+        keep = {"logits_to_keep": 0} if self._needs_logits and "logits_to_keep" in kwargs else {}
+        return args, {**kwargs, **keep}
 
     def _batch(self, ids: Array, alive: Array, n_keys: int, prefill: bool) -> Batch:
         n_batch, width = ids.shape

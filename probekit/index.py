@@ -5,6 +5,7 @@ Knows sealed shards and how they line up; every large dataset stays where it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from probekit import schema
 from probekit.mapped import open_file
 from probekit.schema import INDEX_FILE, Execution, ShardSpec, SiteSpec
 from probekit.writer import LIBVER, fsync
+
+SUMMED = "generate_"  # attributes of a shard that the index adds up begin so
 
 
 def build_index(
@@ -84,9 +87,12 @@ def _link(
 
 def _merge_execution(file: h5py.File, folder: Path, shards: Sequence[ShardSpec]) -> None:
     parts = []
+    sums: Counter[str] = Counter()  # seconds of generating, and the like
     for shard in shards:
         with open_file(folder / shard.file) as source:
             parts.append(schema.read_execution(source))
+            sums.update({k: v.item() for k, v in source.attrs.items() if k.startswith(SUMMED)})
+    file.attrs.update(sums)
     recorded = [part for part in parts if part is not None]
     if recorded:
         schema.write_execution(file, merge_executions(recorded))

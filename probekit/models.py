@@ -126,6 +126,7 @@ def _override(found: Any, overrides: Any, config: ProbeConfig) -> Any:
     if not overrides:
         return found
     values = found.to_dict()
+    values.pop("model_type", None)  # says which class this is; it is no setting
     for key, value in overrides.items():
         own = found.attribute_map.get(key, key)  # num_hidden_layers is n_layer on GPT-2
         if own not in values:
@@ -140,14 +141,7 @@ def _override(found: Any, overrides: Any, config: ProbeConfig) -> Any:
     if kinds is not None and "layer_types" not in overrides and len(kinds) != n_layers:
         values["layer_types"] = kinds[:n_layers] if n_layers < len(kinds) else None
     with _explained(config.where("model.overrides"), f"{found.model_type} does not take them"):
-        made = type(found).from_dict(values)
-    for key, value in overrides.items():
-        if getattr(made, key) != value:  # as with model_type, which is the class's own
-            raise ConfigError(
-                f"{config.where(f'model.overrides.{key}')}: cannot be changed: {found.model_type} "
-                f"keeps {getattr(made, key)!r}"
-            )
-    return made
+        return type(found).from_dict(values)
 
 
 def model_class(hf_config: Any) -> Any:
@@ -229,6 +223,7 @@ def load_model(
                 dtype=dtype,
                 use_safetensors=source.gguf_file is None,
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
                 **kernel,
                 **source.arguments(model.revision),
@@ -238,7 +233,9 @@ def load_model(
 
 
 def _refuse_holes(report: Any, where: str, name: str) -> None:
-    holes = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
+    sizes = sorted(report["mismatched_keys"])
+    holes = sorted(report["missing_keys"])
+    holes += [f"{key}, {list(there)} instead of {list(asked)}" for key, there, asked in sizes]
     if holes:
         raise ConfigError(
             f"{where}: the checkpoint of {name} has no fitting weights for {len(holes)} parameters "
@@ -303,8 +300,16 @@ def _explained(where: str, hint: str) -> Iterator[None]:
         yield
     except Exception as error:
         # Readers of damaged files raise whatever they stumble on, down to struct.error.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{where}: {hint or 'the model cannot be built'} ({reason})") from error
+        raise ConfigError(
+            f"{where}: {hint or 'the model cannot be built'} ({_short(error)})"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    """Give the first line of a message, and the next where that one only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = lines[:2] if lines and lines[0].endswith(":") else lines[:1]
+    return " ".join(lines) or type(error).__name__
 
 
 def _out_of_reach(model: ModelConfig, source: Source) -> str:

@@ -289,7 +289,9 @@ def _after(found: Found, recipe: Recipe) -> tuple[tuple[str, ...], tuple[torch.T
     try:
         parts = recipe.apply(rows, torch.zeros(3, dtype=torch.long), (1, 2))
     except einops.EinopsError as error:
-        raise PlanError(f"{found.name}: einops: {error}") from error
+        reason = str(error).strip().splitlines()[-1].strip()
+        shape = ", ".join(str(size) for size in found.row_shape)
+        raise PlanError(f"{found.name}: einops on rows of [{shape}]: {reason}") from error
     axes = found.axes
     if recipe.einops is not None:
         axes = right_axes(recipe.einops.pattern)[1:]

@@ -108,10 +108,10 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
             passes = [_observe(model, *size) for size in (_FIRST, _SECOND)]
         except Exception as error:
             # Whatever a model's own code raises when it is given nothing but tokens.
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise PlanError(
-                f"model.name: {kind.__name__} does not run on token ids alone, so it cannot be "
-                f"planned: {reason}"
+                f"model.name: {kind.__name__} cannot be built and run on token ids alone, so it "
+                f"cannot be planned: {type(error).__name__}: {reason}"
             ) from error
         n_parameters = sum(p.numel() for p in model.parameters())
         modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
@@ -144,6 +144,7 @@ def _build(kind: Any, hf_config: Any, dtype: torch.dtype, kernel: dict[str, str]
     # Weights are not drawn: some ways of drawing them (Gemma 3's vision tower) look at the values.
     with no_init_weights():
         model = kind._from_config(copy.deepcopy(hf_config), dtype=dtype, **kernel).eval()
+    model.tie_weights()  # which drawing them would have done
     if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
         model.set_experts_implementation("batched_mm")
     return model
