@@ -78,14 +78,19 @@ __all__ = [
 ]
 
 
-def _exactly_one(*keys: str, without: Mapping[str, tuple[str, ...]] | None = None) -> Any:
-    """Say in JSON Schema that one of these keys is there and not null."""
+def _exactly_one(*keys: str, beside: Mapping[str, dict[str, Any]] | None = None) -> Any:
+    """Say in JSON Schema that one of these keys is there and not null, and what goes beside it."""
 
     def branch(key: str) -> dict[str, Any]:
-        absent = dict.fromkeys((without or {}).get(key, ()), False)
-        return {"required": [key], "properties": {key: {"not": {"type": "null"}}} | absent}
+        others = (beside or {}).get(key, {})
+        return {"required": [key], "properties": {key: {"not": {"type": "null"}}} | others}
 
     return {"oneOf": [branch(key) for key in keys]}
+
+
+def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
+    enum = {"enum": list(words)}
+    return {"anyOf": [enum, {"type": "array", "items": enum}]}
 
 
 class _Part(BaseModel):
@@ -210,8 +215,11 @@ class EinopsConfig(_Part):
 
     model_config = ConfigDict(
         extra="allow",
-        json_schema_extra=_exactly_one("rearrange", "reduce")
-        | {"additionalProperties": {"type": "integer", "minimum": 1}},
+        json_schema_extra={
+            **_exactly_one("rearrange", "reduce"),
+            "dependentRequired": {"reduce": ["op"], "op": ["reduce"]},
+            "additionalProperties": {"type": "integer", "minimum": 1},
+        },
     )
     __pydantic_extra__: dict[str, Count] = Field(init=False)
 
@@ -236,7 +244,11 @@ class EinopsConfig(_Part):
 class ProbeRule(_Part):
     """One probe: which places, and what to record of them."""
 
-    model_config = ConfigDict(json_schema_extra=_exactly_one("modules", "sites"))
+    model_config = ConfigDict(
+        json_schema_extra=_exactly_one(
+            "modules", "sites", beside={"sites": {"record": _one_or_some(_DERIVED)}}
+        )
+    )
 
     modules: Patterns | None = Field(
         None, description="Patterns of module paths, e.g. transformer.h.*.mlp.act."

@@ -47,8 +47,11 @@ class HookManager:
         self._taps = tuple(taps)
         self._calls: Counter[tuple[str, str]] = Counter()
         self._stack = ExitStack()
+        self._attached = False
 
     def __enter__(self) -> Self:
+        if self._attached:
+            raise CaptureError("these hooks are attached already; leave the block first")
         with ExitStack() as stack:
             if any(tap.call is not None for tap in self._taps):
                 begin = self._model.register_forward_pre_hook(self._begin)
@@ -63,6 +66,7 @@ class HookManager:
                     handle = module.register_forward_hook(self._on_output(path, taps))
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
+        self._attached = True
         return self
 
     def __exit__(
@@ -71,6 +75,7 @@ class HookManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._attached = False
         self._stack.close()
 
     def _begin(self, module: torch.nn.Module, args: Any) -> None:

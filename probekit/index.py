@@ -19,6 +19,7 @@ from probekit.mapped import open_file
 from probekit.schema import INDEX_FILE, Execution, ShardSpec, SiteSpec
 from probekit.writer import LIBVER, fsync
 
+_OF_THE_MODEL = ("attention", "device")  # attributes known only once weights are loaded
 SUMMED = "generate_"  # attributes of a shard that the index adds up begin so
 
 
@@ -37,6 +38,7 @@ def build_index(
             file.attrs.update(attributes)
             file.attrs["n_shards"] = len(shards)
             with open_file(folder / shards[0].file) as first:
+                file.attrs.update({k: first.attrs[k] for k in _OF_THE_MODEL if k in first.attrs})
                 _link_tables(file, first, shards)
                 for spec in sites:
                     path = schema.site_path(spec)

@@ -86,6 +86,8 @@ def show_plan(plan: Plan) -> None:
         f"total {total_text} ({human_bytes(plan.token_bytes)} a token), "
         f"{human_bytes(plan.free_bytes)} free at {plan.config.store.path}"
     )
+    if plan.stop is not None:
+        out.print(f"each forward pass ends at {plan.stop.module}: nothing later is asked for")
     for note in plan.notes:
         out.print(f"[yellow]note:[/] {note}", soft_wrap=True)
 
@@ -97,7 +99,7 @@ def show_info(info: dict[str, Any]) -> None:
     out.print(
         f"{made.get('model_name')} ({made.get('model_class')}, {made.get('n_parameters', 0):,} "
         f"parameters, {made.get('model_weights')} weights) in {made.get('dtype')}, "
-        f"seed {made.get('seed')}"
+        f"attention {made.get('attention')}, on {made.get('device')}, seed {made.get('seed')}"
     )
     versions = [
         f"{name} {made[f'{name}_version']}"
@@ -122,6 +124,16 @@ def show_info(info: dict[str, Any]) -> None:
             f"distinct order(s) in {execution['n_forwards']} forward passes, "
             f"{execution['seconds']:.2f} s"
         )
+    if "stopped_after" in made:
+        out.print(
+            f"each forward pass ended at {made['stopped_after']}: nothing later was asked for"
+        )
+    for how, key in (("with the cache", "generate_cached_s"), ("without", "generate_naive_s")):
+        if key in made:
+            out.print(f"generated {how} in {made[key]:.2f} s")
+    if "generate_compared" in made:
+        same, all_ = made["generate_same"], made["generate_compared"]
+        out.print(f"both ways gave the same tokens for {same} of {all_} examples")
 
 
 def show_modules(rows: list[dict[str, Any]]) -> None:

@@ -272,6 +272,8 @@ class Trace:
             there = ", ".join(sorted(self._portable)) or "none"
             return f"{self.path}: {name} was not recorded; portable names recorded: {there}"
         layers = sorted(k for k in self._portable[name] if k is not None)
+        if not layers:
+            return f"{self.path}: {name} lies outside the layers; leave layer={layer} out"
         return (
             f"{self.path}: {name} was recorded at layers {layers}; layer={layer} picks none of them"
         )

@@ -6,7 +6,6 @@ Nothing here imports probekit.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -327,5 +326,5 @@ def everything(file: Path) -> dict[str, Any]:
 
 def fingerprint(file: Path) -> tuple[int, int, bytes]:
     """Identify a file as it lies there: inode, time of the last change, bytes."""
-    stat = os.stat(file)
+    stat = file.stat()
     return stat.st_ino, stat.st_mtime_ns, file.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,8 @@ def test_bfloat16_reads_back_as_the_same_torch_tensor(captured_bfloat16):
 
 def test_token_ids_stay_integers(captured):
     ids = [n for n in captured.names if captured.padded(n).dtype == torch.int64]
-    assert any(
-        n.endswith("embed_tokens/input") or n.endswith(("wte/input", "embed_in/input")) for n in ids
-    )
+    embeddings = ("wte/input", "embed_tokens/input", "embed_in/input")
+    assert any(name.endswith(embeddings) for name in ids)
     for name in ids:
         assert by_hand.numbers(captured.index, name).dtype == np.int64
 
@@ -385,13 +385,13 @@ def test_without_execution_order_there_is_none(gpt2, tmp_path):
     with h5py.File(tmp_path / "t" / "trace.h5", "r") as file:
         assert "execution" not in file
     with pytest.raises(StoreError, match="execution_order: true"):
-        trace.execution_order
+        trace.execution_order  # noqa: B018
 
 
 # --- a run that was cut short goes on
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818
     """What cuts a run short."""
 
 
@@ -608,7 +608,7 @@ def test_progress_counts_examples_tokens_and_bytes(gpt2, tmp_path):
     assert [p.tokens for p in seen] == [26, 47, 49]
     assert {p.n_examples for p in seen} == {6}
     assert seen[-1].n_bytes == probekit.plan(config).to_json()["total_bytes"]
-    assert all(a.seconds < b.seconds for a, b in zip(seen, seen[1:], strict=False))
+    assert all(a.seconds < b.seconds for a, b in pairwise(seen))
 
 
 def test_the_plan_is_shown_before_the_model_loads(gpt2, tmp_path, monkeypatch):

@@ -111,9 +111,16 @@ def test_a_minimal_config_has_every_default(tmp_path: Path) -> None:
                 "record": ("output",),
                 "layers": "all",
                 "positions": "all",
+                "heads": None,
+                "neurons": None,
+                "einops": None,
+                "pool": None,
+                "k": 5,
             },
         ),
         "execution_order": False,
+        "generate": None,
+        "early_stop": True,
         "store": {
             "path": "runs/a",
             "dtype": "auto",
@@ -319,7 +326,39 @@ MISTAKES = [
         "resid_post or",
     ),
     ("  - modules:", "  - sites: z\n    modules:", "6: probes[0].sites", "given modules and sites"),
-    ("  - modules:", "  - record: z\n    sites: z #", "6: probes[0].record", "with modules only"),
+    ("  - modules:", "  - record: z\n    sites: z #", "6: probes[0].record", "go with sites"),
+    ("  - modules:", "  - heads: a\n    modules:", "6: probes[0].heads", "expected a whole number"),
+    ("  - modules:", "  - heads: [1, 1]\n    modules:", "6: probes[0].heads", "stands there twice"),
+    ("  - modules:", "  - neurons: 1.5\n    modules:", "6: probes[0].neurons", "whole number"),
+    ("  - modules:", "  - k: 0\n    modules:", "6: probes[0].k", "at least 1"),
+    ("  - modules:", "  - pool: median\n    modules:", "6: probes[0].pool", "mean, max"),
+    ("  - modules:", "  - einops: {}\n    modules:", "6: probes[0].einops", "rearrange, reduce"),
+    (
+        "  - modules:",
+        "  - einops: {reduce: t d -> t}\n    modules:",
+        "6: probes[0].einops",
+        "expected op: mean, max, sum or norm",
+    ),
+    (
+        "  - modules:",
+        "  - einops: {rearrange: t d -> t d, head: two}\n    modules:",
+        "6: probes[0].einops.head",
+        "whole number",
+    ),
+    ("probes:", "generate: {}\nprobes:", "5: generate.max_new_tokens", "missing"),
+    (
+        "probes:",
+        "generate: {max_new_tokens: 5, strategy: beam}\nprobes:",
+        "5: generate.strategy",
+        "greedy, sample",
+    ),
+    (
+        "probes:",
+        "generate: {max_new_tokens: 5, temperature: 0}\nprobes:",
+        "5: generate.temperature",
+        "0",
+    ),
+    ("probes:", "execution_order: some\nprobes:", "5: execution_order", "as_run"),
     (
         "  - modules:",
         "  - record: outptu\n    modules:",
@@ -935,9 +974,12 @@ def test_the_schema_describes_every_field() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     parts = [schema, *schema["$defs"].values()]
-    assert len(parts) == 7
+    assert len(parts) == 9
     for part in parts:
-        assert part["additionalProperties"] is False
+        sizes = {"minimum": 1, "type": "integer"}  # of an einops pattern are keys of their own
+        assert part["additionalProperties"] == (
+            sizes if "rearrange" in part["properties"] else False
+        )
         for field in part["properties"].values():
             assert field["title"]
             assert field["description"]

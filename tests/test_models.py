@@ -147,7 +147,7 @@ def test_a_tokenizer_out_of_reach_says_how_to_go_on():
     said = r"config: model.name: the tokenizer of gpt2 cannot be had.*out of reach.*model.tokenizer"
     with pytest.raises(ConfigError, match=said):
         models.load_tokenizer(config("gpt2", weights="random"))
-    with pytest.raises(ConfigError, match="config: model.tokenizer: the tokenizer of acme/words"):
+    with pytest.raises(ConfigError, match=r"config: model.tokenizer: the tokenizer of acme/words"):
         models.load_tokenizer(config("gpt2", tokenizer="acme/words"))
 
 
@@ -388,7 +388,7 @@ def test_pickled_weights_are_never_read(own_gpt2):
     (own_gpt2 / "model.safetensors").unlink()
     torch.save({"transformer.wte.weight": Bomb()}, own_gpt2 / "pytorch_model.bin")
     with pytest.raises(
-        ConfigError, match="cannot be loaded from .*no file named model.safetensors"
+        ConfigError, match=r"cannot be loaded from .*no file named model.safetensors"
     ):
         load(own_gpt2)
     assert not (own_gpt2 / "exploded").exists()
@@ -418,10 +418,8 @@ def test_code_in_a_tokenizers_folder_is_never_run(own_gpt2):
     settings["auto_map"] = {"AutoTokenizer": ["bomb.Bomb", "bomb.Bomb"]}
     settings["tokenizer_class"] = "Bomb"
     (words / "tokenizer_config.json").write_text(json.dumps(settings))
-    try:
+    with pytest.raises(ConfigError, match=r"there is no tokenizer in .*contains custom code"):
         models.load_tokenizer(config(own_gpt2, tokenizer=str(words)))
-    except ConfigError as error:
-        assert "there is no tokenizer" in str(error)
     assert not (words / "exploded").exists()
 
 
