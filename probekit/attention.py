@@ -84,7 +84,7 @@ class AttentionCall:
             `[query, head, key]`, in the dtype of the queries.
         """
         size = max(1, _BLOCK_BYTES // (4 * len(heads) * n_keys))
-        wanted = torch.as_tensor(queries, device=self.query.device)
+        wanted = torch.as_tensor(list(queries), device=self.query.device)
         for block in wanted.split(size):
             if kind == "pattern" and self.weights is not None:
                 rows = self.weights[example][list(heads)][:, block, :n_keys]
@@ -97,6 +97,27 @@ class AttentionCall:
                 fill = 0.0 if kind == "pattern" else -torch.inf
                 rows = torch.nn.functional.pad(rows, (forgotten, 0), value=fill)
             yield rows.transpose(0, 1).to(self.query.dtype)
+
+    def whole(self, kind: str) -> torch.Tensor:
+        """Give any kind for the whole call: `[batch, head, query, key]` for pattern and scores."""
+        if kind not in ("pattern", "scores"):
+            return self.tensor(kind)
+        n_batch, n_heads, n_queries, _ = self.query.shape
+        rows = [
+            torch.cat(
+                tuple(
+                    self.blocks(
+                        kind,
+                        example=example,
+                        heads=range(n_heads),
+                        queries=range(n_queries),
+                        n_keys=self.key.shape[2],
+                    )
+                )
+            )
+            for example in range(n_batch)
+        ]
+        return torch.stack(rows).transpose(1, 2)
 
     def _scores(
         self, example: int, heads: Sequence[int], queries: torch.Tensor, n_keys: int

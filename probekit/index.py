@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def _link(
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     begin = 0
     for shard, rows in zip(shards, n_rows, strict=True):
-        if rows:
+        if rows and prod(row_shape):
             space.select_hyperslab((begin, *(0 for _ in row_shape)), (rows, *row_shape))
             source = h5py.h5s.create_simple((rows, *row_shape))
             layout.set_virtual(space, shard.file.encode(), example.name.encode(), source)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -48,11 +48,17 @@ class Limits:
 
 
 class _Spool:
-    """Bytes in an unnamed temporary file: appended to, then mapped."""
+    """Bytes in an unnamed temporary file: appended to, then mapped; a map outlives the file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the map over it)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self._ends = array("q", [0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def append(self, data: bytes) -> None:
         self._file.write(data)
@@ -61,12 +67,11 @@ class _Spool:
     def mapped(self, dtype: str) -> tuple[Array, Array]:
         """Give all values, and where each appended piece ends, in values."""
         self._file.flush()
-        with self._file:  # the map keeps what it needs of it
-            width = np.dtype(dtype).itemsize
-            ends = np.array(self._ends, dtype=np.int64) // width
-            if not self._ends[-1]:
-                return np.empty(0, dtype=dtype), ends
-            return np.memmap(self._file, dtype=dtype, mode="r"), ends
+        width = np.dtype(dtype).itemsize
+        ends = np.array(self._ends, dtype=np.int64) // width
+        if not self._ends[-1]:
+            return np.empty(0, dtype=dtype), ends
+        return np.memmap(self._file, dtype=dtype, mode="r"), ends
 
 
 class Examples:
@@ -143,30 +148,30 @@ def read_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) ->
 def _tokenize(
     texts: Iterable[Text], encode: Encode, limits: Limits, config: ProbeConfig
 ) -> Examples:
-    tokens, bodies, ids = _Spool(), _Spool(), _Spool()
-    faults: list[Fault] = []
-    n_truncated = 0
-    rest = iter(texts)
-    while group := list(islice(rest, _TOKENIZED_AT_ONCE)):
-        if unfit := [fault for text in group if (fault := _unfit(text)) is not None]:
-            raise ConfigError.of((faults + unfit)[:_FAULTS_SHOWN])
-        for text, found in zip(group, encode([t.text for t in group]), strict=True):
-            fault = _fault(text, found, limits)
-            if fault is not None:
-                faults.append(fault)
-                if len(faults) == _FAULTS_SHOWN:
-                    raise ConfigError.of(faults)
-                continue
-            n_truncated += limits.n_tokens is not None and len(found) > limits.n_tokens
-            tokens.append(np.array(found[: limits.n_tokens], dtype="<i4").tobytes())
-            bodies.append(text.text.encode())
-            ids.append(text.id.encode())
-    if faults:
-        raise ConfigError.of(faults)
-    examples = Examples(n_truncated=n_truncated, tokens=tokens, texts=bodies, ids=ids)
-    if not len(examples):
-        raise ConfigError(f"{config.where('inputs')}: there are no texts in it")
-    return examples
+    with _Spool() as tokens, _Spool() as bodies, _Spool() as ids:
+        faults: list[Fault] = []
+        n_truncated = 0
+        rest = iter(texts)
+        while group := list(islice(rest, _TOKENIZED_AT_ONCE)):
+            if unfit := [fault for text in group if (fault := _unfit(text)) is not None]:
+                raise ConfigError.of((faults + unfit)[:_FAULTS_SHOWN])
+            for text, found in zip(group, encode([t.text for t in group]), strict=True):
+                fault = _fault(text, found, limits)
+                if fault is not None:
+                    faults.append(fault)
+                    if len(faults) == _FAULTS_SHOWN:
+                        raise ConfigError.of(faults)
+                    continue
+                n_truncated += limits.n_tokens is not None and len(found) > limits.n_tokens
+                tokens.append(np.array(found[: limits.n_tokens], dtype="<i4").tobytes())
+                bodies.append(text.text.encode())
+                ids.append(text.id.encode())
+        if faults:
+            raise ConfigError.of(faults)
+        examples = Examples(n_truncated=n_truncated, tokens=tokens, texts=bodies, ids=ids)
+        if not len(examples):
+            raise ConfigError(f"{config.where('inputs')}: there are no texts in it")
+        return examples
 
 
 def _unfit(text: Text) -> Fault | None:
@@ -209,13 +214,13 @@ def _random(wanted: RandomInputs, limits: Limits, config: ProbeConfig) -> Exampl
             f"the limit of {limits.n_tokens} (the model's context, or inputs.max_tokens)"
         )
     draw = np.random.default_rng(wanted.seed)
-    tokens, bodies, ids = _Spool(), _Spool(), _Spool()
-    for number in range(wanted.examples):
-        length = draw.integers(wanted.min_tokens, wanted.max_tokens, endpoint=True)
-        tokens.append(draw.integers(0, limits.d_vocab, size=length).astype("<i4").tobytes())
-        bodies.append(b"")
-        ids.append(f"random-{number}".encode())
-    return Examples(n_truncated=0, tokens=tokens, texts=bodies, ids=ids)
+    with _Spool() as tokens, _Spool() as bodies, _Spool() as ids:
+        for number in range(wanted.examples):
+            length = draw.integers(wanted.min_tokens, wanted.max_tokens, endpoint=True)
+            tokens.append(draw.integers(0, limits.d_vocab, size=length).astype("<i4").tobytes())
+            bodies.append(b"")
+            ids.append(f"random-{number}".encode())
+        return Examples(n_truncated=0, tokens=tokens, texts=bodies, ids=ids)
 
 
 def read_texts(config: ProbeConfig) -> Iterator[Text]:

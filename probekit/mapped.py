@@ -66,9 +66,8 @@ def dataset_in(file: h5py.File, name: str) -> h5py.Dataset:
     Raises:
         StoreError: if HDF5 would read it from another file: an external link, external storage.
     """
-    dataset = file[name]
-    if not isinstance(dataset, h5py.Dataset):
-        raise StoreError(f"{file.filename}: {name} is not a dataset")
+    if name not in file or not isinstance(dataset := file[name], h5py.Dataset):
+        raise StoreError(f"{file.filename}: there is no dataset {name} in it")
     if dataset.file.filename != file.filename or dataset.external:
         raise StoreError(f"{file.filename}: {name} points outside the trace")
     return dataset
@@ -188,7 +187,7 @@ class MappedRows:
             parts = parts[1:] if given == len(self.shape) else (slice(None), *parts)
         first, rest = (parts[0], parts[1:]) if parts else (slice(None), ())
         if isinstance(first, slice):
-            return first, () if rest == (Ellipsis,) else rest
+            return first, () if len(rest) == 1 and rest[0] is Ellipsis else rest
         if first is None or isinstance(first, bool | np.bool_):
             raise IndexError(f"{first} cannot pick rows; read them first: rows[:][{first}]")
         rows = np.asarray(first)
@@ -218,9 +217,9 @@ class MappedRows:
         return np.ndarray(shape, self.storage, self._maps(segment.file), offset)
 
     def _slice(self, rows: slice, rest: tuple[Any, ...]) -> Array:
-        begin, stop, step = rows.indices(len(self))
-        if step < 0:
-            return self._scattered(np.arange(begin, stop, step), rest)
+        span = range(len(self))[rows]
+        order = slice(None, None, -1 if span.step < 0 else 1)
+        begin, stop, step = span[order].start, span[order].stop, span[order].step
         # Several arrays inside of the rows may move the axis of the rows: join the pieces first.
         picks = [p for p in rest if not (p is None or p is Ellipsis or isinstance(p, slice))]
         early = () if len(picks) > 1 and any(np.ndim(p) for p in picks) else rest
@@ -235,10 +234,9 @@ class MappedRows:
                 piece = self._source(number)[first - segment.first_row : end - segment.first_row]
                 pieces.append(piece[(slice(None, None, step), *early)])
         if not pieces:
-            empty = np.empty((0, *self.shape[1:]), dtype=self.storage)
-            return empty[(slice(None), *rest)]
+            pieces.append(np.empty((0, *self.shape[1:]), dtype=self.storage)[(slice(None), *early)])
         whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-        return whole[(slice(None), *rest)] if rest and not early else whole
+        return whole[order] if early else whole[(order, *rest)]
 
     def _scattered(self, rows: Array, rest: tuple[Any, ...]) -> Array:
         if len(self._segments) == 1 and isinstance(source := self._source(0), np.ndarray):

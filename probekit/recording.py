@@ -5,20 +5,24 @@ Knows globs, portable names and hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import torch
 
 from probekit import families
+from probekit.attention import AttentionCall, AttentionTap, Listener
 from probekit.config import RecordKind
 from probekit.errors import CaptureError, Fault, PlanError
 from probekit.globs import match_paths, nearest
 from probekit.hooks import HookManager, Tap
+from probekit.sources import BLOCK_KINDS, HEAD_KINDS
 
-_SHOWN = 5
+ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
 
 
 def record(model: torch.nn.Module, patterns: str | Iterable[str]) -> Recording:
@@ -27,7 +31,7 @@ def record(model: torch.nn.Module, patterns: str | Iterable[str]) -> Recording:
     Args:
         model: any module; it is left as it was.
         patterns: globs over module paths, each with an optional record kind
-            (`"transformer.h.*.mlp.act"`, `"transformer.h.0/input"`), or portable names
+            (`"transformer.h.*.mlp.act"`, `"transformer.h.0.attn/pattern"`), or portable names
             (`"resid_post"`) where the model's family is known.
 
     Returns:
@@ -36,6 +40,7 @@ def record(model: torch.nn.Module, patterns: str | Iterable[str]) -> Recording:
 
     Raises:
         PlanError: if a pattern matches nothing, with the nearest module paths.
+        CaptureError: at the end of the block, if nothing that a pattern matches has run.
 
     Example:
         >>> with probekit.record(model, ["transformer.h.*.mlp.act"]) as rec:
@@ -43,7 +48,7 @@ def record(model: torch.nn.Module, patterns: str | Iterable[str]) -> Recording:
         >>> rec["transformer.h.0.mlp.act"].shape      # [batch, pos, d_mlp]
     """
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-    return Recording(model, _sites(model, wanted))
+    return Recording(model, _matched(model, wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +57,27 @@ class _Kept:
     version: int | None  # torch's count of in-place changes when the module gave it
 
 
+_Sites = dict[str, tuple[str, RecordKind]]  # by name: module path and kind
+
+
 class Recording:
     """What was recorded, by site name: `module` or `module/kind`."""
 
-    def __init__(self, model: torch.nn.Module, sites: dict[str, tuple[str, RecordKind]]) -> None:
-        self._sites = sites
-        self._calls: dict[str, list[_Kept]] = {name: [] for name in sites}
-        self._hooks = HookManager(model, [self._tap(name) for name in sites])
+    def __init__(self, model: torch.nn.Module, matched: Mapping[str, _Sites]) -> None:
+        self._matched = matched  # by pattern
+        self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
+        self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
+        inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
+        outside = [self._tap(name) for name in self._sites if name not in inside]
+        self._hooks = HookManager(model, outside)
+        self._attention = AttentionTap(model, self._listeners(inside))
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._hooks.__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(self._hooks)
+            stack.enter_context(self._attention)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -70,20 +86,26 @@ class Recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._hooks.__exit__(kind, error, trace)
-        silent = [name for name, calls in self._calls.items() if not calls]
+        self._stack.close()
+        # Of what a glob matches some may never run, as lists of modules do not; not all of it.
+        silent = [
+            pattern
+            for pattern, sites in self._matched.items()
+            if not any(self._calls[name] for name in sites)
+        ]
         if silent and error is None:
             raise CaptureError(
-                f"never ran inside the block: {', '.join(silent[:_SHOWN])}"
-                f"{f' and {len(silent) - _SHOWN} more' if len(silent) > _SHOWN else ''}; "
-                "ask for modules that the forward pass calls"
+                f"never ran inside the block: {', '.join(silent)}; "
+                "ask for modules that the forward pass calls (and for attention kinds, modules "
+                "that use transformers' attention interface)"
             )
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._sites)
+        """Give the names of the sites that have run."""
+        return (name for name, calls in self._calls.items() if calls)
 
     def __len__(self) -> int:
-        return len(self._sites)
+        return sum(1 for _ in self)
 
     def __getitem__(self, site: str) -> torch.Tensor:
         """Give the tensor of the site's last call, as the module made it."""
@@ -116,30 +138,40 @@ class Recording:
 
     def _tap(self, name: str) -> Tap:
         module, kind = self._sites[name]
-        calls = self._calls[name]
-
-        def keep(tensor: torch.Tensor) -> None:
-            if tensor.is_inference():  # has no count of changes, so only a copy is sure
-                calls.append(_Kept(tensor.clone(), None))
-            else:
-                calls.append(_Kept(tensor, tensor._version))
-
+        keep = partial(self._keep, name)
         return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=keep)
 
+    def _keep(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.is_inference():  # has no count of changes, so only a copy is sure
+            self._calls[name].append(_Kept(tensor.clone(), None))
+        else:
+            self._calls[name].append(_Kept(tensor, tensor._version))
 
-def _sites(model: torch.nn.Module, wanted: list[str]) -> dict[str, tuple[str, RecordKind]]:
+    def _listeners(self, inside: _Sites) -> dict[str, Listener]:
+        wanted: dict[str, list[tuple[str, str]]] = {}
+        for name, (module, kind) in inside.items():
+            wanted.setdefault(module, []).append((name, kind.name))
+
+        def keep(asked: list[tuple[str, str]], call: AttentionCall) -> None:
+            for name, kind in asked:
+                self._keep(name, call.whole(kind))
+
+        return {module: partial(keep, asked) for module, asked in wanted.items()}
+
+
+def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
     paths = tuple(path for path, _ in model.named_modules() if path)
-    sites: dict[str, tuple[str, RecordKind]] = {}
+    matched: dict[str, _Sites] = {}
     faults: list[Fault] = []
     for pattern in wanted:
         try:
-            for module, kind in _matches(model, pattern, paths):
-                sites[f"{module}/{kind}"] = (module, kind)
+            found = _matches(model, pattern, paths)
+            matched[pattern] = {f"{module}/{kind}": (module, kind) for module, kind in found}
         except PlanError as error:
             faults.append(Fault("record", str(error)))
     if faults:
         raise PlanError.of(faults)
-    return sites
+    return matched
 
 
 def _matches(
@@ -149,8 +181,11 @@ def _matches(
     kind = RecordKind.parse(given or "output")
     found = match_paths(glob, paths)
     if found:
-        if kind.name not in ("output", "input"):
-            raise PlanError(f"{pattern!r}: the record kind {kind.name} cannot be recorded yet")
+        if kind.name not in ("output", "input", *ATTENTION_KINDS):
+            raise PlanError(
+                f"{pattern!r}: {kind.name} is taken in runs of a config; here, take it of the "
+                "recorded logits"
+            )
         yield from ((path, kind) for path in found)
     elif not given and glob in families.PORTABLE_NAMES:
         places = families.places(getattr(model, "config", None), glob)

@@ -102,7 +102,7 @@ def keys(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
 
 def part_of(size: int) -> st.SearchStrategy[Any]:
     number = st.integers(-size - 1, size)  # some out of range
-    inside = st.integers(-size, size - 1) if size else st.nothing()
+    inside = st.integers(-size, size - 1) if size else number
     return st.one_of(
         number,
         number.map(np.int64),
@@ -122,8 +122,11 @@ def attempt(read: Callable[[], Any]) -> Any:
 
 
 def assert_same(found: Any, wanted: Any) -> None:
-    assert (found is IndexError) == (wanted is IndexError)
-    assert wanted is IndexError or same_bits(found, np.asarray(wanted))
+    if wanted is IndexError or found is IndexError:
+        # numpy forgives an index out of range where nothing is picked; we do not.
+        assert found is IndexError and (wanted is IndexError or not np.size(wanted))
+    else:
+        assert same_bits(found, np.asarray(wanted))
 
 
 @settings(max_examples=80, deadline=None)
@@ -963,7 +966,7 @@ def test_a_shard_without_a_site_is_named(tmp_path: Path) -> None:
     made = write_trace(tmp_path)
     with h5py.File(made.shards[2].file, "r+") as file:
         del file["sites/block.0.mlp"]
-    with pytest.raises(StoreError, match=r"shards/00002\.h5: cannot be read: .*block\.0\.mlp"):
+    with pytest.raises(StoreError, match=r"shards/00002\.h5: there is no dataset .*block\.0\.mlp"):
         probekit.open(tmp_path)["block.0.mlp"][:]
 
 
