@@ -40,14 +40,16 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
     """Capture: run the model and record what the config asks for; a cut-short run goes on."""
+    from probekit.config import load_config
+
+    read = load_config(config, overrides=settings or ())  # a typo is told before torch loads
     import probekit
     from probekit import terminal
 
     _calm_transformers()
     with terminal.progress(quiet=quiet) as watcher:
         trace = probekit.run(
-            config,
-            overrides=settings or (),
+            read,
             overwrite=overwrite,
             on_plan=None if quiet else lambda plan: _notes(plan.notes),
             on_progress=watcher,
@@ -60,11 +62,14 @@ def run(
 @app.command()
 def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False) -> None:
     """Say what a run would record and how large it would be; loads no weights."""
+    from probekit.config import load_config
+
+    read = load_config(config, overrides=settings or ())  # a typo is told before torch loads
     import probekit
     from probekit import terminal
 
     _calm_transformers()
-    found = probekit.plan(config, overrides=settings or ())
+    found = probekit.plan(read)
     _print_json(found.to_json()) if as_json else terminal.show_plan(found)
 
 
@@ -123,7 +128,7 @@ def _calm_transformers() -> None:
 def main() -> None:
     """Run the command line; an error of ours is one message on stderr and exit code 2."""
     try:
-        app()
+        app(prog_name="probekit")
     except ProbekitError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -289,7 +289,8 @@ def _csv(path: Path, field: str) -> Iterator[Text]:
                 )
             yield _row(row, field, where, number)
     except csv.Error as error:
-        raise ConfigError(f"{path}:{rows.line_num}: is not CSV: {error}") from error
+        line = rows.reader.line_num  # the other one is of the last row that was whole
+        raise ConfigError(f"{path}:{line}: is not CSV: {error}") from error
 
 
 def _parquet(path: Path, field: str) -> Iterator[Text]:

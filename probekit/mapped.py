@@ -53,7 +53,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
         # HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
         there = path.exists()
         reason = f"it is not whole HDF5: {error}" if there else "there is no such file"

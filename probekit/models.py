@@ -22,17 +22,19 @@ from urllib.parse import urlsplit
 
 import torch
 import transformers
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from probekit.config import ModelConfig, ProbeConfig
 from probekit.errors import ConfigError
 
 SAMPLES = ("tiny-gpt2",)
-BUNDLED = {  # architectures that build with no network, by the last part of the model's name
+BUNDLED = {  # architectures that build with no network, by the model's name in lower case
     "distilgpt2": "distilgpt2",
+    "distilbert/distilgpt2": "distilgpt2",
     "gpt2": "gpt2",
-    "phi-3-mini-4k-instruct": "phi-3-mini-4k-instruct",
+    "openai-community/gpt2": "gpt2",
+    "microsoft/phi-3-mini-4k-instruct": "phi-3-mini-4k-instruct",
 }
 _CONNECT_S = 3.0
 _PAIR_BATCH = 8192
@@ -110,16 +112,35 @@ def load_hf_config(config: ProbeConfig, *, bundled: bool = False) -> Any:
     """
     model, where = config.model, config.where("model.name")
     source = locate(model.name, where)
-    file = BUNDLED.get(model.name.rpartition("/")[2].lower())
-    if source.on_hub and file and (model.weights == "random" or (bundled and not hub_in_reach())):
-        text = (resources.files("probekit") / "architectures" / f"{file}.json").read_text()
-        found = transformers.AutoConfig.for_model(**json.loads(text))
+    file = BUNDLED.get(model.name.lower()) if source.on_hub else None
+    if file is not None and model.weights == "random":
+        found = _bundled(file)
     else:
-        with _explained(where, _out_of_reach(model, source)):
-            found = transformers.AutoConfig.from_pretrained(
-                source.place, trust_remote_code=False, **source.arguments(model.revision)
-            )
-    return _override(found, model.overrides, config)
+        try:
+            with _explained(where, _out_of_reach(model, source)):
+                found = transformers.AutoConfig.from_pretrained(
+                    source.place, trust_remote_code=False, **source.arguments(model.revision)
+                )
+        except ConfigError:
+            if file is None or not bundled or hub_in_reach():
+                raise
+            found = _bundled(file)
+    made = _override(found, model.overrides, config)
+    made._commit_hash = _commit(model, source)
+    return made
+
+
+def _bundled(file: str) -> Any:
+    text = (resources.files("probekit") / "architectures" / f"{file}.json").read_text()
+    return transformers.AutoConfig.for_model(**json.loads(text))
+
+
+def _commit(model: ModelConfig, source: Source) -> str | None:
+    """Give the commit of a hub model's config, off the path it has in the hub's cache."""
+    if not source.on_hub:
+        return None
+    found = try_to_load_from_cache(source.place, "config.json", revision=model.revision)
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _override(found: Any, overrides: Any, config: ProbeConfig) -> Any:
@@ -216,6 +237,8 @@ def load_model(
     else:
         where = config.where("model.name")
         source = locate(model.name, where)
+        # The very commit that was planned, and that a run which goes on must have.
+        revision = hf_config._commit_hash or model.revision
         with _explained(where, _out_of_reach(model, source)):
             loaded, report = kind.from_pretrained(
                 source.place,
@@ -226,7 +249,7 @@ def load_model(
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
                 **kernel,
-                **source.arguments(model.revision),
+                **source.arguments(revision),
             )
         _refuse_holes(report, where, model.name)
     return loaded.to(device).eval()
@@ -316,7 +339,7 @@ def _out_of_reach(model: ModelConfig, source: Source) -> str:
     if not source.on_hub:
         return f"{model.name} cannot be loaded from {source.gguf_file or source.place}"
     reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
-    known = model.name.rpartition("/")[2].lower() in BUNDLED
+    known = model.name.lower() in BUNDLED
     random = (
         "set model.weights: random for the same architecture with seeded random weights, or "
         if known

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from probekit import schema
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def summarize_trace(trace: Trace) -> dict[str, Any]:
 def _site(trace: Trace, name: str) -> dict[str, Any]:
     site = trace[name]
     known = schema.DTYPES.get(site.dtype)
-    itemsize = known.storage.itemsize if known else 0
+    itemsize = known.storage.itemsize if known else np.dtype(site.dtype).itemsize
     return {
         "name": name,
         "shape": list(site.shape),

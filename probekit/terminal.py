@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from probekit.summary import collapse
 
@@ -26,9 +27,13 @@ _WIDE = 200  # columns where there is no terminal to ask
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Give a console that never cuts text when its output goes into a file."""
+    """Give a console that never cuts text when its output goes into a file.
+
+    It prints text as it is: names and messages hold brackets that are no markup of rich's.
+    """
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else _WIDE, highlight=False)
+    width = None if stream.isatty() else _WIDE
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
 def human_bytes(n: float) -> str:
@@ -52,10 +57,8 @@ def show_plan(plan: Plan) -> None:
     """Print a plan."""
     out, known = console(), plan.examples is not None
     dtype = str(plan.dtype).removeprefix("torch.")
-    out.print(
-        f"[bold]{plan.config.model.name}[/]: {plan.skeleton.model_class}, "
-        f"{plan.skeleton.n_parameters:,} parameters, {dtype}"
-    )
+    about = f": {plan.skeleton.model_class}, {plan.skeleton.n_parameters:,} parameters, {dtype}"
+    out.print(Text.assemble((plan.config.model.name, "bold"), about))
     if plan.examples is not None:
         out.print(
             f"{len(plan.examples):,} examples, {plan.examples.total_tokens:,} tokens, "
@@ -89,13 +92,13 @@ def show_plan(plan: Plan) -> None:
     if plan.stop is not None:
         out.print(f"each forward pass ends at {plan.stop.module}: nothing later is asked for")
     for note in plan.notes:
-        out.print(f"[yellow]note:[/] {note}", soft_wrap=True)
+        out.print(Text.assemble(("note:", "yellow"), f" {note}"), soft_wrap=True)
 
 
 def show_info(info: dict[str, Any]) -> None:
     """Print what is in a trace."""
     out, made = console(), info["provenance"]
-    out.print(f"[bold]{info['path']}[/]")
+    out.print(info["path"], style="bold")
     out.print(
         f"{made.get('model_name')} ({made.get('model_class')}, {made.get('n_parameters', 0):,} "
         f"parameters, {made.get('model_weights')} weights) in {made.get('dtype')}, "
@@ -153,7 +156,7 @@ def show_modules(rows: list[dict[str, Any]]) -> None:
 
 def _shapes(slots: list[dict[str, Any]]) -> str:
     return " ".join(
-        f"{'' if s['key'] is None else s['key'] + '='}\\[{', '.join(map(str, s['axes']))}]"
+        f"{'' if s['key'] is None else s['key'] + '='}[{', '.join(map(str, s['axes']))}]"
         for s in slots
     )
 

@@ -29,6 +29,10 @@ def tree(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
 
 
+def n_open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def put(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -254,13 +258,13 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.P
 
 
 def test_the_lock_is_gone_when_the_run_ends(tmp_path: Path) -> None:
-    n_open = len(os.listdir("/proc/self/fd"))
+    n_open = n_open_files()
     with RunFolder(tmp_path, RECORD):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
     with pytest.raises(StoreError, match="another run"), RunFolder(tmp_path, OTHER):
         pass
     assert not (tmp_path / ".lock").exists()
-    assert len(os.listdir("/proc/self/fd")) == n_open
+    assert n_open_files() == n_open
 
 
 def test_two_runs_of_one_process_exclude_each_other(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ import by_hand
 import pytest
 import tiny_models as tiny
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as token_models
@@ -20,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import probekit
 from probekit import models
 from probekit.config import ProbeConfig, load_config
-from probekit.errors import ConfigError, PlanError
+from probekit.errors import ConfigError, PlanError, StoreError
 
 CPU = torch.device("cpu")
 
@@ -135,10 +137,11 @@ def test_weights_out_of_reach_say_how_to_go_on(name):
         models.load_model(asked, models.load_hf_config(asked, bundled=True), CPU)
 
 
-def test_an_architecture_that_is_not_bundled_is_not_promised():
+@pytest.mark.parametrize("name", ["acme/enormous", "acme/gpt2"])  # a gpt2 of any shape
+def test_an_architecture_that_is_not_bundled_is_not_promised(name):
     for weights in ("pretrained", "random"):
         with pytest.raises(ConfigError, match="out of reach") as caught:
-            models.load_hf_config(config("acme/enormous", weights=weights))
+            models.load_hf_config(config(name, weights=weights), bundled=True)
         assert "weights: random" not in str(caught.value)
         assert "give a local folder" in str(caught.value)
 
@@ -149,6 +152,73 @@ def test_a_tokenizer_out_of_reach_says_how_to_go_on():
         models.load_tokenizer(config("gpt2", weights="random"))
     with pytest.raises(ConfigError, match=r"config: model.tokenizer: the tokenizer of acme/words"):
         models.load_tokenizer(config("gpt2", tokenizer="acme/words"))
+
+
+# --- the hub's cache
+
+
+class Hub:
+    """A cache as the hub client leaves it, with commits of one model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = folder / "models--acme--tiny"
+
+    def push(self, model: Path, commit: str) -> None:
+        """Add a commit, which `main` then means."""
+        shutil.copytree(model, self.model / "snapshots" / commit)
+        (self.model / "refs").mkdir(exist_ok=True)
+        (self.model / "refs" / "main").write_text(commit)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return Hub(tmp_path / "hub")
+
+
+OLD, NEW = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"
+
+
+def test_a_model_in_the_hubs_cache_needs_no_hub_and_its_commit_is_kept(hub, gpt2, tmp_path):
+    hub.push(gpt2, OLD)
+    wanted = by_hand.config("acme/tiny", tmp_path / "t", probes=[{"modules": "transformer.h.0"}])
+    wanted["model"]["tokenizer"] = str(gpt2 / "words")
+    trace = probekit.run(wanted)
+    assert trace.provenance["model_commit"] == OLD
+    assert json.loads((tmp_path / "t" / "run.json").read_text())["identity"]["model_commit"] == OLD
+
+
+def test_a_run_does_not_go_on_with_another_commit(hub, gpt2, tmp_path):
+    hub.push(gpt2, OLD)
+    wanted = by_hand.config("acme/tiny", tmp_path / "t", probes=[{"modules": "transformer.h.0"}])
+    wanted["model"]["tokenizer"] = str(gpt2 / "words")
+    probekit.run(wanted)
+    hub.push(gpt2, NEW)
+    with pytest.raises(StoreError, match=r"another run \(differs in: model_commit\)"):
+        probekit.run(wanted)
+    wanted["model"]["revision"] = OLD  # but a config that names it is another config
+    assert probekit.run(wanted, overwrite=True).provenance["model_commit"] == OLD
+
+
+def test_weights_are_of_the_commit_that_was_planned(hub, gpt2, tmp_path):
+    hub.push(gpt2, OLD)
+    asked = config("acme/tiny")
+    planned = models.load_hf_config(asked)
+    hub.push(by_hand.save_model(tmp_path / "other", load(gpt2, weights="random")), NEW)
+    loaded = models.load_model(asked, planned, CPU)
+    assert same(weights_of(loaded), weights_of(load(gpt2)))
+    assert not same(weights_of(load("acme/tiny")), weights_of(loaded)), "main has moved on"
+
+
+def test_overrides_keep_the_commit(hub, gpt2):
+    hub.push(gpt2, OLD)
+    found = models.load_hf_config(config("acme/tiny", overrides={"n_layer": 1}))
+    assert (found.n_layer, found._commit_hash) == (1, OLD)
+
+
+def test_what_is_not_on_the_hub_has_no_commit(gpt2):
+    assert models.load_hf_config(config(gpt2))._commit_hash is None
+    assert models.load_hf_config(config("gpt2", weights="random"))._commit_hash is None
 
 
 # --- random weights
@@ -515,7 +585,7 @@ def test_token_strings_of_parts_of_a_character_are_replacement_marks(tmp_path):
     assert [strings[i] for i in ids] == ["\ufffd", "\ufffd"]
 
 
-# --- a real trained model, as a .gguf file
+# --- a real trained model, as a .gguf file (test_smollm2.py looks into it)
 
 
 def smollm2() -> Path:
@@ -537,11 +607,13 @@ def paris(tmp_path_factory: pytest.TempPathFactory) -> probekit.Trace:
     )
 
 
+@pytest.mark.slow
 def test_smollm2_says_paris(paris):
     logits = paris["lm_head"].example(0)
     assert paris.token_text(int(logits[-1].argmax())) == " Paris"
 
 
+@pytest.mark.slow
 def test_smollm2_is_read_as_it_is(paris):
     assert paris.provenance["n_parameters"] == 134_515_008
     assert paris.provenance["model_class"] == "LlamaForCausalLM"

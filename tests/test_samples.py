@@ -16,7 +16,7 @@ from probekit.samples import world
 from probekit.samples.train_tiny_gpt2 import HELD_OUT_SEED, TRAIN_SEED
 
 FOLDER = Path(probekit.samples.__file__).parent / "tiny-gpt2"
-N_PARAMETERS = 620_928
+N_PARAMETERS = 627_968
 D_VOCAB = 1550
 
 
@@ -43,10 +43,10 @@ def next_word(model: GPT2LMHeadModel, tokenizer: GPT2Tokenizer, prompt: str) -> 
 
 def test_model_has_the_stated_shape_and_parameter_count(model):
     config = model.config
-    assert (config.n_layer, config.n_head, config.n_embd) == (4, 4, 96)
+    assert (config.n_layer, config.n_head, config.n_embd) == (2, 4, 128)
     assert (config.n_positions, config.vocab_size) == (256, D_VOCAB)
-    # Embeddings, then 4 layers of 12 d^2 + 13 d, then the last norm; the head is tied.
-    by_hand = (D_VOCAB + 256) * 96 + 4 * (12 * 96**2 + 13 * 96) + 2 * 96
+    # Embeddings, then 2 layers of 12 d^2 + 13 d, then the last norm; the head is tied.
+    by_hand = (D_VOCAB + 256) * 128 + 2 * (12 * 128**2 + 13 * 128) + 2 * 128
     assert sum(p.numel() for p in model.parameters()) == by_hand == N_PARAMETERS
 
 

@@ -17,7 +17,17 @@ import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_traces import ATTRIBUTES, Shard, a_shard, extent, numbers, same_bits, site
+from tiny_traces import (
+    ATTRIBUTES,
+    Shard,
+    a_shard,
+    extent,
+    numbers,
+    same_bits,
+    site,
+    spec_of,
+    tables_of,
+)
 
 from probekit.errors import StoreError
 from probekit.schema import Execution, Forward
@@ -163,6 +173,23 @@ def test_bare_h5py_reads_the_tables(tmp_path: Path) -> None:
         ]
 
 
+def test_a_later_shard_counts_examples_and_tokens_from_the_runs_start(tmp_path: Path) -> None:
+    shard, sites = a_shard(tmp_path, lengths=(2, 1)), [site(rows="last")]
+    places: dict[str, int] = {"number": 3, "first_example": 10, "first_token": 40}
+    shard.sites, shard.spec = tuple(sites), spec_of((2, 1), sites, **places)
+    shard.tables = tables_of((2, 1), sites, range(3), first_token=40)
+    shard.bits = {sites[0].name: np.zeros((2, 3), "<f4")}
+    shard.write()
+    assert names(tmp_path) == {"00003.h5", "00003.json"}
+    with h5py.File(shard.file) as file:
+        attributes = [file.attrs[name] for name in ("shard", "first_example", "first_token")]
+        assert attributes == [3, 10, 40]
+        assert file["examples/first_token"][:].tolist() == [40, 42]
+        assert file["tokens/example"][:].tolist() == [10, 10, 11]
+        assert file["tokens/position"][:].tolist() == [0, 1, 0]
+        assert file["rows/last"][:].tolist() == [41, 42]
+
+
 def test_a_site_carries_its_attributes(tmp_path: Path) -> None:
     spec = site(layer=3, portable="mlp_out", details={"heads": [0, 7], "einops": "a b -> b"})
     shard = a_shard(tmp_path, [spec]).write()
@@ -188,9 +215,8 @@ def test_attributes_of_the_file_are_the_runs_the_shards_and_those_of_seal(tmp_pa
         shard.fill(out)
         out.seal(attributes={"peak": 2.5})
     with h5py.File(shard.file) as file:
-        assert dict(file.attrs) == {
-            **{"seed": 3, "peak": 2.5, "shard": 0, "first_example": 0, "first_token": 0}
-        }
+        found = dict(file.attrs)
+    assert found == {"seed": 3, "peak": 2.5, "shard": 0, "first_example": 0, "first_token": 0}
 
 
 @pytest.mark.parametrize("method", [None, "gzip"])
@@ -325,7 +351,7 @@ def test_an_example_that_comes_twice_is_refused(tmp_path: Path) -> None:
     refused(
         tmp_path,
         r"block\.0\.mlp/output: example 0 of the shard has 2 rows; 2 were there when 2 more came",
-        **{"examples": [0, 0]},
+        examples=[0, 0],
     )
 
 
@@ -424,6 +450,26 @@ def test_a_disk_that_is_full_when_the_shard_is_sealed_seals_nothing(
     with pytest.raises(StoreError, match=r"00000\.h5: cannot be written: No space left"):
         shard.write()
     assert "00000.json" not in names(tmp_path)
+
+
+@pytest.mark.parametrize("n_renamed", [0, 1, 2])
+def test_a_json_never_stands_without_its_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_renamed: int
+) -> None:
+    plain, left = Path.replace, iter(range(n_renamed))
+
+    def replace(path: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return plain(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    try:
+        a_shard(tmp_path).write()
+    except KeyboardInterrupt:
+        assert n_renamed < 2
+    assert (n_renamed == 2) == ("00000.json" in names(tmp_path))
+    assert "00000.h5" in names(tmp_path) or "00000.json" not in names(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:

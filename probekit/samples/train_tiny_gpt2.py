@@ -40,6 +40,7 @@ REPEATED_LENGTHS = (64, 128)
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 50
 INITIAL_SPREAD = 0.06  # GPT-2's 0.02 belongs to wider models
+MATCH_GAIN, COPY_GAIN = 2.0, 1.0
 # Frequencies, radians a token, of the first position embeddings; well apart from each other, so
 # that their sum of cosines has one sharp peak.
 FREQUENCIES = torch.linspace(0.2, 2.9, D_HEAD // 2)
@@ -134,19 +135,22 @@ def new_model(d_vocab: int, end_of_text_id: int) -> GPT2LMHeadModel:
         eos_token_id=end_of_text_id,
     )
     model = GPT2LMHeadModel(config)
-    start_with_a_previous_token_head(model)
+    lay_out_an_induction_circuit(model)
     model.generation_config.pad_token_id = end_of_text_id
     return model
 
 
 @torch.no_grad()
-def start_with_a_previous_token_head(model: GPT2LMHeadModel) -> None:
-    """Let head 0 of layer 0 look one token back from the start; training may change it.
+def lay_out_an_induction_circuit(model: GPT2LMHeadModel) -> None:
+    """Begin with two heads that can find each other; training uses them, and may change them.
 
-    An induction head reads what a previous-token head has written
-    (https://arxiv.org/abs/2209.11895, section 2). To find both at once takes a model of this size
-    many thousand steps; with one half in place the other is found within a few hundred.
-    Positions are written as sines and cosines; a query turns them back by one token.
+    An induction head looks for the place whose previous token is the current one, which it reads
+    from what a previous-token head has written (https://arxiv.org/abs/2209.11895, section 2). To
+    find both halves at once takes a model of this size many thousand steps. So head 0 of layer 0
+    starts by looking one token back (positions are written as sines and cosines, and its queries
+    turn them by one token), and head 0 of layer 1 by comparing its own token with what that head
+    has written, and by copying a share of the token it finds. All other heads, all neurons and
+    all embeddings start at random.
     """
     n = len(FREQUENCIES)
     cosine, sine, place = torch.cos(FREQUENCIES), torch.sin(FREQUENCIES), torch.arange(n)
@@ -154,18 +158,36 @@ def start_with_a_previous_token_head(model: GPT2LMHeadModel) -> None:
     positions: Any = model.transformer.wpe.weight
     positions.zero_()
     positions[:, :n], positions[:, n : 2 * n] = 0.15 * torch.cos(angles), 0.15 * torch.sin(angles)
-    attention: Any = model.transformer.h[0].attn
-    weight = attention.c_attn.weight  # [d_model, query | key | value]
-    query, key = weight[:, :D_HEAD], weight[:, D_MODEL : D_MODEL + D_HEAD]
-    value, out = weight[:, 2 * D_MODEL : 2 * D_MODEL + D_HEAD], attention.c_proj.weight[:D_HEAD]
+
+    for block in model.transformer.h:  # what is random whispers at first, or it would drown them
+        block.attn.c_proj.weight.mul_(0.1)
+        block.mlp.c_proj.weight.mul_(0.1)
+    first: Any = model.transformer.h[0].attn
+    query, key, value = _head_0(first)
     query.zero_()
     key.zero_()
-    gain = 1.4  # sharp enough to single one token out
-    query[place, place], query[n + place, place] = gain * cosine, gain * sine
-    query[n + place, n + place], query[place, n + place] = gain * cosine, -gain * sine
-    key[place, place], key[n + place, n + place] = torch.tensor(gain), torch.tensor(gain)
+    query[place, place], query[n + place, place] = 1.4 * cosine, 1.4 * sine
+    query[n + place, n + place], query[place, n + place] = 1.4 * cosine, -1.4 * sine
+    key[place, place] = key[n + place, n + place] = torch.tensor(1.4)
+    spread = 0.03  # of what the head writes: as large as the embeddings it is added to
     value.normal_(std=D_MODEL**-0.5)
-    out.normal_(std=0.08)
+    value[: 2 * n] = 0  # what it passes on is the token, not where it stood
+    written = first.c_proj.weight[:D_HEAD].normal_(std=spread)
+
+    second: Any = model.transformer.h[1].attn
+    query, key, copied = _head_0(second)
+    query.copy_(MATCH_GAIN * value)
+    key.copy_(MATCH_GAIN * written.T / (spread**2 * D_MODEL))
+    directions = torch.linalg.qr(torch.randn(D_MODEL, D_HEAD)).Q
+    copied.copy_(directions)
+    second.c_proj.weight[:D_HEAD] = COPY_GAIN * directions.T
+
+
+def _head_0(attention: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Give the query, key and value weights of a layer's first head, `[d_model, d_head]` each."""
+    weight = attention.c_attn.weight  # [d_model, query | key | value]
+    query, key, value = (weight[:, part * D_MODEL :][:, :D_HEAD] for part in range(3))
+    return query, key, value
 
 
 def new_optimizer(model: GPT2LMHeadModel) -> torch.optim.AdamW:

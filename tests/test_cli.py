@@ -1,0 +1,366 @@
+"""The command line: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import by_hand
+import pytest
+import yaml
+from by_hand import N_TOKENS
+
+import probekit
+from probekit import cli
+from probekit.config import json_schema
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = Path(sys.executable).with_name("probekit")
+MLP = [{"modules": "transformer.h.*.mlp.act"}]
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def probekit_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, as the program's `main` does."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["probekit", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Ended(code=int(ended.value.code or 0), out=out, err=err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return by_hand.save_tiny(tmp_path_factory.mktemp("gpt2"), "gpt2")
+
+
+def write(file: Path, config: dict[str, Any]) -> Path:
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+@pytest.fixture
+def config(gpt2: Path, tmp_path: Path) -> Path:
+    made = by_hand.config(gpt2, tmp_path / "trace", probes=MLP, execution_order=True)
+    return write(tmp_path / "a.yaml", made)
+
+
+# --- run
+
+
+def test_run_records_and_says_so(probekit_, config, tmp_path):
+    ended = probekit_("run", config)
+    assert ended.code == 0
+    assert ended.out == f"{tmp_path}/trace: 6 examples, {N_TOKENS} tokens, 3 sites\n"
+    assert by_hand.site_names(tmp_path / "trace" / "trace.h5") == {
+        f"transformer.h.{n}.mlp.act/output" for n in range(3)
+    }
+
+
+def test_progress_without_a_terminal_is_plain_lines_on_stderr(probekit_, config):
+    err = probekit_("run", config).err
+    assert "\x1b" not in err and "\r" not in err
+    first, *_, last = err.splitlines()
+    assert first.startswith("2/6 examples, ")
+    assert last.startswith("6/6 examples, ") and last.endswith(" 0 s left")
+    assert " tokens/s, " in last and f" {3 * N_TOKENS * 288 / 1024:.1f} KiB" in last
+
+
+def test_quiet_says_nothing(probekit_, config, tmp_path):
+    ended = probekit_("run", config, "--quiet")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert (tmp_path / "trace" / "trace.h5").exists()
+
+
+def test_notes_come_before_the_work(probekit_, config):
+    err = probekit_("run", config, "--set", "inputs.max_tokens=9").err
+    assert err.startswith("note: 2 of 6 texts are longer than 9 tokens and are cut there")
+
+
+def test_set_changes_settings_in_order(probekit_, config, tmp_path):
+    ended = probekit_(
+        *("run", config, "-q", "--set", f"store.path={tmp_path}/other"),
+        *("--set", "probes[0].layers=1", "--set", "store.dtype=float16"),
+    )
+    assert (ended.code, ended.err) == (0, "")
+    trace = probekit.open(tmp_path / "other")
+    assert trace.site_names == ("transformer.h.1.mlp.act/output",)
+    assert trace["transformer.h.1.mlp.act"].dtype == "float16"
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_finished_run_is_opened_another_refused_and_overwrite_begins_anew(probekit_, config):
+    assert probekit_("run", config, "-q").code == 0
+    again = probekit_("run", config)
+    assert (again.code, again.err) == (0, ""), "nothing was left to do"
+    refused = probekit_("run", config, "--set", "seed=1")
+    assert refused.code == 2
+    assert refused.err.startswith("error: ") and "--overwrite to begin anew" in refused.err
+    assert probekit_("run", config, "--set", "seed=1", "--overwrite").code == 0
+
+
+# --- plan
+
+
+def test_plan_shows_every_site_its_shape_and_sizes(probekit_, config, gpt2):
+    ended = probekit_("plan", config)
+    assert (ended.code, ended.err) == (0, "")
+    said = " ".join(ended.out.split())
+    assert f"{gpt2}: GPT2LMHeadModel, 32,536 parameters, float32" in said
+    assert f"6 examples, {N_TOKENS} tokens, 1 shard" in said
+    row = f"transformer.h.{{0..2}}.mlp.act/output 3 token={N_TOKENS}, d_mlp=72 float32 288 B"
+    assert f"{row} {3 * N_TOKENS * 288 / 1024:.1f} KiB" in said
+    assert f"total {3 * N_TOKENS * 288 / 1024:.1f} KiB (864 B a token)" in said
+    assert "free at" in said
+
+
+def test_plan_prints_notes_as_they_are(probekit_, tmp_path):
+    # Brackets are markup to rich: "[batch, 4, position, position]" must not vanish.
+    model = by_hand.save_tiny(tmp_path / "[model]", "gpt_neo")
+    probes = [{"modules": "transformer.h.0.attn.attention.*"}]
+    file = write(tmp_path / "a.yaml", by_hand.config(model, tmp_path / "t", probes=probes))
+    ended = probekit_("plan", file)
+    assert (ended.code, ended.err) == (0, "")
+    assert "[model]: GPTNeoForCausalLM" in ended.out
+    assert "a.yaml:" in ended.out and "probes[0].modules: left out" in ended.out
+    assert "attn_dropout/output is [batch, 4, position, position], with two" in ended.out
+
+
+def test_plan_as_json_is_the_plan(probekit_, config):
+    ended = probekit_("plan", config, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    found, expected = json.loads(ended.out), probekit.plan(config).to_json()
+    assert found.pop("free_bytes") > 0
+    del expected["free_bytes"]
+    assert found == expected
+
+
+def test_plan_writes_nothing(probekit_, config, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    assert probekit_("plan", config).code == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# --- modules
+
+
+def test_modules_lists_a_models_modules(probekit_, gpt2):
+    ended = probekit_("modules", gpt2, "--match", "transformer.h.0.mlp.**")
+    assert (ended.code, ended.err) == (0, "")
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert lines[0] == ["module", "class", "calls", "inputs", "outputs", "portable"]
+    assert [line[0].rpartition(".")[2] for line in lines[1:]] == [
+        *("mlp", "c_fc", "act", "c_proj", "dropout"),
+    ]
+    assert "[batch, position, 72]" in ended.out
+    assert "mlp_post (output)" in ended.out
+
+
+def test_modules_that_never_run_say_so(probekit_, gpt2):
+    ended = probekit_("modules", gpt2, "--match", "**.attn_dropout")
+    assert ended.out.count("never") == 3
+
+
+def test_modules_as_json_keeps_its_keys(probekit_, gpt2, config):
+    rows = json.loads(probekit_("modules", gpt2, "--json").out)
+    assert len(rows) == 7 + 3 * 13
+    for row in rows:
+        assert set(row) == {"path", "class", "calls", "inputs", "outputs", "portable"}
+        for slot in (*row["inputs"], *row["outputs"]):
+            assert set(slot) == {"index", "key", "axes", "dtype"}
+    assert json.loads(probekit_("modules", config, "--json").out) == rows
+    fewer = probekit_("modules", config, "--json", "--set", "model.overrides.n_layer=1")
+    assert len(json.loads(fewer.out)) == 7 + 13
+
+
+# --- info
+
+
+def test_info_says_what_is_in_a_trace_and_how_it_was_made(probekit_, config, gpt2, tmp_path):
+    probekit_("run", config, "-q")
+    ended = probekit_("info", tmp_path / "trace")
+    assert (ended.code, ended.err) == (0, "")
+    said = " ".join(ended.out.split())
+    assert f"{gpt2} (GPT2LMHeadModel, 32,536 parameters, pretrained weights) in float32" in said
+    assert f"6 examples, {N_TOKENS} tokens, 3 sites, {3 * N_TOKENS * 288 / 1024:.1f} KiB" in said
+    assert f"transformer.h.{{0..2}}.mlp.act/output 3 token={N_TOKENS}, d_mlp=72 float32" in said
+    assert "execution order:" in said and "1 distinct order(s) in 3 forward passes" in said
+
+
+def test_info_as_json_keeps_its_keys(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    found = json.loads(probekit_("info", tmp_path / "trace", "--json").out)
+    assert {
+        *("path", "n_examples", "n_tokens", "n_sites", "n_bytes", "sites", "execution"),
+        "provenance",
+    } <= set(found)
+    assert (found["n_examples"], found["n_tokens"], found["n_sites"]) == (6, N_TOKENS, 3)
+    assert found["n_bytes"] == 3 * N_TOKENS * 288
+    assert {"name", "shape", "axes", "dtype", "bytes", "rows", "layer", "portable"} <= set(
+        found["sites"][0]
+    )
+    assert found["execution"]["n_forwards"] == 3
+    assert found["provenance"]["model_class"] == "GPT2LMHeadModel"
+
+
+def test_info_opens_a_lone_shard(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    (shard,) = by_hand.shard_files(tmp_path / "trace")
+    alone = shutil.copy(shard, tmp_path / "alone.h5")
+    assert f"{N_TOKENS} tokens" in probekit_("info", alone).out
+
+
+# --- schema
+
+
+def test_schema_is_the_one_beside_the_configs(probekit_):
+    ended = probekit_("schema")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == (ROOT / "configs" / "probe.schema.json").read_text(encoding="utf-8")
+    assert json.loads(ended.out) == json_schema()
+
+
+# --- errors: one message on stderr, exit code 2, no traceback
+
+
+def failed(ended: Ended, *said: str) -> None:
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("error: ")
+    assert "Traceback" not in ended.err
+    for part in said:
+        assert part in ended.err, ended.err
+
+
+MISTAKES = """\
+model:
+  name: gpt2
+  dtpye: float32
+inputs:
+  texts: ["1 2 3"]
+probes:
+  - modules: transformer.h.0
+    layers: first
+store:
+  path: t
+  shard_bytes: lots
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "modules"])
+def test_a_config_with_three_mistakes_reports_all_three_with_their_lines(
+    probekit_, tmp_path, command
+):
+    (tmp_path / "a.yaml").write_text(MISTAKES)
+    ended = probekit_(command, tmp_path / "a.yaml")
+    failed(ended)
+    lines = ended.err.removeprefix("error: ").splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith(f"{tmp_path}/a.yaml:3: model.dtpye: unknown key; did you mean dtype")
+    assert lines[1].startswith(f"{tmp_path}/a.yaml:8: probes[0].layers: given 'first'")
+    assert lines[2].startswith(f"{tmp_path}/a.yaml:11: store.shard_bytes: given 'lots'")
+
+
+def test_a_config_error_is_told_before_torch_is_loaded(tmp_path):
+    (tmp_path / "a.yaml").write_text(MISTAKES)
+    code = (
+        "import sys; sys.argv = ['probekit', sys.argv[1], sys.argv[2]]\n"
+        "from probekit import cli\n"
+        "try: cli.main()\n"
+        "finally: print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
+    )
+    for command in ("run", "plan"):
+        ran = subprocess.run(
+            [sys.executable, "-c", code, command, tmp_path / "a.yaml"],
+            capture_output=True,
+            text=True,
+        )
+        assert (ran.returncode, ran.stdout) == (2, "[]\n")
+
+
+def test_errors_of_every_kind_end_alike(probekit_, config, gpt2, tmp_path):
+    failed(probekit_("run", tmp_path / "no.yaml"), "no.yaml: no such file")
+    failed(probekit_("plan", config, "--set", "model.name"), "--set model.name: expected key=value")
+    failed(probekit_("plan", config, "--set", "model.name=./gone"), "--set model.name: there is no")
+    failed(probekit_("run", config, "--set", "probes[0].modules=x.y"), "matches no module of GPT2")
+    failed(probekit_("modules", gpt2, "--match", "x.y"), "'x.y' matches no module of GPT2LMHead")
+    failed(probekit_("modules", "./gone"), "there is no folder")
+    failed(probekit_("info", tmp_path), "holds no trace")
+    failed(probekit_("info", tmp_path / "gone.h5"), "there is no such file")
+    (tmp_path / "text.h5").write_text("hello")
+    failed(probekit_("info", tmp_path / "text.h5"), "text.h5: ", "not whole HDF5")
+
+
+def test_a_model_that_fails_ends_alike(probekit_, config, monkeypatch):
+    from probekit import models
+
+    load = models.load_model
+
+    def broken(*args: Any) -> Any:
+        model = load(*args)
+        model.transformer.h[0].register_forward_pre_hook(lambda m, a: 1 / 0)
+        return model
+
+    monkeypatch.setattr(models, "load_model", broken)
+    failed(
+        probekit_("run", config),
+        "error: the model failed on a batch of [2, 13] [example, token]: ZeroDivisionError",
+    )
+
+
+def test_wrong_usage_says_how_it_is_used(probekit_):
+    for arguments in (["run"], ["fly"], ["plan", "a.yaml", "--fast"]):
+        ended = probekit_(*arguments)
+        assert ended.code == 2
+        assert "Usage: probekit" in ended.err
+        assert "Traceback" not in ended.err
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["modules"], ["info"], ["schema"]])
+def test_help_is_at_hand(probekit_, command):
+    ended = probekit_(*command, "--help")
+    assert ended.code == 0
+    assert "Usage: probekit" in ended.out
+
+
+# --- as its own process
+
+
+def offline(**more: str) -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", **more}
+
+
+def test_the_program_ends_with_one_message_and_code_2():
+    ran = subprocess.run([PROGRAM, "info", "/no/trace"], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("error: /no/trace: ")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_the_program_says_nothing_but_its_own_lines(config):
+    ran = subprocess.run([PROGRAM, "run", config], capture_output=True, text=True, env=offline())
+    assert ran.returncode == 0
+    assert len(ran.stdout.splitlines()) == 1
+    assert all(" examples, " in line for line in ran.stderr.splitlines()), ran.stderr
