@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/probekit info runs/quickstart
 
 test: $(STAMP)-dev check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 check: $(STAMP)-dev
 	$(BIN)/ruff format --check .

@@ -299,9 +299,12 @@ def _parquet(path: Path, field: str) -> Iterator[Text]:
     except ModuleNotFoundError as error:
         raise ConfigError(f"{path}: .parquet needs pyarrow; install probekit[datasets]") from error
     try:
-        table = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ConfigError(f"{path}: is not Parquet: {error}") from error
+        yield from _parquet_rows(path, pyarrow.parquet.ParquetFile(path), field)
+    except (pyarrow.ArrowInvalid, OSError) as error:  # a damaged page is an OSError
+        raise ConfigError(f"{path}: is not whole Parquet: {error}") from error
+
+
+def _parquet_rows(path: Path, table: Any, field: str) -> Iterator[Text]:
     if field not in table.schema_arrow.names:
         raise ConfigError(_no_field(f"{path}", field, table.schema_arrow.names))
     wanted = [n for n in (field, "id") if n in table.schema_arrow.names]

@@ -307,7 +307,7 @@ def test_a_token_outside_the_models_vocabulary_is_refused() -> None:
         ("a.csv", "text\na\n\n  ,\n", r"a\.csv:4: has more columns"),
         ("a.csv", "text\n", r"inputs: there are no texts in it"),
         ("a.txt", "", r"inputs: there are no texts in it"),
-        ("a.parquet", "PAR0", r"a\.parquet: is not Parquet: "),
+        ("a.parquet", "PAR0", r"a\.parquet: is not whole Parquet: "),
         ("a.md", "# hi", r"a\.md has an ending that is not known; expected \.txt, \.jsonl, \.csv"),
     ],
 )
@@ -331,6 +331,16 @@ def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path, name: str, before: st
 def test_a_parquet_file_without_the_field_says_which_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.parquet: there is no field 'q'; there is: n, text"):
         read(file=as_parquet(tmp_path), field="q")
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a" * 500, "b" * 500]}), path)
+    damaged = bytearray(path.read_bytes())
+    damaged[40:60] = b"\xff" * 20
+    path.write_bytes(damaged)
+    with pytest.raises(ConfigError, match=r"a\.parquet: is not whole Parquet: "):
+        read(file=str(path))
 
 
 def test_a_field_that_is_no_text_is_refused_in_parquet(tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def test_cats_are_quiet(model, tokenizer):
 
 # --- language ----------------------------------------------------------------------------------
 
+# Measured: unigram 5.09, model 1.29 nats a token.
 MARGIN_NATS = 3.0
 
 
@@ -159,8 +160,8 @@ def log_probabilities(model: GPT2LMHeadModel, ids: list[int]) -> np.ndarray:
 
 
 def test_model_beats_the_unigram_baseline_on_held_out_text(model, tokenizer):
-    train = tokenizer(list(world.documents(TRAIN_SEED, 4000)), verbose=False)["input_ids"]
-    held_out = tokenizer(list(world.documents(HELD_OUT_SEED, 150)), verbose=False)["input_ids"]
+    train = tokenizer(list(world.documents(TRAIN_SEED, 2000)), verbose=False)["input_ids"]
+    held_out = tokenizer(list(world.documents(HELD_OUT_SEED, 60)), verbose=False)["input_ids"]
     held_out = [ids[:256] for ids in held_out]
     counts = 1 + np.bincount(np.concatenate(train), minlength=D_VOCAB)  # add-one smoothing
     targets = np.concatenate([ids[1:] for ids in held_out])
@@ -190,7 +191,10 @@ def induction_scores(
 @pytest.mark.parametrize("n_segment", [25, 50, 100])
 def test_some_head_is_an_induction_head(model, n_segment):
     best = induction_scores(model, n_segment, seed=n_segment).max()
-    assert best >= 0.5
+    # Measured: 0.98 at layer 1, head 0, for segments of 50. The trainer lays this circuit out
+    # before the first step, which alone gives 0.53: only a figure well above that says that
+    # training kept and sharpened it.
+    assert best >= 0.9
     # A head that looks everywhere alike gives 1 / (position + 1) to each key.
     uniform = np.mean(1 / np.arange(n_segment + 1, 2 * n_segment + 1))
     assert best > 20 * uniform

@@ -129,7 +129,7 @@ def assert_same(found: Any, wanted: Any) -> None:
         assert same_bits(found, np.asarray(wanted))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
     lengths=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=3), min_size=1, max_size=4),

@@ -77,7 +77,7 @@ def any_shard(draw: st.DrawFn) -> tuple[Any, ...]:
     return sites, draw(st.lists(st.integers(1, 6), min_size=1, max_size=5))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(any_shard())
 def test_the_bits_lie_in_one_piece_at_the_datasets_offset(
     tmp_path_factory: pytest.TempPathFactory, given_shard: tuple[Any, ...]

@@ -1,7 +1,9 @@
-"""Train the embedded sample model, `sample:tiny-gpt2`, from nothing.
+"""Train the embedded sample model, `sample:tiny-gpt2`, on text of our own.
 
 Knows how the tokenizer and the weights in `tiny-gpt2/` came to be: run
 `python -m probekit.samples.train_tiny_gpt2` to make them again. Nothing in probekit imports it.
+Its induction circuit is laid out by hand before training and then trained with the rest; facts
+and language are learned from random weights.
 The same seed gives the same text and tokenizer anywhere; the weights agree only up to the
 floating-point habits of the machine and the torch release.
 """
@@ -150,7 +152,8 @@ def lay_out_an_induction_circuit(model: GPT2LMHeadModel) -> None:
     starts by looking one token back (positions are written as sines and cosines, and its queries
     turn them by one token), and head 0 of layer 1 by comparing its own token with what that head
     has written, and by copying a share of the token it finds. All other heads, all neurons and
-    all embeddings start at random.
+    the token embeddings start at random. Untrained, the second head already scores about 0.5 in
+    `induction_scores`: what training adds is the rest.
     """
     n = len(FREQUENCIES)
     cosine, sine, place = torch.cos(FREQUENCIES), torch.sin(FREQUENCIES), torch.arange(n)
@@ -159,10 +162,11 @@ def lay_out_an_induction_circuit(model: GPT2LMHeadModel) -> None:
     positions.zero_()
     positions[:, :n], positions[:, n : 2 * n] = 0.15 * torch.cos(angles), 0.15 * torch.sin(angles)
 
-    for block in model.transformer.h:  # what is random whispers at first, or it would drown them
+    blocks: Any = model.transformer.h
+    for block in blocks:  # what is random whispers at first, or it would drown them
         block.attn.c_proj.weight.mul_(0.1)
         block.mlp.c_proj.weight.mul_(0.1)
-    first: Any = model.transformer.h[0].attn
+    first: Any = blocks[0].attn
     query, key, value = _head_0(first)
     query.zero_()
     key.zero_()
@@ -174,7 +178,7 @@ def lay_out_an_induction_circuit(model: GPT2LMHeadModel) -> None:
     value[: 2 * n] = 0  # what it passes on is the token, not where it stood
     written = first.c_proj.weight[:D_HEAD].normal_(std=spread)
 
-    second: Any = model.transformer.h[1].attn
+    second: Any = blocks[1].attn
     query, key, copied = _head_0(second)
     query.copy_(MATCH_GAIN * value)
     key.copy_(MATCH_GAIN * written.T / (spread**2 * D_MODEL))
