@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     )
     from probekit.planning import plan
     from probekit.recording import record
-    from probekit.trace import Site, Trace
+    from probekit.site import Site
+    from probekit.trace import Trace
     from probekit.trace import open_trace as open
 
 __version__ = "0.1.0"
@@ -29,7 +30,7 @@ _HOMES = {
     "ConfigError": ("probekit.errors", "ConfigError"),
     "PlanError": ("probekit.errors", "PlanError"),
     "ProbekitError": ("probekit.errors", "ProbekitError"),
-    "Site": ("probekit.trace", "Site"),
+    "Site": ("probekit.site", "Site"),
     "StoreError": ("probekit.errors", "StoreError"),
     "Trace": ("probekit.trace", "Trace"),
     "open": ("probekit.trace", "open_trace"),

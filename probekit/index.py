@@ -17,8 +17,8 @@ import numpy as np
 
 from probekit import schema
 from probekit.mapped import open_file
-from probekit.schema import INDEX_FILE, Execution, ShardSpec, SiteSpec
-from probekit.writer import LIBVER, fsync
+from probekit.schema import INDEX_FILE, LIBVER, Execution, ShardSpec, SiteSpec
+from probekit.writer import fsync
 
 _OF_THE_MODEL = ("attention", "device")  # attributes known only once weights are loaded
 SUMMED = "generate_"  # attributes of a shard that the index adds up begin so

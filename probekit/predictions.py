@@ -13,7 +13,8 @@ import numpy as np
 from probekit.errors import StoreError
 
 if TYPE_CHECKING:
-    from probekit.trace import Site, Trace
+    from probekit.site import Site
+    from probekit.trace import Trace
 
 Array = np.ndarray[Any, Any]
 

@@ -1,4 +1,4 @@
-"""Trace and Site: reading what a run left behind.
+"""Trace: reading what a run left behind.
 
 Knows the tree of a trace and opens it lazily; imports neither torch nor transformers.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
-from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,10 +22,9 @@ from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
 from probekit.mapped import MappedRows, dataset_in, file_maps, open_file
 from probekit.predictions import NextTokens, next_tokens
-from probekit.schema import ALL_TOKENS, INDEX_FILE, PER_EXAMPLE, Execution
-
-if TYPE_CHECKING:
-    import torch
+from probekit.schema import INDEX_FILE, Execution
+from probekit.site import Site, plain
+from probekit.tables import Examples, Tokens
 
 Array = np.ndarray[Any, Any]
 
@@ -61,37 +59,6 @@ def _why_no_index(folder: Path) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One input text."""
-
-    number: int  # in the trace; a lone shard counts its examples and tokens from 0
-    id: str
-    text: str
-    first_token: int  # its first row among all tokens of the trace
-    n_tokens: int
-    token_ids: Array  # int32 [token]
-    tokens: tuple[str, ...]  # the tokens as strings
-    n_generated: int  # of them, how many the model said itself: the last ones
-
-    @property
-    def completion(self) -> str:
-        """What the model said itself; empty where it was not asked to generate."""
-        return "".join(self.tokens[self.n_tokens - self.n_generated :])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """One real token of an example."""
-
-    row: int
-    id: int
-    text: str
-    position: int  # in its example, from 0
-    example: int
-    step: int  # 0 for a text's own token, 1, 2, ... for generated ones
-
-
 class Trace:
     """A trace, opened for reading. Everything is read when it is asked for."""
 
@@ -110,7 +77,7 @@ class Trace:
                     f"{path}: has format {found}; this probekit reads up to {schema.FORMAT}. "
                     "Upgrade probekit"
                 )
-            self.provenance: dict[str, Any] = {k: _plain(v) for k, v in file.attrs.items()}
+            self.provenance: dict[str, Any] = {k: plain(v) for k, v in file.attrs.items()}
             self.site_names: tuple[str, ...] = _site_names(file)
         # Shards hold the run's numbers; a shard that is opened alone has them from 0 on.
         self._first_example = int(self.provenance.get("first_example", 0))
@@ -279,216 +246,6 @@ class Trace:
         )
 
 
-class Site:
-    """One recorded place, lazily read: `site[100:200]` reads those rows and gives numpy."""
-
-    def __init__(self, trace: Trace, name: str) -> None:
-        self._trace = trace
-        self.name = name
-        self.module, _, self.kind = name.partition("/")
-        with open_file(trace._file) as file:
-            dataset = dataset_in(file, f"sites/{name}")
-            self.attributes: dict[str, Any] = {k: _plain(v) for k, v in dataset.attrs.items()}
-            self._data = MappedRows(dataset, trace._file, trace._maps)
-        self.axes: tuple[str, ...] = tuple(self.attributes["axes"])
-        self.rows: str = self.attributes.get("rows", ALL_TOKENS)
-        self.layer: int | None = self.attributes.get("layer")
-        self.portable: str | None = self.attributes.get("portable")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows first: `(tokens, d_mlp)`."""
-        return self._data.shape
-
-    @property
-    def dtype(self) -> str:
-        """The stored dtype, "bfloat16" among them; numpy gets that one as float32."""
-        return self._data.dtype
-
-    def __repr__(self) -> str:
-        axes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.shape, strict=True))
-        return f"<Site {self.name} [{axes}] {self.dtype}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Site, (self._trace, self.name)
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._data[key]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self._data.__array__(dtype, copy)
-
-    def raw(self, key: Any) -> Any:
-        """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
-        return self._data.raw(key)
-
-    def example(self, number: int) -> Array:
-        """Give the rows of one example.
-
-        Returns:
-            `[token, ...]`; `[head, query, key]` for attention, keys as many as the example has
-            tokens; the one row where the site has one row an example.
-        """
-        number = self._trace.examples.number(number)
-        if self.rows == PER_EXAMPLE:
-            row: Array = self[number]
-            return row
-        rows: Array = self[self._rows_of(number)]
-        if self.axes == ("token", "head", "key"):
-            _, n_tokens = self._trace.examples.extent(number)
-            rows = rows[:, :, :n_tokens].swapaxes(0, 1)
-        return rows
-
-    def token_rows(self) -> Array:
-        """Give, for every row of the site, the row of its token in the trace, int64 `[row]`."""
-        if self.rows == ALL_TOKENS:
-            return np.arange(len(self))
-        if self.rows == PER_EXAMPLE:
-            raise StoreError(f"{self.name} has one row an example, not one a token")
-        rows: Array = self._trace.rows_of_choice(self.rows)[:]
-        return rows
-
-    def torch(self) -> torch.Tensor:
-        """Give all rows as a tensor in the stored dtype.
-
-        A site that lies in one shard is mapped, not copied: writing to the tensor changes neither
-        the file nor what others read. Over several shards, or compressed, it is a copy.
-
-        Raises:
-            StoreError: if torch has no such dtype; a trace of probekit's has none of that kind.
-        """
-        import torch
-
-        if self.dtype not in schema.DTYPES:
-            raise StoreError(f"{self.name}: torch has no dtype {self.dtype}")
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        place = self._data.place()
-        if place is None or place[1] % dtype.itemsize:
-            rows = np.require(self._data.raw(slice(None)), requirements="W")
-            return torch.from_numpy(rows.view(f"i{dtype.itemsize}")).view(dtype)
-        # Private pages (copy on write), and unlike numpy's map no file descriptor that stays open.
-        file, offset = place
-        whole = torch.from_file(
-            str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8
-        )
-        n_bytes = prod(self.shape) * dtype.itemsize
-        return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
-
-    def _rows_of(self, number: int) -> slice:
-        first, n_tokens = self._trace.examples.extent(number)
-        if self.rows == ALL_TOKENS:
-            return slice(first, first + n_tokens)
-        rows = self._trace.rows_of_choice(self.rows)[:]
-        begin, end = np.searchsorted(rows, (first, first + n_tokens))
-        return slice(int(begin), int(end))
-
-
-class Examples(Sequence[Example]):
-    """The examples of a trace, read one at a time."""
-
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
-
-    def __len__(self) -> int:
-        return len(self._n_tokens)
-
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[n] for n in range(*number.indices(len(self)))]
-        number = self.number(number)
-        first, n_tokens = self.extent(number)
-        ids = self._trace.tokens.id[first : first + n_tokens]
-        return Example(
-            number=number,
-            id=self._string("id", number),
-            text=self._string("text", number),
-            first_token=first,
-            n_tokens=n_tokens,
-            token_ids=ids,
-            tokens=tuple(self._trace.token_text(int(i)) for i in ids),
-            n_generated=int(np.count_nonzero(self._trace.tokens.step[first : first + n_tokens])),
-        )
-
-    def number(self, number: int) -> int:
-        """Check an example's number; -1 is the last."""
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"example {number} is out of range: there are {len(self)}")
-        return number % len(self)
-
-    def extent(self, number: int) -> tuple[int, int]:
-        """Give an example's first row among all tokens, and its number of tokens."""
-        return int(self._first_token[number]), int(self._n_tokens[number])
-
-    @cached_property
-    def _first_token(self) -> Array:
-        less = self._trace._first_token
-        table: Array = self._trace._table("examples/first_token", less=less)[:]
-        return table
-
-    @cached_property
-    def _n_tokens(self) -> Array:
-        table: Array = self._trace._table("examples/n_tokens")[:]
-        return table
-
-    @cached_property
-    def _segments(self) -> MappedRows:
-        return self._trace._table("examples/id")
-
-    def _string(self, column: str, number: int) -> str:
-        segment, local = self._segments.segment_of(number)
-        with open_file(segment.file) as file:
-            value: str = dataset_in(file, f"examples/{column}").asstr()[local]
-        return value
-
-
-class Tokens(Sequence[Token]):
-    """The tokens of a trace; `id`, `position` and `example` are lazy columns `[token]`."""
-
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
-
-    def __len__(self) -> int:
-        return len(self.id)
-
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return [self[r] for r in range(*row.indices(len(self)))]
-        token_id = int(self.id[row])
-        return Token(
-            row=int(row) % len(self),
-            id=token_id,
-            text=self._trace.token_text(token_id),
-            position=int(self.position[row]),
-            example=int(self.example[row]),
-            step=int(self.step[row]),
-        )
-
-    @cached_property
-    def id(self) -> MappedRows:
-        """Token ids, int32 `[token]`."""
-        return self._trace._table("tokens/id")
-
-    @cached_property
-    def position(self) -> MappedRows:
-        """Position in the token's own example, int32 `[token]`."""
-        return self._trace._table("tokens/position")
-
-    @cached_property
-    def example(self) -> MappedRows:
-        """Number of the token's example, int64 `[token]`."""
-        return self._trace._table("tokens/example", less=self._trace._first_example)
-
-    @cached_property
-    def step(self) -> MappedRows | Array:
-        """0 for a text's own tokens, 1, 2, ... for generated ones, int32 `[token]`."""
-        if self._trace._has("tokens/step"):
-            return self._trace._table("tokens/step")
-        return np.broadcast_to(np.int32(0), (len(self),))
-
-
 def _site_names(file: h5py.File) -> tuple[str, ...]:
     names = [
         f"{module}/{kind}" for module, group in file.get("sites", {}).items() for kind in group
@@ -499,9 +256,3 @@ def _site_names(file: h5py.File) -> tuple[str, ...]:
 def _natural(name: str) -> list[tuple[int, str]]:
     # Layer 2 comes before layer 10.
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value

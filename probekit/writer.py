@@ -22,13 +22,12 @@ import numpy as np
 import xxhash
 
 from probekit import schema
+from probekit.compression import compress
 from probekit.errors import StoreError
-from probekit.schema import Execution, ShardSpec, SiteSpec
+from probekit.schema import LIBVER, Execution, ShardSpec, SiteSpec
 
 CHECKSUM = "xxh3_64"  # 64 bits at about the speed of memory; guards against damage, not malice
-_CHUNK_BYTES = 1 << 20  # of a compressed dataset: small enough to read one example, large enough
 _COPY_BYTES = 64 << 20
-LIBVER = ("v108", "v110")  # files that HDF5 1.10 reads, and all that came after it
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
 _ALIGNED = {"alignment_threshold": 1, "alignment_interval": 64}
 
@@ -329,65 +328,6 @@ def contiguous_extents(file: h5py.File) -> dict[str, tuple[int, int]]:
                 size = dataset.id.get_type().get_size() * prod(dataset.shape)
                 extents[f"{module}/{kind}"] = (offset, size)
     return extents
-
-
-def compress(path: Path, sites: Sequence[SiteSpec], method: str) -> None:
-    """Write a finished shard again with chunked, compressed sites, in place.
-
-    Compression comes after the capture, in one pass in row order, since rows arrive out of order
-    and a chunk that is touched twice is compressed twice.
-    """
-    packed = path.with_name(f"{path.name}.packed")
-    try:
-        with h5py.File(path, "r") as old, h5py.File(packed, "w", libver=LIBVER) as new:
-            new.attrs.update(old.attrs)
-            for name in old:
-                if name != "sites":
-                    old.copy(name, new)
-            for spec in sites:
-                _compress_site(old, new, spec, method)
-        packed.replace(path)
-    finally:
-        packed.unlink(missing_ok=True)
-
-
-def _compress_site(old: h5py.File, new: h5py.File, spec: SiteSpec, method: str) -> None:
-    source = old[schema.site_path(spec)]
-    if not source.size:
-        old.copy(source, new, schema.site_path(spec))  # HDF5 has no chunks of nothing
-        return
-    step = max(1, min(len(source), _CHUNK_BYTES // max(1, spec.row_bytes)))
-    kind = schema.h5_type(spec.dtype)
-    target = new.create_dataset(
-        schema.site_path(spec),
-        shape=source.shape,
-        dtype=h5py.Datatype(kind) if spec.dtype == "bfloat16" else source.dtype,
-        chunks=(step, *spec.row_shape),
-        shuffle=True,
-        **_filter(method),
-    )
-    target.attrs.update(source.attrs)
-    for begin in range(0, len(source), step):
-        rows = min(step, len(source) - begin)
-        buffer = np.empty((rows, *spec.row_shape), dtype=schema.DTYPES[spec.dtype].storage)
-        here = h5py.h5s.create_simple(buffer.shape)
-        there = source.id.get_space()
-        there.select_hyperslab((begin, *(0 for _ in spec.row_shape)), buffer.shape)
-        source.id.read(here, there, buffer, mtype=kind)
-        target.id.write(here, there, buffer, mtype=kind)
-
-
-def _filter(method: str) -> dict[str, Any]:
-    if method != "zstd":
-        return {"compression": method}
-    try:
-        import hdf5plugin
-    except ModuleNotFoundError as error:
-        raise StoreError(
-            "store.compression: zstd needs the hdf5plugin package; "
-            "install probekit[compression], or choose gzip or lzf"
-        ) from error
-    return dict(hdf5plugin.Zstd())
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -20,7 +20,8 @@ PACKAGE = Path(probekit.__file__).parent
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *("globs", "families", "schema", "writer", "folder", "mapped", "predictions", "trace"),
+    *("globs", "families", "schema", "compression", "writer", "folder", "mapped"),
+    *("predictions", "site", "tables", "trace"),
     *("index", "spool", "inputs", "shards", "summary", "terminal"),
 )
 HEAVY = (  # may import torch

@@ -38,7 +38,8 @@ import probekit
 from probekit.errors import StoreError
 from probekit.mapped import MappedRows, open_file, segments_of
 from probekit.schema import Execution, Forward
-from probekit.trace import Site, Trace
+from probekit.site import Site
+from probekit.trace import Trace
 
 Array = np.ndarray[Any, Any]
 

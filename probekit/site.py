@@ -1,0 +1,136 @@
+"""Site: one recorded place, read lazily.
+
+Knows the rows of one dataset and whose tokens they are.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.errors import StoreError
+from probekit.mapped import MappedRows, dataset_in, open_file
+from probekit.schema import ALL_TOKENS, DTYPES, PER_EXAMPLE
+
+if TYPE_CHECKING:
+    import torch
+
+    from probekit.trace import Trace
+
+Array = np.ndarray[Any, Any]
+
+
+class Site:
+    """One recorded place, lazily read: `site[100:200]` reads those rows and gives numpy."""
+
+    def __init__(self, trace: Trace, name: str) -> None:
+        self._trace = trace
+        self.name = name
+        self.module, _, self.kind = name.partition("/")
+        with open_file(trace._file) as file:
+            dataset = dataset_in(file, f"sites/{name}")
+            self.attributes: dict[str, Any] = {k: plain(v) for k, v in dataset.attrs.items()}
+            self._data = MappedRows(dataset, trace._file, trace._maps)
+        self.axes: tuple[str, ...] = tuple(self.attributes["axes"])
+        self.rows: str = self.attributes.get("rows", ALL_TOKENS)
+        self.layer: int | None = self.attributes.get("layer")
+        self.portable: str | None = self.attributes.get("portable")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first: `(tokens, d_mlp)`."""
+        return self._data.shape
+
+    @property
+    def dtype(self) -> str:
+        """The stored dtype, "bfloat16" among them; numpy gets that one as float32."""
+        return self._data.dtype
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.shape, strict=True))
+        return f"<Site {self.name} [{axes}] {self.dtype}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Site, (self._trace, self.name)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._data[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self._data.__array__(dtype, copy)
+
+    def raw(self, key: Any) -> Any:
+        """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
+        return self._data.raw(key)
+
+    def example(self, number: int) -> Array:
+        """Give the rows of one example.
+
+        Returns:
+            `[token, ...]`; `[head, query, key]` for attention, keys as many as the example has
+            tokens; the one row where the site has one row an example.
+        """
+        number = self._trace.examples.number(number)
+        if self.rows == PER_EXAMPLE:
+            row: Array = self[number]
+            return row
+        rows: Array = self[self._rows_of(number)]
+        if self.axes == ("token", "head", "key"):
+            _, n_tokens = self._trace.examples.extent(number)
+            rows = rows[:, :, :n_tokens].swapaxes(0, 1)
+        return rows
+
+    def token_rows(self) -> Array:
+        """Give, for every row of the site, the row of its token in the trace, int64 `[row]`."""
+        if self.rows == ALL_TOKENS:
+            return np.arange(len(self))
+        if self.rows == PER_EXAMPLE:
+            raise StoreError(f"{self.name} has one row an example, not one a token")
+        rows: Array = self._trace.rows_of_choice(self.rows)[:]
+        return rows
+
+    def torch(self) -> torch.Tensor:
+        """Give all rows as a tensor in the stored dtype.
+
+        A site that lies in one shard is mapped, not copied: writing to the tensor changes neither
+        the file nor what others read. Over several shards, or compressed, it is a copy.
+
+        Raises:
+            StoreError: if torch has no such dtype; a trace of probekit's has none of that kind.
+        """
+        import torch
+
+        if self.dtype not in DTYPES:
+            raise StoreError(f"{self.name}: torch has no dtype {self.dtype}")
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        place = self._data.place()
+        if place is None or place[1] % dtype.itemsize:
+            rows = np.require(self._data.raw(slice(None)), requirements="W")
+            return torch.from_numpy(rows.view(f"i{dtype.itemsize}")).view(dtype)
+        # Private pages (copy on write), and unlike numpy's map no file descriptor that stays open.
+        file, offset = place
+        whole = torch.from_file(
+            str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8
+        )
+        n_bytes = prod(self.shape) * dtype.itemsize
+        return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
+
+    def _rows_of(self, number: int) -> slice:
+        first, n_tokens = self._trace.examples.extent(number)
+        if self.rows == ALL_TOKENS:
+            return slice(first, first + n_tokens)
+        rows = self._trace.rows_of_choice(self.rows)[:]
+        begin, end = np.searchsorted(rows, (first, first + n_tokens))
+        return slice(int(begin), int(end))
+
+
+def plain(value: Any) -> Any:
+    """Give an HDF5 attribute as Python values."""
+    if isinstance(value, np.ndarray):
+        return [plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
