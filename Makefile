@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check format schema clean
+.PHONY: demo test test-slow check bench format schema clean
 
 # What a user gets: the package and its constraints.
 $(STAMP): pyproject.toml constraints.txt
@@ -36,6 +36,10 @@ check: $(STAMP)-dev
 
 test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
+
+# BENCH=--quick for two minutes instead of ten.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/overhead.py $(BENCH)
 
 format: $(STAMP)-dev
 	$(BIN)/ruff format .

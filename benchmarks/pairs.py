@@ -1,0 +1,90 @@
+"""Paired timing: two ways of doing the same, interleaved in one run, compared by the median ratio.
+
+A machine that is busy with other things slows both of a pair alike, so ratios hold where seconds do
+not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a pair of ways took."""
+
+    measure: str
+    ratio: float  # median over the pairs of ours / theirs
+    low: float  # smallest and largest ratio
+    high: float
+    ours_s: float  # medians
+    theirs_s: float
+    n_pairs: int
+    target: str
+
+
+def compare(
+    measure: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    n_pairs: int,
+    target: str,
+) -> Comparison:
+    """Time two ways in turn, after one round to warm up; who goes first alternates."""
+    ours()
+    theirs()
+    times: list[tuple[float, float]] = []
+    for number in range(n_pairs):
+        if number % 2:
+            their_s, our_s = _seconds(theirs), _seconds(ours)
+        else:
+            our_s, their_s = _seconds(ours), _seconds(theirs)
+        times.append((our_s, their_s))
+    ratios = [a / b for a, b in times]
+    return Comparison(
+        measure=measure,
+        ratio=statistics.median(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        ours_s=statistics.median(a for a, _ in times),
+        theirs_s=statistics.median(b for _, b in times),
+        n_pairs=n_pairs,
+        target=target,
+    )
+
+
+def _seconds(way: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    way()
+    return time.perf_counter() - begin
+
+
+def options(description: str | None) -> argparse.Namespace:
+    """Read the command line every benchmark shares."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="three pairs of a smaller job")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    return parser.parse_args()
+
+
+def report(results: list[Comparison], path: Path | None) -> None:
+    """Print a table, and write JSON if asked."""
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
+    print(f"{'measure':<52} {'ratio':>6} {'spread':>13} {'ours':>9} {'theirs':>9}  target")
+    for r in results:
+        print(
+            f"{r.measure:<52} {r.ratio:>6.2f} {r.low:>6.2f}-{r.high:<6.2f} "
+            f"{r.ours_s:>8.3f}s {r.theirs_s:>8.3f}s  {r.target}"
+        )
+    if path is not None:
+        path.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")
