@@ -1,4 +1,4 @@
-"""Capture to disk against the same forward passes bare: distilgpt2's shape, random weights, float32.
+"""Capture to disk against the same forward passes bare: distilgpt2's shape, random float32.
 
 The bare side runs the very batches of the capture and records nothing. The capture side is
 `probekit.capture.capture` on the same loaded model: hooks, rows, files, checksums and fsync.

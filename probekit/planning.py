@@ -290,21 +290,24 @@ def _limit_notes(config: ProbeConfig, hf_config: Any) -> list[str]:
 
 
 def _check_positions(config: ProbeConfig, sites: Sequence[SitePlan], examples: Examples) -> None:
-    """Refuse a position that some example does not have."""
-    probe_of = {s.spec.rows: s.spec.probe for s in reversed(sites)}
-    faults = []
-    for rows, probe in probe_of.items():
-        where = config.where(f"probes[{probe}].positions")
+    """Refuse a position that some example does not have, and a pool over no token."""
+    faults = {}
+    for site in sites:
+        where = config.where(f"probes[{site.spec.probe}].positions")
         try:
-            if not shards.count_rows(examples.n_tokens, rows).sum():
-                faults.append(Fault(where, f"no example is long enough to have rows at {rows}"))
+            counts = shards.count_rows(examples.n_tokens, site.choice)
         except IndexError as error:
             shortest = int(examples.n_tokens.argmin())
-            faults.append(
-                Fault(where, f"{error} (example {shortest}); a slice takes what there is")
+            faults[where] = f"{error} (example {shortest}); a slice takes what there is"
+            continue
+        if not counts.any():
+            faults[where] = f"no example is long enough to have rows at {site.choice}"
+        elif site.recipe.pool is not None and not counts.all():
+            faults[where] = (
+                f"example {int(counts.argmin())} has no token at {site.choice}; a pool needs one"
             )
     if faults:
-        raise PlanError.of(faults)
+        raise PlanError.of(Fault(where, message) for where, message in faults.items())
 
 
 def list_modules(

@@ -235,6 +235,13 @@ class Resolver:
                     row_shape=(len(heads), *found.row_shape[1:]),
                 )
             recipe = replace(recipe, heads=None)
+        if probe.pool is not None and ending == "top_k" and probe.pool != "last":
+            raise PlanError(f"{found.name}: a {probe.pool} of token ids means nothing; pool: last")
+        if probe.pool is not None and ending == "token_logprob" and probe.positions != ":-1":
+            raise PlanError(
+                f"{found.name} is NaN at the last token, after which nothing came; "
+                'pool it with positions: ":-1"'
+            )
         if probe.pool is not None and not found.per_token:
             raise PlanError(f"{found.name} has one row an example: there is nothing to pool")
         return found, recipe

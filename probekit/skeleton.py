@@ -116,6 +116,8 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
         n_parameters = sum(p.numel() for p in model.parameters())
         modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
         arguments = frozenset(inspect.signature(model.forward).parameters)
+        if _numbers_positions_itself(model):
+            arguments -= {"position_ids"}
         head = model.get_output_embeddings()
         heads = [path for path, module in model.named_modules() if module is head]
     first, second = passes
@@ -148,6 +150,14 @@ def _build(kind: Any, hf_config: Any, dtype: torch.dtype, kernel: dict[str, str]
     if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
         model.set_experts_implementation("batched_mm")
     return model
+
+
+def _numbers_positions_itself(model: torch.nn.Module) -> bool:
+    """Say whether positions begin behind a padding index, as RoBERTa's do: 0, 1, ... are wrong."""
+    return any(
+        path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+        for path, module in model.named_modules()
+    )
 
 
 def forward_arguments(accepted: frozenset[str]) -> frozenset[str]:

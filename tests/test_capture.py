@@ -14,7 +14,12 @@ import pytest
 import tiny_models as tiny
 import torch
 from by_hand import EXAMPLES, N_TOKENS, Joined
-from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 import probekit
 from probekit import models
@@ -239,6 +244,32 @@ def test_a_tensor_without_positions_gives_one_row_an_example(tmp_path):
         assert list(file["sites/classifier/output"].attrs["axes"]) == ["example", "d_5"]
         assert file["sites/classifier/output"].shape == (len(EXAMPLES), 5)
         assert list(file["sites/bert.pooler/input"].attrs["axes"]) == ["token", "d_model"]
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe"])
+def test_routers_with_tokens_folded_into_the_batch_give_one_row_a_token(tmp_path, model_type):
+    sizes = {"num_local_experts": 6, "num_experts_per_tok": 2}
+    if model_type == "qwen2_moe":
+        sizes = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+        sizes["shared_expert_intermediate_size"] = 48
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **tiny.LLAMA | sizes))
+    tiny.randomize(model)
+    source = by_hand.save_model(tmp_path / "model", model)
+    probes = [{"modules": "model.layers.*.mlp.gate", "record": ["output", "output.1", "input"]}]
+    probes.append({"modules": "model.layers.*.mlp"})
+    trace = probekit.run(by_hand.config(source, tmp_path / "trace", probes=probes))
+    plain = AutoModelForCausalLM.from_pretrained(source)
+    rows = by_hand.watch_batches(plain)
+    alone = by_hand.watch(plain, input_ids=torch.tensor([EXAMPLES[1]]))
+    for layer in range(3):
+        gate = f"model.layers.{layer}.mlp.gate"
+        for name in (f"{gate}/output", f"{gate}/input", f"model.layers.{layer}.mlp/output"):
+            assert by_hand.bits_of(tmp_path / "trace", name) == by_hand.tensor_bits(rows(name))
+        logits = trace[gate]
+        assert (logits.shape, logits.axes) == ((N_TOKENS, 6), ("token", "d_6"))
+        (call,) = [c for c in alone.calls if c.module == gate]
+        weights = trace[f"{gate}/output.1"].example(1)  # of the two experts that were chosen
+        np.testing.assert_allclose(weights, call.outputs["1"].numpy(), rtol=0, atol=1e-5)
 
 
 def test_a_value_is_taken_before_the_model_changes_it_in_place(gpt2, tmp_path, monkeypatch):

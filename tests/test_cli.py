@@ -136,16 +136,20 @@ def test_plan_shows_every_site_its_shape_and_sizes(probekit_, config, gpt2):
     assert "free at" in said
 
 
-def test_plan_prints_notes_as_they_are(probekit_, tmp_path):
+def test_text_is_printed_as_it_is(probekit_, tmp_path):
     # Brackets are markup to rich: "[batch, 4, position, position]" must not vanish.
     model = by_hand.save_tiny(tmp_path / "[model]", "gpt_neo")
     probes = [{"modules": "transformer.h.0.attn.attention.*"}]
-    file = write(tmp_path / "a.yaml", by_hand.config(model, tmp_path / "t", probes=probes))
+    store = tmp_path / "[trace] :smile:"
+    file = write(tmp_path / "a.yaml", by_hand.config(model, store, probes=probes))
     ended = probekit_("plan", file)
     assert (ended.code, ended.err) == (0, "")
-    assert "[model]: GPTNeoForCausalLM" in ended.out
+    assert f"{model}: GPTNeoForCausalLM" in ended.out
+    assert f"free at {store}" in ended.out
     assert "a.yaml:" in ended.out and "probes[0].modules: left out" in ended.out
     assert "attn_dropout/output is [batch, 4, position, position], with two" in ended.out
+    assert str(store) in probekit_("run", file).out
+    assert f"{store}/trace.h5" in probekit_("info", store).out
 
 
 def test_plan_as_json_is_the_plan(probekit_, config):

@@ -96,6 +96,7 @@ def test_every_layout_packs_to_the_same_rows(dtype):
     layouts = {
         ("batch", "position", 6, 7): values,
         ("token", 6, 7): values.reshape(4 * 13, 6, 7),
+        (6, "token", 7): values.reshape(4 * 13, 6, 7).transpose(0, 1),
         ("batch", 6, "position", 7): values.transpose(1, 2),
         ("position", "batch", 6, 7): values.transpose(0, 1),
         (6, "batch", "position", 7): values.movedim(2, 0),

@@ -200,6 +200,10 @@ def test_capped_logits_are_those_the_model_returns(tmp_path):
             r"first axis is the rows' and stays where it is",
         ),
         ({"modules": ATTN, "record": "pattern", "pool": "mean"}, r"no pool"),
+        ({"modules": MLP, "record": "top_k", "pool": "mean"}, r"a mean of token ids"),
+        ({"sites": "logits", "record": "token_logprob", "pool": "mean"}, r"NaN at the last"),
+        ({"modules": MLP, "pool": "mean", "positions": "9:"}, r"no example is long enough"),
+        ({"modules": MLP, "pool": "mean", "positions": "6:"}, r"example 1 has no token at 6:"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_the_plan(model_folder, tmp_path, probe, message):
@@ -207,7 +211,7 @@ def test_what_does_not_fit_is_refused_in_the_plan(model_folder, tmp_path, probe,
         probekit.plan(
             {
                 "model": {"name": str(model_folder)},
-                "inputs": {"random": {"examples": 1, "max_tokens": 9}},
+                "inputs": {"random": {"examples": 3, "min_tokens": 5, "max_tokens": 9, "seed": 5}},
                 "probes": [probe],
                 "store": {"path": str(tmp_path / "run")},
             }

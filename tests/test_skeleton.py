@@ -243,3 +243,39 @@ def test_the_head_is_the_module_that_gives_the_logits(both):
 def test_the_models_own_output_is_known_too():
     (slot,) = [s for s in skeleton("gemma2").outputs if s.key == "logits"]
     assert slot.axes == ("batch", "position", tiny.D_VOCAB)
+
+
+def test_positions_are_left_to_a_model_that_numbers_them_itself(tmp_path):
+    """RoBERTa's positions begin behind its padding token: 0, 1, ... would be wrong ones."""
+    import numpy as np
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    from probekit.capture import run
+
+    torch.manual_seed(0)
+    shape = RobertaConfig(
+        vocab_size=99, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=24, max_position_embeddings=40, pad_token_id=1,
+        bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
+    model = RobertaForMaskedLM(shape).eval()
+    model.save_pretrained(tmp_path / "model")
+    trace = run(
+        {
+            "model": {"name": str(tmp_path / "model")},
+            "inputs": {"random": {"examples": 4, "min_tokens": 2, "max_tokens": 9}},
+            "probes": [{"modules": "roberta.encoder.layer.1"}],
+            "store": {"path": str(tmp_path / "run")},
+        }
+    )
+    kept = []
+    model.roberta.encoder.layer[1].register_forward_hook(
+        lambda m, a, o: kept.append(o if torch.is_tensor(o) else o[0])
+    )
+    for number, example in enumerate(trace.examples):
+        ids = torch.from_numpy(np.array(example.token_ids, dtype=np.int64))[None]
+        with torch.no_grad():
+            model(ids, attention_mask=torch.ones_like(ids))
+        np.testing.assert_allclose(
+            trace["roberta.encoder.layer.1"].example(number), kept[-1][0], rtol=1e-4, atol=1e-5
+        )
