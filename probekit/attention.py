@@ -148,13 +148,22 @@ class AttentionCall:
             # Additive masks hide a key with their dtype's lowest number; a bias is far above it.
             hidden = mask <= torch.finfo(mask.dtype).min / 2
             return (scores + mask.float()).masked_fill(hidden, -torch.inf)
+        return scores.masked_fill(self._hidden(queries, n_keys), -torch.inf)
+
+    def _hidden(self, queries: torch.Tensor, n_keys: int) -> torch.Tensor:
+        """Say what a kernel hides on its own when it is given no mask, `[query, key]`."""
         n_queries, all_keys = self.query.shape[2], self.key.shape[2]
-        keys = torch.arange(n_keys, device=scores.device)
-        last = queries[:, None] + (all_keys - n_queries)  # the newest key a query may see
-        hidden = (keys > last) if self.causal else torch.zeros_like(keys > last)
-        if "flash" in self.kernel and (window := self.options.get("sliding_window")) is not None:
-            hidden = hidden | (keys <= last - window)
-        return scores.masked_fill(hidden, -torch.inf)
+        keys = torch.arange(n_keys, device=queries.device)
+        last = queries[:, None].expand(-1, n_keys)
+        if "flash" in self.kernel:  # aligns the newest query with the newest key
+            last = last + (all_keys - n_queries)
+            hidden = (keys > last) & self.causal
+            window = self.options.get("sliding_window")
+            return hidden if window is None else hidden | (keys <= last - window)
+        # sdpa aligns the first with the first, and hides nothing from a lone query; eager
+        # attention hides nothing without a mask.
+        by_itself = self.kernel == "sdpa" and self.causal and n_queries > 1
+        return (keys > last) & by_itself
 
     def _softmax(self, scores: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
         sinks = self.options.get("s_aux")

@@ -32,6 +32,7 @@ def run(
     overrides: Sequence[str] = (),
     overwrite: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
+    on_start: Callable[[int, int], None] | None = None,
     on_progress: Watcher | None = None,
 ) -> Trace:
     """Carry out a config: run the model over the inputs and record what the probes ask for.
@@ -43,6 +44,7 @@ def run(
         overrides: `key=value` strings, as `--set` takes them.
         overwrite: begin anew where the folder holds another run.
         on_plan: told the plan, before weights load.
+        on_start: told how many shards are sealed already, and how many there are.
         on_progress: told how far the run is, after every batch.
 
     Returns:
@@ -61,7 +63,10 @@ def run(
     device = models.compute_device(config.model, config.where("model.device"))
     path = Path(config.store.path)
     with RunFolder(path, run_record(plan), overwrite=overwrite) as folder:
-        todo = [shard for shard in plan.shards if shard.number not in folder.sealed()]
+        sealed = folder.sealed()
+        todo = [shard for shard in plan.shards if shard.number not in sealed]
+        if on_start is not None:
+            on_start(len(sealed), len(plan.shards))
         if todo:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)

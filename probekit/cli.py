@@ -25,9 +25,31 @@ TracePath = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting: --set model.name=gpt2"),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, as often as you like: --set model.name=gpt2 "
+        "--set 'probes[0].layers=[0, -1]'",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from probekit import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Record what happens inside language models: YAML probe configs in, HDF5 traces out."""
 
 
 @app.command()
@@ -35,11 +57,15 @@ def run(
     config: ConfigPath,
     settings: Settings = None,
     overwrite: Annotated[
-        bool, typer.Option(help="Begin anew where the folder holds another run.")
+        bool,
+        typer.Option("--overwrite", help="Begin anew: remove what an earlier run left there."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Capture: run the model and record what the config asks for; a cut-short run goes on."""
+    """Capture: run the model and record what the config asks for; a cut-short run goes on.
+
+    For example: probekit run configs/quickstart.yaml
+    """
     from probekit.config import load_config
 
     read = load_config(config, overrides=settings or ())  # a typo is told before torch loads
@@ -47,13 +73,20 @@ def run(
     from probekit import terminal
 
     _calm_transformers()
-    with terminal.progress(quiet=quiet) as watcher:
-        trace = probekit.run(
-            read,
-            overwrite=overwrite,
-            on_plan=None if quiet else lambda plan: _notes(plan.notes),
-            on_progress=watcher,
+    try:
+        with terminal.progress(quiet=quiet) as watcher:
+            trace = probekit.run(
+                read,
+                overwrite=overwrite,
+                on_plan=None if quiet else lambda plan: _notes(plan.notes),
+                on_start=None if quiet else _going_on,
+                on_progress=watcher,
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            "stopped; what is sealed stays, and the same command goes on from there", err=True
         )
+        raise typer.Exit(130) from None
     if not quiet:
         typer.echo(f"{trace.path.parent}: {len(trace.examples)} examples, "
                    f"{len(trace.tokens)} tokens, {len(trace.site_names)} sites")  # fmt: skip
@@ -106,6 +139,13 @@ def schema() -> None:
     from probekit.config import json_schema
 
     _print_json(json_schema())
+
+
+def _going_on(n_sealed: int, n_shards: int) -> None:
+    if n_sealed == n_shards:
+        typer.echo("this run is complete already; nothing to do", err=True)
+    elif n_sealed:
+        typer.echo(f"going on: {n_sealed} of {n_shards} shards are sealed", err=True)
 
 
 def _print_json(value: Any) -> None:

@@ -349,7 +349,7 @@ def _place(text: str) -> Place:
 
 def _first_int(config: object, spellings: tuple[str, ...]) -> int | None:
     values = (getattr(config, spelling, None) for spelling in spellings)
-    return next((value for value in values if type(value) is int), None)
+    return next((value for value in values if type(value) is int and value > 0), None)
 
 
 def _is_multi_query(config: object) -> bool:

@@ -16,11 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import yaml
+
 from probekit.errors import StoreError
 from probekit.schema import INDEX_FILE, RUN_FILE, SHARDS_FOLDER, ShardSpec
 from probekit.writer import write_json
 
 _LOCK_FILE = ".lock"
+_SHOWN = 5  # changed settings named in a message
+_LONG = 60  # characters of one
 _SHARD_FILE = re.compile(r"\d{5,}\.(h5|json)|\.\d{5,}\.(h5\.part(\.packed)?|json\.part)")
 _OURS = (
     RUN_FILE,
@@ -93,8 +97,13 @@ class RunFolder:
             if earlier["identity"].get(key) != json.loads(json.dumps(value))
         ]
         if differs:
+            changes = _changes(
+                earlier.get("provenance", {}).get("config"),
+                self._record.provenance.get("config"),
+            )
             raise StoreError(
-                f"{self.path}: holds another run (differs in: {', '.join(differs)}); "
+                f"{self.path}: holds another run "
+                f"({changes or 'differs in: ' + ', '.join(differs)}); "
                 "give another store.path, or --overwrite to begin anew"
             )
 
@@ -103,6 +112,29 @@ class RunFolder:
         for file in _shard_files(self.path):
             if file.name.startswith(".") or int(file.stem) not in whole:
                 file.unlink()
+
+
+def _changes(earlier: str | None, now: str | None) -> str:
+    """Name the settings that differ between two configs, each as YAML."""
+    old, new = (_flat(yaml.safe_load(text or "{}")) for text in (earlier, now))
+    changed = [
+        f"{key}: was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and not key.startswith("store.path")
+    ]
+    more = f", and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return ", ".join(changed[:_SHOWN]) + more
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        parts = ((f"{key}.{name}" if key else name, item) for name, item in value.items())
+    elif isinstance(value, list):
+        parts = ((f"{key}[{number}]", item) for number, item in enumerate(value))
+    else:
+        shown = str(value)
+        return {key: shown if len(shown) <= _LONG else f"{shown[:_LONG]}..."}
+    return {name: text for part, item in parts for name, text in _flat(item, part).items()}
 
 
 class _Lock:

@@ -150,6 +150,22 @@ def _groups(pattern: str) -> Iterator[str]:
     yield pattern[start:]
 
 
+def unmatched_choices(pattern: str, paths: Sequence[str]) -> tuple[str, ...]:
+    """Give the pattern with each choice of its braces that no path has, whatever the others are.
+
+    ``transformer.h.{0..7}.mlp`` on three layers gives five: nobody would miss them otherwise.
+    """
+    pieces = list(_pieces(pattern))
+    written = ["{" + piece + "}" if inside else piece for piece, inside in pieces]
+    lost = []
+    for number, (piece, inside) in enumerate(pieces):
+        for choice in _choices(piece, pattern) if inside else ():
+            one = "".join([*written[:number], choice, *written[number + 1 :]])
+            if not match_paths(one, paths):
+                lost.append(one)
+    return tuple(lost)
+
+
 def _alternatives(group: str, pattern: str) -> Iterator[tuple[str, ...]]:
     """Write a group out: each alternative as its segments."""
     for text in dict.fromkeys(_written_out(group, pattern)):

@@ -164,7 +164,8 @@ class MappedRows:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} are out of range")
         rows = np.where(rows < 0, rows + len(self), rows)
         if rows.ndim == 0:
-            return self._slice(slice(int(rows), int(rows) + 1), ())[(0, *rest)]
+            # A copy: a lone row is small, and as a view it would keep its whole file open.
+            return self._slice(slice(int(rows), int(rows) + 1), ())[(0, *rest)].copy()
         return self._scattered(rows, rest)
 
     def segment_of(self, row: int) -> tuple[Segment, int]:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import torch
 import transformers
+import xxhash
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -38,6 +39,7 @@ BUNDLED = {  # architectures that build with no network, by the model's name in 
 }
 _CONNECT_S = 3.0
 _PAIR_BATCH = 8192
+_PIECES, _PIECE_BYTES = 64, 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +267,31 @@ def _refuse_holes(report: Any, where: str, name: str) -> None:
             f"({', '.join(holes[:3])}{', ...' if len(holes) > 3 else ''}); "
             "they would be random. Give the checkpoint that belongs to this architecture"
         )
+
+
+def weights_digest(config: ProbeConfig) -> str | None:
+    """Tell a local model's weights from others, so that a run does not go on with changed ones.
+
+    Reads the sizes and 64 pieces of 64 KiB, spread evenly, of every weights file: enough to see
+    that a model was trained on or replaced, in no time for a model of any size.
+
+    Returns:
+        A digest, or None where there are no local weights (the hub has commits for that).
+    """
+    source = locate(config.model.name, config.where("model.name"))
+    if config.model.weights == "random" or source.on_hub:
+        return None
+    folder = Path(source.place)
+    files = [folder / source.gguf_file] if source.gguf_file else folder.glob("*.safetensors")
+    digest = xxhash.xxh3_128()
+    for file in sorted(files):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as data:
+            for number in range(_PIECES):
+                data.seek(number * max(0, size - _PIECE_BYTES) // (_PIECES - 1))
+                digest.update(data.read(_PIECE_BYTES))
+    return digest.hexdigest()
 
 
 def load_tokenizer(config: ProbeConfig) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from probekit.schema import ALL_TOKENS, ShardSpec, SiteSpec
 from probekit.skeleton import Skeleton, build_skeleton
 from probekit.sources import Source
 from probekit.summary import summarize_modules
+
+_LONGEST = 1 << 20  # tokens of an example, where neither model nor config says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,20 @@ class Plan:
     def sizes(self) -> Sizes:
         """The model's sizes."""
         return families.sizes(self.skeleton.hf_config)
+
+    @property
+    def length_border(self) -> int | None:
+        """The length above which the model computes short texts in a batch otherwise.
+
+        Rotary embeddings of the kind "longrope" (Phi-3 128k) take other factors as soon as the
+        longest text of a batch is longer than this.
+        """
+        text = self.skeleton.hf_config.get_text_config()
+        rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+        if rope.get("rope_type", rope.get("type")) != "longrope":
+            return None
+        own = getattr(text, "original_max_position_embeddings", None)
+        return rope.get("original_max_position_embeddings", own)
 
     @property
     def total_bytes(self) -> int:
@@ -146,7 +162,7 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True) -> Plan:
     dtype = models.compute_dtype(config.model, hf_config)
     limits = _limits(config, hf_config)
     notes = _limit_notes(config, hf_config)
-    outline = _outline(config, hf_config, dtype, limits.n_tokens or 1)
+    outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
     _check_generation(config, outline)
     examples, tokenizer = _read(config, limits, notes, inputs_needed=inputs_needed)
     planned: tuple[ShardSpec, ...] = ()
@@ -155,7 +171,8 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True) -> Plan:
         longest = int(examples.n_tokens.max()) + extra
         if any(site.source.n_keys not in (0, longest) for site in outline.sites):
             # Attention rows are as wide as the longest example, which is known only now.
-            outline = _outline(config, hf_config, dtype, longest)
+            sites = Resolver(config, outline.skeleton, longest).sites()
+            outline = replace(outline, sites=sites)
         _check_positions(config, outline.sites, examples)
         planned = shards.split(
             examples.n_tokens + extra, [s.spec for s in outline.sites], config.store.shard_bytes

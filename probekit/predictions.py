@@ -65,7 +65,7 @@ def _top(trace: Trace, token: int, k: int) -> tuple[Array, Array]:
                 row = _row(site, token)
                 return trace[name.replace(".logprob", ".id")][row][:k], site[row][:k]
     for name in trace.site_names:
-        if trace[name].axes == ("token", "d_vocab"):
+        if trace[name].portable == "logits" and trace[name].axes == ("token", "d_vocab"):
             logits = trace[name][_row(trace[name], token)].astype(np.float64)
             logprobs = logits - logits.max()
             logprobs -= np.log(np.exp(logprobs).sum())

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from probekit import __version__, schema
+from probekit import __version__, models, schema
 from probekit.folder import RunRecord
 from probekit.planning import Plan
 
@@ -27,6 +27,7 @@ def run_record(plan: Plan) -> RunRecord:
             "inputs_digest": plan.examples.digest(),
             "model_class": plan.skeleton.model_class,
             "model_commit": _commit(plan),
+            "weights_digest": models.weights_digest(plan.config),
             "sites": [site.spec.to_json() for site in plan.sites],
             "shards": [shard.to_json() for shard in plan.shards],
         },

@@ -134,6 +134,11 @@ class Recording:
         for name in (site, f"{site}/output"):
             if name in self._sites:
                 return name
+        meant = list(self._matched.get(site, ()))
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            raise CaptureError(f"{site} means {len(meant)} sites; name one: {', '.join(meant)}")
         raise CaptureError(f"{site} was not asked for; recorded: {', '.join(self._sites)}")
 
     def _tap(self, name: str) -> Tap:

@@ -17,7 +17,7 @@ import torch
 from probekit import families, schema
 from probekit.config import ProbeConfig, ProbeRule, RecordKind
 from probekit.errors import Fault, PlanError, ProbekitError
-from probekit.globs import match_paths, nearest
+from probekit.globs import match_paths, nearest, unmatched_choices
 from probekit.recipe import Einops, Recipe, einops_step, right_axes
 from probekit.schema import PER_EXAMPLE, SiteSpec
 from probekit.shards import Choice
@@ -94,6 +94,10 @@ class Resolver:
                 paths = match_paths(pattern, tuple(self._skeleton.modules))
                 if not paths:
                     raise PlanError(no_match(pattern, self._skeleton))
+                if lost := unmatched_choices(pattern, tuple(self._skeleton.modules)):
+                    raise PlanError(
+                        f"{pattern!r}: {len(lost)} of its choices match no module: {_listed(lost)}"
+                    )
             except PlanError as error:
                 self._fault(f"{where}.modules", str(error))
                 continue
@@ -101,16 +105,25 @@ class Resolver:
                 places = tuple((path, kind) for path in paths)
                 yield _Wanted(places=places, asked_by=pattern, key="modules")
         for name in probe.sites or ():
-            try:
-                found = families.places(self._skeleton.hf_config, name).values()
-            except PlanError as error:
-                self._fault(f"{where}.sites", str(error))
-                continue
             for kind in records:
-                # A site says by its name what is recorded; only what is derived from it is a kind.
-                own = kind.name == "output"
-                places = tuple((p.module, RecordKind.parse(p.kind) if own else kind) for p in found)
+                try:
+                    places = self._places(name, kind)
+                except PlanError as error:
+                    self._fault(f"{where}.sites", str(error))
+                    continue
                 yield _Wanted(places=places, asked_by=name, key="sites")
+
+    def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind], ...]:
+        """Find a portable name; it says itself what is recorded, but for what derives of logits."""
+        if kind.name == "output":
+            found = families.places(self._skeleton.hf_config, name).values()
+            return tuple((p.module, RecordKind.parse(p.kind)) for p in found)
+        if name != "logits" or self._skeleton.head is None:
+            raise PlanError(
+                f"{kind} goes with the portable name logits, given {name}; "
+                "elsewhere name the module: `modules:` with `record: [top_k]`"
+            )
+        return ((self._skeleton.head, kind),)
 
     def _layers(self, probe: ProbeRule) -> frozenset[int] | None:
         """Give the layers a probe keeps; None for all."""
@@ -182,8 +195,7 @@ class Resolver:
         choice = Choice.of(probe.positions).name if found.per_token else PER_EXAMPLE
         found, recipe = self._recipe(found, probe)
         axes, parts = _after(found, recipe)
-        names = families.portable_names(self._skeleton.hf_config)
-        portable, _ = names.get(f"{found.module}/{found.kind}", (None, None))
+        portable, _ = self._portable_names.get(f"{found.module}/{found.kind}", (None, None))
         return [
             SitePlan(
                 spec=SiteSpec(
@@ -192,7 +204,7 @@ class Resolver:
                     rows=PER_EXAMPLE if recipe.pool else choice,
                     axes=(PER_EXAMPLE if recipe.pool or not found.per_token else "token", *axes),
                     row_shape=tuple(part.shape[1:]),
-                    dtype=_stored(part, self._config.store.dtype),
+                    dtype=_stored(part, recipe, self._config.store.dtype),
                     source_dtype=found.dtype,
                     layer=layer_of(found.module),
                     portable=portable,
@@ -212,8 +224,6 @@ class Resolver:
         """Build what a probe wants done with a tensor's rows; blocks take their heads at once."""
         heads = _chosen(probe.heads, found, "heads")
         ending = found.kind if found.kind in ("top_k", *LOGIT_KINDS) else None
-        if ending == "top_k" and probe.k > found.row_shape[-1]:
-            raise PlanError(f"{found.name}: k is {probe.k}, of {found.row_shape[-1]} there are")
         recipe = Recipe(
             heads=heads,
             neurons=_chosen(probe.neurons, found, "neurons"),
@@ -237,7 +247,8 @@ class Resolver:
             recipe = replace(recipe, heads=None)
         if probe.pool is not None and ending == "top_k" and probe.pool != "last":
             raise PlanError(f"{found.name}: a {probe.pool} of token ids means nothing; pool: last")
-        if probe.pool is not None and ending == "token_logprob" and probe.positions != ":-1":
+        ends_before_last = isinstance(probe.positions, str) and probe.positions.endswith(":-1")
+        if probe.pool is not None and ending == "token_logprob" and not ends_before_last:
             raise PlanError(
                 f"{found.name} is NaN at the last token, after which nothing came; "
                 'pool it with positions: ":-1"'
@@ -253,6 +264,10 @@ class Resolver:
         pattern = step.rearrange or step.reduce
         assert pattern is not None  # the config has exactly one
         return einops_step(pattern, step.op, step.sizes, self._known_sizes)
+
+    @cached_property
+    def _portable_names(self) -> dict[str, tuple[str, int | None]]:
+        return families.portable_names(self._skeleton.hf_config)
 
     @cached_property
     def _known_sizes(self) -> dict[str, int]:
@@ -292,14 +307,23 @@ def _chosen(asked: Sequence[int] | None, found: Found, what: str) -> tuple[int, 
 
 def _after(found: Found, recipe: Recipe) -> tuple[tuple[str, ...], tuple[torch.Tensor, ...]]:
     """Try a recipe on rows of zeros: names of a row's axes, and a tensor for each part."""
-    rows = torch.zeros((3, *found.row_shape), dtype=getattr(torch, found.dtype))
+    rows = torch.zeros((3, *found.row_shape), dtype=getattr(torch, found.dtype), device="meta")
     try:
-        parts = recipe.apply(rows, torch.zeros(3, dtype=torch.long), (1, 2))
+        parts = recipe.apply(rows, torch.zeros(3, dtype=torch.long, device="meta"), (1, 2))
     except einops.EinopsError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         shape = ", ".join(str(size) for size in found.row_shape)
         raise PlanError(f"{found.name}: einops on rows of [{shape}]: {reason}") from error
+    except (RuntimeError, IndexError) as error:
+        steps = ", ".join(_steps(recipe))
+        reason = str(error).strip().splitlines()[0]
+        shape = f"[{', '.join(map(str, found.row_shape))}] {found.dtype}"
+        raise PlanError(
+            f"{found.name}: {steps} cannot be taken of rows of {shape}: {reason}"
+        ) from error
     axes = found.axes
+    if recipe.neurons is not None:
+        axes = (*axes[:-1], "neuron")  # no longer the axis it was cut from
     if recipe.einops is not None:
         axes = right_axes(recipe.einops.pattern)[1:]
     if recipe.ending == "top_k":
@@ -312,9 +336,12 @@ def _after(found: Found, recipe: Recipe) -> tuple[tuple[str, ...], tuple[torch.T
     return axes, parts
 
 
-def _stored(part: torch.Tensor, asked: str) -> str:
+def _stored(part: torch.Tensor, recipe: Recipe, asked: str) -> str:
     computed = str(part.dtype).removeprefix("torch.")
-    return asked if asked != "auto" and computed in schema.FLOATS else computed
+    if asked == "auto" or computed not in schema.FLOATS:
+        return computed
+    # Log-probabilities and entropies are a handful of numbers; 16 bits would only blur them.
+    return computed if recipe.logits and recipe.ending is not None else asked
 
 
 def _details(probe: ProbeRule, recipe: Recipe) -> dict[str, Any]:
@@ -349,6 +376,17 @@ def no_match(pattern: str, skeleton: Skeleton) -> str:
         f"{pattern!r} matches no module of {skeleton.model_class}; the nearest: "
         f"{', '.join(near) or 'none'}. `probekit modules` lists them all"
     )
+
+
+def _steps(recipe: Recipe) -> list[str]:
+    taken = {
+        "heads": recipe.heads,
+        "neurons": recipe.neurons,
+        "einops": recipe.einops,
+        f"{recipe.ending} (k: {recipe.k})" if recipe.k else recipe.ending: recipe.ending,
+        f"pool: {recipe.pool}": recipe.pool,
+    }
+    return [str(name) for name, step in taken.items() if step is not None]
 
 
 def _ways(site: SitePlan) -> str:

@@ -118,10 +118,11 @@ def _choices(shard: ShardSpec, n_tokens: Array) -> Mapping[str, Array]:
     }
 
 
-def batches(n_tokens: Array, batch_tokens: int) -> Iterator[Array]:
+def batches(n_tokens: Array, batch_tokens: int, border: int | None = None) -> Iterator[Array]:
     """Group a shard's examples by length, longest first, under a budget of padded tokens.
 
-    Longest first, so that a batch that does not fit the device shows itself at once.
+    Longest first, so that a batch that does not fit the device shows itself at once. Examples of
+    more than `border` tokens share no batch with others.
 
     Yields:
         Numbers within the shard, int64; one example longer than the budget makes a batch alone.
@@ -130,5 +131,7 @@ def batches(n_tokens: Array, batch_tokens: int) -> Iterator[Array]:
     begin = 0
     while begin < len(order):
         size = max(1, batch_tokens // int(n_tokens[order[begin]]))
+        if border is not None and n_tokens[order[begin]] > border:
+            size = min(size, int((n_tokens[order[begin:]] > border).sum()))
         yield order[begin : begin + size]
         begin += size

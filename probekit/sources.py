@@ -92,7 +92,8 @@ def find(skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int) -> Iter
         output = RecordKind(name="output")
         if not skeleton.calls_of(module):
             raise PlanError(_never(skeleton, module, output))
-        yield replace(_tensor(skeleton, skeleton.calls_of(module)[0], output), kind=str(kind))
+        call = _only_call(skeleton, module, kind.name)
+        yield replace(_tensor(skeleton, call, output), kind=str(kind))
 
 
 def _never(skeleton: Skeleton, module: str, kind: RecordKind) -> str:
@@ -103,6 +104,16 @@ def _never(skeleton: Skeleton, module: str, kind: RecordKind) -> str:
         f"{module} ({skeleton.modules[module]}) never runs as a module in a forward pass, "
         "so there is nothing to record"
     )
+
+
+def _only_call(skeleton: Skeleton, module: str, kind: str) -> Call:
+    calls = skeleton.calls_of(module)
+    if len(calls) > 1:
+        raise PlanError(
+            f"{module} runs {len(calls)} times in a forward pass, and {kind} is taken of modules "
+            "that run once; record: [output] keeps every call"
+        )
+    return calls[0]
 
 
 def _tensor(skeleton: Skeleton, call: Call, kind: RecordKind) -> Found:
@@ -184,6 +195,7 @@ def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found
     shape = skeleton.attention.get(module)
     if shape is None:
         return _shown_weights(skeleton, module, kind, n_keys)
+    _only_call(skeleton, module, kind)
     if kind in BLOCK_KINDS:
         _check_scores(shape, module, kind)
         block = _block(module, kind, shape.n_heads, shape.dtype, n_keys)

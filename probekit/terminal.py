@@ -189,6 +189,8 @@ def _bar() -> Iterator[Watcher]:
         task = bar.add_task("examples", total=None, rate="")
 
         def watch(p: Progress) -> None:
+            if not bar.tasks[task].completed and p.before:
+                bar.reset(task, total=p.n_examples, completed=p.before, rate="")
             bar.update(task, total=p.n_examples, completed=p.examples, rate=_rate(p))
 
         yield watch
@@ -203,7 +205,7 @@ class _Lines:
         if p.examples < p.n_examples and now - self._last < _PLAIN_EVERY_S:
             return
         self._last = now
-        per_example = p.seconds / max(1, p.examples)
+        per_example = p.seconds / max(1, p.examples - p.before)
         left = per_example * (p.n_examples - p.examples)
         print(
             f"{p.examples}/{p.n_examples} examples, {_rate(p)}, {left:.0f} s left", file=sys.stderr

@@ -228,6 +228,9 @@ class Trace:
         return table
 
     def _no_such_site(self, name: str) -> str:
+        module = name.removesuffix("/output")
+        if module in self._portable:
+            return f"{self.path}: {module} is a portable name; trace.select({module!r}, layer=...)"
         near = difflib.get_close_matches(name, self.site_names, n=5, cutoff=0.3)
         return (
             f"{self.path}: {name} was not recorded; {len(self.site_names)} sites were"
@@ -241,6 +244,8 @@ class Trace:
         layers = sorted(k for k in self._portable[name] if k is not None)
         if not layers:
             return f"{self.path}: {name} lies outside the layers; leave layer={layer} out"
+        if layer is None:
+            return f"{self.path}: {name} was recorded at layers {layers}; say which with layer="
         return (
             f"{self.path}: {name} was recorded at layers {layers}; layer={layer} picks none of them"
         )

@@ -31,6 +31,7 @@ class Progress:
 
     examples: int
     n_examples: int
+    before: int  # of the examples, how many were sealed when this process began
     tokens: int  # captured by this process
     n_bytes: int  # written by this process
     seconds: float  # since the first forward pass
@@ -47,7 +48,8 @@ class Meter:
     ) -> None:
         self._watcher = watcher
         self._n_examples = sum(s.n_examples for s in shards)
-        self._examples = self._n_examples - sum(s.n_examples for s in todo)
+        self._before = self._n_examples - sum(s.n_examples for s in todo)
+        self._examples = self._before
         self._tokens = 0
         self._begin = time.perf_counter()
 
@@ -60,6 +62,7 @@ class Meter:
                 Progress(
                     examples=self._examples,
                     n_examples=self._n_examples,
+                    before=self._before,
                     tokens=self._tokens,
                     n_bytes=n_bytes,
                     seconds=time.perf_counter() - self._begin,
@@ -98,7 +101,8 @@ def forward_shard(walk: Walk, shard: ShardSpec) -> None:
     assert plan.examples is not None  # a plan that runs has its inputs
     tables = shards.tables(plan.examples, shard)
     with walk.writer(shard, tables) as out:
-        for numbers in shards.batches(tables.n_tokens, plan.config.inputs.batch_tokens):
+        room = plan.config.inputs.batch_tokens
+        for numbers in shards.batches(tables.n_tokens, room, plan.length_border):
             batch = packing.make_batch(
                 numbers,
                 tables.n_tokens,

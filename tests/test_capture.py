@@ -538,19 +538,20 @@ def test_a_finished_run_is_opened_and_no_model_is_loaded(gpt2, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
-        ({"store__dtype": "float16"}, "config_digest, sites"),
-        ({"probes": [{"modules": "transformer.h.*.mlp.act", "layers": 0}]}, "config_digest, sites"),
-        ({"seed": 1}, "config_digest"),
-        ({"inputs__texts": ["1 2 3"]}, "config_digest, inputs_digest, shards"),
+        ({"store__dtype": "float16"}, "store.dtype: was not set, now float16"),
+        (
+            {"probes": [{"modules": "transformer.h.*.mlp.act", "layers": 0}]},
+            r"probes\[0\].layers\[0\]: was not set, now 0",
+        ),
+        ({"seed": 1}, "seed: was not set, now 1"),
+        ({"inputs__texts": ["1 2 3"]}, r"inputs.texts\[0\]: was 5 17 99 3 3, now 1 2 3"),
     ],
 )
 def test_a_changed_config_is_refused_and_nothing_is_lost(gpt2, tmp_path, change, differs):
     probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
     before = by_hand.fingerprint(tmp_path / "t" / "trace.h5")
     changed = by_hand.config(gpt2, tmp_path / "t", **{"probes": MLP, **change})
-    with pytest.raises(
-        StoreError, match=rf"holds another run \(differs in: {differs}\).*overwrite"
-    ):
+    with pytest.raises(StoreError, match=rf"holds another run \(.*{differs}.*\).*overwrite"):
         probekit.run(changed)
     assert by_hand.fingerprint(tmp_path / "t" / "trace.h5") == before
     trace = probekit.run(changed, overwrite=True)
@@ -726,3 +727,49 @@ def refuse_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("loaded the model")
 
     monkeypatch.setattr(models, "load_model", refuse)
+
+
+def test_changed_weights_in_the_same_folder_are_another_model(tmp_path):
+    model = tiny.build("llama")
+    model.save_pretrained(tmp_path / "model")
+    config = {
+        "model": {"name": str(tmp_path / "model")},
+        "inputs": {"random": {"examples": 2, "max_tokens": 9}},
+        "probes": [{"modules": "model.layers.0"}],
+        "store": {"path": str(tmp_path / "run")},
+    }
+    probekit.run(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(2)
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(StoreError, match="weights_digest"):
+        probekit.run(config)
+
+
+def test_short_texts_of_a_longrope_model_are_not_batched_with_long_ones(tmp_path):
+    """Its rotary factors follow the longest text of a batch."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    tiny.build(
+        "phi3",
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "original_max_position_embeddings": 8,
+            **factors,
+        },
+        original_max_position_embeddings=8,
+    ).save_pretrained(tmp_path / "model")
+
+    def values(batch_tokens):
+        config = {
+            "model": {"name": str(tmp_path / "model")},
+            "inputs": {
+                "random": {"examples": 9, "min_tokens": 3, "max_tokens": 14},
+                "batch_tokens": batch_tokens,
+            },
+            "probes": [{"modules": "model.layers.1"}],
+            "store": {"path": str(tmp_path / f"run{batch_tokens}")},
+        }
+        return probekit.run(config)["model.layers.1"][:]
+
+    np.testing.assert_allclose(values(1000), values(1), rtol=1e-4, atol=1e-4)

@@ -114,7 +114,7 @@ def test_set_changes_settings_in_order(probekit_, config, tmp_path):
 def test_a_finished_run_is_opened_another_refused_and_overwrite_begins_anew(probekit_, config):
     assert probekit_("run", config, "-q").code == 0
     again = probekit_("run", config)
-    assert (again.code, again.err) == (0, ""), "nothing was left to do"
+    assert (again.code, again.err) == (0, "this run is complete already; nothing to do\n")
     refused = probekit_("run", config, "--set", "seed=1")
     assert refused.code == 2
     assert refused.err.startswith("error: ") and "--overwrite to begin anew" in refused.err

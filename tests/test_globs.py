@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probekit.errors import PlanError
-from probekit.globs import compile_glob, match_paths, nearest
+from probekit.globs import compile_glob, match_paths, nearest, unmatched_choices
 
 GPT2_BLOCK = " .ln_1 .attn .attn.c_attn .attn.c_proj .mlp .mlp.c_fc .mlp.act .mlp.c_proj"
 GPT2 = (
@@ -233,3 +233,11 @@ def test_the_oracle_can_say_no() -> None:
     assert oracle("a.{b,c}.**", "a.c")
     assert not oracle("a.{b,c}.*", "a.c")
     assert [*written_out("x{a,{b,c}}")] == ["xa", "xb", "xa", "xc"]
+
+
+def test_a_choice_that_matches_nothing_is_found() -> None:
+    paths = [f"h.{layer}.{part}" for layer in range(3) for part in ("attn", "mlp", "mlp.act")]
+    assert unmatched_choices("h.{0..4}.mlp", paths) == ("h.3.mlp", "h.4.mlp")
+    assert unmatched_choices("h.{0..2}.{attn,mlp.act}", paths) == ()
+    assert unmatched_choices("h.*.{attn,norm}", paths) == ("h.*.norm",)
+    assert unmatched_choices("h.*.mlp", paths) == ()

@@ -49,7 +49,7 @@ def test_neurons_are_those_of_the_last_axis(record):
     every = record(modules=MLP)[f"{MLP}/output"][:]
     some = record(modules=MLP, neurons=[3, -1, 0])[f"{MLP}/output"]
     np.testing.assert_array_equal(some[:], every[:, [3, -1, 0]])
-    assert some.axes == ("token", "d_model")
+    assert some.axes == ("token", "neuron")
 
 
 def test_rearranging_takes_sizes_from_the_model(record):
@@ -185,7 +185,13 @@ def test_capped_logits_are_those_the_model_returns(tmp_path):
     ("probe", "message"),
     [
         ({"modules": MLP, "neurons": 32}, r"neurons 32 is out of range \(32 there: 0..31"),
-        ({"modules": MLP, "record": "top_k", "k": 33}, r"k is 33, of 32 there are"),
+        (
+            {"modules": MLP, "record": "top_k", "k": 33},
+            r"top_k \(k: 33\) cannot be taken of rows of \[32\] float32",
+        ),
+        ({"modules": MLP, "record": "top_k", "neurons": [0, 1]}, r"neurons, top_k \(k: 5\) cannot"),
+        ({"sites": "mlp_post", "record": "top_k"}, r"goes with the portable name logits"),
+        ({"modules": "model.embed_tokens", "record": "input", "pool": "mean"}, r"int64"),
         ({"modules": MLP, "record": "entropy"}, r"taken of the model's logits.*lm_head"),
         (
             {"modules": MLP, "einops": {"rearrange": "token (a b) -> token a b"}},

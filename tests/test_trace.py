@@ -497,7 +497,8 @@ def test_select_needs_no_layer_where_there_is_one_place(trace: Trace, tmp_path: 
 def test_select_of_a_layer_that_is_not_there_names_those_that_are(
     trace: Trace, layer: int | None
 ) -> None:
-    message = rf"resid_post was recorded at layers \[0, 1, 3\]; layer={layer} picks none"
+    said = "say which with layer=" if layer is None else f"layer={layer} picks none"
+    message = rf"resid_post was recorded at layers \[0, 1, 3\]; {said}"
     with pytest.raises(StoreError, match=message):
         trace.select("resid_post", layer=layer)
 

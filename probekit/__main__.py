@@ -1,0 +1,5 @@
+"""`python -m probekit`: the command line."""
+
+from probekit.cli import main
+
+main()
