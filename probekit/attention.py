@@ -168,7 +168,9 @@ class AttentionCall:
     def _softmax(self, scores: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
         sinks = self.options.get("s_aux")
         if sinks is None:
-            return torch.softmax(scores, dim=-1)
+            # A query that may look nowhere (padding on the left) has no pattern, rather than NaN.
+            nowhere = (scores == -torch.inf).all(dim=-1, keepdim=True)
+            return torch.softmax(scores, dim=-1).masked_fill(nowhere, 0.0)
         # A sink is a learned score per head that takes its share and belongs to no key.
         column = sinks[list(heads)].float()[:, None, None].expand(-1, scores.shape[1], 1)
         return torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]

@@ -296,3 +296,45 @@ def test_two_heads_of_a_long_text_need_far_less_memory_than_eager():
         for how in ("bare", "tap", "eager")
     }
     assert peaks["tap"] - peaks["bare"] < (peaks["eager"] - peaks["bare"]) / 3
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "mistral"])
+def test_left_padding_gives_the_true_pattern_of_the_real_tokens(model_type):
+    """In a notebook a user pads as they like; a padding query that may look nowhere has zeros."""
+    model = build(model_type)
+    ids = torch.arange(1, 11)[None]
+    padded = torch.cat([torch.zeros((1, 4), dtype=torch.long), ids], dim=1)
+    mask = torch.cat([torch.zeros((1, 4), dtype=torch.long), torch.ones_like(ids)], dim=1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    path = next(p for p, m in model.named_modules() if type(m).__name__.endswith("Attention"))
+    with torch.no_grad():
+        with probekit.record(model, [f"{path}/pattern"]) as rec:
+            model(padded, attention_mask=mask, position_ids=positions)
+        expected = eager_patterns(model, ids[0])[0]
+    pattern = rec[f"{path}/pattern"][0]
+    np.testing.assert_allclose(pattern[:, 4:, 4:], expected, atol=1e-6)
+    assert not pattern[:, 4:, :4].any()
+    assert torch.isfinite(pattern).all()
+
+
+def test_falling_back_to_eager_is_said(tmp_path):
+    """A model whose own attention code shows weights under eager attention alone."""
+    from transformers import FalconConfig, FalconForCausalLM
+
+    torch.manual_seed(0)
+    shape = FalconConfig(
+        vocab_size=101, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=False,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    FalconForCausalLM(shape).save_pretrained(tmp_path / "model")
+    asked = config(
+        tmp_path, "falcon", ["pattern"], probe={"modules": "transformer.h.*.self_attention"}
+    )
+    plan = probekit.plan(asked)
+    outside = not plan.skeleton.attention
+    assert outside == (plan.attention == "eager")
+    assert outside == any("runs with eager attention" in note for note in plan.notes)
+    trace = run(asked)
+    name = "transformer.h.1.self_attention/pattern"
+    np.testing.assert_allclose(trace[name].example(0).sum(-1), 1, atol=1e-5)
+    assert outside == (trace.provenance["attention"] == "eager")
