@@ -96,10 +96,6 @@ class Examples:
         """Tokens of all examples."""
         return int(self._token_ends[-1])
 
-    def first_token(self, example: int) -> int:
-        """Give the number of tokens before an example."""
-        return int(self._token_ends[example])
-
     def token_ids(self, begin: int, end: int) -> Array:
         """Give the token ids of examples `begin` to `end`, int32 `[token]`."""
         return self._tokens[self._token_ends[begin] : self._token_ends[end]]
