@@ -74,7 +74,6 @@ def test_examples_hold_every_text_and_token(texts: list[str]) -> None:
     assert examples.n_tokens.tolist() == [len(ids) for ids in wanted]
     assert examples.total_tokens == sum(map(len, wanted))
     for number in range(len(texts)):
-        assert examples.first_token(number) == sum(map(len, wanted[:number]))
         assert examples.token_ids(number, number + 1).tolist() == wanted[number]
     assert examples.token_ids(0, len(texts)).tolist() == [token for ids in wanted for token in ids]
 
