@@ -351,7 +351,8 @@ def list_modules(
         }
     config = load_config(source, overrides=overrides)
     hf_config = models.load_hf_config(config, bundled=True)
-    skeleton = build_skeleton(hf_config, models.compute_dtype(config.model, hf_config))
+    dtype = models.compute_dtype(config.model, hf_config)
+    skeleton = build_skeleton(hf_config, dtype, config.model.attention)
     paths = match_paths(match, tuple(skeleton.modules))
     if not paths:
         raise PlanError(no_match(match, skeleton))

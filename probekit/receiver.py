@@ -123,6 +123,7 @@ class Receiver:
             if site.recipe.ending == ending:
                 rows = torch.from_numpy(values).to(self._dtypes[number])
                 self._out.write(number, to_storage(rows), examples, starts, ones)
+                self.n_bytes += len(examples) * site.spec.row_bytes
 
     def _take(self, numbers: list[int], tensor: torch.Tensor) -> None:
         if self._muted:

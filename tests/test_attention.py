@@ -338,3 +338,26 @@ def test_falling_back_to_eager_is_said(tmp_path):
     name = "transformer.h.1.self_attention/pattern"
     np.testing.assert_allclose(trace[name].example(0).sum(-1), 1, atol=1e-5)
     assert outside == (trace.provenance["attention"] == "eager")
+
+
+def test_attention_sinks_take_their_share_of_the_pattern(tmp_path):
+    """GPT-OSS gives a part of each row to a sink that is no key, so rows sum to less than 1."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    torch.manual_seed(0)
+    shape = GptOssConfig(
+        vocab_size=101, hidden_size=32, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=2,
+        num_experts_per_tok=1, max_position_embeddings=64, sliding_window=8,
+        pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    model = GptOssForCausalLM(shape).eval()
+    model.save_pretrained(tmp_path / "model")
+    trace = run(config(tmp_path, "gpt_oss", ["pattern"]))
+    ids = torch.from_numpy(np.array(trace.examples[0].token_ids, dtype=np.int64))[None]
+    with torch.no_grad():
+        shown = model(ids, attention_mask=torch.ones_like(ids), output_attentions=True).attentions
+    for layer, weights in enumerate(shown):
+        pattern = trace[f"model.layers.{layer}.self_attn/pattern"].example(0)
+        np.testing.assert_allclose(pattern, weights[0], atol=1e-6)
+        assert (pattern.sum(-1) < 0.999).all()
