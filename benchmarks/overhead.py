@@ -42,7 +42,9 @@ def bare_forwards(model: torch.nn.Module, plan: Plan) -> None:
     assert plan.examples is not None
     tables = shards.tables(plan.examples, plan.shards[0])
     with torch.inference_mode():
-        for numbers in shards.batches(tables.n_tokens, plan.config.inputs.batch_tokens):
+        for numbers in shards.batches(
+            tables.n_tokens, shards.Room(plan.config.inputs.batch_tokens)
+        ):
             batch = packing.make_batch(
                 numbers,
                 tables.n_tokens,

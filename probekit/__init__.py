@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ConfigError,
         PlanError,
         ProbekitError,
+        ProbekitWarning,
         StoreError,
     )
     from probekit.planning import plan
@@ -30,6 +31,7 @@ _HOMES = {
     "ConfigError": ("probekit.errors", "ConfigError"),
     "PlanError": ("probekit.errors", "PlanError"),
     "ProbekitError": ("probekit.errors", "ProbekitError"),
+    "ProbekitWarning": ("probekit.errors", "ProbekitWarning"),
     "Site": ("probekit.site", "Site"),
     "StoreError": ("probekit.errors", "StoreError"),
     "Trace": ("probekit.trace", "Trace"),
@@ -44,6 +46,7 @@ __all__ = [
     "ConfigError",
     "PlanError",
     "ProbekitError",
+    "ProbekitWarning",
     "Site",
     "StoreError",
     "Trace",

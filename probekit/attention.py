@@ -26,6 +26,7 @@ import torch
 from transformers.modeling_utils import AttentionInterface
 
 from probekit.errors import CaptureError
+from probekit.indexing import take
 
 KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")  # whose masks we can read
 SCORE_ARGUMENTS = frozenset({"scaling", "is_causal", "position_bias", "softcap", "s_aux"})
@@ -67,7 +68,7 @@ class AttentionCall:
         *,
         example: int,
         heads: Sequence[int],
-        queries: Any,
+        queries: torch.Tensor,
         n_keys: int,
     ) -> Iterator[torch.Tensor]:
         """Give `pattern` or `scores` of one example, some queries at a time.
@@ -76,7 +77,7 @@ class AttentionCall:
             kind: "pattern" or "scores".
             example: its place in the batch.
             heads: which heads.
-            queries: which of this call's positions, int64 `[query]`.
+            queries: which of this call's positions, int64 `[query]`, on its device.
             n_keys: tokens of the example so far; keys behind them are padding. A sliding-window
                 cache may hold only the last of them: the forgotten ones are masked.
 
@@ -84,10 +85,9 @@ class AttentionCall:
             `[query, head, key]`, in the dtype of the queries.
         """
         size = max(1, _BLOCK_BYTES // (4 * len(heads) * n_keys))
-        wanted = torch.as_tensor(list(queries), device=self.query.device)
-        for block in wanted.split(size):
+        for block in queries.split(size):
             if kind == "pattern" and self.weights is not None:
-                rows = self.weights[example][list(heads)][:, block, :n_keys]
+                rows = take(self.weights[example], 0, heads)[:, block, :n_keys]
             else:
                 rows = self._scores(example, heads, block, n_keys)
                 if kind == "pattern":
@@ -103,6 +103,7 @@ class AttentionCall:
         if kind not in ("pattern", "scores"):
             return self.tensor(kind)
         n_batch, n_heads, n_queries, _ = self.query.shape
+        everything = torch.arange(n_queries, device=self.query.device)
         rows = [
             torch.cat(
                 tuple(
@@ -110,7 +111,7 @@ class AttentionCall:
                         kind,
                         example=example,
                         heads=range(n_heads),
-                        queries=range(n_queries),
+                        queries=everything,
                         n_keys=self.key.shape[2],
                     )
                 )
@@ -124,8 +125,8 @@ class AttentionCall:
     ) -> torch.Tensor:
         """Compute `[head, query, key]` in float32; -inf where masked."""
         groups = self.query.shape[1] // self.key.shape[1]
-        query = self.query[example][list(heads)][:, queries].float()
-        key = self.key[example][[h // groups for h in heads]][:, :n_keys].float()
+        query = take(self.query[example], 0, heads)[:, queries].float()
+        key = take(self.key[example], 0, [h // groups for h in heads])[:, :n_keys].float()
         scores = query @ key.transpose(1, 2) * self.scaling
         if (cap := self.options.get("softcap")) is not None:
             scores = torch.tanh(scores / cap) * cap
@@ -172,7 +173,7 @@ class AttentionCall:
             nowhere = (scores == -torch.inf).all(dim=-1, keepdim=True)
             return torch.softmax(scores, dim=-1).masked_fill(nowhere, 0.0)
         # A sink is a learned score per head that takes its share and belongs to no key.
-        column = sinks[list(heads)].float()[:, None, None].expand(-1, scores.shape[1], 1)
+        column = take(sinks, 0, heads).float()[:, None, None].expand(-1, scores.shape[1], 1)
         return torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
 
 
@@ -181,7 +182,7 @@ def _part(
 ) -> torch.Tensor:
     """Take one example's heads, queries and keys of a mask that may be shared over any of them."""
     one = tensor[example if tensor.shape[0] > 1 else 0]
-    one = one[list(heads)] if one.shape[0] > 1 else one
+    one = take(one, 0, heads) if one.shape[0] > 1 else one
     one = one[:, queries] if one.shape[1] > 1 else one
     return one[..., :n_keys]
 

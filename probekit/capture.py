@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from probekit import models, schema
 from probekit.config import ProbeConfig, load_config
-from probekit.errors import CaptureError
+from probekit.errors import CaptureError, ProbekitWarning
 from probekit.folder import RunFolder, sealed_specs
 from probekit.generation import generate_shard
 from probekit.index import build_index
@@ -20,7 +21,10 @@ from probekit.planning import Plan, make_plan
 from probekit.provenance import about, about_model, run_record
 from probekit.receiver import Receiver
 from probekit.schema import ShardSpec
+from probekit.shards import Room
+from probekit.tally import Tally
 from probekit.trace import Trace, open_trace
+from probekit.transfer import Transfer
 from probekit.walk import Meter, Progress, Walk, Watcher, forward_shard
 
 __all__ = ["Progress", "Watcher", "capture", "run"]
@@ -73,7 +77,10 @@ def run(
             capture(model, plan, todo, path, device, on_progress)
         if todo or not (path / schema.INDEX_FILE).exists():
             _index(plan, path)
-    return open_trace(path)
+    trace = open_trace(path)
+    if todo:
+        _warn_of_counts(trace)
+    return trace
 
 
 def capture(
@@ -92,18 +99,45 @@ def capture(
         if plan.config.execution_order:
             # Attached first: its hooks run before the one that ends a forward pass early.
             order = stack.enter_context(OrderRecorder(model))
+        transfer = stack.enter_context(
+            Transfer(
+                device,
+                buffer_bytes=plan.config.store.buffer_bytes,
+                row_bytes=max((site.spec.row_bytes for site in plan.sites), default=0),
+            )
+        )
+        tally = Tally(len(plan.sites), device)
         walk = Walk(
             model=model,
             plan=plan,
             device=device,
             path=path,
             attributes=about_model(plan, model, device),
-            receiver=stack.enter_context(Receiver(model, plan.sites, plan.stop)),
+            transfer=transfer,
+            tally=tally,
+            receiver=stack.enter_context(Receiver(model, plan.sites, transfer, tally, plan.stop)),
             order=order,
             meter=Meter(plan.shards, todo, on_progress),
+            room=Room(plan.config.inputs.batch_tokens),
         )
         for shard in todo:
             record_shard(walk, shard)
+
+
+def _warn_of_counts(trace: Trace) -> None:
+    """Say at the end how many values are not finite, and where."""
+    words = {
+        schema.NONFINITE: "values were NaN or infinite as the model computed them",
+        schema.OVERFLOW: "values were too large for the dtype they are stored in and are infinite "
+        "there (store.dtype: bfloat16 or float32 holds them)",
+    }
+    for attribute, what in words.items():
+        counts = {name: trace[name].attributes.get(attribute, 0) for name in trace.site_names}
+        found = [f"{name} ({n:,})" for name, n in counts.items() if n]
+        if found:
+            shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+            message = f"{sum(counts.values()):,} {what}: {shown}"
+            warnings.warn(message, ProbekitWarning, stacklevel=3)
 
 
 def _check_model(model: torch.nn.Module, plan: Plan) -> None:

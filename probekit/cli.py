@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from probekit.errors import ProbekitError
+from probekit.errors import ProbekitError, ProbekitWarning
 
 app = typer.Typer(
     name="probekit",
@@ -165,8 +166,17 @@ def _calm_transformers() -> None:
     logging.set_verbosity_error()
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any
+) -> None:
+    ours = issubclass(category, ProbekitWarning)
+    text = f"warning: {message}\n" if ours else None
+    sys.stderr.write(text or warnings.formatwarning(message, category, filename, lineno))
+
+
 def main() -> None:
     """Run the command line; an error of ours is one message on stderr and exit code 2."""
+    warnings.showwarning = _show_warning
     try:
         app(prog_name="probekit")
     except ProbekitError as error:

@@ -321,6 +321,12 @@ class StoreConfig(_Part):
     compression: Literal["gzip", "lzf", "zstd"] | None = Field(
         None, description="Compress the shards: saves little, costs most of the speed."
     )
+    buffer_bytes: ByteCount = Field(
+        2**28, description="Most bytes on the way from a GPU to the disk; changes only the speed."
+    )
+    on_overflow: Literal["warn", "error"] = Field(
+        "warn", description="What to do when values are too large for store.dtype."
+    )
 
 
 class ProbeConfig(_Part):
@@ -402,7 +408,7 @@ class ProbeConfig(_Part):
         free: dict[str, Any] = {
             "model": {"device"},
             "inputs": {"batch_tokens"},
-            "store": {"path"},
+            "store": {"path", "buffer_bytes", "on_overflow"},
             "early_stop": True,
         }
         decisive = self.model_dump(mode="json", exclude=free)

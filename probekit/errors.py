@@ -46,6 +46,10 @@ class ProbekitError(Exception):
         return error
 
 
+class ProbekitWarning(UserWarning):
+    """Something that a run survives and its user should know."""
+
+
 class ConfigError(ProbekitError):
     """The config is wrong by itself: its text, its keys, its values."""
 

@@ -9,7 +9,7 @@ than `generate` would need, so that every token of the trace has a row at every 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,10 +27,11 @@ from probekit.config import GenerateConfig
 from probekit.errors import CaptureError, ProbekitError
 from probekit.folder import sealed_specs
 from probekit.packing import KNOWN_NEXT, Batch, rows_at
-from probekit.receiver import RowSink
 from probekit.schema import ALL_TOKENS, ShardSpec
+from probekit.shards import Room
 from probekit.spool import Spool
-from probekit.walk import Walk
+from probekit.transfer import RowSink
+from probekit.walk import Walk, out_of_memory
 from probekit.writer import ShardTables
 
 Array = np.ndarray[Any, Any]
@@ -46,27 +47,25 @@ def generate_shard(walk: Walk, shard: ShardSpec) -> None:
     sequences: list[Array] = [np.empty(0)] * shard.n_examples
     times = _Times()
     with Spool(walk.path / "shards", [site.spec for site in plan.sites]) as spool:
-        room = plan.config.inputs.batch_tokens
-        for numbers in equal_lengths(n_prompt + settings.max_new_tokens, n_prompt, room):
-            batch = np.stack([prompts[n] for n in numbers]).astype(np.int64)
-            for number, tokens in zip(
-                numbers, _generate(walk, shard, numbers, batch, spool, times), strict=True
-            ):
+        for numbers in equal_lengths(n_prompt + settings.max_new_tokens, n_prompt, walk.room):
+            found = _generate(walk, shard, numbers, prompts, spool, times)
+            for number, tokens in zip(numbers, found, strict=True):
                 sequences[number] = tokens
+        walk.transfer.drain()
         actual, tables = _tables(walk, shard, sequences, n_prompt)
         with walk.writer(actual, tables) as out:
             spool.copy_into(out)
-            execution = walk.order.take() if walk.order is not None else None
-            out.seal(execution, times.attributes())
+            walk.seal(out, times.attributes())
 
 
-def equal_lengths(n_tokens: Array, n_prompt: Array, batch_tokens: int) -> Iterator[Array]:
+def equal_lengths(n_tokens: Array, n_prompt: Array, room: Room) -> Iterator[Array]:
     """Group examples whose prompts have the same length, under a budget of tokens."""
     for length in np.unique(n_prompt)[::-1]:
         alike = np.flatnonzero(n_prompt == length)
-        size = max(1, batch_tokens // int(n_tokens[alike[0]]))
-        for begin in range(0, len(alike), size):
-            yield alike[begin : begin + size]
+        while len(alike):
+            size = room.examples(int(n_tokens[alike[0]]))
+            yield alike[:size]
+            alike = alike[size:]
 
 
 class _Times:
@@ -76,9 +75,11 @@ class _Times:
         self._seconds: dict[str, float] = {}
         self._n_same = self._n_compared = 0
 
-    def add(self, *, cached: bool, seconds: float) -> None:
-        key = "generate_cached_s" if cached else "generate_naive_s"
-        self._seconds[key] = self._seconds.get(key, 0.0) + seconds
+    def add(self, seconds: Mapping[bool, float]) -> None:
+        """Add seconds, by whether the cache was used."""
+        for cached, more in seconds.items():
+            key = "generate_cached_s" if cached else "generate_naive_s"
+            self._seconds[key] = self._seconds.get(key, 0.0) + more
 
     def compare(self, first: Sequence[Array], second: Sequence[Array]) -> None:
         self._n_compared += len(first)
@@ -90,24 +91,36 @@ class _Times:
 
 
 def _generate(
-    walk: Walk, shard: ShardSpec, numbers: Array, prompts: Array, out: RowSink, times: _Times
+    walk: Walk,
+    shard: ShardSpec,
+    numbers: Array,
+    prompts: Sequence[Array],
+    out: RowSink,
+    times: _Times,
 ) -> list[Array]:
     """Generate from a batch of equal-length prompts; give each example's tokens, prompt first."""
     settings = walk.plan.config.generate
     assert settings is not None
-    recorded = _Pass(walk, shard, numbers, prompts, out)
-    cached = settings.use_cache is not False
-    seconds = recorded.run(use_cache=cached)
+    batch = np.stack([prompts[n] for n in numbers]).astype(np.int64)
+    recorded = _Pass(walk, shard, numbers, batch, out)
+    passes = [(recorded, settings.use_cache is not False)]
+    if settings.use_cache == "both":  # timed without recording, or the cache would pay for the disk
+        passes += [(_Pass(walk, shard, numbers, batch, None), cached) for cached in (True, False)]
+    seconds: dict[bool, float] = {}
+    for one, cached in passes:
+        took = one.run(use_cache=cached)
+        if took is None:
+            width = batch.shape[1] + settings.max_new_tokens
+            parts = walk.split(numbers, width, out)
+            found = [_generate(walk, shard, part, prompts, out, times) for part in parts]
+            return [tokens for part in found for tokens in part]
+        seconds[cached] = took
+    walk.tally.keep_batch()
     tokens = recorded.tokens()
-    if settings.use_cache != "both":
-        times.add(cached=cached, seconds=seconds)
-    else:  # timed without recording, or the cache would pay for the disk
-        for cached in (True, False):
-            again = _Pass(walk, shard, numbers, prompts, None)
-            times.add(cached=cached, seconds=again.run(use_cache=cached))
-        times.compare(tokens, again.tokens())
-    n_new = sum(len(t) for t in tokens)
-    walk.meter.advance(len(numbers), n_new, walk.receiver.n_bytes)
+    times.add(seconds)
+    if settings.use_cache == "both":
+        times.compare(tokens, passes[-1][0].tokens())
+    walk.meter.advance(len(numbers), sum(len(t) for t in tokens), walk.receiver.n_bytes)
     return tokens
 
 
@@ -137,8 +150,8 @@ class _Pass:
             for prompt, fed in zip(self._prompts, self._fed, strict=True)
         ]
 
-    def run(self, *, use_cache: bool) -> float:
-        """Generate; give the seconds it took."""
+    def run(self, *, use_cache: bool) -> float | None:
+        """Generate; give the seconds it took, None where the device's memory was too small."""
         settings, model = self._settings, self._walk.model
         assert settings is not None
         ids = torch.from_numpy(self._prompts).to(self._walk.device)
@@ -167,6 +180,8 @@ class _Pass:
             except ProbekitError:
                 raise
             except Exception as error:
+                if out_of_memory(error):
+                    return None
                 # Whatever the model's own code raises: said once, with the batch it happened on.
                 raise CaptureError(
                     f"the model failed while generating from {list(self._prompts.shape)} "

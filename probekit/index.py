@@ -16,9 +16,16 @@ import h5py
 import numpy as np
 
 from probekit import schema
+from probekit.flushing import fsync
 from probekit.mapped import open_file
-from probekit.schema import INDEX_FILE, LIBVER, Execution, ShardSpec, SiteSpec
-from probekit.writer import fsync
+from probekit.schema import (
+    COUNTS,
+    INDEX_FILE,
+    LIBVER,
+    Execution,
+    ShardSpec,
+    SiteSpec,
+)
 
 _OF_THE_MODEL = ("attention", "device")  # attributes known only once weights are loaded
 SUMMED = "generate_"  # attributes of a shard that the index adds up begin so
@@ -45,6 +52,7 @@ def build_index(
                     path = schema.site_path(spec)
                     _link(file, first[path], shards, [s.n_rows[spec.rows] for s in shards])
             _merge_execution(file, folder, shards)
+            _sum_counts(file, folder, shards, sites)
             if vocabulary is not None:
                 # HDF5's strings hold no NUL, which byte-level vocabularies have as a token.
                 strings = [token.replace("\0", "\N{SYMBOL FOR NULL}") for token in vocabulary]
@@ -99,6 +107,20 @@ def _merge_execution(file: h5py.File, folder: Path, shards: Sequence[ShardSpec])
     recorded = [part for part in parts if part is not None]
     if recorded:
         schema.write_execution(file, merge_executions(recorded))
+
+
+def _sum_counts(
+    file: h5py.File, folder: Path, shards: Sequence[ShardSpec], sites: Sequence[SiteSpec]
+) -> None:
+    """Add up what each shard counted at each site: values that are not finite."""
+    sums: Counter[tuple[str, str]] = Counter()
+    for shard in shards:
+        with open_file(folder / shard.file) as source:
+            for path in map(schema.site_path, sites):
+                counted = source[path].attrs
+                sums.update({(path, n): int(counted[n]) for n in COUNTS if n in counted})
+    for (path, name), total in sums.items():
+        file[path].attrs[name] = total
 
 
 def merge_executions(parts: Sequence[Execution]) -> Execution:

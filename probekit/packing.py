@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from probekit.errors import CaptureError
+from probekit.indexing import to_device
 from probekit.schema import ALL_TOKENS, PER_EXAMPLE
 from probekit.shards import Choice
 from probekit.skeleton import BATCH, POSITION, TOKEN
@@ -26,7 +27,9 @@ KNOWN_NEXT = "known next"  # rows of a generating batch whose next token is know
 class Rows:
     """Which of a padded batch's `batch * position` places one kind of site keeps."""
 
-    queries: tuple[Array, ...]  # for each example, which positions of the batch
+    positions: (
+        torch.Tensor
+    )  # in the batch, of one example after another, int64 [row], on the device
     places: torch.Tensor  # the same over the flattened batch, int64 [row], on the device
     next_ids: torch.Tensor  # the token that came next, -1 where none did, int64 [row]
     starts: tuple[int, ...]  # where each example's rows begin among the kept rows
@@ -54,6 +57,7 @@ def make_batch(
     choices: Iterable[str],
     accepted: frozenset[str],
     device: torch.device,
+    logits_to_keep: int = 0,
 ) -> Batch:
     """Pad some examples of a shard into a batch.
 
@@ -67,6 +71,7 @@ def make_batch(
         choices: of positions, that the sites keep.
         accepted: which arguments the model's forward takes.
         device: where the model runs.
+        logits_to_keep: positions whose logits are computed, from the last on; 0 for all.
     """
     lengths = n_tokens[numbers]
     ends = np.cumsum(n_tokens)
@@ -81,10 +86,12 @@ def make_batch(
         "position_ids": np.where(mask, positions, 0),
     }
     tensors: dict[str, Any] = {
-        k: torch.from_numpy(v).to(device) for k, v in arguments.items() if k in accepted
+        k: to_device(v, device) for k, v in arguments.items() if k in accepted
     }
     if "use_cache" in accepted:
         tensors["use_cache"] = False
+    if logits_to_keep:
+        tensors["logits_to_keep"] = logits_to_keep
     next_ids = np.concatenate([ids[:, 1:], np.full((len(ids), 1), -1)], axis=1)
     return Batch(
         numbers=tuple(int(n) for n in numbers),
@@ -101,7 +108,7 @@ def _rows(name: str, lengths: Array, next_ids: Array, device: torch.device) -> R
     if name == PER_EXAMPLE:
         numbers = tuple(range(n_batch))
         return Rows(
-            queries=(),
+            positions=torch.zeros(n_batch, dtype=torch.int64, device=device),
             places=torch.arange(n_batch, device=device),
             next_ids=torch.full((n_batch,), -1, device=device),
             starts=numbers,
@@ -132,9 +139,9 @@ def rows_at(
     counts = tuple(len(q) for q in queries)
     places = np.concatenate([n * next_ids.shape[1] + q for n, q in enumerate(queries)])
     return Rows(
-        queries=tuple(queries),
-        places=torch.from_numpy(places).to(device),
-        next_ids=torch.from_numpy(next_ids.reshape(-1)[places]).to(device),
+        positions=to_device(np.concatenate(queries), device),
+        places=to_device(places, device),
+        next_ids=to_device(next_ids.reshape(-1)[places], device),
         starts=tuple(int(s) for s in np.cumsum(counts) - counts),
         counts=counts,
         padded_starts=padded_starts,

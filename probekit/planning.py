@@ -66,6 +66,17 @@ class Plan:
         return rope.get("original_max_position_embeddings", own)
 
     @property
+    def logits_to_keep(self) -> int:
+        """Positions whose logits a whole pass computes, from the last on; 0 for all of them.
+
+        Where nothing looks at the logits a pass still runs to its end for the execution order, but
+        the output head, half the arithmetic of a small model, need not run on every token.
+        """
+        whole = self.stop is not None or not self.config.early_stop or bool(self.config.generate)
+        seen = any(site.source.module in ("", self.skeleton.head) for site in self.sites)
+        return 0 if whole or seen or "logits_to_keep" not in self.skeleton.arguments else 1
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all rows of all sites."""
         return sum(self.site_bytes(site.spec) for site in self.sites)

@@ -1,6 +1,6 @@
-"""Receiver: takes what the taps hand over, makes rows of it, and gives them to the open shard.
+"""Receiver: takes what the taps hand over, makes rows of it, and sends them to the open shard.
 
-Knows taps, packing, recipes and the writer, and takes no decisions: each site's source, rows and
+Knows taps, packing, recipes and the transfer, and takes no decisions: each site's source, rows and
 recipe come from the plan.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,26 +18,14 @@ import torch
 from probekit.attention import AttentionCall, AttentionTap, shown_weights
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap
-from probekit.packing import KNOWN_NEXT, Batch, Rows, pack, padded, to_storage
+from probekit.packing import KNOWN_NEXT, Batch, Rows, pack, padded
 from probekit.recipe import Recipe
 from probekit.resolve import SitePlan
 from probekit.sources import ATTENTION, BLOCK_KINDS, Source
+from probekit.tally import Tally, all_finite
+from probekit.transfer import Label, RowSink, Transfer
 
 Array = np.ndarray[Any, Any]
-
-
-class RowSink(Protocol):
-    """Where rows go: a shard's writer, or what stands before it."""
-
-    def write(
-        self,
-        site: int,
-        block: Array,
-        examples: Sequence[int],
-        starts: Sequence[int],
-        n_rows: Sequence[int] | None = None,
-    ) -> None:
-        """Write rows of one site; see `ShardWriter.write`."""
 
 
 class Receiver:
@@ -48,9 +36,16 @@ class Receiver:
     """
 
     def __init__(
-        self, model: torch.nn.Module, sites: Sequence[SitePlan], stop: Source | None = None
+        self,
+        model: torch.nn.Module,
+        sites: Sequence[SitePlan],
+        transfer: Transfer,
+        tally: Tally,
+        stop: Source | None = None,
     ) -> None:
         self._model = model
+        self._transfer = transfer
+        self._tally = tally
         self._stop = stop  # the forward pass ends after it
         self._muted = False
         self._sites = tuple(sites)
@@ -121,8 +116,9 @@ class Receiver:
         ones, starts = (1,) * len(examples), tuple(range(len(examples)))
         for number, site in enumerate(self._sites):
             if site.recipe.ending == ending:
+                label = Label(site=number, examples=tuple(examples), starts=starts, counts=ones)
                 rows = torch.from_numpy(values).to(self._dtypes[number])
-                self._out.write(number, to_storage(rows), examples, starts, ones)
+                self._transfer.send(self._out, label, rows)
                 self.n_bytes += len(examples) * site.spec.row_bytes
 
     def _take(self, numbers: list[int], tensor: torch.Tensor) -> None:
@@ -142,8 +138,11 @@ class Receiver:
         pooled = site.recipe.pool is not None
         starts = tuple(range(len(self._batch.numbers))) if pooled else rows.starts
         counts = (1,) * len(self._batch.numbers) if pooled else rows.counts
+        expected = rows.next_ids < 0 if site.recipe.ending == "token_logprob" else None
         for number in numbers:
-            self._hand_on(number, parts[self._sites[number].part], starts, counts)
+            self._hand_on(
+                number, parts[self._sites[number].part], starts, counts, expected=expected
+            )
 
     def _written_in_place(self, numbers: list[int], tensor: torch.Tensor, rows: Rows) -> bool:
         site, number = self._sites[numbers[0]], numbers[0]
@@ -152,7 +151,9 @@ class Receiver:
         flat = padded(tensor, site.source.axes, self._batch)
         if flat is None or flat.dtype != self._dtypes[number]:
             return False
-        self._hand_on(number, flat, rows.padded_starts, rows.counts)
+        if flat.is_floating_point() and not all_finite(flat):
+            return False  # real tokens are told from padding before they are counted
+        self._send(number, flat, rows.padded_starts, rows.counts, self._batch.numbers)
         return True
 
     def _take_call(self, numbers: list[int], call: AttentionCall) -> None:
@@ -173,9 +174,10 @@ class Receiver:
             return
         site = self._sites[numbers[0]]
         source, rows = site.source, self._batch.rows[site.choice]
-        for place, queries in enumerate(rows.queries):
-            if not len(queries):
+        for place, (start, count) in enumerate(zip(rows.starts, rows.counts, strict=True)):
+            if not count:
                 continue
+            queries = rows.positions[start : start + count]
             blocks = call.blocks(
                 kind,
                 example=place,
@@ -191,7 +193,8 @@ class Receiver:
                 parts = site.recipe.apply(whole, rows.next_ids[:0], ())
                 for number in numbers:
                     part = parts[self._sites[number].part]
-                    self._hand_on(number, part, (0,), (len(part),), only=place)
+                    hidden = part == -torch.inf if kind == "scores" else None
+                    self._hand_on(number, part, (0,), (len(part),), only=place, expected=hidden)
         for number in numbers:
             self._came[number] = True
 
@@ -203,11 +206,26 @@ class Receiver:
         counts: Sequence[int],
         *,
         only: int | None = None,
+        expected: torch.Tensor | None = None,
     ) -> None:
-        """Cast rows to the stored dtype, bring them to the host and give them to the shard."""
+        """Cast rows to the stored dtype, look for what is not finite, and send them."""
         examples = self._batch.numbers if only is None else (self._batch.numbers[only],)
-        stored = rows.detach().to(self._dtypes[number]).cpu().contiguous()
-        self._out.write(number, to_storage(stored), examples, starts, counts)
+        stored = rows.to(self._dtypes[number])
+        self._tally.see(number, rows, stored, expected)
+        self._send(number, stored, starts, counts, examples)
+
+    def _send(
+        self,
+        number: int,
+        rows: torch.Tensor,
+        starts: Sequence[int],
+        counts: Sequence[int],
+        examples: Sequence[int],
+    ) -> None:
+        label = Label(
+            site=number, examples=tuple(examples), starts=tuple(starts), counts=tuple(counts)
+        )
+        self._transfer.send(self._out, label, rows.detach())
         self._came[number] = True
         self.n_bytes += sum(counts) * self._sites[number].spec.row_bytes
 

@@ -15,6 +15,7 @@ import einops
 import torch
 
 from probekit.errors import PlanError
+from probekit.indexing import take
 
 _VOCABULARY_ROWS = 256  # rows whose log-softmax is computed at once
 _HALVES = (torch.float16, torch.bfloat16)
@@ -82,9 +83,9 @@ class Recipe:
             One tensor a part: `[row, ...]`, or `[example, ...]` when pooled.
         """
         if self.heads is not None:
-            rows = rows[:, list(self.heads)]
+            rows = take(rows, 1, self.heads)
         if self.neurons is not None:
-            rows = rows[..., list(self.neurons)]
+            rows = take(rows, rows.ndim - 1, self.neurons)
         if self.einops is not None:
             rows = self.einops.apply(rows)
         parts = self._end(rows, next_ids)

@@ -41,6 +41,11 @@ DTYPES: Mapping[str, Dtype] = {
 }
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
+# Attributes of every site of floats: what was counted while its values passed.
+NONFINITE = "n_nonfinite"  # NaN and infinities as the model computed them
+OVERFLOW = "n_overflow"  # finite values that are infinite in the stored dtype
+COUNTS = (NONFINITE, OVERFLOW)
+
 
 @cache
 def bfloat16_type() -> h5py.h5t.TypeFloatID:

@@ -118,7 +118,18 @@ def _choices(shard: ShardSpec, n_tokens: Array) -> Mapping[str, Array]:
     }
 
 
-def batches(n_tokens: Array, batch_tokens: int, border: int | None = None) -> Iterator[Array]:
+@dataclass(slots=True)
+class Room:
+    """How many padded tokens a batch may have; it shrinks when the device's memory is too small."""
+
+    tokens: int
+
+    def examples(self, n_tokens: int) -> int:
+        """Say how many examples of so many tokens fit; one always does."""
+        return max(1, self.tokens // n_tokens)
+
+
+def batches(n_tokens: Array, room: Room, border: int | None = None) -> Iterator[Array]:
     """Group a shard's examples by length, longest first, under a budget of padded tokens.
 
     Longest first, so that a batch that does not fit the device shows itself at once. Examples of
@@ -130,7 +141,7 @@ def batches(n_tokens: Array, batch_tokens: int, border: int | None = None) -> It
     order = np.argsort(-n_tokens, kind="stable")
     begin = 0
     while begin < len(order):
-        size = max(1, batch_tokens // int(n_tokens[order[begin]]))
+        size = room.examples(int(n_tokens[order[begin]]))
         if border is not None and n_tokens[order[begin]] > border:
             size = min(size, int((n_tokens[order[begin:]] > border).sum()))
         yield order[begin : begin + size]

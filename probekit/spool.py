@@ -10,13 +10,14 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from probekit.schema import DTYPES, SiteSpec
-from probekit.writer import ShardWriter
+from probekit.writer import ShardWriter, explained
 
 Array = np.ndarray[Any, Any]
 
@@ -25,11 +26,14 @@ class Spool:
     """Takes rows like a `ShardWriter`, and hands them to one when the counts are known."""
 
     def __init__(self, folder: Path, sites: Sequence[SiteSpec]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in __exit__)
+        self._folder = folder
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in __exit__)
         self._sites = tuple(sites)
         self._pieces: dict[tuple[int, int], list[tuple[int, int]]] = {}  # offset, rows
         self._end = 0
+        self._lock = Lock()  # rows of different sites may come from different threads
 
     def __enter__(self) -> Self:
         return self
@@ -55,13 +59,20 @@ class Spool:
         for example, start, n_now in zip(examples, starts, n_rows, strict=True):
             if n_now:
                 data = np.ascontiguousarray(block[start : start + n_now]).tobytes()
-                self._file.write(data)
-                self._pieces.setdefault((site, example), []).append((self._end, n_now))
-                self._end += len(data)
+                with self._lock, explained(self._folder):
+                    self._file.write(data)
+                    self._pieces.setdefault((site, example), []).append((self._end, n_now))
+                    self._end += len(data)
+
+    def forget(self, examples: Sequence[int]) -> None:
+        """Drop every row of some examples; see `ShardWriter.forget`."""
+        gone = frozenset(examples)
+        self._pieces = {at: found for at, found in self._pieces.items() if at[1] not in gone}
 
     def copy_into(self, out: ShardWriter) -> None:
         """Write every row into a shard."""
-        self._file.flush()
+        with explained(self._folder):
+            self._file.flush()
         for (site, example), pieces in sorted(self._pieces.items()):
             spec = self._sites[site]
             for offset, n_rows in pieces:

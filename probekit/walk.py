@@ -1,28 +1,36 @@
 """One shard of a run: its batches through the model, their rows into a sealed file.
 
-Knows how the pieces hand on to each other; holds no decision and no arithmetic.
+Knows how the pieces hand on to each other, and what to do when a batch is too large for the device.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from probekit import packing, shards
-from probekit.errors import CaptureError, ProbekitError
+from probekit.errors import CaptureError, ProbekitError, ProbekitWarning
 from probekit.hooks import ForwardStopped
 from probekit.order import OrderRecorder
 from probekit.packing import Batch
 from probekit.planning import Plan
 from probekit.receiver import Receiver
-from probekit.schema import ShardSpec
+from probekit.schema import FLOATS, NONFINITE, OVERFLOW, ShardSpec
+from probekit.shards import Room
 from probekit.skeleton import forward_arguments
-from probekit.writer import ShardWriter
+from probekit.tally import Tally
+from probekit.transfer import RowSink, Transfer
+from probekit.writer import ShardTables, ShardWriter
+
+Array = np.ndarray[Any, Any]
+_TOO_SMALL = ("out of memory", "can't allocate memory", "not enough memory")  # in RuntimeErrors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +87,12 @@ class Walk:
     device: torch.device
     path: Path  # the run's folder
     attributes: Mapping[str, Any]  # of every shard
+    transfer: Transfer
+    tally: Tally
     receiver: Receiver  # attached to the model
     order: OrderRecorder | None  # attached to the model
     meter: Meter
+    room: Room
 
     def writer(self, shard: ShardSpec, tables: Any) -> ShardWriter:
         """Open a shard for writing."""
@@ -94,6 +105,67 @@ class Walk:
             compression=self.plan.config.store.compression,
         )
 
+    def seal(self, out: ShardWriter, attributes: Mapping[str, Any] | None = None) -> None:
+        """Seal a shard once every row has come."""
+        self.transfer.drain()
+        counts = self._counts()
+        self._refuse_overflow(counts)
+        out.seal(self.order.take() if self.order is not None else None, attributes, counts)
+
+    def _counts(self) -> dict[str, dict[str, int]]:
+        counted = zip(self.plan.sites, self.tally.take(), strict=True)
+        return {
+            site.spec.name: {NONFINITE: int(odd), OVERFLOW: int(over)}
+            for site, (odd, over) in counted
+            if site.spec.dtype in FLOATS
+        }
+
+    def _refuse_overflow(self, counts: Mapping[str, Mapping[str, int]]) -> None:
+        if self.plan.config.store.on_overflow != "error":
+            return
+        over = [f"{name} ({found[OVERFLOW]})" for name, found in counts.items() if found[OVERFLOW]]
+        if over:
+            raise CaptureError(
+                f"values are too large for store.dtype {self.plan.config.store.dtype}: "
+                f"{', '.join(over[:5])}{', ...' if len(over) > 5 else ''}; store bfloat16 or "
+                "float32, or set store.on_overflow: warn"
+            )
+
+    def split(self, numbers: Array, width: int, out: RowSink) -> list[Array]:
+        """Take back a batch that was too large for the device; give what to run instead.
+
+        Args:
+            numbers: of the batch's examples, in the shard.
+            width: tokens of the longest.
+            out: where its rows went.
+
+        Raises:
+            CaptureError: if it was a single example.
+        """
+        n_examples = len(numbers)
+        if n_examples == 1:
+            raise CaptureError(
+                f"an example of {width} tokens is too large for the memory of {self.device}; "
+                "set inputs.max_tokens, or a 16-bit model.dtype"
+            )
+        self.transfer.drain()
+        out.forget([int(n) for n in numbers])
+        self.tally.drop_batch()
+        if self.order is not None:
+            self.order.forget_forward()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.room.tokens == self.plan.config.inputs.batch_tokens:
+            warnings.warn(
+                f"a batch of {n_examples} examples of up to {width} tokens was too large for the "
+                f"memory of {self.device}: it is split, and so are others. A smaller "
+                "inputs.batch_tokens avoids that",
+                ProbekitWarning,
+                stacklevel=2,
+            )
+        self.room.tokens = max(1, min(self.room.tokens, n_examples * width) // 2)
+        return np.array_split(numbers, 2)
+
 
 def forward_shard(walk: Walk, shard: ShardSpec) -> None:
     """Run the texts of a shard through the model once and seal what the probes saw."""
@@ -101,32 +173,55 @@ def forward_shard(walk: Walk, shard: ShardSpec) -> None:
     assert plan.examples is not None  # a plan that runs has its inputs
     tables = shards.tables(plan.examples, shard)
     with walk.writer(shard, tables) as out:
-        room = plan.config.inputs.batch_tokens
-        for numbers in shards.batches(tables.n_tokens, room, plan.length_border):
-            batch = packing.make_batch(
-                numbers,
-                tables.n_tokens,
-                tables.token_ids,
-                choices={site.choice for site in plan.sites},
-                accepted=forward_arguments(plan.skeleton.arguments),
-                device=walk.device,
-            )
-            walk.receiver.expect(batch, out)
-            seconds = forward(walk.model, batch)
-            walk.receiver.check()
-            if walk.order is not None:
-                walk.order.end_forward(
-                    phase="forward",
-                    examples=[shard.first_example + n for n in batch.numbers],
-                    n_tokens=batch.n_tokens,
-                    seconds=seconds,
-                )
-            walk.meter.advance(len(batch.numbers), batch.n_tokens, walk.receiver.n_bytes)
-        out.seal(walk.order.take() if walk.order is not None else None)
+        for numbers in shards.batches(tables.n_tokens, walk.room, plan.length_border):
+            _forward_batch(walk, shard, tables, numbers, out)
+        walk.seal(out)
 
 
-def forward(model: torch.nn.Module, batch: Batch) -> float:
-    """Run one batch; give the seconds it took."""
+def _forward_batch(
+    walk: Walk, shard: ShardSpec, tables: ShardTables, numbers: Array, out: RowSink
+) -> None:
+    batch = packing.make_batch(
+        numbers,
+        tables.n_tokens,
+        tables.token_ids,
+        choices={site.choice for site in walk.plan.sites},
+        accepted=forward_arguments(walk.plan.skeleton.arguments),
+        device=walk.device,
+        logits_to_keep=walk.plan.logits_to_keep,
+    )
+    walk.receiver.expect(batch, out)
+    seconds = forward(walk.model, batch, wait_for=walk.device if walk.order is not None else None)
+    if seconds is None:
+        for part in walk.split(numbers, batch.shape[1], out):
+            _forward_batch(walk, shard, tables, part, out)
+        return
+    walk.receiver.check()
+    walk.tally.keep_batch()
+    if walk.order is not None:
+        walk.order.end_forward(
+            phase="forward",
+            examples=[shard.first_example + n for n in batch.numbers],
+            n_tokens=batch.n_tokens,
+            seconds=seconds,
+        )
+    walk.meter.advance(len(batch.numbers), batch.n_tokens, walk.receiver.n_bytes)
+
+
+def forward(
+    model: torch.nn.Module, batch: Batch, *, wait_for: torch.device | None = None
+) -> float | None:
+    """Run one batch.
+
+    Args:
+        model: with its hooks.
+        batch: what it reads.
+        wait_for: a device to wait for, where the seconds are to be the pass's and not those of
+            queueing it on a GPU.
+
+    Returns:
+        The seconds it took; None where the device's memory was too small.
+    """
     begin = time.perf_counter()
     try:
         model(**batch.arguments)
@@ -135,9 +230,19 @@ def forward(model: torch.nn.Module, batch: Batch) -> float:
     except ProbekitError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            return None  # with the error goes its hold on every tensor of the pass
         # Whatever the model's own code raises: said once, with the batch it happened on.
         raise CaptureError(
             f"the model failed on a batch of {list(batch.shape)} [example, token]: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if wait_for is not None and wait_for.type == "cuda":
+        torch.cuda.synchronize(wait_for)
     return time.perf_counter() - begin
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Say whether an error means that a device has too little memory."""
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _TOO_SMALL)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)

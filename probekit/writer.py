@@ -24,8 +24,10 @@ import xxhash
 from probekit import schema
 from probekit.compression import compress
 from probekit.errors import StoreError
+from probekit.flushing import Flusher, fsync
 from probekit.schema import LIBVER, Execution, ShardSpec, SiteSpec
 
+_NO_ROWS = xxhash.xxh3_64_intdigest(b"")
 CHECKSUM = "xxh3_64"  # 64 bits at about the speed of memory; guards against damage, not malice
 _COPY_BYTES = 64 << 20
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
@@ -73,21 +75,23 @@ class ShardWriter:
         self._first_row = {k: np.concatenate(([0], np.cumsum(c))) for k, c in tables.counts.items()}
         self._offsets: list[int] = []
         self._fd = -1
+        self._flusher = Flusher(-1)
         self._stack = ExitStack()
         # A digest for each example of each site, and how many of its rows have come.
         shape = (len(self._sites), shard.n_examples)
-        self._digests = np.full(shape, xxhash.xxh3_64_intdigest(b""), dtype="<u8")
+        self._digests = np.full(shape, _NO_ROWS, dtype="<u8")
         self._done = np.zeros(shape, dtype=np.int64)
         self._hashers: dict[tuple[int, int], xxhash.xxh3_64] = {}  # of examples that came in part
 
     def __enter__(self) -> Self:
-        with _explained(self._final), ExitStack() as stack:
+        with explained(self._final), ExitStack() as stack:
             self._final.parent.mkdir(parents=True, exist_ok=True)
             stack.callback(self._part.unlink, missing_ok=True)
             self._offsets = _lay_out(
                 self._part, self.shard, self._sites, self._tables, self._attributes
             )
             self._fd = os.open(self._part, os.O_RDWR)
+            self._flusher = Flusher(self._fd)
             stack.callback(self._close)
             self._stack = stack.pop_all()
         return self
@@ -146,9 +150,17 @@ class ShardWriter:
             if done + n_now == wanted:
                 self._hashers.pop((site, example), None)
 
+    def forget(self, examples: Sequence[int]) -> None:
+        """Take back every row of some examples, of every site: they will come again."""
+        gone = list(examples)
+        self._done[:, gone] = 0
+        self._digests[:, gone] = _NO_ROWS
+        self._hashers = {at: h for at, h in self._hashers.items() if at[1] not in gone}
+
     def _pwrite(self, data: memoryview, offset: int) -> None:
         # One pwrite moves at most 2 GiB, and may move less.
-        with _explained(self._final):
+        with explained(self._final):
+            self._flusher.wrote(len(data))
             while data:
                 done = os.pwrite(self._fd, data, offset)
                 data, offset = data[done:], offset + done
@@ -162,28 +174,44 @@ class ShardWriter:
             self._digests[site, example] = hasher.intdigest()
 
     def seal(
-        self, execution: Execution | None = None, attributes: Mapping[str, Any] | None = None
+        self,
+        execution: Execution | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        site_attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Make the shard whole: every row there, checksummed, on the disk, under its own name.
 
         Args:
             execution: what ran in which order, if it was recorded.
-            attributes: more of them, known only now.
+            attributes: more of the shard's, known only now.
+            site_attributes: more of some sites', by site name.
 
         Raises:
             StoreError: if a row that was planned has not been written.
         """
         self._refuse_gaps()
         self._close()
-        with _explained(self._final):
-            self._seal(execution, attributes or {})
+        with explained(self._final):
+            self._flusher.check()
+            self._add(execution, attributes or {}, site_attributes or {})
+            self._seal()
 
-    def _seal(self, execution: Execution | None, attributes: Mapping[str, Any]) -> None:
-        if execution is not None or attributes:
-            with h5py.File(self._part, "r+") as file:
-                file.attrs.update(attributes)
-                if execution is not None:
-                    schema.write_execution(file, execution)
+    def _add(
+        self,
+        execution: Execution | None,
+        attributes: Mapping[str, Any],
+        site_attributes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        if execution is None and not attributes and not site_attributes:
+            return
+        with h5py.File(self._part, "r+") as file:
+            file.attrs.update(attributes)
+            for name, more in site_attributes.items():
+                file[f"sites/{name}"].attrs.update(more)
+            if execution is not None:
+                schema.write_execution(file, execution)
+
+    def _seal(self) -> None:
         if self._compression is not None:
             compress(self._part, self._sites, self._compression)
         record = {
@@ -222,12 +250,14 @@ class ShardWriter:
 
     def _close(self) -> None:
         if self._fd >= 0:
+            self._flusher.stop()
             os.close(self._fd)
             self._fd = -1
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system refuses to write into a StoreError."""
     try:
         yield
     except OSError as error:  # a full disk above all
@@ -337,15 +367,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     fsync(part)
     part.replace(path)
     fsync(path.parent)
-
-
-def fsync(path: Path) -> None:
-    """Force a file or a folder onto the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _hex(digest: int) -> str:

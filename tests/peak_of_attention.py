@@ -20,7 +20,7 @@ kept = []
 
 
 def two_heads(call):
-    queries = list(range(2048))
+    queries = torch.arange(2048)
     for block in call.blocks("pattern", example=0, heads=(0, 7), queries=queries, n_keys=2048):
         kept.append(block.half().sum())  # handed on, as to a file
 

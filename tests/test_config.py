@@ -126,6 +126,8 @@ def test_a_minimal_config_has_every_default(tmp_path: Path) -> None:
             "dtype": "auto",
             "shard_bytes": 2**30,
             "compression": None,
+            "buffer_bytes": 2**28,
+            "on_overflow": "warn",
         },
         "seed": 0,
     }

@@ -1,0 +1,37 @@
+"""Numbers known on the host as index tensors on a device.
+
+Indexing a tensor on a GPU with a Python list copies the list there every time, and waits for the
+device to have caught up. These are copied once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+Array = np.ndarray[Any, Any]
+
+
+def take(tensor: torch.Tensor, axis: int, numbers: Sequence[int]) -> torch.Tensor:
+    """Take some entries of one axis; all of them in order is the tensor itself."""
+    if len(numbers) == tensor.shape[axis] and all(n == i for i, n in enumerate(numbers)):
+        return tensor
+    return tensor.index_select(axis, _index(tuple(numbers), tensor.device))
+
+
+@lru_cache(maxsize=1024)
+def _index(numbers: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):  # autograd cannot keep an inference tensor
+        return torch.tensor(numbers, dtype=torch.int64, device=device)
+
+
+def to_device(values: Array, device: torch.device) -> torch.Tensor:
+    """Copy an array to a device without waiting for it."""
+    tensor = torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
