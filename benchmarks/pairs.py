@@ -69,9 +69,9 @@ def _seconds(way: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def options(description: str | None) -> argparse.Namespace:
-    """Read the command line every benchmark shares."""
-    parser = argparse.ArgumentParser(description=description)
+def options(description: str | None, *more: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line every benchmark shares, and what one adds."""
+    parser = argparse.ArgumentParser(description=description, parents=more)
     parser.add_argument("--quick", action="store_true", help="three pairs of a smaller job")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
@@ -80,10 +80,11 @@ def options(description: str | None) -> argparse.Namespace:
 def report(results: list[Comparison], path: Path | None) -> None:
     """Print a table, and write JSON if asked."""
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
-    print(f"{'measure':<52} {'ratio':>6} {'spread':>13} {'ours':>9} {'theirs':>9}  target")
+    width = max(len(r.measure) for r in results)
+    print(f"{'measure':<{width}} {'ratio':>6} {'spread':>13} {'ours':>9} {'theirs':>9}  target")
     for r in results:
         print(
-            f"{r.measure:<52} {r.ratio:>6.2f} {r.low:>6.2f}-{r.high:<6.2f} "
+            f"{r.measure:<{width}} {r.ratio:>6.2f} {r.low:>6.2f}-{r.high:<6.2f} "
             f"{r.ours_s:>8.3f}s {r.theirs_s:>8.3f}s  {r.target}"
         )
     if path is not None:
