@@ -1,7 +1,7 @@
 """Peak memory of a capture and of one twenty times as long, each in a process of its own.
 
-The sample model, so that rows and tables, not weights, are what could grow; texts of 8 to 64
-tokens, every module's output. The peak is what the system says a process ever had in memory.
+distilgpt2's shape with random weights, texts of 8 to 64 tokens, every MLP activation, shards of
+16 MiB, so that the long run has many. The peak is what the system says a process ever had.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def capture(n_examples: int, folder: Path) -> None:
 
     probekit.run(
         {
-            "model": {"name": "sample:tiny-gpt2", "device": "cpu"},
+            "model": {"name": "distilgpt2", "weights": "random", "device": "cpu"},
             "inputs": {
                 "random": {"examples": n_examples, "min_tokens": 8, "max_tokens": 64},
                 "batch_tokens": 2048,
             },
-            "probes": [{"modules": "transformer.**"}],
-            "store": {"path": str(folder / str(n_examples)), "shard_bytes": "64MiB"},
+            "probes": [{"modules": "transformer.h.*.mlp.act"}],
+            "store": {"path": str(folder / str(n_examples)), "shard_bytes": "16MiB"},
         },
         overwrite=True,
     )
@@ -56,7 +56,7 @@ def main() -> None:
         capture(int(sys.argv[2]), Path(sys.argv[3]))
         return
     given = options(__doc__)
-    n_examples, n_pairs = (100, 2) if given.quick else (500, 7)
+    n_examples, n_pairs = (16, 2) if given.quick else (64, 7)
     ratios, longs, shorts = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(n_pairs):
