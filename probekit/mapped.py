@@ -21,6 +21,7 @@ import numpy as np
 
 from probekit import schema
 from probekit.errors import StoreError
+from probekit.gather import gather
 
 Array = np.ndarray[Any, Any]
 Key = Any  # what numpy takes between brackets
@@ -135,6 +136,7 @@ class MappedRows:
         self.storage: np.dtype[Any] = known.storage if known else np.dtype(self.dtype)
         self._segments = segments_of(dataset, path)
         self._starts = [s.first_row for s in self._segments]
+        self._first_rows = np.array(self._starts, dtype=np.intp)
         self._maps = maps or file_maps()
         self._less = less
         self._offsets: dict[int, int | None] = {}
@@ -157,6 +159,10 @@ class MappedRows:
 
     def raw(self, key: Key) -> Any:
         """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
+        if isinstance(key, slice) and (found := self._run(key)) is not None:
+            return found
+        if type(key) is int and (found := self._run(slice(key, key + 1 or None))) is not None:
+            return found[0].copy()  # see below
         rows, rest = self._parted(key)
         if isinstance(rows, slice):
             return self._slice(rows, rest)
@@ -217,6 +223,17 @@ class MappedRows:
             return _H5Rows(segment, self.storage, shape)
         return np.ndarray(shape, self.storage, self._maps(segment.file), offset)
 
+    def _run(self, rows: slice) -> Array | None:
+        """Give consecutive rows that lie in one segment; None for all others."""
+        begin, stop, step = rows.indices(self.shape[0])
+        if begin >= stop or step != 1:
+            return None
+        number = self._number(begin)
+        segment = self._segments[number]
+        if stop > segment.first_row + segment.n_rows:
+            return None
+        return self._source(number)[begin - segment.first_row : stop - segment.first_row]
+
     def _slice(self, rows: slice, rest: tuple[Any, ...]) -> Array:
         span = range(len(self))[rows]
         order = slice(None, None, -1 if span.step < 0 else 1)
@@ -240,19 +257,29 @@ class MappedRows:
         return whole[order] if early else whole[(order, *rest)]
 
     def _scattered(self, rows: Array, rest: tuple[Any, ...]) -> Array:
-        if len(self._segments) == 1 and isinstance(source := self._source(0), np.ndarray):
-            taken: Array = source[(rows, *rest)]
+        owner = np.searchsorted(self._first_rows, rows, side="right") - 1
+        local = rows - self._first_rows[owner]
+        used = np.flatnonzero(np.bincount(owner.reshape(-1))).tolist()
+        if len(used) == 1 and isinstance(source := self._source(used[0]), np.ndarray):
+            taken: Array = source[(local, *rest)]
             return taken
-        flat = rows.reshape(-1)
-        taken = np.empty((len(flat), *self.shape[1:]), dtype=self.storage)
-        owner = np.searchsorted(self._starts, flat, side="right") - 1
-        for number in np.unique(owner):
-            here = owner == number
-            taken[here] = self._source(int(number))[flat[here] - self._starts[number]]
+        taken = self._taken(used, owner.reshape(-1), local.reshape(-1))
         if not rest:
             return taken.reshape(*rows.shape, *self.shape[1:])
-        picked: Array = taken[(np.arange(len(flat)).reshape(rows.shape), *rest)]
+        picked: Array = taken[(np.arange(rows.size).reshape(rows.shape), *rest)]
         return picked
+
+    def _taken(self, used: list[int], owner: Array, local: Array) -> Array:
+        """Take single rows out of the segments in use, with a bounded number of maps at a time."""
+        if len(used) > _MAPS_KEPT:
+            taken: Array = np.empty((len(local), *self.shape[1:]), dtype=self.storage)
+            for first in range(0, len(used), _MAPS_KEPT):
+                part = used[first : first + _MAPS_KEPT]
+                here = np.isin(owner, part)
+                taken[here] = self._taken(part, owner[here], local[here])
+            return taken
+        sources = {number: self._source(number) for number in used}
+        return gather(sources, owner, local, row_shape=self.shape[1:], dtype=self.storage)
 
 
 def _n_axes(part: Any) -> int:
