@@ -25,7 +25,9 @@ from probekit.gather import gather
 
 Array = np.ndarray[Any, Any]
 Key = Any  # what numpy takes between brackets
-Maps = Callable[[Path], Array]  # a file to its bytes
+Maps = Callable[
+    [str], Array
+]  # a file's path to its bytes; a Path as a key would take a microsecond
 
 # A map holds a file descriptor for as long as it lives (Python before 3.13), and a process may have
 # 1024 of them, 256 on macOS; the shards of one trace can be more.
@@ -109,7 +111,7 @@ def file_maps() -> Maps:
     return lru_cache(maxsize=_MAPS_KEPT)(_map_file)
 
 
-def _map_file(path: Path) -> Array:
+def _map_file(path: str) -> Array:
     # A plain array over the map: slices of np.memmap pay for Python bookkeeping at every step.
     return np.asarray(np.memmap(path, np.uint8, "r"))
 
@@ -137,6 +139,8 @@ class MappedRows:
         self._segments = segments_of(dataset, path)
         self._starts = [s.first_row for s in self._segments]
         self._first_rows = np.array(self._starts, dtype=np.intp)
+        self._shapes = [(s.n_rows, *self.shape[1:]) for s in self._segments]
+        self._files = [str(s.file) for s in self._segments]
         self._maps = maps or file_maps()
         self._less = less
         self._offsets: dict[int, int | None] = {}
@@ -145,7 +149,9 @@ class MappedRows:
         return self.shape[0]
 
     def __getitem__(self, key: Key) -> Any:
-        values = schema.widen(self.raw(key), self.dtype)
+        values = self.raw(key)
+        if self.dtype == "bfloat16":
+            values = schema.widen(values, self.dtype)
         return values - self._less if self._less else values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -159,10 +165,12 @@ class MappedRows:
 
     def raw(self, key: Key) -> Any:
         """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
-        if isinstance(key, slice) and (found := self._run(key)) is not None:
-            return found
-        if type(key) is int and (found := self._run(slice(key, key + 1 or None))) is not None:
-            return found[0].copy()  # see below
+        if type(key) is slice and (key.step is None or key.step == 1):
+            begin, stop, _ = key.indices(self.shape[0])
+            if begin < stop and (run := self._run(begin, stop)) is not None:
+                return run
+        if type(key) is int and -len(self) <= key < len(self):
+            return self._lone(key % len(self), ())
         rows, rest = self._parted(key)
         if isinstance(rows, slice):
             return self._slice(rows, rest)
@@ -170,8 +178,7 @@ class MappedRows:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} are out of range")
         rows = np.where(rows < 0, rows + len(self), rows)
         if rows.ndim == 0:
-            # A copy: a lone row is small, and as a view it would keep its whole file open.
-            return self._slice(slice(int(rows), int(rows) + 1), ())[(0, *rest)].copy()
+            return self._lone(int(rows), rest)
         return self._scattered(rows, rest)
 
     def segment_of(self, row: int) -> tuple[Segment, int]:
@@ -213,26 +220,28 @@ class MappedRows:
     def _offset(self, number: int) -> int | None:
         if number not in self._offsets:
             segment = self._segments[number]
-            self._offsets[number] = _locate(segment, (segment.n_rows, *self.shape[1:]), self.dtype)
+            self._offsets[number] = _locate(segment, self._shapes[number], self.dtype)
         return self._offsets[number]
 
     def _source(self, number: int) -> Array | _H5Rows:
-        segment, offset = self._segments[number], self._offset(number)
-        shape = (segment.n_rows, *self.shape[1:])
+        offset, shape = self._offset(number), self._shapes[number]
         if offset is None:
-            return _H5Rows(segment, self.storage, shape)
-        return np.ndarray(shape, self.storage, self._maps(segment.file), offset)
+            return _H5Rows(self._segments[number], self.storage, shape)
+        return np.ndarray(shape, self.storage, self._maps(self._files[number]), offset)
 
-    def _run(self, rows: slice) -> Array | None:
-        """Give consecutive rows that lie in one segment; None for all others."""
-        begin, stop, step = rows.indices(self.shape[0])
-        if begin >= stop or step != 1:
+    def _run(self, begin: int, stop: int) -> Array | None:
+        """Give the rows from `begin` to `stop`, at least one, if one segment holds them all."""
+        number = bisect_right(self._starts, begin) - 1
+        first = self._starts[number]
+        if stop - first > self._shapes[number][0]:
             return None
-        number = self._number(begin)
-        segment = self._segments[number]
-        if stop > segment.first_row + segment.n_rows:
-            return None
-        return self._source(number)[begin - segment.first_row : stop - segment.first_row]
+        return self._source(number)[begin - first : stop - first]
+
+    def _lone(self, row: int, rest: tuple[Any, ...]) -> Any:
+        number = bisect_right(self._starts, row) - 1
+        local = row - self._starts[number]
+        # A copy: a lone row is small, and as a view it would keep its whole file open.
+        return self._source(number)[local : local + 1][(0, *rest)].copy()
 
     def _slice(self, rows: slice, rest: tuple[Any, ...]) -> Array:
         span = range(len(self))[rows]

@@ -116,8 +116,9 @@ class Site:
         dtype: torch.dtype = getattr(torch, self.dtype)
         place = self._data.place() if key is None else None
         if place is None or place[1] % dtype.itemsize:
-            found = self._data.raw(slice(None) if key is None else key)
-            rows = np.require(found, requirements=["C", "W"])
+            rows = np.asarray(self._data.raw(slice(None) if key is None else key))
+            if not rows.flags.carray:  # a view of the map, or backwards
+                rows = rows.copy()
             return torch.from_numpy(rows.view(f"i{dtype.itemsize}")).view(dtype)
         # Private pages (copy on write), and unlike numpy's map no file descriptor that stays open.
         file, offset = place
