@@ -21,10 +21,13 @@ import numpy as np
 
 from probekit import schema
 from probekit.errors import StoreError
+from probekit.gather import gather
 
 Array = np.ndarray[Any, Any]
 Key = Any  # what numpy takes between brackets
-Maps = Callable[[Path], Array]  # a file to its bytes
+Maps = Callable[
+    [str], Array
+]  # a file's path to its bytes; a Path as a key would take a microsecond
 
 # A map holds a file descriptor for as long as it lives (Python before 3.13), and a process may have
 # 1024 of them, 256 on macOS; the shards of one trace can be more.
@@ -108,7 +111,7 @@ def file_maps() -> Maps:
     return lru_cache(maxsize=_MAPS_KEPT)(_map_file)
 
 
-def _map_file(path: Path) -> Array:
+def _map_file(path: str) -> Array:
     # A plain array over the map: slices of np.memmap pay for Python bookkeeping at every step.
     return np.asarray(np.memmap(path, np.uint8, "r"))
 
@@ -135,6 +138,9 @@ class MappedRows:
         self.storage: np.dtype[Any] = known.storage if known else np.dtype(self.dtype)
         self._segments = segments_of(dataset, path)
         self._starts = [s.first_row for s in self._segments]
+        self._first_rows = np.array(self._starts, dtype=np.intp)
+        self._shapes = [(s.n_rows, *self.shape[1:]) for s in self._segments]
+        self._files = [str(s.file) for s in self._segments]
         self._maps = maps or file_maps()
         self._less = less
         self._offsets: dict[int, int | None] = {}
@@ -143,7 +149,9 @@ class MappedRows:
         return self.shape[0]
 
     def __getitem__(self, key: Key) -> Any:
-        values = schema.widen(self.raw(key), self.dtype)
+        values = self.raw(key)
+        if self.dtype == "bfloat16":
+            values = schema.widen(values, self.dtype)
         return values - self._less if self._less else values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -157,6 +165,12 @@ class MappedRows:
 
     def raw(self, key: Key) -> Any:
         """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
+        if type(key) is slice and (key.step is None or key.step == 1):
+            begin, stop, _ = key.indices(self.shape[0])
+            if begin < stop and (run := self._run(begin, stop)) is not None:
+                return run
+        if type(key) is int and -len(self) <= key < len(self):
+            return self._lone(key % len(self), ())
         rows, rest = self._parted(key)
         if isinstance(rows, slice):
             return self._slice(rows, rest)
@@ -164,8 +178,7 @@ class MappedRows:
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} are out of range")
         rows = np.where(rows < 0, rows + len(self), rows)
         if rows.ndim == 0:
-            # A copy: a lone row is small, and as a view it would keep its whole file open.
-            return self._slice(slice(int(rows), int(rows) + 1), ())[(0, *rest)].copy()
+            return self._lone(int(rows), rest)
         return self._scattered(rows, rest)
 
     def segment_of(self, row: int) -> tuple[Segment, int]:
@@ -207,15 +220,28 @@ class MappedRows:
     def _offset(self, number: int) -> int | None:
         if number not in self._offsets:
             segment = self._segments[number]
-            self._offsets[number] = _locate(segment, (segment.n_rows, *self.shape[1:]), self.dtype)
+            self._offsets[number] = _locate(segment, self._shapes[number], self.dtype)
         return self._offsets[number]
 
     def _source(self, number: int) -> Array | _H5Rows:
-        segment, offset = self._segments[number], self._offset(number)
-        shape = (segment.n_rows, *self.shape[1:])
+        offset, shape = self._offset(number), self._shapes[number]
         if offset is None:
-            return _H5Rows(segment, self.storage, shape)
-        return np.ndarray(shape, self.storage, self._maps(segment.file), offset)
+            return _H5Rows(self._segments[number], self.storage, shape)
+        return np.ndarray(shape, self.storage, self._maps(self._files[number]), offset)
+
+    def _run(self, begin: int, stop: int) -> Array | None:
+        """Give the rows from `begin` to `stop`, at least one, if one segment holds them all."""
+        number = bisect_right(self._starts, begin) - 1
+        first = self._starts[number]
+        if stop - first > self._shapes[number][0]:
+            return None
+        return self._source(number)[begin - first : stop - first]
+
+    def _lone(self, row: int, rest: tuple[Any, ...]) -> Any:
+        number = bisect_right(self._starts, row) - 1
+        local = row - self._starts[number]
+        # A copy: a lone row is small, and as a view it would keep its whole file open.
+        return self._source(number)[local : local + 1][(0, *rest)].copy()
 
     def _slice(self, rows: slice, rest: tuple[Any, ...]) -> Array:
         span = range(len(self))[rows]
@@ -240,19 +266,29 @@ class MappedRows:
         return whole[order] if early else whole[(order, *rest)]
 
     def _scattered(self, rows: Array, rest: tuple[Any, ...]) -> Array:
-        if len(self._segments) == 1 and isinstance(source := self._source(0), np.ndarray):
-            taken: Array = source[(rows, *rest)]
+        owner = np.searchsorted(self._first_rows, rows, side="right") - 1
+        local = rows - self._first_rows[owner]
+        used = np.flatnonzero(np.bincount(owner.reshape(-1))).tolist()
+        if len(used) == 1 and isinstance(source := self._source(used[0]), np.ndarray):
+            taken: Array = source[(local, *rest)]
             return taken
-        flat = rows.reshape(-1)
-        taken = np.empty((len(flat), *self.shape[1:]), dtype=self.storage)
-        owner = np.searchsorted(self._starts, flat, side="right") - 1
-        for number in np.unique(owner):
-            here = owner == number
-            taken[here] = self._source(int(number))[flat[here] - self._starts[number]]
+        taken = self._taken(used, owner.reshape(-1), local.reshape(-1))
         if not rest:
             return taken.reshape(*rows.shape, *self.shape[1:])
-        picked: Array = taken[(np.arange(len(flat)).reshape(rows.shape), *rest)]
+        picked: Array = taken[(np.arange(rows.size).reshape(rows.shape), *rest)]
         return picked
+
+    def _taken(self, used: list[int], owner: Array, local: Array) -> Array:
+        """Take single rows out of the segments in use, with a bounded number of maps at a time."""
+        if len(used) > _MAPS_KEPT:
+            taken: Array = np.empty((len(local), *self.shape[1:]), dtype=self.storage)
+            for first in range(0, len(used), _MAPS_KEPT):
+                part = used[first : first + _MAPS_KEPT]
+                here = np.isin(owner, part)
+                taken[here] = self._taken(part, owner[here], local[here])
+            return taken
+        sources = {number: self._source(number) for number in used}
+        return gather(sources, owner, local, row_shape=self.shape[1:], dtype=self.storage)
 
 
 def _n_axes(part: Any) -> int:

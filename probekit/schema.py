@@ -45,6 +45,7 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 NONFINITE = "n_nonfinite"  # NaN and infinities as the model computed them
 OVERFLOW = "n_overflow"  # finite values that are infinite in the stored dtype
 COUNTS = (NONFINITE, OVERFLOW)
+_FITS_THE_CACHE = 2**19  # values; in float32 2 MiB, a second-level cache
 
 
 @cache
@@ -77,8 +78,11 @@ def widen(raw: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
     """Turn stored bytes into numbers numpy knows: bfloat16 becomes float32, exactly."""
     if dtype != "bfloat16":
         return raw
-    wide = raw.astype(np.uint32)
-    wide <<= 16
+    if raw.size > _FITS_THE_CACHE:  # once over the memory; inside the cache twice is faster
+        wide: np.ndarray[Any, Any] = np.left_shift(raw, 16, dtype=np.uint32)
+    else:
+        wide = raw.astype(np.uint32)
+        wide <<= 16
     return wide.view(np.float32)
 
 

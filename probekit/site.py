@@ -91,26 +91,34 @@ class Site:
             return np.arange(len(self))
         if self.rows == PER_EXAMPLE:
             raise StoreError(f"{self.name} has one row an example, not one a token")
-        rows: Array = self._trace.rows_of_choice(self.rows)[:]
-        return rows
+        return self._trace.rows_of_choice(self.rows).copy()
 
-    def torch(self) -> torch.Tensor:
-        """Give all rows as a tensor in the stored dtype.
+    def torch(self, key: Any = None) -> torch.Tensor:
+        """Give rows as a tensor in the stored dtype: nothing is widened.
 
-        A site that lies in one shard is mapped, not copied: writing to the tensor changes neither
-        the file nor what others read. Over several shards, or compressed, it is a copy.
+        Writing to the tensor changes neither the file nor what others read.
+
+        Args:
+            key: what `[]` takes; only these rows are read, into memory of the tensor's own. Left
+                out, all rows: mapped, not copied, where they lie in one shard as they are; copied
+                where they lie in several, or compressed.
 
         Raises:
             StoreError: if torch has no such dtype; a trace of probekit's has none of that kind.
+
+        Example:
+            >>> acts.torch(rows)           # a batch for training, bfloat16 as it was stored
         """
         import torch
 
         if self.dtype not in DTYPES:
             raise StoreError(f"{self.name}: torch has no dtype {self.dtype}")
         dtype: torch.dtype = getattr(torch, self.dtype)
-        place = self._data.place()
+        place = self._data.place() if key is None else None
         if place is None or place[1] % dtype.itemsize:
-            rows = np.require(self._data.raw(slice(None)), requirements="W")
+            rows = np.asarray(self._data.raw(slice(None) if key is None else key))
+            if not rows.flags.carray:  # a view of the map, or backwards
+                rows = rows.copy()
             return torch.from_numpy(rows.view(f"i{dtype.itemsize}")).view(dtype)
         # Private pages (copy on write), and unlike numpy's map no file descriptor that stays open.
         file, offset = place
@@ -124,7 +132,7 @@ class Site:
         first, n_tokens = self._trace.examples.extent(number)
         if self.rows == ALL_TOKENS:
             return slice(first, first + n_tokens)
-        rows = self._trace.rows_of_choice(self.rows)[:]
+        rows = self._trace.rows_of_choice(self.rows)
         begin, end = np.searchsorted(rows, (first, first + n_tokens))
         return slice(int(begin), int(end))
 

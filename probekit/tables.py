@@ -79,9 +79,10 @@ class Examples(Sequence[Example]):
 
     def number(self, number: int) -> int:
         """Check an example's number; -1 is the last."""
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"example {number} is out of range: there are {len(self)}")
-        return number % len(self)
+        there = len(self._n_tokens)
+        if not -there <= number < there:
+            raise IndexError(f"example {number} is out of range: there are {there}")
+        return number % there
 
     def extent(self, number: int) -> tuple[int, int]:
         """Give an example's first row among all tokens, and its number of tokens."""

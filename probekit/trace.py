@@ -67,7 +67,7 @@ class Trace:
         self._file = path.absolute()  # read lazily, maybe after a change of the working directory
         self._maps = file_maps()
         self._sites: dict[str, Site] = {}
-        self._choices: dict[str, MappedRows] = {}
+        self._choices: dict[str, Array] = {}
         with open_file(self._file) as file:
             if "probekit_format" not in file.attrs:
                 raise StoreError(f"{path}: is not a probekit trace (no probekit_format attribute)")
@@ -202,10 +202,12 @@ class Trace:
         """
         return next_tokens(self, example, position, k)
 
-    def rows_of_choice(self, choice: str) -> MappedRows:
-        """Give, for every row of a choice of positions, its token row."""
+    def rows_of_choice(self, choice: str) -> Array:
+        """Give, for every row of a choice of positions, its token row: int64 `[row]`, read-only."""
         if choice not in self._choices:
-            self._choices[choice] = self._table(f"rows/{choice}", less=self._first_token)
+            rows: Array = self._table(f"rows/{choice}", less=self._first_token)[:]
+            rows.flags.writeable = False
+            self._choices[choice] = rows
         return self._choices[choice]
 
     def _has(self, name: str) -> bool:

@@ -20,7 +20,8 @@ PACKAGE = Path(probekit.__file__).parent
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *("globs", "families", "schema", "compression", "flushing", "writer", "folder", "mapped"),
+    *("globs", "families", "schema", "compression", "flushing", "writer", "folder", "gather"),
+    "mapped",
     *("predictions", "site", "tables", "trace"),
     *("index", "spool", "inputs", "shards", "summary", "terminal"),
 )

@@ -28,6 +28,7 @@ from tiny_traces import (
     Made,
     a_shard,
     extent,
+    numbers,
     same_bits,
     site,
     storage,
@@ -35,6 +36,7 @@ from tiny_traces import (
 )
 
 import probekit
+from probekit import schema
 from probekit.errors import StoreError
 from probekit.mapped import MappedRows, open_file, segments_of
 from probekit.schema import Execution, Forward
@@ -367,6 +369,33 @@ def test_tensors_of_read_only_files_can_be_written(tmp_path: Path) -> None:
     assert same_bits(probekit.open(tmp_path)["block.0.mlp"][:], made.wanted("block.0.mlp/output"))
 
 
+@pytest.mark.parametrize("lengths", [ONE_SHARD, LENGTHS], ids=["one shard", "several"])
+@pytest.mark.parametrize("compression", [None, "lzf"])
+@pytest.mark.parametrize(
+    "key",
+    [slice(1, 3), slice(None, None, -2), 3, -1, [5, 0, 5], (slice(2, 8), ..., 1), ([9, 1], 0, 2)],
+    ids=str,
+)
+def test_a_tensor_of_some_rows_has_their_bits_and_is_ones_own(
+    tmp_path: Path, lengths: Any, compression: str | None, key: Any
+) -> None:
+    sites = [site(dtype, dtype=dtype, row_shape=(2, 3)) for dtype in ("bfloat16", "float32")]
+    made = write_trace(tmp_path, sites, lengths, compression=compression)
+    for spec in sites:
+        found, bits = probekit.open(tmp_path)[spec.name], made.bits[spec.name]
+        tensor = found.torch(key)
+        assert tensor.dtype == getattr(torch, spec.dtype)
+        assert tuple(tensor.shape) == bits[key].shape
+        assert tensor.contiguous().view(torch.uint8).numpy().tobytes() == bits[key].tobytes()
+        tensor.zero_()
+        assert same_bits(found.raw(slice(None)), bits)
+
+
+def test_a_tensor_of_rows_out_of_range_is_refused(trace: Trace) -> None:
+    with pytest.raises(IndexError, match="of 21 are out of range"):
+        trace["h.0"].torch([0, 21])
+
+
 def test_an_unaligned_site_of_another_writer_is_a_tensor_too(tmp_path: Path) -> None:
     for n_bytes in range(1, 9):  # of all offsets, most are odd for a float64
         with h5py.File(tmp_path / f"{n_bytes}.h5", "w", meta_block_size=0) as file:
@@ -612,6 +641,21 @@ def test_the_rows_of_an_example_are_those_of_its_tokens(
         assert same_bits(trace[name].example(number), wanted[mine])
 
 
+def test_whose_rows_they_are_stays_true_when_one_writes_on_the_answer(made: Made) -> None:
+    for path in (made.folder, made.shards[0].file):
+        found = probekit.open(path)["h.2"]
+        wanted = found.token_rows().tolist()
+        found.token_rows()[:] = 0
+        assert found.token_rows().tolist() == wanted
+
+
+@pytest.mark.parametrize("n_values", [2**19 - 8, 2**19 + 8], ids=["small", "large"])
+def test_bfloat16_of_any_size_is_widened_exactly(n_values: int) -> None:
+    raw = np.arange(n_values, dtype="<u4").astype("<u2").reshape(-1, 8)
+    assert same_bits(schema.widen(raw, "bfloat16"), numbers(raw, "bfloat16"))
+    assert same_bits(schema.widen(raw[:, 3], "bfloat16"), numbers(raw[:, 3].copy(), "bfloat16"))
+
+
 def test_the_rows_of_an_example_are_its_row_where_it_has_one(made: Made, trace: Trace) -> None:
     for number in (*range(6), -1):
         assert same_bits(trace["h.5"].example(number), made.wanted("h.5/output")[number])
@@ -847,6 +891,9 @@ def test_more_files_can_be_read_than_a_process_may_open(tmp_path: Path, few_file
     everything = [trace[name][row] for row in range(len(trace["a"])) for name in ("a", "b")]
     for number, name in enumerate(("a/output", "b/output")):
         assert same_bits(np.stack(everything[number::2]), made.wanted(name))
+    rows = np.random.default_rng(0).permutation(len(trace["a"]))
+    assert same_bits(trace["a"][rows], made.wanted("a/output")[rows])
+    assert same_bits(trace["b"][rows, 1], made.wanted("b/output")[rows, 1])
     one = probekit.open(made.shards[0].file)
     tensors = [one["a"].torch() for _ in range(300)]
     assert all(torch.equal(t, tensors[0]) for t in tensors) or tensors[0].isnan().any()
