@@ -108,6 +108,11 @@ class Examples:
         """Give an example's id."""
         return _string(self._ids, self._id_ends, example)
 
+    def string_bytes(self, begin: int, end: int) -> int:
+        """Count the bytes of the texts and ids of examples `begin` to `end`."""
+        ends = (self._text_ends, self._id_ends)
+        return sum(int(e[end]) - int(e[begin]) for e in ends)
+
     def digest(self) -> str:
         """Give the SHA-256 of every id, text and token."""
         digest = hashlib.sha256()

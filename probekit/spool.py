@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from probekit.disk import explained
 from probekit.schema import DTYPES, SiteSpec
 from probekit.writer import ShardWriter
 
@@ -25,8 +26,10 @@ class Spool:
     """Takes rows like a `ShardWriter`, and hands them to one when the counts are known."""
 
     def __init__(self, folder: Path, sites: Sequence[SiteSpec]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in __exit__)
+        self._folder = folder
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in __exit__)
         self._sites = tuple(sites)
         self._pieces: dict[tuple[int, int], list[tuple[int, int]]] = {}  # offset, rows
         self._end = 0
@@ -55,13 +58,15 @@ class Spool:
         for example, start, n_now in zip(examples, starts, n_rows, strict=True):
             if n_now:
                 data = np.ascontiguousarray(block[start : start + n_now]).tobytes()
-                self._file.write(data)
+                with explained(self._folder):
+                    self._file.write(data)
                 self._pieces.setdefault((site, example), []).append((self._end, n_now))
                 self._end += len(data)
 
     def copy_into(self, out: ShardWriter) -> None:
         """Write every row into a shard."""
-        self._file.flush()
+        with explained(self._folder):
+            self._file.flush()
         for (site, example), pieces in sorted(self._pieces.items()):
             spec = self._sites[site]
             for offset, n_rows in pieces:

@@ -20,9 +20,9 @@ PACKAGE = Path(probekit.__file__).parent
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *("globs", "families", "schema", "compression", "writer", "folder", "mapped"),
-    *("predictions", "site", "tables", "trace"),
-    *("index", "spool", "inputs", "shards", "summary", "terminal"),
+    *("globs", "families", "schema", "disk", "records", "compression", "writer", "lock", "mapped"),
+    *("folder", "verify", "predictions", "site", "tables", "trace", "room"),
+    *("index", "spool", "inputs", "shards", "summary", "terminal", "stopping"),
 )
 HEAVY = (  # may import torch
     *("models", "attention", "skeleton", "sources", "recipe", "resolve", "planning"),
