@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -22,6 +23,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+# What any library may run into: file handles (`ulimit -n`), room, memory.
+_RUN_OUT = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML probe config.")]
 TracePath = Annotated[
@@ -214,5 +218,10 @@ def main() -> None:
     try:
         app(prog_name="probekit")
     except ProbekitError as error:
-        typer.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _RUN_OUT:
+            raise
+        _say(f"error: this machine has run out of something: {error}")
         sys.exit(2)

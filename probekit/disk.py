@@ -22,7 +22,7 @@ _PIECE_BYTES = 8 << 20
 
 
 @contextmanager
-def explained(path: Path, what: str = "written") -> Iterator[None]:
+def explained(path: Path | str, what: str = "written") -> Iterator[None]:
     """Turn the system's errors of a block into a StoreError that names the path."""
     try:
         yield

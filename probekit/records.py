@@ -37,9 +37,13 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
     own = xxhash.xxh3_64_hexdigest(blank.encode()).encode()
     part = path.with_name(f".{path.name}.part")
     with explained(path):
-        part.write_bytes(head + own + tail)
-        fsync(part)
-        part.replace(path)
+        try:
+            part.write_bytes(head + own + tail)
+            fsync(part)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         fsync(path.parent)
 
 
