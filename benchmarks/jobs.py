@@ -44,7 +44,7 @@ class Job:
         with torch.inference_mode():
             for shard in self.plan.shards:
                 tables = shards.tables(self.plan.examples, shard)
-                room = shards.Room(self.plan.config.inputs.batch_tokens)
+                budget = shards.Budget(self.plan.config.inputs.batch_tokens)
                 made += [
                     packing.make_batch(
                         numbers,
@@ -54,7 +54,7 @@ class Job:
                         accepted=forward_arguments(self.plan.skeleton.arguments),
                         device=self.device,
                     ).arguments
-                    for numbers in shards.batches(tables.n_tokens, room)
+                    for numbers in shards.batches(tables.n_tokens, budget)
                 ]
         return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ import torch
 
 from probekit import models, schema
 from probekit.config import ProbeConfig, load_config
-from probekit.errors import CaptureError, ProbekitWarning
-from probekit.folder import RunFolder, sealed_specs
+from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
+from probekit.folder import RunFolder, RunRecord, sealed_specs
 from probekit.generation import generate_shard
 from probekit.index import build_index
 from probekit.order import OrderRecorder
 from probekit.planning import Plan, make_plan
 from probekit.provenance import about, about_model, run_record
 from probekit.receiver import Receiver
+from probekit.room import shortage
 from probekit.schema import ShardSpec
-from probekit.shards import Room
+from probekit.shards import Budget
 from probekit.tally import Tally
 from probekit.trace import Trace, open_trace
 from probekit.transfer import Transfer
+from probekit.verify import Damage, index_is_whole, sealed_damages
 from probekit.walk import Meter, Progress, Walk, Watcher, forward_shard
 
 __all__ = ["Progress", "Watcher", "capture", "run"]
@@ -35,7 +37,10 @@ def run(
     *,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
+    repair: bool = False,
+    force: bool = False,
     on_plan: Callable[[Plan], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     on_start: Callable[[int, int], None] | None = None,
     on_progress: Watcher | None = None,
 ) -> Trace:
@@ -47,7 +52,10 @@ def run(
         config: a YAML file's path, a mapping, or a config.
         overrides: `key=value` strings, as `--set` takes them.
         overwrite: begin anew where the folder holds another run.
+        repair: check every byte of what is sealed already, and compute what is damaged again.
+        force: begin although the disk has not enough room.
         on_plan: told the plan, before weights load.
+        on_note: told what the user should know of this run, one sentence each.
         on_start: told how many shards are sealed already, and how many there are.
         on_progress: told how far the run is, after every batch.
 
@@ -56,31 +64,64 @@ def run(
 
     Raises:
         ConfigError: the config is wrong, or its model or inputs cannot be had.
-        PlanError: a probe cannot be carried out on this model.
+        PlanError: a probe cannot be carried out on this model, or the disk is too small.
         CaptureError: the model failed, or gave something else than was planned.
-        StoreError: the trace cannot be written.
+        StoreError: the trace cannot be written, or what is sealed already is damaged.
     """
     config = load_config(config, overrides=overrides)
     plan = make_plan(config)
     if on_plan is not None:
         on_plan(plan)
+    if not force and (short := shortage(plan, overwrite=overwrite)) is not None:
+        raise PlanError(f"{short}. Make room, record less, or begin anyway with --force")
     device = models.compute_device(config.model, config.where("model.device"))
-    path = Path(config.store.path)
-    with RunFolder(path, run_record(plan), overwrite=overwrite) as folder:
-        sealed = folder.sealed()
+    path, record = Path(config.store.path), run_record(plan)
+    with RunFolder(path, record, overwrite=overwrite, repair=repair) as folder:
+        damages = sealed_damages(path, sums=repair)
+        if damages and not repair:
+            raise StoreError(_damaged(path, damages))
+        damaged = {d.shard for d in damages if d.shard is not None}
+        sealed = folder.sealed() - damaged
         todo = [shard for shard in plan.shards if shard.number not in sealed]
+        if on_note is not None:
+            for note in _notes(folder, len(sealed), len(todo), damages):
+                on_note(note)
         if on_start is not None:
             on_start(len(sealed), len(plan.shards))
         if todo:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)
+        if todo or damaged:
+            folder.reopen(damaged)  # not earlier: what is damaged is better than nothing
+        if todo:
             capture(model, plan, todo, path, device, on_progress)
-        if todo or not (path / schema.INDEX_FILE).exists():
-            _index(plan, path)
+        if todo or damaged or not index_is_whole(path, sums=repair):
+            _index(plan, record, path)
     trace = open_trace(path)
     if todo:
         _warn_of_counts(trace)
     return trace
+
+
+def _damaged(path: Path, damages: Sequence[Damage]) -> str:
+    more = f" (and {len(damages) - 3} more)" if len(damages) > 3 else ""
+    return (
+        f"{path}: is damaged: {'; '.join(map(str, damages[:3]))}{more}. "
+        "The same `probekit run` with --repair computes the damaged shards again"
+    )
+
+
+def _notes(
+    folder: RunFolder, n_sealed: int, n_todo: int, damages: Sequence[Damage]
+) -> Iterator[str]:
+    """Say what of the state of a run's folder its user should know."""
+    for damage in damages:
+        yield f"damaged, and computed again: {damage}"
+    if n_sealed and n_todo and folder.changed:
+        yield (
+            f"{n_sealed} sealed shards were made otherwise ({folder.changed}): the rows that come "
+            "now agree with what they would have given to rounding, not bit for bit"
+        )
 
 
 def capture(
@@ -118,7 +159,7 @@ def capture(
             receiver=stack.enter_context(Receiver(model, plan.sites, transfer, tally, plan.stop)),
             order=order,
             meter=Meter(plan.shards, todo, on_progress),
-            room=Room(plan.config.inputs.batch_tokens),
+            budget=Budget(plan.config.inputs.batch_tokens),
         )
         for shard in todo:
             record_shard(walk, shard)
@@ -151,6 +192,7 @@ def _check_model(model: torch.nn.Module, plan: Plan) -> None:
         )
 
 
-def _index(plan: Plan, path: Path) -> None:
+def _index(plan: Plan, record: RunRecord, path: Path) -> None:
     vocabulary = None if plan.tokenizer is None else models.token_strings(plan.tokenizer)
-    build_index(path, sealed_specs(path), [s.spec for s in plan.sites], about(plan), vocabulary)
+    attributes = {**about(plan), "run_digest": record.digest}
+    build_index(path, sealed_specs(path), [s.spec for s in plan.sites], attributes, vocabulary)

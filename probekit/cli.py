@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from probekit.errors import ProbekitError, ProbekitWarning
+
+if TYPE_CHECKING:
+    from probekit.capture import Progress, Watcher
+    from probekit.stopping import Stopping
 
 app = typer.Typer(
     name="probekit",
@@ -19,6 +24,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+# What any library may run into: file handles (`ulimit -n`), room, memory.
+_RUN_OUT = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML probe config.")]
 TracePath = Annotated[
@@ -61,6 +69,15 @@ def run(
         bool,
         typer.Option("--overwrite", help="Begin anew: remove what an earlier run left there."),
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Check what is there already, and compute what is damaged again."
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Begin although the disk has not enough room.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
     """Capture: run the model and record what the config asks for; a cut-short run goes on.
@@ -68,26 +85,31 @@ def run(
     For example: probekit run configs/quickstart.yaml
     """
     from probekit.config import load_config
+    from probekit.stopping import Stopped, Stopping
 
-    read = load_config(config, overrides=settings or ())  # a typo is told before torch loads
-    import probekit
-    from probekit import terminal
-
-    _calm_transformers()
     try:
-        with terminal.progress(quiet=quiet) as watcher:
-            trace = probekit.run(
-                read,
-                overwrite=overwrite,
-                on_plan=None if quiet else lambda plan: _notes(plan.notes),
-                on_start=None if quiet else _going_on,
-                on_progress=watcher,
-            )
-    except KeyboardInterrupt:
-        typer.echo(
-            "stopped; what is sealed stays, and the same command goes on from there", err=True
-        )
-        raise typer.Exit(130) from None
+        with Stopping(say=_say) as stopping:
+            read = load_config(
+                config, overrides=settings or ()
+            )  # a typo is told before torch loads
+            import probekit
+            from probekit import terminal
+
+            _calm_transformers()
+            with terminal.progress(quiet=quiet) as show:
+                trace = probekit.run(
+                    read,
+                    overwrite=overwrite,
+                    repair=repair,
+                    force=force,
+                    on_plan=None if quiet else lambda plan: _notes(plan.notes),
+                    on_note=None if quiet else lambda note: _say(f"note: {note}"),
+                    on_start=None if quiet else _going_on,
+                    on_progress=_both(show, stopping),
+                )
+    except Stopped as stopped:
+        _say("stopped; what is sealed stays, and the same command goes on from there")
+        raise typer.Exit(stopped.exit_code) from None
     if not quiet:
         typer.echo(f"{trace.path.parent}: {len(trace.examples)} examples, "
                    f"{len(trace.tokens)} tokens, {len(trace.site_names)} sites")  # fmt: skip
@@ -135,6 +157,19 @@ def info(trace: TracePath, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def verify(trace: TracePath, as_json: AsJson = False) -> None:
+    """Read every byte of a trace again; exit code 1 and what is damaged, on any fault."""
+    from probekit import terminal
+    from probekit.verify import verify_trace
+
+    with terminal.reading() as watcher:
+        verdict = verify_trace(trace, on_progress=watcher)
+    _print_json(verdict.to_json()) if as_json else terminal.show_verdict(verdict)
+    if not verdict.whole:
+        raise typer.Exit(1)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from probekit.config import json_schema
@@ -142,11 +177,24 @@ def schema() -> None:
     _print_json(json_schema())
 
 
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+
+
+def _both(show: Watcher | None, stopping: Stopping) -> Watcher:
+    def watch(progress: Progress) -> None:
+        if show is not None:
+            show(progress)
+        stopping.between_batches()
+
+    return watch
+
+
 def _going_on(n_sealed: int, n_shards: int) -> None:
     if n_sealed == n_shards:
-        typer.echo("this run is complete already; nothing to do", err=True)
+        _say("this run is complete already; nothing to do")
     elif n_sealed:
-        typer.echo(f"going on: {n_sealed} of {n_shards} shards are sealed", err=True)
+        _say(f"going on: {n_sealed} of {n_shards} shards are sealed")
 
 
 def _print_json(value: Any) -> None:
@@ -155,7 +203,7 @@ def _print_json(value: Any) -> None:
 
 def _notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        _say(f"note: {note}")
 
 
 def _calm_transformers() -> None:
@@ -185,5 +233,10 @@ def main() -> None:
     try:
         app(prog_name="probekit")
     except ProbekitError as error:
-        typer.echo(f"error: {error}", err=True)
+        _say(f"error: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _RUN_OUT:
+            raise
+        _say(f"error: this machine has run out of something: {error}")
         sys.exit(2)

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from probekit import schema
+from probekit.disk import HDF5Out
 from probekit.errors import StoreError
 from probekit.schema import LIBVER, SiteSpec
 
@@ -24,20 +25,20 @@ def compress(path: Path, sites: Sequence[SiteSpec], method: str) -> None:
     """Write a finished shard again with chunked, compressed sites, in place."""
     packed = path.with_name(f"{path.name}.packed")
     try:
-        with h5py.File(path, "r") as old, h5py.File(packed, "w", libver=LIBVER) as new:
-            new.attrs.update(old.attrs)
+        with h5py.File(path, "r") as old, HDF5Out(packed, libver=LIBVER) as out:
+            out.file.attrs.update(old.attrs)
             for name in old:
                 if name != "sites":
-                    old.copy(name, new)
+                    old.copy(name, out.file)
             for spec in sites:
-                _compress_site(old, new, spec, method)
+                _compress_site(old, out, spec, method)
         packed.replace(path)
     finally:
         packed.unlink(missing_ok=True)
 
 
-def _compress_site(old: h5py.File, new: h5py.File, spec: SiteSpec, method: str) -> None:
-    source = old[schema.site_path(spec)]
+def _compress_site(old: h5py.File, out: HDF5Out, spec: SiteSpec, method: str) -> None:
+    source, new = old[schema.site_path(spec)], out.file
     if not source.size:
         old.copy(source, new, schema.site_path(spec))  # HDF5 has no chunks of nothing
         return
@@ -60,6 +61,7 @@ def _compress_site(old: h5py.File, new: h5py.File, spec: SiteSpec, method: str) 
         there.select_hyperslab((begin, *(0 for _ in spec.row_shape)), buffer.shape)
         source.id.read(here, there, buffer, mtype=kind)
         target.id.write(here, there, buffer, mtype=kind)
+        out.check()
 
 
 def _filter(method: str) -> dict[str, Any]:

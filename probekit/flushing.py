@@ -7,7 +7,6 @@ wait for the whole disk; synced piece by piece beside the model, little is left 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from threading import Condition, Thread
 
 _EVERY_BYTES = 32 << 20
@@ -68,12 +67,3 @@ class Flusher:
             except OSError as error:
                 self._error = error
                 return
-
-
-def fsync(path: Path) -> None:
-    """Force a file or a folder onto the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,35 +5,31 @@ Knows run.json, the lock and the names of sealed shards; nothing of what is insi
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import xxhash
 import yaml
 
+from probekit.disk import explained
 from probekit.errors import StoreError
-from probekit.schema import INDEX_FILE, RUN_FILE, SHARDS_FOLDER, ShardSpec
-from probekit.writer import write_json
+from probekit.lock import LOCK_FILE, Lock
+from probekit.mapped import open_file
+from probekit.records import read_record, write_record
+from probekit.schema import INDEX_FILE, INDEX_RECORD, RUN_FILE, SHARDS_FOLDER, ShardSpec
 
-_LOCK_FILE = ".lock"
 _SHOWN = 5  # changed settings named in a message
 _LONG = 60  # characters of one
 _SHARD_FILE = re.compile(r"\d{5,}\.(h5|json)|\.\d{5,}\.(h5\.part(\.packed)?|json\.part)")
-_OURS = (
-    RUN_FILE,
-    INDEX_FILE,
-    SHARDS_FOLDER,
-    _LOCK_FILE,
-    f".{INDEX_FILE}.part",
-    f".{RUN_FILE}.part",
-)
+_FILES = (INDEX_RECORD, INDEX_FILE, RUN_FILE)  # in the order in which they are removed
+_PARTS = tuple(f".{name}.part" for name in _FILES)
+_OURS = (*_FILES, *_PARTS, SHARDS_FOLDER, LOCK_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +38,11 @@ class RunRecord:
 
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Tell this run from others; every shard of it carries the same."""
+        return identity_digest(self.identity)
 
     def to_json(self) -> dict[str, Any]:
         """Give the whole record as plain JSON values."""
@@ -53,22 +54,33 @@ class RunFolder:
 
     Entering creates the folder, or checks that the run in it is the same one, and locks it against
     a second writer; a lock whose owner has died is free again, since the system holds it.
+
+    Args:
+        path: of the folder.
+        record: which run it is to hold.
+        overwrite: remove what is there, and begin anew.
+        repair: write a damaged or lost run.json again, if the shards say that they are of this run.
     """
 
-    def __init__(self, path: Path, record: RunRecord, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: Path, record: RunRecord, *, overwrite: bool = False, repair: bool = False
+    ) -> None:
         self.path = path
+        self.changed = ""  # what is not as it was when the run began, and may be
         self._record = record
         self._overwrite = overwrite
+        self._repair = repair
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         _make(self.path)
         with ExitStack() as stack:
-            stack.enter_context(_Lock(self.path))
-            if self._overwrite:
-                clear(self.path)
-            self._begin_or_go_on()
-            self._remove_leftovers()
+            stack.enter_context(Lock(self.path / LOCK_FILE))
+            with explained(self.path):
+                if self._overwrite:
+                    clear(self.path)
+                self._begin_or_go_on()
+                self._remove_leftovers()
             self._stack = stack.pop_all()
         return self
 
@@ -84,12 +96,20 @@ class RunFolder:
         """Give the numbers of the shards that are whole."""
         return sealed_shards(self.path)
 
+    def reopen(self, damaged: Iterable[int] = ()) -> None:
+        """Make room for shards: the index goes, and damaged shards, of each its record first."""
+        with explained(self.path):
+            for name in (INDEX_RECORD, INDEX_FILE):
+                (self.path / name).unlink(missing_ok=True)
+            for number in damaged:
+                for ending in ("json", "h5"):
+                    file = self.path / SHARDS_FOLDER / f"{number:05d}.{ending}"
+                    file.unlink(missing_ok=True)
+
     def _begin_or_go_on(self) -> None:
-        earlier = read_run(self.path)
+        earlier = self._earlier()
         if earlier is None:
-            _refuse_foreign(self.path)
-            _refuse_orphans(self.path)
-            write_json(self.path / RUN_FILE, self._record.to_json())
+            write_record(self.path / RUN_FILE, self._record.to_json())
             return
         differs = [
             key
@@ -106,12 +126,59 @@ class RunFolder:
                 f"({changes or 'differs in: ' + ', '.join(differs)}); "
                 "give another store.path, or --overwrite to begin anew"
             )
+        self.changed = _free_changes(earlier.get("provenance", {}), self._record.provenance)
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """Read the run.json that is there; None where it is to be written."""
+        try:
+            earlier = read_run(self.path)
+        except StoreError:
+            if not (self._repair and self._is_ours()):
+                raise
+            return None
+        if earlier is None and not (self._repair and self._is_ours()):
+            _refuse_foreign(self.path)
+            _refuse_orphans(self.path)
+        return earlier
+
+    def _is_ours(self) -> bool:
+        """Say whether all shards that can be read, and at least one, say they are of this run."""
+        files = (self.path / SHARDS_FOLDER / f"{n:05d}.h5" for n in sorted(self.sealed()))
+        return {digest for file in files if (digest := _digest_in(file))} == {self._record.digest}
 
     def _remove_leftovers(self) -> None:
+        for name in _PARTS:
+            (self.path / name).unlink(missing_ok=True)
         whole = self.sealed()
         for file in _shard_files(self.path):
             if file.name.startswith(".") or int(file.stem) not in whole:
                 file.unlink()
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """Digest what tells runs apart; JSON's own values and Python's give the same."""
+    plain = json.loads(json.dumps(identity))
+    return xxhash.xxh3_128_hexdigest(json.dumps(plain, sort_keys=True).encode())
+
+
+def _digest_in(shard: Path) -> str | None:
+    """Read of which run a shard is; None where it cannot be read, which says nothing."""
+    try:
+        with open_file(shard) as file:
+            return str(file.attrs["run_digest"])
+    except StoreError:
+        return None
+
+
+def _free_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name what may differ between two parts of a run: free settings, the device, versions."""
+    found = [_changes(earlier.get("config"), now.get("config"))]
+    found += [
+        f"{key}: was {earlier.get(key, 'not set')}, now {value}"
+        for key, value in now.items()
+        if (key == "device" or key.endswith("_version")) and earlier.get(key) != value
+    ]
+    return ", ".join(filter(None, found))
 
 
 def _changes(earlier: str | None, now: str | None) -> str:
@@ -137,53 +204,19 @@ def _flat(value: Any, key: str = "") -> dict[str, str]:
     return {name: text for part, item in parts for name, text in _flat(item, part).items()}
 
 
-class _Lock:
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / _LOCK_FILE
-
-    def __enter__(self) -> None:
-        while not self._locked():
-            pass
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)
-        os.close(self._fd)
-
-    def _locked(self) -> bool:
-        """Lock the file; False where its last owner removed it between our opening and locking."""
-        try:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise StoreError(f"{self._path}: cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(self._fd, 64, 0).decode(errors="replace").strip()
-            os.close(self._fd)
-            raise StoreError(
-                f"{self._path.parent}: another run (process {owner or 'unknown'}) is writing here; "
-                "wait for it, or give another store.path"
-            ) from error
-        if os.fstat(self._fd).st_nlink:
-            return True
-        os.close(self._fd)
-        return False
-
-
 def read_run(folder: Path) -> dict[str, Any] | None:
     """Read run.json; None when there is none."""
     path = folder / RUN_FILE
     if not path.exists():
         return None
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = read_record(path)
+    except StoreError as error:
         raise StoreError(
-            f"{path}: is damaged ({error}); --overwrite begins the run anew"
+            f"{error}; --repair writes it again where the shards are of this run, "
+            "--overwrite begins the run anew"
         ) from error
-    if not isinstance(value, dict) or not isinstance(value.get("identity"), dict):
+    if not isinstance(value.get("identity"), dict):
         raise StoreError(f"{path}: is not a run of probekit's; give another store.path")
     return value
 
@@ -198,13 +231,18 @@ def sealed_shards(folder: Path) -> frozenset[int]:
     )
 
 
+def shard_numbers(folder: Path) -> frozenset[int]:
+    """Give the numbers of the shards of which there is a file, whole or not."""
+    names = [file.name for file in _shard_files(folder)]
+    return frozenset(int(name.partition(".")[0]) for name in names if not name.startswith("."))
+
+
 def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:
     """Give the sealed shards as they really are, in order."""
-    found = []
-    for number in sorted(sealed_shards(folder)):
-        path = folder / SHARDS_FOLDER / f"{number:05d}.json"
-        found.append(ShardSpec(**json.loads(path.read_text(encoding="utf-8"))["spec"]))
-    return tuple(found)
+    return tuple(
+        ShardSpec(**read_record(folder / SHARDS_FOLDER / f"{number:05d}.json")["spec"])
+        for number in sorted(sealed_shards(folder))
+    )
 
 
 def clear(folder: Path) -> None:
@@ -215,7 +253,7 @@ def clear(folder: Path) -> None:
     _refuse_foreign(folder)
     for file in _shard_files(folder):
         file.unlink()
-    for name in (INDEX_FILE, f".{INDEX_FILE}.part", f".{RUN_FILE}.part", RUN_FILE):
+    for name in (*_PARTS, *_FILES):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ from probekit.errors import CaptureError, ProbekitError
 from probekit.folder import sealed_specs
 from probekit.packing import KNOWN_NEXT, Batch, rows_at
 from probekit.schema import ALL_TOKENS, ShardSpec
-from probekit.shards import Room
+from probekit.shards import Budget
 from probekit.spool import Spool
 from probekit.transfer import RowSink
 from probekit.walk import Walk, out_of_memory
@@ -47,7 +47,7 @@ def generate_shard(walk: Walk, shard: ShardSpec) -> None:
     sequences: list[Array] = [np.empty(0)] * shard.n_examples
     times = _Times()
     with Spool(walk.path / "shards", [site.spec for site in plan.sites]) as spool:
-        for numbers in equal_lengths(n_prompt + settings.max_new_tokens, n_prompt, walk.room):
+        for numbers in equal_lengths(n_prompt + settings.max_new_tokens, n_prompt, walk.budget):
             found = _generate(walk, shard, numbers, prompts, spool, times)
             for number, tokens in zip(numbers, found, strict=True):
                 sequences[number] = tokens
@@ -58,12 +58,12 @@ def generate_shard(walk: Walk, shard: ShardSpec) -> None:
             walk.seal(out, times.attributes())
 
 
-def equal_lengths(n_tokens: Array, n_prompt: Array, room: Room) -> Iterator[Array]:
+def equal_lengths(n_tokens: Array, n_prompt: Array, budget: Budget) -> Iterator[Array]:
     """Group examples whose prompts have the same length, under a budget of tokens."""
     for length in np.unique(n_prompt)[::-1]:
         alike = np.flatnonzero(n_prompt == length)
         while len(alike):
-            size = room.examples(int(n_tokens[alike[0]]))
+            size = budget.examples(int(n_tokens[alike[0]]))
             yield alike[:size]
             alike = alike[size:]
 

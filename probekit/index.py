@@ -16,16 +16,20 @@ import h5py
 import numpy as np
 
 from probekit import schema
-from probekit.flushing import fsync
+from probekit.disk import HDF5Out, explained, fsync
+from probekit.errors import StoreError
 from probekit.mapped import open_file
+from probekit.records import CHECKSUM, write_record
 from probekit.schema import (
     COUNTS,
     INDEX_FILE,
+    INDEX_RECORD,
     LIBVER,
     Execution,
     ShardSpec,
     SiteSpec,
 )
+from probekit.writer import rest_checksum
 
 _OF_THE_MODEL = ("attention", "device")  # attributes known only once weights are loaded
 SUMMED = "generate_"  # attributes of a shard that the index adds up begin so
@@ -38,30 +42,69 @@ def build_index(
     attributes: Mapping[str, Any],
     vocabulary: Sequence[str] | None,
 ) -> None:
-    """Write `trace.h5` over the sealed shards of a run; the file is either whole or not there."""
+    """Write `trace.h5` over the sealed shards of a run; the file is either whole or not there.
+
+    Raises:
+        StoreError: if it cannot be written, a shard cannot be read, or the shards do not follow on
+            each other.
+    """
+    _refuse_breaks(folder, shards)
     part = folder / f".{INDEX_FILE}.part"
-    try:
-        # HDF5 looks for a virtual dataset's sources beside the file: relative names move with it.
-        with h5py.File(part, "w", libver=LIBVER) as file:
-            file.attrs.update(attributes)
-            file.attrs["n_shards"] = len(shards)
-            with open_file(folder / shards[0].file) as first:
-                file.attrs.update({k: first.attrs[k] for k in _OF_THE_MODEL if k in first.attrs})
-                _link_tables(file, first, shards)
-                for spec in sites:
-                    path = schema.site_path(spec)
-                    _link(file, first[path], shards, [s.n_rows[spec.rows] for s in shards])
-            _merge_execution(file, folder, shards)
-            _sum_counts(file, folder, shards, sites)
-            if vocabulary is not None:
-                # HDF5's strings hold no NUL, which byte-level vocabularies have as a token.
-                strings = [token.replace("\0", "\N{SYMBOL FOR NULL}") for token in vocabulary]
-                file.create_dataset("vocabulary", data=strings, dtype=h5py.string_dtype())
-        fsync(part)
-        part.replace(folder / INDEX_FILE)
-        fsync(folder)
-    finally:
-        part.unlink(missing_ok=True)
+    with explained(folder / INDEX_FILE):
+        try:
+            _write(part, folder, shards, sites, attributes, vocabulary)
+            fsync(part)
+            # An index without its record is not complete: the old one's would be of another file.
+            (folder / INDEX_RECORD).unlink(missing_ok=True)
+            part.replace(folder / INDEX_FILE)
+            record = {
+                "file_bytes": (folder / INDEX_FILE).stat().st_size,
+                "checksum": CHECKSUM,
+                "rest": rest_checksum(folder / INDEX_FILE, ()),
+            }
+            write_record(folder / INDEX_RECORD, record)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _refuse_breaks(folder: Path, shards: Sequence[ShardSpec]) -> None:
+    """Refuse shards of which one begins elsewhere than where the one before it ends."""
+    examples = tokens = 0
+    for number, shard in enumerate(shards):
+        if (shard.number, shard.first_example, shard.first_token) != (number, examples, tokens):
+            raise StoreError(
+                f"{folder / shard.file}: begins at example {shard.first_example}, token "
+                f"{shard.first_token}; the shards before it end at {examples}, {tokens}"
+            )
+        examples += shard.n_examples
+        tokens += shard.n_tokens
+
+
+def _write(
+    part: Path,
+    folder: Path,
+    shards: Sequence[ShardSpec],
+    sites: Sequence[SiteSpec],
+    attributes: Mapping[str, Any],
+    vocabulary: Sequence[str] | None,
+) -> None:
+    # HDF5 looks for a virtual dataset's sources beside the file: relative names move with it.
+    with HDF5Out(part, libver=LIBVER) as out:
+        file = out.file
+        file.attrs.update(attributes)
+        file.attrs["n_shards"] = len(shards)
+        with open_file(folder / shards[0].file) as first:
+            file.attrs.update({k: first.attrs[k] for k in _OF_THE_MODEL if k in first.attrs})
+            _link_tables(file, first, shards)
+            for spec in sites:
+                path = schema.site_path(spec)
+                _link(file, first[path], shards, [s.n_rows[spec.rows] for s in shards])
+        _merge_execution(file, folder, shards)
+        _sum_counts(file, folder, shards, sites)
+        if vocabulary is not None:
+            # HDF5's strings hold no NUL, which byte-level vocabularies have as a token.
+            strings = [token.replace("\0", "\N{SYMBOL FOR NULL}") for token in vocabulary]
+            file.create_dataset("vocabulary", data=strings, dtype=h5py.string_dtype())
 
 
 def _link_tables(file: h5py.File, first: h5py.File, shards: Sequence[ShardSpec]) -> None:
@@ -80,6 +123,7 @@ def _link(
     row_shape = example.shape[1:]
     space = h5py.h5s.create_simple((sum(n_rows), *row_shape))
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_obj_track_times(False)  # equal runs make equal files
     begin = 0
     for shard, rows in zip(shards, n_rows, strict=True):
         if rows and prod(row_shape):

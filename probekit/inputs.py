@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from probekit.config import InputsConfig, ProbeConfig, RandomInputs
+from probekit.disk import explained
 from probekit.errors import ConfigError, Fault
 
 Array = np.ndarray[Any, Any]
@@ -27,6 +28,7 @@ Encode = Callable[[list[str]], list[list[int]]]
 
 _TOKENIZED_AT_ONCE = 1000
 _FAULTS_SHOWN = 20
+_TEMPORARY = "temporary files (TMPDIR)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,8 @@ class _Spool:
     """Bytes in an unnamed temporary file: appended to, then mapped; a map outlives the file."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
+        with explained(_TEMPORARY):
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
         self._ends = array("q", [0])
 
     def __enter__(self) -> Self:
@@ -61,17 +64,19 @@ class _Spool:
         self._file.close()
 
     def append(self, data: bytes) -> None:
-        self._file.write(data)
+        with explained(_TEMPORARY):
+            self._file.write(data)
         self._ends.append(self._ends[-1] + len(data))
 
     def mapped(self, dtype: str) -> tuple[Array, Array]:
         """Give all values, and where each appended piece ends, in values."""
-        self._file.flush()
         width = np.dtype(dtype).itemsize
         ends = np.array(self._ends, dtype=np.int64) // width
         if not self._ends[-1]:
             return np.empty(0, dtype=dtype), ends
-        return np.memmap(self._file, dtype=dtype, mode="r"), ends
+        with explained(_TEMPORARY):
+            self._file.flush()
+            return np.memmap(self._file, dtype=dtype, mode="r"), ends
 
 
 class Examples:
@@ -107,6 +112,11 @@ class Examples:
     def id(self, example: int) -> str:
         """Give an example's id."""
         return _string(self._ids, self._id_ends, example)
+
+    def string_bytes(self, begin: int, end: int) -> int:
+        """Count the bytes of the texts and ids of examples `begin` to `end`."""
+        ends = (self._text_ends, self._id_ends)
+        return sum(int(e[end]) - int(e[begin]) for e in ends)
 
     def digest(self) -> str:
         """Give the SHA-256 of every id, text and token."""

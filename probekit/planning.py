@@ -7,7 +7,6 @@ out takes no decisions.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,10 +15,11 @@ from typing import Any
 
 import torch
 
-from probekit import families, models, shards
+from probekit import families, models, room, shards
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError, Fault, PlanError
 from probekit.families import Sizes
+from probekit.folder import sealed_shards
 from probekit.globs import match_paths
 from probekit.inputs import Examples, Limits, read_examples
 from probekit.resolve import Resolver, SitePlan, moment, no_match
@@ -89,7 +89,20 @@ class Plan:
     @property
     def free_bytes(self) -> int:
         """Free bytes where the trace will lie."""
-        return free_bytes(Path(self.config.store.path))
+        return room.free_bytes(Path(self.config.store.path))
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """Bytes still to be written, shards that are sealed left out; None without examples."""
+        if self.examples is None:
+            return None
+        return room.needed_bytes(self, sealed_shards(Path(self.config.store.path)))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the run would be refused: a disk that is too small."""
+        short = room.shortage(self) if self.examples is not None else None
+        return () if short is None else (short,)
 
     def site_rows(self, spec: SiteSpec) -> int:
         """Count the rows of a site in the whole trace."""
@@ -113,6 +126,7 @@ class Plan:
             "stops_after": self.stop.module if self.stop else None,
             "token_bytes": self.token_bytes,
             "total_bytes": self.total_bytes if known else None,
+            "needed_bytes": self.needed_bytes,
             "free_bytes": self.free_bytes,
             "sites": [
                 {
@@ -129,13 +143,8 @@ class Plan:
                 for s in self.sites
             ],
             "notes": list(self.notes),
+            "warnings": list(self.warnings),
         }
-
-
-def free_bytes(path: Path) -> int:
-    """Give the free bytes of the disk a path lies on, or will lie on."""
-    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    return shutil.disk_usage(there).free
 
 
 def plan(

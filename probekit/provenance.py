@@ -31,7 +31,7 @@ def run_record(plan: Plan) -> RunRecord:
             "sites": [site.spec.to_json() for site in plan.sites],
             "shards": [shard.to_json() for shard in plan.shards],
         },
-        provenance={**about(plan), "notes": list(plan.notes)},
+        provenance={**about(plan), "device": _device(plan), "notes": list(plan.notes)},
     )
 
 
@@ -69,13 +69,23 @@ def about(plan: Plan) -> dict[str, Any]:
 
 def about_model(plan: Plan, model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
     """Give the attributes of a shard: `about`, and what the loaded model adds."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
     return {
         **about(plan),
+        "run_digest": run_record(plan).digest,
         "attention": str(attention) if attention else "none",
-        "device": f"{device} ({name})",
+        "device": _named(device),
     }
+
+
+def _device(plan: Plan) -> str:
+    where = plan.config.where("model.device")
+    return _named(models.compute_device(plan.config.model, where))
+
+
+def _named(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{device} ({name})"
 
 
 def _commit(plan: Plan) -> str | None:

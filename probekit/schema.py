@@ -18,6 +18,7 @@ import numpy as np
 FORMAT = 1
 RUN_FILE = "run.json"
 INDEX_FILE = "trace.h5"
+INDEX_RECORD = "trace.json"
 LIBVER = ("v108", "v110")  # files that HDF5 1.10 reads, and all that came after it
 SHARDS_FOLDER = "shards"
 

@@ -119,7 +119,7 @@ def _choices(shard: ShardSpec, n_tokens: Array) -> Mapping[str, Array]:
 
 
 @dataclass(slots=True)
-class Room:
+class Budget:
     """How many padded tokens a batch may have; it shrinks when the device's memory is too small."""
 
     tokens: int
@@ -129,7 +129,7 @@ class Room:
         return max(1, self.tokens // n_tokens)
 
 
-def batches(n_tokens: Array, room: Room, border: int | None = None) -> Iterator[Array]:
+def batches(n_tokens: Array, budget: Budget, border: int | None = None) -> Iterator[Array]:
     """Group a shard's examples by length, longest first, under a budget of padded tokens.
 
     Longest first, so that a batch that does not fit the device shows itself at once. Examples of
@@ -141,7 +141,7 @@ def batches(n_tokens: Array, room: Room, border: int | None = None) -> Iterator[
     order = np.argsort(-n_tokens, kind="stable")
     begin = 0
     while begin < len(order):
-        size = room.examples(int(n_tokens[order[begin]]))
+        size = budget.examples(int(n_tokens[order[begin]]))
         if border is not None and n_tokens[order[begin]] > border:
             size = min(size, int((n_tokens[order[begin:]] > border).sum()))
         yield order[begin : begin + size]

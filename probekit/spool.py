@@ -16,8 +16,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from probekit.disk import explained
 from probekit.schema import DTYPES, SiteSpec
-from probekit.writer import ShardWriter, explained
+from probekit.writer import ShardWriter
 
 Array = np.ndarray[Any, Any]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from probekit.summary import collapse
+from probekit.wording import human_bytes
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
     from probekit.planning import Plan
     from probekit.schema import SiteSpec
+    from probekit.verify import Verdict
 
 _PLAIN_EVERY_S = 5.0
+_SHOWN = 20  # damages listed
 _WIDE = 200  # columns where there is no terminal to ask
 
 
@@ -34,15 +37,6 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _WIDE
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
-
-
-def human_bytes(n: float) -> str:
-    """Give a size as people read it: `74.2 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(n) < 1024:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1024
-    return f"{n:.1f} TiB"
 
 
 def _table(*columns: str) -> Table:
@@ -93,6 +87,29 @@ def show_plan(plan: Plan) -> None:
         out.print(f"each forward pass ends at {plan.stop.module}: nothing later is asked for")
     for note in plan.notes:
         out.print(Text.assemble(("note:", "yellow"), f" {note}"), soft_wrap=True)
+    for warning in plan.warnings:
+        out.print(Text.assemble(("warning:", "bold red"), f" {warning}"), soft_wrap=True)
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Print what `probekit verify` found."""
+    out = console()
+    for damage in verdict.damages[:_SHOWN]:
+        out.print(str(damage), soft_wrap=True)
+    if len(verdict.damages) > _SHOWN:
+        out.print(f"and {len(verdict.damages) - _SHOWN} more; --json lists all")
+    read = f"{verdict.n_shards} shards, {human_bytes(verdict.n_bytes)}"
+    if verdict.whole:
+        out.print(f"{verdict.path}: whole: {read}, every byte as it was written", soft_wrap=True)
+        return
+    numbers = ", ".join(map(str, verdict.damaged_shards[:_SHOWN]))
+    more = ", ..." if len(verdict.damaged_shards) > _SHOWN else ""
+    where = f"in shards {numbers}{more}" if verdict.damaged_shards else "outside of the shards"
+    out.print(
+        f"{verdict.path}: DAMAGED {where} ({read} read). `probekit run CONFIG --repair` computes "
+        "the damaged shards again and leaves the others as they are",
+        soft_wrap=True,
+    )
 
 
 def show_info(info: dict[str, Any]) -> None:
@@ -194,6 +211,21 @@ def _bar() -> Iterator[Watcher]:
             bar.update(task, total=p.n_examples, completed=p.examples, rate=_rate(p))
 
         yield watch
+
+
+@contextmanager
+def reading() -> Iterator[Callable[[int, int], None] | None]:
+    """Show how far a trace has been read: a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (DownloadColumn(True), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("bytes", total=None)
+        yield lambda done, total: bar.update(task, total=total, completed=done)
 
 
 class _Lines:

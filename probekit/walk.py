@@ -23,7 +23,7 @@ from probekit.packing import Batch
 from probekit.planning import Plan
 from probekit.receiver import Receiver
 from probekit.schema import FLOATS, NONFINITE, OVERFLOW, ShardSpec
-from probekit.shards import Room
+from probekit.shards import Budget
 from probekit.skeleton import forward_arguments
 from probekit.tally import Tally
 from probekit.transfer import RowSink, Transfer
@@ -92,7 +92,7 @@ class Walk:
     receiver: Receiver  # attached to the model
     order: OrderRecorder | None  # attached to the model
     meter: Meter
-    room: Room
+    budget: Budget
 
     def writer(self, shard: ShardSpec, tables: Any) -> ShardWriter:
         """Open a shard for writing."""
@@ -155,7 +155,7 @@ class Walk:
             self.order.forget_forward()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.room.tokens == self.plan.config.inputs.batch_tokens:
+        if self.budget.tokens == self.plan.config.inputs.batch_tokens:
             warnings.warn(
                 f"a batch of {n_examples} examples of up to {width} tokens was too large for the "
                 f"memory of {self.device}: it is split, and so are others. A smaller "
@@ -163,7 +163,7 @@ class Walk:
                 ProbekitWarning,
                 stacklevel=2,
             )
-        self.room.tokens = max(1, min(self.room.tokens, n_examples * width) // 2)
+        self.budget.tokens = max(1, min(self.budget.tokens, n_examples * width) // 2)
         return np.array_split(numbers, 2)
 
 
@@ -173,7 +173,7 @@ def forward_shard(walk: Walk, shard: ShardSpec) -> None:
     assert plan.examples is not None  # a plan that runs has its inputs
     tables = shards.tables(plan.examples, shard)
     with walk.writer(shard, tables) as out:
-        for numbers in shards.batches(tables.n_tokens, walk.room, plan.length_border):
+        for numbers in shards.batches(tables.n_tokens, walk.budget, plan.length_border):
             _forward_batch(walk, shard, tables, numbers, out)
         walk.seal(out)
 

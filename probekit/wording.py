@@ -50,3 +50,12 @@ def shorten(text: str, n_chars: int = 60) -> str:
     """Write text on one line, and no longer than so many characters."""
     line = text if text.isprintable() else repr(text)[1:-1]
     return line if len(line) <= n_chars else f"{line[: n_chars - 3]}..."
+
+
+def human_bytes(n: float) -> str:
+    """Give a size as people read it: `74.2 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"

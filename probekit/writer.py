@@ -7,12 +7,10 @@ and allocated, so that each dataset's bytes lie at a known offset. From then on 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,15 +21,15 @@ import xxhash
 
 from probekit import schema
 from probekit.compression import compress
+from probekit.disk import HDF5Out, explained, fsync, read_pieces, write_all
 from probekit.errors import StoreError
-from probekit.flushing import Flusher, fsync
+from probekit.flushing import Flusher
+from probekit.records import CHECKSUM, hexdigest, write_record
 from probekit.schema import LIBVER, Execution, ShardSpec, SiteSpec
 
 _NO_ROWS = xxhash.xxh3_64_intdigest(b"")
-CHECKSUM = "xxh3_64"  # 64 bits at about the speed of memory; guards against damage, not malice
-_COPY_BYTES = 64 << 20
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
-_ALIGNED = {"alignment_threshold": 1, "alignment_interval": 64}
+_ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
 
 Array = np.ndarray[Any, Any]
 
@@ -144,7 +142,9 @@ class ShardWriter:
                     f"the block holds {len(block) - start}"
                 )
             row = int(first_row[example]) + done
-            self._pwrite(rows, self._offsets[site] + row * spec.row_bytes)
+            with explained(self._final):
+                self._flusher.wrote(len(rows))
+                write_all(self._fd, rows, self._offsets[site] + row * spec.row_bytes)
             self._digest(site, example, rows, whole=n_now == wanted)
             self._done[site, example] = done + n_now
             if done + n_now == wanted:
@@ -156,14 +156,6 @@ class ShardWriter:
         self._done[:, gone] = 0
         self._digests[:, gone] = _NO_ROWS
         self._hashers = {at: h for at, h in self._hashers.items() if at[1] not in gone}
-
-    def _pwrite(self, data: memoryview, offset: int) -> None:
-        # One pwrite moves at most 2 GiB, and may move less.
-        with explained(self._final):
-            self._flusher.wrote(len(data))
-            while data:
-                done = os.pwrite(self._fd, data, offset)
-                data, offset = data[done:], offset + done
 
     def _digest(self, site: int, example: int, rows: memoryview, *, whole: bool) -> None:
         if whole:
@@ -204,16 +196,17 @@ class ShardWriter:
     ) -> None:
         if execution is None and not attributes and not site_attributes:
             return
-        with h5py.File(self._part, "r+") as file:
-            file.attrs.update(attributes)
+        with HDF5Out(self._part, "r+") as out:
+            out.file.attrs.update(attributes)
             for name, more in site_attributes.items():
-                file[f"sites/{name}"].attrs.update(more)
+                out.file[f"sites/{name}"].attrs.update(more)
             if execution is not None:
-                schema.write_execution(file, execution)
+                schema.write_execution(out.file, execution)
 
     def _seal(self) -> None:
         if self._compression is not None:
             compress(self._part, self._sites, self._compression)
+        extents = self._extents()
         record = {
             "shard": self.shard.number,
             "spec": self.shard.to_json(),
@@ -225,16 +218,25 @@ class ShardWriter:
                 spec.name: {
                     "rows": self.shard.n_rows[spec.rows],
                     "bytes": self.shard.n_rows[spec.rows] * spec.row_bytes,
-                    "checksum": _hex(xxhash.xxh3_64_intdigest(self._digests[n].tobytes())),
+                    "offset": extents[spec.name][0] if spec.name in extents else None,
+                    "checksum": hexdigest(xxhash.xxh3_64_intdigest(self._digests[n].tobytes())),
                 }
                 for n, spec in enumerate(self._sites)
             },
-            "rest": rest_checksum(self._part),
+            "rest": rest_checksum(self._part, extents.values()),
         }
         fsync(self._part)
         # The .json comes last: a shard is sealed when both are there.
         self._part.replace(self._final)
-        write_json(self._final.with_suffix(".json"), record)
+        write_record(self._final.with_suffix(".json"), record)
+
+    def _extents(self) -> dict[str, tuple[int, int]]:
+        """Give offset and bytes of every site that has rows and lies in one piece, by its name."""
+        if self._compression is not None:
+            return {}
+        sizes = [self.shard.n_rows[spec.rows] * spec.row_bytes for spec in self._sites]
+        known = zip(self._sites, self._offsets, sizes, strict=True)
+        return {spec.name: (offset, size) for spec, offset, size in known if size}
 
     def _refuse_gaps(self) -> None:
         missing = []
@@ -253,15 +255,6 @@ class ShardWriter:
             self._flusher.stop()
             os.close(self._fd)
             self._fd = -1
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what the system refuses to write into a StoreError."""
-    try:
-        yield
-    except OSError as error:  # a full disk above all
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _check_block(spec: SiteSpec, block: Array) -> None:
@@ -283,7 +276,8 @@ def _lay_out(
     attributes: Mapping[str, Any],
 ) -> list[int]:
     """Create the file with every dataset allocated; give each site's offset in it."""
-    with h5py.File(path, "w", libver=LIBVER, **_ALIGNED) as file:
+    with HDF5Out(path, libver=LIBVER, **_ALIGNED) as out:
+        file = out.file
         file.attrs.update(attributes)
         file.attrs["shard"] = shard.number
         file.attrs["first_example"] = shard.first_example
@@ -321,6 +315,7 @@ def _create_site(file: h5py.File, spec: SiteSpec, n_rows: int) -> int:
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_obj_track_times(False)  # equal runs make equal files
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
     space = h5py.h5s.create_simple((n_rows, *spec.row_shape))
@@ -330,44 +325,19 @@ def _create_site(file: h5py.File, spec: SiteSpec, n_rows: int) -> int:
     return made.get_offset() or 0  # None when it has no rows
 
 
-def rest_checksum(path: Path) -> str:
-    """Checksum every byte of a shard outside its sites: tables, attributes, structure."""
-    with h5py.File(path, "r", locking=False) as file:
-        extents = sorted(contiguous_extents(file).values())
+def rest_checksum(path: Path, extents: Iterable[tuple[int, int]]) -> str:
+    """Checksum every byte of a file outside of some extents (offset and bytes of each).
+
+    Raises:
+        StoreError: if the file ends before they do.
+    """
     digest = xxhash.xxh3_64()
     with path.open("rb") as raw:
-        for begin, size in [*extents, (path.stat().st_size, 0)]:
-            left = begin - raw.tell()
-            while left > 0:
-                piece = raw.read(min(left, _COPY_BYTES))
-                if not piece:
-                    raise StoreError(f"{path}: ends before byte {begin}: the file was cut short")
+        end = os.fstat(raw.fileno()).st_size
+        for begin, size in [*sorted(extents), (end, 0)]:
+            if begin + size > end:
+                raise StoreError(f"{path}: ends at byte {end}, before its rows do")
+            for piece in read_pieces(raw, begin - raw.tell()):
                 digest.update(piece)
-                left -= len(piece)
             raw.seek(begin + size)
-    return _hex(digest.intdigest())
-
-
-def contiguous_extents(file: h5py.File) -> dict[str, tuple[int, int]]:
-    """Give offset and bytes of every site that lies in one piece in the file, by site name."""
-    extents: dict[str, tuple[int, int]] = {}
-    for module, group in file.get("sites", {}).items():
-        for kind, dataset in group.items():
-            offset = dataset.id.get_offset()
-            if offset is not None:
-                size = dataset.id.get_type().get_size() * prod(dataset.shape)
-                extents[f"{module}/{kind}"] = (offset, size)
-    return extents
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON so that the file is either whole or not there."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    fsync(part)
-    part.replace(path)
-    fsync(path.parent)
-
-
-def _hex(digest: int) -> str:
-    return f"{digest:016x}"
+    return hexdigest(digest.intdigest())

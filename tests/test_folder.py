@@ -15,6 +15,7 @@ import pytest
 
 from probekit.errors import StoreError
 from probekit.folder import RunFolder, RunRecord, read_run, sealed_shards
+from probekit.records import write_record
 
 RECORD = RunRecord(
     identity={"config_digest": "abc", "sites": [{"axes": ("token", "d_mlp")}], "shards": [{}, {}]},
@@ -39,6 +40,13 @@ def put(folder: Path, *names: str) -> None:
         (folder / name).write_text(name)
 
 
+def saved(file: Path) -> dict[str, Any]:
+    """Read a record as any JSON, without its own checksum."""
+    value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    assert len(value.pop("this_file")) == 16
+    return value
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Give a folder of `RECORD` with one sealed shard and an index."""
@@ -56,7 +64,7 @@ def test_a_new_folder_is_made_and_says_which_run_it_is_of(tmp_path: Path) -> Non
     with RunFolder(tmp_path / "a" / "b", RECORD) as folder:
         assert folder.sealed() == frozenset()
     assert tree(tmp_path) == {"a/b/run.json"}
-    assert json.loads((tmp_path / "a/b/run.json").read_text()) == {
+    assert saved(tmp_path / "a/b/run.json") == {
         "identity": {
             "config_digest": "abc",
             "sites": [{"axes": ["token", "d_mlp"]}],
@@ -99,6 +107,12 @@ def test_a_damaged_run_file_is_named(path: Path) -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", '{"identity": 3}', "null"])
 def test_a_run_file_of_another_program_is_not_taken_for_ours(path: Path, text: str) -> None:
     (path / "run.json").write_text(text)
+    with pytest.raises(StoreError, match=r"run\.json: is damaged or not probekit's"):
+        read_run(path)
+
+
+def test_a_record_of_something_else_is_not_a_run(path: Path) -> None:
+    write_record(path / "run.json", {"identity": 3})
     with pytest.raises(StoreError, match=r"run\.json: is not a run of probekit"):
         read_run(path)
 
@@ -164,7 +178,7 @@ def test_overwrite_begins_anew(path: Path) -> None:
     with RunFolder(path, OTHER, overwrite=True) as folder:
         assert folder.sealed() == frozenset()
     assert tree(path) == {"run.json"}
-    assert read_run(path) == json.loads(json.dumps(OTHER.to_json()))
+    assert saved(path / "run.json") == json.loads(json.dumps(OTHER.to_json()))
 
 
 def test_overwrite_begins_anew_over_a_damaged_run_file(path: Path) -> None:

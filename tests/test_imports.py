@@ -20,10 +20,10 @@ PACKAGE = Path(probekit.__file__).parent
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *("globs", "families", "schema", "compression", "flushing", "writer", "folder", "gather"),
-    "mapped",
-    *("predictions", "site", "tables", "trace"),
-    *("index", "spool", "inputs", "shards", "summary", "terminal"),
+    *("globs", "families", "schema", "disk", "records", "compression", "flushing", "writer"),
+    *("lock", "gather", "mapped"),
+    *("folder", "verify", "predictions", "site", "tables", "trace", "room"),
+    *("index", "spool", "inputs", "shards", "summary", "terminal", "stopping"),
 )
 HEAVY = (  # may import torch
     *("models", "indexing", "attention", "skeleton", "sources", "recipe", "resolve", "planning"),

@@ -242,7 +242,7 @@ def test_an_index_is_replaced_whole(tmp_path: Path) -> None:
     made = write_trace(tmp_path, SITES)
     rebuild(made)
     assert_bare_h5py_reads(tmp_path, made)
-    assert {p.name for p in tmp_path.iterdir()} == {"trace.h5", "shards"}
+    assert {p.name for p in tmp_path.iterdir()} == {"trace.h5", "trace.json", "shards"}
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, -1])
@@ -254,7 +254,7 @@ def test_a_shard_that_was_cut_short_is_named(tmp_path: Path, n_bytes: int) -> No
     with pytest.raises(StoreError, match=r"shards/00001\.h5: cannot be read: it is not whole HDF5"):
         rebuild(made)
     assert (tmp_path / "trace.h5").read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} == {"trace.h5", "shards"}
+    assert {p.name for p in tmp_path.iterdir()} == {"trace.h5", "trace.json", "shards"}
 
 
 def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from probekit import shards
 from probekit.config import load_config
 from probekit.inputs import Examples, Limits, read_examples
 from probekit.schema import ShardSpec, SiteSpec
-from probekit.shards import Choice, Room
+from probekit.shards import Budget, Choice
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=30)
 ROWS = st.sampled_from(["all", "example", *CHOICES])
@@ -203,7 +203,7 @@ def test_tables_say_what_lies_in_a_shard(tmp_path: Path) -> None:
 def test_batches_hold_every_example_once_within_the_budget(
     lengths: list[int], batch_tokens: int
 ) -> None:
-    found = [batch.tolist() for batch in shards.batches(int64(lengths), Room(batch_tokens))]
+    found = [batch.tolist() for batch in shards.batches(int64(lengths), Budget(batch_tokens))]
     assert sorted(n for batch in found for n in batch) == list(range(len(lengths)))
     for batch in found:
         padded = len(batch) * max(lengths[n] for n in batch)
@@ -213,7 +213,7 @@ def test_batches_hold_every_example_once_within_the_budget(
 @settings(max_examples=100)
 @given(LENGTHS, st.integers(1, 60))
 def test_batches_come_longest_first_and_are_filled(lengths: list[int], batch_tokens: int) -> None:
-    found = [batch.tolist() for batch in shards.batches(int64(lengths), Room(batch_tokens))]
+    found = [batch.tolist() for batch in shards.batches(int64(lengths), Budget(batch_tokens))]
     order = [n for batch in found for n in batch]
     assert [lengths[n] for n in order] == sorted(lengths, reverse=True)
     assert order == sorted(order, key=lambda n: (-lengths[n], n))  # equal ones stay in order

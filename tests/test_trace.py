@@ -39,6 +39,7 @@ import probekit
 from probekit import schema
 from probekit.errors import StoreError
 from probekit.mapped import MappedRows, open_file, segments_of
+from probekit.records import write_record
 from probekit.schema import Execution, Forward
 from probekit.site import Site
 from probekit.trace import Trace
@@ -786,7 +787,7 @@ def test_a_run_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -> None:
     write_trace(tmp_path)
     (tmp_path / "trace.h5").unlink()
     (tmp_path / "shards" / "00001.json").unlink()
-    (tmp_path / "run.json").write_text('{"identity": {"shards": [{}, {}, {}, {}]}}')
+    write_record(tmp_path / "run.json", {"identity": {"shards": [{}, {}, {}, {}]}})
     with pytest.raises(StoreError, match="not finished: 2 of 4 shards are sealed; run the same"):
         probekit.open(tmp_path)
 

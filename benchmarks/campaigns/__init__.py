@@ -1,0 +1,1 @@
+"""Campaigns: what can happen to a run, done to real runs many times over, and counted."""

@@ -1,0 +1,222 @@
+"""Killed: SIGKILL at any instant, and the same command again, until it ends.
+
+What must hold then: every file equals that of an undisturbed run, what was sealed was not touched
+and none of its examples computed again, and nothing else lies about.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from campaigns.children import Child, Ended, log, read_log, run_probekit
+from campaigns.runs import CONFIGS, N_EXAMPLES, Undisturbed, n_examples_of, sealed, undisturbed
+from campaigns.tally import Tally
+
+COMMAND = ("run", "config.yaml")
+# Where in a run a child is killed: while its model runs, in the middle of a write, before and after
+# an fsync, before and after a rename, before a file is removed, while the index is put together.
+INSTANTS = ("forward", "write", "fsync", "fsynced", "rename", "renamed", "remove", "index")
+_MOST_LIVES = 4  # a run is killed up to so often before it may end
+
+
+def survive(n: int, chance: Random, scratch: Path) -> Tally:
+    """Kill runs n times, in turn at each kind of instant and after random delays."""
+    tally = Tally()
+    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
+    events = {name: _count_events(run, scratch / "count") for name, run in whole.items()}
+    while tally.tried < n:
+        name = chance.choice(list(whole))
+        place = whole[name].fresh(scratch / "killed")
+        for _ in range(min(chance.randint(1, _MOST_LIVES), n - tally.tried)):
+            before = sealed(place)
+            kind = _next_kind(tally)
+            ended = _kill(whole[name], place, kind, events[name], chance)
+            if not ended.killed:
+                # The rest of this run holds no such instant: it has ended instead.
+                problems = [] if ended.code == 0 else [f"not killed, but {ended}"]
+                tally.lost += problems
+                break
+            tally.count(kind, _touched(before, sealed(place)))
+        tally.lost += finish(whole[name], place)
+    return tally
+
+
+def _next_kind(tally: Tally) -> str:
+    """Give the kind that was tried least often."""
+    return min((*INSTANTS, "delay", "new process"), key=lambda kind: tally.counts[kind])
+
+
+def _kill(
+    run: Undisturbed, place: Path, kind: str, events: dict[str, int], chance: Random
+) -> Ended:
+    if kind in INSTANTS:
+        before = KillAt(kind, chance.randint(1, events[kind]))
+        return run_probekit(place, *COMMAND, before=before)
+    if kind == "delay":
+        child = Child(place, *COMMAND, before=Watched())
+        time.sleep(chance.uniform(0, run.seconds))
+        child.process.kill()
+        return child.end()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "probekit", *COMMAND],
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Most of its time goes into imports: wait for the first sign of its own.
+    while process.poll() is None and not (place / "run" / ".lock").exists():
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0, run.seconds / 2))
+    process.kill()
+    _, err = process.communicate()
+    return Ended(code=process.returncode, out="", err=err, log=[])
+
+
+def finish(run: Undisturbed, place: Path) -> list[str]:
+    """Run to the end, and say what is not as it must be."""
+    before, n_sealed = sealed(place), n_examples_of(place)
+    ended = run_probekit(place, *COMMAND, before=Watched())
+    if ended.code != 0:
+        return [f"{run.name}: did not go on: {ended}"]
+    problems = _touched(before, sealed(place)) + run.differences(place)
+    n_computed = sum(int(line.split()[1]) for line in ended.log if line.startswith("examples"))
+    if n_computed != N_EXAMPLES - n_sealed:
+        problems.append(f"{n_computed} examples computed, {N_EXAMPLES - n_sealed} were left")
+    verified = run_probekit(place, "verify", "run")
+    if verified.code != 0:
+        problems.append(f"verify: {verified.out}")
+    return [f"{run.name}: {problem}" for problem in problems]
+
+
+def _touched(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [f"sealed {name} was touched" for name in before if after.get(name) != before[name]]
+
+
+def _count_events(run: Undisturbed, place: Path) -> dict[str, int]:
+    """Count the instants of each kind in an undisturbed run."""
+    run.fresh(place)
+    run_probekit(place, *COMMAND, before=KillAt("", 0))
+    counts = dict.fromkeys(INSTANTS, 0)
+    for line in read_log(place):
+        if line in counts:
+            counts[line] += 1
+    shutil.rmtree(place)
+    if not all(counts.values()):
+        raise RuntimeError(f"{run.name}: kinds of instants that never come: {counts}")
+    return counts
+
+
+# --- in the child
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Log when the command begins, and the examples of every forward pass."""
+
+    def __call__(self) -> None:
+        """Patch the child it is called in."""
+        from probekit import config
+
+        load = config.load_config
+
+        def load_config(*args: Any, **kwargs: Any) -> Any:
+            log("begin")
+            return load(*args, **kwargs)
+
+        config.load_config = load_config
+        _after_loading(
+            lambda model: model.register_forward_pre_hook(_log_examples, with_kwargs=True)
+        )
+
+
+def _log_examples(module: Any, args: Any, kwargs: Any) -> None:
+    n_examples, width = kwargs["input_ids"].shape
+    if width > 1:  # not one more token of a generation
+        log(f"examples {n_examples}")
+
+
+def _after_loading(do: Callable[[Any], object]) -> None:
+    from probekit import models
+
+    load = models.load_model
+
+    def loading(*args: Any) -> Any:
+        model = load(*args)
+        do(model)
+        return model
+
+    models.load_model = loading
+
+
+@dataclass(frozen=True, slots=True)
+class KillAt:
+    """Kill the process at the nth instant of a kind; of no kind: log every instant."""
+
+    kind: str
+    nth: int
+
+    def __call__(self) -> None:
+        """Patch the child it is called in."""
+        import h5py
+        import torch
+
+        from probekit import capture
+
+        seen = dict.fromkeys(INSTANTS, 0)
+
+        def at(kind: str) -> bool:
+            """Count an instant; True at the one to die at."""
+            if not self.kind:
+                log(kind)
+            seen[kind] += 1
+            return kind == self.kind and seen[kind] == self.nth
+
+        def around(target: Any, name: str, first: str | None, then: str | None) -> None:
+            plain = getattr(target, name)
+
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                if first and at(first):
+                    _die()
+                value = plain(*args, **kwargs)
+                if then and at(then):
+                    _die()
+                return value
+
+            setattr(target, name, wrapped)
+
+        def pwrite(fd: int, data: Any, offset: int) -> int:
+            if at("write"):
+                write(fd, data[: len(data) // 2], offset)
+                _die()
+            return write(fd, data, offset)
+
+        def build_index(*args: Any) -> None:
+            around(h5py.h5d, "create", "index", None)
+            build(*args)
+
+        write, build = os.pwrite, capture.build_index
+        os.pwrite, capture.build_index = pwrite, build_index
+        around(os, "fsync", "fsync", "fsynced")
+        around(Path, "replace", "rename", "renamed")
+        around(Path, "unlink", "remove", None)
+        _after_loading(
+            lambda model: torch.nn.modules.module.register_module_forward_pre_hook(
+                lambda module, args: _die() if at("forward") else None
+            )
+        )
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,160 @@
+"""The runs that campaigns disturb, and what an undisturbed one leaves.
+
+Knows configs and files; what lies in HDF5 is read by bare h5py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import yaml
+
+from campaigns.children import Ended, run_probekit
+
+FOLDER = "run"  # of a trace, in a directory of its own: its name is part of what is stored
+_PLAIN: dict[str, Any] = {
+    "model": {"name": "sample:tiny-gpt2", "device": "cpu"},
+    "inputs": {
+        "random": {"examples": 24, "min_tokens": 6, "max_tokens": 30, "seed": 1},
+        "batch_tokens": 60,
+    },
+    "probes": [
+        {"modules": "transformer.h.*.mlp.act", "neurons": list(range(40))},
+        {"sites": "resid_post", "positions": "last"},
+        {"sites": "pattern", "layers": 0},
+    ],
+    "store": {"path": FOLDER, "shard_bytes": "35KiB"},
+}
+_GENERATING: dict[str, Any] = {
+    **_PLAIN,
+    "probes": [{"modules": "transformer.h.*.mlp.act", "neurons": list(range(40))}],
+    "generate": {"max_new_tokens": 4},
+    "execution_order": True,
+    "store": {"path": FOLDER, "shard_bytes": "25KiB"},
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": _PLAIN,
+    "compressed": {**_PLAIN, "store": {**_PLAIN["store"], "compression": "gzip"}},
+    "generating": _GENERATING,  # through a spool, and with seconds in it
+}
+N_EXAMPLES = 24
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing disturbed."""
+
+    name: str  # of its config
+    place: Path  # the directory that holds config.yaml and the trace's folder
+    seconds: float  # that it took
+
+    @property
+    def trace(self) -> Path:
+        """The folder of the trace."""
+        return self.place / FOLDER
+
+    @property
+    def config(self) -> Path:
+        """The config's file."""
+        return self.place / "config.yaml"
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """Every file of the trace."""
+        return files_of(self.trace)
+
+    @cached_property
+    def contents(self) -> dict[str, Any]:
+        """Every dataset and attribute but wall-clock seconds."""
+        return contents_of(self.trace)
+
+    def fresh(self, place: Path) -> Path:
+        """Give an empty directory with this config in it."""
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        shutil.copy(self.config, place)
+        return place
+
+    def copy(self, place: Path) -> Path:
+        """Give a directory with this config and a copy of its finished trace in it."""
+        shutil.copytree(self.trace, self.fresh(place) / FOLDER)
+        return place
+
+    def differences(self, place: Path) -> list[str]:
+        """Say in what another run of the same config differs from this one."""
+        trace = place / FOLDER
+        found, wanted = files_of(trace), self.files
+        if found.keys() != wanted.keys():
+            return [f"files differ: {sorted(found.keys() ^ wanted.keys())}"]
+        if self.name == "generating":
+            here, there = contents_of(trace), self.contents
+            return [f"{k} differs" for k in here.keys() | there.keys() if here[k] != there[k]]
+        return [f"{name} differs" for name in wanted if found[name] != wanted[name]]
+
+
+def undisturbed(name: str, scratch: Path) -> Undisturbed:
+    """Run a config to its end, once."""
+    place = scratch / f"undisturbed-{name}"
+    place.mkdir(parents=True)
+    (place / "config.yaml").write_text(yaml.safe_dump(CONFIGS[name]))
+    begin = time.perf_counter()
+    must_end(run_probekit(place, "run", "config.yaml", "-q"))
+    return Undisturbed(name, place, time.perf_counter() - begin)
+
+
+def must_end(ended: Ended) -> None:
+    """Refuse to go on with a campaign whose own preparation failed."""
+    if ended.code != 0:
+        raise RuntimeError(f"exit {ended.code}: {ended.err}")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Give every file below a folder, by its path in it."""
+    there = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in there}
+
+
+def sealed(place: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Give inode, time of the last change and bytes of every file of a sealed shard."""
+    shards = place / FOLDER / "shards"
+    whole = [p for p in sorted(shards.glob("[0-9]*.json")) if p.with_suffix(".h5").exists()]
+    files = [file for p in whole for file in (p, p.with_suffix(".h5"))]
+    return {f.name: (f.stat().st_ino, f.stat().st_mtime_ns, f.read_bytes()) for f in files}
+
+
+def n_examples_of(place: Path) -> int:
+    """Count the examples of the sealed shards."""
+    n_examples = 0
+    for name in sealed(place):
+        if name.endswith(".h5"):
+            with h5py.File(place / FOLDER / "shards" / name) as file:
+                n_examples += len(file["examples/n_tokens"])
+    return n_examples
+
+
+def contents_of(folder: Path) -> dict[str, Any]:
+    """Give every dataset and attribute of every HDF5 file, without wall-clock seconds."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*.h5")):
+        with h5py.File(path) as file:
+            name = str(path.relative_to(folder))
+            _visit(found, name, file)
+            file.visititems(lambda inner, node, name=name: _visit(found, f"{name}:{inner}", node))
+    return found
+
+
+def _visit(found: dict[str, Any], name: str, node: Any) -> None:
+    for key, value in node.attrs.items():
+        if not key.startswith("generate_"):
+            found[f"{name}@{key}"] = str(value)
+    if isinstance(node, h5py.Dataset):
+        values = node[:]
+        if name.endswith("execution/forwards"):
+            values = values[["order", "phase", "n_examples", "n_tokens"]]
+        found[name] = values.tolist() if values.dtype.hasobject else values.tobytes()

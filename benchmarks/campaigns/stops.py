@@ -1,0 +1,60 @@
+"""Told to end: SIGINT and SIGTERM at any instant.
+
+What must hold then: at most one batch begins after the signal, the exit code is a shell's, a
+message says how to go on, nothing but sealed shards is left, and the same command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from random import Random
+
+from campaigns.children import Child, read_log
+from campaigns.kills import COMMAND, Watched, finish
+from campaigns.runs import CONFIGS, FOLDER, sealed, undisturbed
+from campaigns.tally import Tally
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ADVICE = "stopped; what is sealed stays, and the same command goes on from there"
+
+
+def stop(n: int, chance: Random, scratch: Path) -> Tally:
+    """Stop runs n times, at random instants."""
+    tally = Tally()
+    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
+    while tally.tried < n:
+        run = whole[chance.choice(list(whole))]
+        place = run.fresh(scratch / "stopped")
+        number = _SIGNALS[tally.tried % 2]
+        child = Child(place, *COMMAND, before=Watched())
+        child.wait_for_log("begin")
+        time.sleep(chance.uniform(0, run.seconds))
+        if not child.process.is_alive():
+            continue  # it was done before
+        pid = child.process.pid or 0
+        os.kill(pid, signal.SIGSTOP)  # so that no batch begins between our looking and the signal
+        n_before = len(read_log(place))
+        os.kill(pid, number)
+        os.kill(pid, signal.SIGCONT)
+        ended = child.end()
+        if ended.code in (0, -number) and not run.differences(place):
+            tally.count(f"{number.name} when it was done", [])
+            continue
+        problems = []
+        if ended.code != 128 + number or _ADVICE not in ended.err or "Traceback" in ended.err:
+            problems.append(str(ended))
+        if len(ended.log) - n_before > 1:
+            problems.append(f"{len(ended.log) - n_before} batches began after the signal")
+        problems += _left_over(place)
+        tally.count(number.name, problems + finish(run, place))
+    return tally
+
+
+def _left_over(place: Path) -> list[str]:
+    folder = place / FOLDER
+    there = {p.name for p in folder.rglob("*") if p.is_file()}
+    kept = {*sealed(place), "run.json", "trace.h5", "trace.json"}
+    return [f"{name} was left behind" for name in sorted(there - kept)]

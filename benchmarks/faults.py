@@ -1,0 +1,62 @@
+"""Faults: kill it, starve it, damage it, and count what is lost.
+
+    python benchmarks/faults.py [--quick] [--only NAME]... [--seed N]
+
+Each campaign does what its name says to real runs of the sample model, in processes of their own,
+and compares with an undisturbed run. The exit code is 1 if anything got through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+
+from campaigns import disks, kills, stops
+from campaigns.tally import Campaign, Tally
+
+CAMPAIGNS = {
+    "kills survived": Campaign(carry_out=kills.survive, full=100, quick=10),
+    "stopped by a signal": Campaign(carry_out=stops.stop, full=40, quick=4),
+    "starved": Campaign(carry_out=disks.starve, full=90, quick=9),
+}
+_SHOWN = 20  # descriptions of what was lost
+
+
+def main() -> None:
+    """Carry campaigns out and print their counts."""
+    given = _options()
+    n_lost = 0
+    print(f"{'campaign':<28} {'tried':>6} {'lost':>5} {'seconds':>8}")
+    for name in given.only or CAMPAIGNS:
+        begin = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="probekit-faults-") as scratch:
+            campaign = CAMPAIGNS[name]
+            n = campaign.quick if given.quick else campaign.full
+            tally = campaign.carry_out(n, Random(given.seed), Path(scratch))
+        n_lost += len(tally.lost)
+        _show(name, tally, time.perf_counter() - begin)
+    sys.exit(1 if n_lost else 0)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of it")
+    parser.add_argument("--only", action="append", choices=CAMPAIGNS, help="this campaign")
+    parser.add_argument("--seed", type=int, default=0, help="of what happens when")
+    return parser.parse_args()
+
+
+def _show(name: str, tally: Tally, seconds: float) -> None:
+    kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(tally.counts.items()))
+    print(f"{name:<28} {tally.tried:>6} {len(tally.lost):>5} {seconds:>8.1f}  {kinds}")
+    for description in tally.lost[:_SHOWN]:
+        print(f"  LOST {description}")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

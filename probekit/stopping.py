@@ -1,0 +1,62 @@
+"""Stopping: what the command line does when it is told to end, by Ctrl-C or by the system.
+
+Knows signals; nothing of runs. A signal that Python's own handling turns into an exception can come
+at any line, and is lost where it comes inside a destructor or a callback. While batches run, a
+signal is therefore noted and acted on between two of them; a second one ends the program at once.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """The program was told to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number  # as a shell counts it: 130 for Ctrl-C, 143 for SIGTERM
+
+
+class Stopping:
+    """Turn signals into `Stopped` inside a block, at a good moment.
+
+    Args:
+        say: told once, in a sentence, that the program will end soon.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._asked: int | None = None
+        self._in_batches = False
+        self._earlier: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._earlier = {number: signal.signal(number, self._take) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def between_batches(self) -> None:
+        """End here if a signal has come; from now on one waits until this is called again."""
+        self._in_batches = True
+        if self._asked is not None:
+            raise Stopped(self._asked)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if not self._in_batches or self._asked is not None:
+            raise Stopped(number)
+        self._asked = number
+        self._say("stopping after this batch; once more to stop at once")
