@@ -1,0 +1,65 @@
+// Elements: making them and finding them. Gives: byId, make, option, bars, announceOnce.
+// Text goes in as text, never as HTML: tokens are a stranger's.
+
+const byId = (id) => document.getElementById(id);
+
+// A new element; what begins with "aria-" or is "role" becomes an attribute, the rest a property.
+function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name === "role" || name.startsWith("aria-")) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+// A token's text where it cannot reorder what stands around it.
+const shown = (text) => make("bdi", { className: "token", textContent: text === "" ? "∅" : text });
+
+const quoted = (text) => `“${text}”`;
+
+function fillSelect(select, labels, chosen = 0) {
+  select.replaceChildren(
+    ...labels.map((label, place) => new Option(label, place, false, place === chosen)),
+  );
+}
+
+// Rows of text, bar and number; `rows` hold {text, share, number, strong}.
+function fillBars(list, rows, whenEmpty) {
+  if (!rows.length) {
+    list.replaceChildren(make("li", { className: "aside", textContent: whenEmpty }));
+    return;
+  }
+  list.replaceChildren(
+    ...rows.map(({ text, share, number, note, strong }) => {
+      const bar = make("i");
+      bar.style.width = `${Math.max(0, Math.min(1, share)) * 100}%`;
+      const label = make("span", { className: "label" }, shown(text));
+      if (note) label.append(make("small", { textContent: ` ${note}` }));
+      return make(
+        "li",
+        { className: strong ? "strong" : "" },
+        label,
+        make("span", { className: "bar" }, bar),
+        make("span", { className: "number", textContent: number }),
+      );
+    }),
+  );
+}
+
+// Buttons that go through a select's options one by one.
+function stepThrough(select, before, after) {
+  const go = (by) => {
+    const next = select.selectedIndex + by;
+    if (next < 0 || next >= select.options.length) return;
+    select.selectedIndex = next;
+    select.dispatchEvent(new Event("change"));
+  };
+  before.addEventListener("click", () => go(-1));
+  after.addEventListener("click", () => go(1));
+  return () => {
+    before.disabled = select.selectedIndex <= 0;
+    after.disabled = select.selectedIndex >= select.options.length - 1;
+  };
+}
