@@ -231,9 +231,7 @@ class Trace:
         """
         from probekit.report import write_report  # it reads traces, and is loaded only when used
 
-        return write_report(
-            self, path, examples=examples, neurons=neurons, max_bytes=max_bytes
-        )
+        return write_report(self, path, examples=examples, neurons=neurons, max_bytes=max_bytes)
 
     def rows_of_choice(self, choice: str) -> MappedRows:
         """Give, for every row of a choice of positions, its token row."""

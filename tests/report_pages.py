@@ -78,7 +78,8 @@ class ReadPage:
         first = 256 * about["levels"]
         above = about["below"] + (256 * high + low - first) / (65534 - first) * (1 - about["below"])
         small = high / max(1, about["levels"]) * about["below"]
-        values = iter(np.where(high < about["levels"], small, above))
+        known = np.where(high < about["levels"], small, above)
+        values = iter(np.where(256 * high + low == 65535, np.nan, known))
         weights = np.full((n, n), np.nan)
         for query in range(n) if one["queries"] is None else one["queries"]:
             for key in range(query + 1 if one["causal"] else n):

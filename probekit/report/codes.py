@@ -30,8 +30,8 @@ _TOLERANCE = 1e-3  # rounding in 16 bits may take a weight this far beyond 1
 class Scale:
     """How weights and codes go together; the page reads `below` and `levels`.
 
-    A code whose high byte h is less than `levels` is the weight `h / levels * below`; the others run
-    evenly from `below` to 1.
+    A code whose high byte h is less than `levels` is the weight `h / levels * below`; the others
+    run evenly from `below` to 1.
     """
 
     below: float

@@ -1,7 +1,7 @@
 """Text that is safe to look at: what cannot be seen is named.
 
-Texts and tokens are a stranger's: control characters, marks that turn the direction of writing, half
-a surrogate pair. HTML escapes none of these.
+Texts and tokens are a stranger's: control characters, marks that turn the direction of writing,
+half a surrogate pair. HTML escapes none of these.
 """
 
 from __future__ import annotations

@@ -62,13 +62,15 @@ def write_report(
         StoreError: if an example or an option is out of range, or the file cannot be written.
     """
     path, numbers = Path(path), _chosen(trace, examples)
+    if path.is_dir():
+        raise StoreError(f"{path}: is a folder, expected the name of a file")
     if neurons < 1:
         raise StoreError(f"neurons: given {neurons}, expected at least 1")
     if max_bytes < _LEAST_BYTES:
         raise StoreError(f"max_bytes: given {max_bytes}, expected at least {_LEAST_BYTES} (1 MiB)")
     roles = roles_of(trace)
     try:
-        with tempfile.TemporaryFile() as spool:
+        with tempfile.TemporaryFile(dir=path.parent) as spool:
             parts = _Parts(trace, roles, BlockFile(spool, max_bytes - _PAGE_BYTES))
             parts.add_neurons(neurons)
             parts.add_execution()
@@ -93,11 +95,11 @@ def _chosen(trace: Trace, examples: int | Sequence[int]) -> tuple[int, ...]:
         if examples < 1:
             raise StoreError(f"examples: given {examples}, expected at least 1")
         return tuple(range(min(examples, there)))
-    wrong = [n for n in examples if not -there <= n < there]
-    if wrong or not examples:
+    if not examples:
+        raise StoreError("examples: given none, expected at least one")
+    if wrong := [n for n in examples if not -there <= n < there]:
         raise StoreError(
-            f"{trace.path}: example {wrong[0] if wrong else 'list is empty;'} is out of range: "
-            f"there are {there} (0..{there - 1})"
+            f"{trace.path}: example {wrong[0]} is out of range: there are {there} (0..{there - 1})"
         )
     return tuple(dict.fromkeys(n % there for n in examples))
 

@@ -26,8 +26,13 @@ const commands = {
   async evaluate({ page, code }) {
     return page.evaluate(code);
   },
+  // Not waitForFunction, which the page's policy forbids: it compiles text inside the page.
   async wait({ page, code }) {
-    await page.waitForFunction(code, null, { timeout: 10_000 });
+    const end = Date.now() + 10_000;
+    while (!(await page.evaluate(code))) {
+      if (Date.now() > end) throw new Error("it did not happen within 10 s");
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
   },
   async hover({ page, ...place }) {
     await page.mouse.move(...(await pointIn(page, place)));

@@ -4,8 +4,13 @@ import { launch, open } from "./browse.mjs";
 
 const [executable, report, times] = process.argv.slice(2);
 
-const when = (page, name) =>
-  page.waitForFunction((wanted) => performance.getEntriesByName(wanted)[0]?.startTime, name);
+async function when(page, name) {
+  for (;;) {
+    const at = await page.evaluate((wanted) => performance.getEntriesByName(wanted)[0]?.startTime, name);
+    if (at !== undefined) return at;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
 
 // Another head, from its choice to its picture.
 async function openAnother() {
@@ -23,8 +28,8 @@ async function openAnother() {
 for (let visit = 0; visit < Number(times); visit++) {
   const browser = await launch(executable);
   const { page, complaints } = await open(browser, report, { viewport: { width: 1280, height: 900 } });
-  const firstPaint = await (await when(page, "first-contentful-paint")).jsonValue();
-  const headDrawn = await (await when(page, "head drawn")).jsonValue();
+  const firstPaint = await when(page, "first-contentful-paint");
+  const headDrawn = await when(page, "head drawn");
   await page.waitForLoadState("load");
   const loaded = await page.evaluate(() => performance.now());
   const another = await page.evaluate(openAnother);

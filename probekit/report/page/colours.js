@@ -38,9 +38,10 @@ const colours = {
   // Colours an element's ground, and its text so that it can be read.
   paint(element, hue, share) {
     const [red, green, blue] = this.at(hue, share);
-    const light = 0.299 * red + 0.587 * green + 0.114 * blue > 140;
+    const [r, g, b] = [red, green, blue].map((channel) => (channel / 255) ** 2.2);
     element.style.backgroundColor = `rgb(${red} ${green} ${blue})`;
-    element.style.color = light ? "#10151c" : "#ffffff";
+    // Where black and white stand out alike, at 4.6 : 1.
+    element.style.color = 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000000" : "#ffffff";
   },
 
   clear(element) {
