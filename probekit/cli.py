@@ -159,7 +159,7 @@ def report(
         typer.Option(metavar="NUMBER", help="These examples instead, as often as you like."),
     ] = None,
     neurons: Annotated[
-        int, typer.Option(metavar="N", help="How many neurons of each site, the liveliest.")
+        int, typer.Option(metavar="N", help="How many neurons of each site, the liveliest; or 0.")
     ] = 32,
     max_bytes: Annotated[
         int,

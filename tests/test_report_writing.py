@@ -115,7 +115,11 @@ def test_execution_is_the_runs(page):
     assert found["orders"] == [
         {"phases": {"forward": 2}, "events": [[0, 1, 0], [1, 1, 1], [1, 0, 1], [0, 0, 0]]}
     ]
-    assert found["passes"] == [[0, "forward", 3, 35, 0.25], [0, "forward", 1, 4, 0.5]]
+    assert [tuple(p.values()) for p in found["passes"]] == [
+        (0, "forward", 3, 35, 0.25),
+        (0, "forward", 1, 4, 0.5),
+    ]
+    assert found["phases"] == [{"phase": "forward", "n": 2, "median_s": 0.375}]
     assert (found["n_passes"], found["n_orders"], found["seconds"]) == (2, 1, 0.75)
 
 
@@ -173,6 +177,14 @@ def test_the_first_examples_are_taken_and_the_rest_is_told(trace, tmp_path):
     assert written.n_bytes == written.path.stat().st_size
 
 
+def test_neurons_can_be_left_out(trace, tmp_path):
+    written = trace.report(tmp_path / "r.html", neurons=0)
+    assert written.left_out == ("neurons: not asked for (--neurons)",)
+    page = ReadPage(written.path)
+    assert page.start["neurons"] == []
+    assert "The neurons are not in this report" in page.text
+
+
 def test_examples_can_be_named(trace, tmp_path):
     written = trace.report(tmp_path / "r.html", examples=[-1, 0, 2])
     assert written.examples == (2, 0)
@@ -223,7 +235,7 @@ def test_a_file_never_grows_beyond_its_limit(tmp_path):
         ({"examples": [0, 3]}, r"example 3 is out of range: there are 3 \(0..2\)"),
         ({"examples": []}, "examples: given none, expected at least one"),
         ({"examples": 0}, "examples: given 0, expected at least 1"),
-        ({"neurons": 0}, "neurons: given 0, expected at least 1"),
+        ({"neurons": -1}, "neurons: given -1, expected a number from 0 up"),
         ({"max_bytes": 10}, "max_bytes: given 10, expected at least 1048576"),
     ],
 )

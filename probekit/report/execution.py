@@ -6,6 +6,7 @@ Knows orders and forward passes; the page makes trees of them.
 from __future__ import annotations
 
 from collections import Counter
+from statistics import median
 from typing import Any
 
 from probekit.report.example import rounded
@@ -22,8 +23,8 @@ def describe(trace: Trace, execution: Execution) -> dict[str, Any]:
 
     Returns:
         `modules`, paths; `recorded`, the kinds recorded of each; `orders`, each with its `phases`
-        (passes by phase) and its `events` [module, entered, depth]; `passes`, each
-        [order, phase, examples, tokens, seconds], where an order that is not shown is -1.
+        (passes by phase) and its `events` [module, entered, depth]; `phases` of all passes; the
+        first `passes` one by one, where an order that is not shown is -1.
     """
     counts = Counter(f.order for f in execution.forwards)
     shown = [order for order, _ in counts.most_common(_ORDERS)]
@@ -44,14 +45,25 @@ def describe(trace: Trace, execution: Execution) -> dict[str, Any]:
             }
             for order in shown
         ],
+        "phases": _phases(execution),
         "passes": [
-            [
-                shown.index(f.order) if f.order in shown else -1,
-                f.phase,
-                len(f.examples),
-                f.n_tokens,
-                rounded(f.seconds),
-            ]
+            {
+                "order": shown.index(f.order) if f.order in shown else -1,
+                "phase": f.phase,
+                "n_examples": len(f.examples),
+                "n_tokens": f.n_tokens,
+                "seconds": rounded(f.seconds),
+            }
             for f in execution.forwards[:_PASSES]
         ],
     }
+
+
+def _phases(execution: Execution) -> list[dict[str, Any]]:
+    seconds: dict[str, list[float]] = {}
+    for forward in execution.forwards:
+        seconds.setdefault(forward.phase, []).append(forward.seconds)
+    return [
+        {"phase": phase, "n": len(times), "median_s": rounded(median(times))}
+        for phase, times in seconds.items()
+    ]

@@ -25,8 +25,9 @@ from probekit.trace import Trace
 SCRIPTS = (
     *("elements.js", "blocks.js", "numbers.js", "colours.js", "state.js", "heatmap.js"),
     *("tokens.js", "attention.js", "heads.js", "streams.js", "generation.js"),
-    *("neurons.js", "execution.js", "start.js"),
+    *("neurons.js", "execution.js", "passes.js", "start.js"),
 )
+STYLES = ("base.css", "page.css", "maps.css", "sections.css", "media.css")
 _BLOCKS_HERE = "<!-- blocks -->"  # the template's mark; escaped text holds no "<"
 _CONFIG_CHARACTERS = 50_000
 _LIBRARIES = ("probekit", "torch", "transformers", "numpy", "h5py", "python")
@@ -52,9 +53,7 @@ def render(
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     environment.filters.update(visible=visible, visible_token=visible_token)
-    folder = files("probekit.report") / "page"
-    style = (folder / "report.css").read_text(encoding="utf-8")
-    script = _script([(folder / name).read_text(encoding="utf-8") for name in SCRIPTS])
+    style, script = "\n".join(_read(STYLES)), _script(_read(SCRIPTS))
     text = environment.get_template("report.html.jinja").render(
         style=style,
         script=script,
@@ -69,6 +68,11 @@ def render(
     )
     before, _, after = text.partition(_BLOCKS_HERE)
     return before, after
+
+
+def _read(names: tuple[str, ...]) -> list[str]:
+    folder = files("probekit.report") / "page"
+    return [(folder / name).read_text(encoding="utf-8") for name in names]
 
 
 def _script(parts: list[str]) -> str:
@@ -123,13 +127,13 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
 
     parameters = made.get("n_parameters")
     sizes = [
-        f"{made[key]:,} {what}"
-        for key, what in (
-            ("n_layers", "layers"),
-            ("n_heads", "heads"),
-            ("d_model", "d_model"),
-            ("d_mlp", "d_mlp"),
-            ("d_vocab", "tokens in the vocabulary"),
+        shape.format(made[key])
+        for key, shape in (
+            ("n_layers", "{:,} layers"),
+            ("n_heads", "{:,} heads"),
+            ("d_model", "d_model {:,}"),
+            ("d_mlp", "d_mlp {:,}"),
+            ("d_vocab", "vocabulary {:,}"),
         )
         if key in made
     ]

@@ -55,7 +55,8 @@ def write_report(
         trace: what to show.
         path: the HTML file; one that is there is replaced.
         examples: the first so many, or the numbers of those to show.
-        neurons: how many of each site's neurons to include, the liveliest.
+        neurons: how many of each site's neurons to include, the liveliest. To find them, every
+            row of these sites is read twice; 0 leaves that out.
         max_bytes: how large the file may become; what does not fit is left out, and said so.
 
     Raises:
@@ -64,8 +65,8 @@ def write_report(
     path, numbers = Path(path), _chosen(trace, examples)
     if path.is_dir():
         raise StoreError(f"{path}: is a folder, expected the name of a file")
-    if neurons < 1:
-        raise StoreError(f"neurons: given {neurons}, expected at least 1")
+    if neurons < 0:
+        raise StoreError(f"neurons: given {neurons}, expected a number from 0 up")
     if max_bytes < _LEAST_BYTES:
         raise StoreError(f"max_bytes: given {max_bytes}, expected at least {_LEAST_BYTES} (1 MiB)")
     roles = roles_of(trace)
@@ -133,6 +134,9 @@ class _Parts:
         return {"examples": self.examples, "neurons": self.neurons, "execution": self.execution}
 
     def add_neurons(self, n_neurons: int) -> None:
+        if self._roles.neurons and not n_neurons:
+            self.left_out.append("neurons: not asked for (--neurons)")
+            return
         for place, site in enumerate(self._roles.neurons):
             found = neurons.describe(self._trace, site, n_neurons)
             if self._blocks.add([Block.of_json(f"neurons-{place}", found)]):

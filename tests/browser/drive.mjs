@@ -9,7 +9,7 @@ const pages = [];
 // The point of an element that lies the given shares of its width and height from its corner.
 async function pointIn(page, { selector, x = 0.5, y = 0.5 }) {
   const element = page.locator(selector).first();
-  await element.scrollIntoViewIfNeeded();
+  await element.evaluate((one) => one.scrollIntoView({ block: "center" }));
   const box = await element.boundingBox();
   return [box.x + x * box.width, box.y + y * box.height];
 }
@@ -62,7 +62,10 @@ for await (const line of createInterface({ input: process.stdin })) {
   let answer;
   try {
     const here = page === undefined ? {} : { page: pages[page].page };
-    const about = { complaints: () => pages[page].complaints, requests: () => pages[page].requests };
+    const about = {
+      complaints: () => pages[page].complaints,
+      requests: () => pages[page].requests,
+    };
     const run = about[name] ?? commands[name];
     answer = { value: (await run({ ...given, ...here })) ?? null };
   } catch (error) {

@@ -6,7 +6,10 @@ const [executable, report, times] = process.argv.slice(2);
 
 async function when(page, name) {
   for (;;) {
-    const at = await page.evaluate((wanted) => performance.getEntriesByName(wanted)[0]?.startTime, name);
+    const at = await page.evaluate(
+      (wanted) => performance.getEntriesByName(wanted)[0]?.startTime,
+      name,
+    );
     if (at !== undefined) return at;
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
@@ -27,7 +30,9 @@ async function openAnother() {
 
 for (let visit = 0; visit < Number(times); visit++) {
   const browser = await launch(executable);
-  const { page, complaints } = await open(browser, report, { viewport: { width: 1280, height: 900 } });
+  const { page, complaints } = await open(browser, report, {
+    viewport: { width: 1280, height: 900 },
+  });
   const firstPaint = await when(page, "first-contentful-paint");
   const headDrawn = await when(page, "head drawn");
   await page.waitForLoadState("load");

@@ -1,4 +1,5 @@
-// The attention explorer: one head of one example. Gives: drawAttention, unpackHead.
+// The attention explorer: one head of one example. Gives: drawAttention, chooseHead, headNear,
+// headName, sayWeight, N_PAIRS.
 
 const N_PAIRS = 6; // tokens listed beside the map
 
@@ -36,6 +37,7 @@ const headName = (map, column) => `${map.label}, head ${map.heads[column]}`;
 function drawAttention() {
   const strip = byId("strip");
   const readout = byId("readout");
+  const idle = readout.textContent;
   const map = heatMap(byId("head-map"), {
     name: "Attention of the chosen head",
     keys: "Arrow keys move over query and key, Enter keeps the query.",
@@ -43,22 +45,26 @@ function drawAttention() {
     columnsTitle: "key: the token it looks at",
     onPoint: (row, column) => {
       state.set({ hover: row });
-      readout.textContent = row === null ? "\u00a0" : sayPair(row, column);
+      readout.textContent = row === null ? idle : sayPair(row, column);
     },
     onPick: (row) => state.set({ token: row }),
   });
 
   const weight = (query, key) => state.weights[query * state.example.tokens.length + key];
 
+  // The number first: what stands behind it may be cut off.
   function sayPair(query, key) {
-    if (!state.weights) return "";
+    if (!state.weights) return idle;
     const { tokens } = state.example;
-    const value = weight(query, key);
     const pair = `${quoted(tokens[query])} (${query}) → ${quoted(tokens[key])} (${key})`;
-    if (!Number.isNaN(value)) return `${pair}: ${sayWeight(value)}`;
+    return `${sayValue(query, key)} · ${pair}`;
+  }
+
+  function sayValue(query, key) {
     const { queries, causal } = state.attention.maps[state.map];
-    if (queries && !queries.includes(query)) return `${pair}: this query was not recorded`;
-    return causal && key > query ? `${pair}: not seen, it comes later` : `${pair}: not a number`;
+    if (queries && !queries.includes(query)) return "query not recorded";
+    if (causal && key > query) return "not seen, it comes later";
+    return sayWeight(weight(query, key));
   }
 
   // The other ends of a token's attention in one direction, heaviest first: [position, weight].
@@ -98,21 +104,33 @@ function drawAttention() {
       option.setAttribute("aria-selected", position === state.token);
       option.tabIndex = position === token ? 0 : -1;
     }
+    map.mark(...(state.direction === "to" ? [token, null] : [null, token]));
+    showInStrip(options()[token]);
     const name = `${quoted(state.example.tokens[token])} (${token})`;
     for (const direction of ["to", "from"]) {
       const title = direction === "to" ? "attends to" : "is attended to by";
       byId(`${direction}-title`).replaceChildren(shown(name), ` ${title}`);
       fillBars(
         byId(direction),
-        ends(token, direction).slice(0, N_PAIRS).map(([position, value]) => ({
-          text: state.example.tokens[position],
-          note: String(position),
-          share: value,
-          number: sayWeight(value),
-        })),
+        ends(token, direction)
+          .slice(0, N_PAIRS)
+          .map(([position, value]) => ({
+            text: state.example.tokens[position],
+            note: String(position),
+            share: value,
+            number: sayWeight(value),
+          })),
         "nothing that was recorded",
       );
     }
+  }
+
+  // What is pointed at on the map is to be seen in the strip, which scrolls; the page stays.
+  function showInStrip(option) {
+    const top = option.offsetTop - strip.offsetTop;
+    const isSeen =
+      top >= strip.scrollTop && top + option.offsetHeight <= strip.scrollTop + strip.clientHeight;
+    if (!isSeen) strip.scrollTop = top - strip.clientHeight / 2;
   }
 
   function paintMap() {
@@ -127,14 +145,17 @@ function drawAttention() {
       columnLabels: tokens,
       square: true,
     });
-    if (state.hover === null && state.token === null) map.point(null);
     byId("map-title").textContent = headName(state.attention.maps[state.map], state.column);
     const ticks = state.scale === "root" ? [0, 0.01, 0.1, 0.25, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1];
     performance.mark("head drawn"); // for the benchmark
-    colours.legend(byId("attention-legend"), "weight", "blue", ticks.map((t) => [shareOf(t), String(t)]));
+    colours.legend(
+      byId("attention-legend"),
+      "weight",
+      "blue",
+      ticks.map((t) => [shareOf(t), String(t)]),
+    );
   }
 
-  // Bring what was chosen in one example over to the next, as far as that has it.
   function openExample() {
     const { example, attention } = state;
     const there = attention?.maps.some((one) => one.heads.length) ?? false;
@@ -143,13 +164,14 @@ function drawAttention() {
     byId("attention-none").textContent =
       "The attention of this example is not in this report: see “Not in this report” above.";
     if (!there) return;
-    fillSelect(byId("map"), attention.maps.map(({ label }) => label.replace(/^layer /, "")));
+    fillSelect(
+      byId("map"),
+      attention.maps.map(({ label }) => label.replace(/^layer /, "")),
+    );
     const notes = attention.maps.filter((one) => one.why).map((one) => `${one.label} ${one.why}.`);
     byId("precision").textContent =
       `Weights are rounded: ${attention.precision}. ${notes.join(" ")}`;
     fillStrip();
-    const keep = attention.maps[state.map]?.heads.length ? state.map : attention.maps.findIndex((one) => one.heads.length);
-    chooseHead(keep, state.column);
   }
 
   async function openHead() {
@@ -162,8 +184,12 @@ function drawAttention() {
     if (still) state.set({ weights });
   }
 
-  byId("map").addEventListener("change", (event) => chooseHead(event.target.selectedIndex, state.column));
-  byId("head").addEventListener("change", (event) => chooseHead(state.map, event.target.selectedIndex));
+  byId("map").addEventListener("change", (event) =>
+    chooseHead(event.target.selectedIndex, state.column),
+  );
+  byId("head").addEventListener("change", (event) =>
+    chooseHead(state.map, event.target.selectedIndex),
+  );
   byId("scale").addEventListener("change", (event) => state.set({ scale: event.target.value }));
   for (const radio of document.querySelectorAll("input[name=direction]")) {
     radio.addEventListener("change", () => state.set({ direction: radio.value }));
@@ -176,9 +202,14 @@ function drawAttention() {
   state.on("weights token hover direction scale theme", paintStrip);
 }
 
-function chooseHead(place, column) {
-  const there = state.attention.maps[place].heads.length;
-  state.set({ map: place, column: Math.max(0, Math.min(column, there - 1)) });
+const chooseHead = (place, column) => state.set(headNear(state.attention, place, column));
+
+// The head asked for, or the nearest there is: maps without heads say why they have none.
+function headNear(attention, place, column) {
+  const maps = attention?.maps ?? [];
+  const map = maps[place]?.heads.length ? place : maps.findIndex(({ heads }) => heads.length);
+  if (map < 0) return { map: 0, column: 0 };
+  return { map, column: Math.max(0, Math.min(column, maps[map].heads.length - 1)) };
 }
 
 // Pointer, finger and keys on the strip of tokens.

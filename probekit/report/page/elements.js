@@ -1,4 +1,5 @@
-// Elements: making them and finding them. Gives: byId, make, option, bars, announceOnce.
+// Elements: finding, making and filling them. Gives: byId, make, shown, quoted, fillSelect,
+// fillBars, rove, stepThrough.
 // Text goes in as text, never as HTML: tokens are a stranger's.
 
 const byId = (id) => document.getElementById(id);
@@ -15,7 +16,7 @@ function make(tag, properties = {}, ...children) {
 }
 
 // A token's text where it cannot reorder what stands around it.
-const shown = (text) => make("bdi", { className: "token", textContent: text === "" ? "∅" : text });
+const shown = (text) => make("bdi", { className: "token", textContent: text || "∅" });
 
 const quoted = (text) => `“${text}”`;
 
@@ -46,6 +47,21 @@ function fillBars(list, rows, whenEmpty) {
       );
     }),
   );
+}
+
+// One stop of the tab key for all items of a list; arrow keys go on from there.
+function rove(host, items) {
+  host.addEventListener("keydown", (event) => {
+    const all = items();
+    const here = all.indexOf(document.activeElement);
+    const by = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1, Home: -here };
+    const next = event.key === "End" ? all.length - 1 : here + (by[event.key] ?? NaN);
+    if (here < 0 || !all[next]) return;
+    all[here].tabIndex = -1;
+    all[next].tabIndex = 0;
+    all[next].focus();
+    event.preventDefault();
+  });
 }
 
 // Buttons that go through a select's options one by one.

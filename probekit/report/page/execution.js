@@ -67,13 +67,25 @@ async function drawExecution() {
     const label = make("span", { className: "name" });
     label.style.paddingInlineStart = `${(depth - 1) * 0.9}em`;
     label.append(
-      make("span", { className: "twist", "aria-hidden": "true", textContent: node.children.length ? (node.open ? "▾" : "▸") : "" }),
+      make("span", {
+        className: "twist",
+        "aria-hidden": "true",
+        textContent: node.children.length ? (node.open ? "▾" : "▸") : "",
+      }),
       make("bdi", { textContent: name }),
     );
     if (kinds.length) {
-      label.append(make("span", { className: "mark", textContent: " ●", title: `recorded: ${kinds.join(", ")}` }));
+      label.append(
+        make("span", {
+          className: "mark",
+          textContent: " ●",
+          title: `recorded: ${kinds.join(", ")}`,
+        }),
+      );
     }
-    const inside = node.children.length ? `, ${numbers.count(node.children.length, "module")} inside` : "";
+    const inside = node.children.length
+      ? `, ${numbers.count(node.children.length, "module")} inside`
+      : "";
     const item = make(
       "div",
       {
@@ -135,33 +147,13 @@ async function drawExecution() {
   fillSelect(
     select,
     found.orders.map(({ phases, events }, place) => {
-      const passes = Object.entries(phases).map(([phase, n]) => `${n.toLocaleString("en")} × ${phase}`);
+      const passes = Object.entries(phases).map(
+        ([phase, n]) => `${n.toLocaleString("en")} × ${phase}`,
+      );
       return `${place + 1}: ${passes.join(", ")} (${numbers.count(events.length / 2, "call")})`;
     }),
   );
   select.addEventListener("change", open);
   drawPasses(found);
   open();
-}
-
-// Every forward pass as a bar of its seconds.
-function drawPasses({ passes, n_passes, n_orders, orders, seconds }) {
-  const longest = Math.max(...passes.map(([, , , , s]) => s));
-  const bars = passes.map(([order, phase, n_examples, n_tokens, s], place) => {
-    const bar = make("i", { className: phase });
-    bar.style.height = `${Math.max(3, (s / longest) * 100)}%`;
-    const name = order < 0 ? "an order not shown" : `order ${order + 1}`;
-    bar.title = `pass ${place + 1}, ${phase}: ${numbers.count(n_examples, "example")}, ${numbers.count(n_tokens, "token")}, ${numbers.seconds(s)}, ${name}`;
-    return bar;
-  });
-  const said = [`${numbers.count(n_passes, "forward pass", "forward passes")}, ${numbers.seconds(seconds)} in all`];
-  for (const phase of new Set(passes.map(([, kind]) => kind))) {
-    const times = passes.filter(([, kind]) => kind === phase).map(([, , , , s]) => s).sort((a, b) => a - b);
-    said.push(`${phase}: ${times.length.toLocaleString("en")}, median ${numbers.seconds(times[times.length >> 1])}`);
-  }
-  if (passes.length < n_passes) said.push(`bars: the first ${passes.length.toLocaleString("en")}`);
-  if (orders.length < n_orders) said.push(`${numbers.count(n_orders, "order")}, the ${orders.length} most frequent are shown`);
-  const text = said.join("; ");
-  byId("passes").replaceChildren(make("div", { className: "passes", role: "img", "aria-label": text }, ...bars));
-  byId("passes-about").textContent = `${text}. A bar’s height is its seconds.`;
 }

@@ -28,7 +28,12 @@ function drawGeneration() {
     const rows = example.tokens.slice(first()).map((text, place) => {
       const token = first() + place;
       const best = attended(token)[0];
-      const go = make("button", { type: "button", className: "quiet", textContent: String(place + 1) });
+      // Keys have the slider.
+      const go = make(
+        "button",
+        { type: "button", className: "quiet", tabIndex: -1 },
+        `${place + 1}`,
+      );
       go.setAttribute("aria-label", `Go to step ${place + 1}`);
       go.addEventListener("click", () => goTo(place + 1));
       const looked = best
@@ -40,14 +45,22 @@ function drawGeneration() {
         make("td", { className: "number" }, go),
         make("td", {}, shown(text)),
         make("td", { className: "number", textContent: numbers.probability(chance(token)) }),
-        make("td", { className: "number", textContent: numbers.plain(example.entropy?.[token - 1] ?? null, 3) }),
+        make("td", {
+          className: "number",
+          textContent: numbers.plain(example.entropy?.[token - 1] ?? null, 3),
+        }),
         make("td", {}, ...looked),
       );
     });
     byId("steps").tBodies[0].replaceChildren(...rows);
     const notes = ["Probability and entropy are of the moment the token was chosen."];
-    if (state.weights) notes.push(`Attention is that of ${headName(state.attention.maps[state.map], state.column)}, chosen above.`);
-    if (!example.probability) notes.push("Probabilities come from the candidates; record token_logprob to have them all.");
+    if (state.weights) {
+      const head = headName(state.attention.maps[state.map], state.column);
+      notes.push(`Attention is that of ${head}, chosen above.`);
+    }
+    if (!example.probability) {
+      notes.push("Probabilities come from the candidates; record token_logprob to have them all.");
+    }
     byId("steps-legend").textContent = notes.join(" ");
   }
 
@@ -80,12 +93,14 @@ function drawGeneration() {
       : "It attended to";
     fillBars(
       byId("step-attention"),
-      attended(token).slice(0, N_PAIRS).map(([other, value]) => ({
-        text: example.tokens[other],
-        note: String(other),
-        share: value,
-        number: sayWeight(value),
-      })),
+      attended(token)
+        .slice(0, N_PAIRS)
+        .map(([other, value]) => ({
+          text: example.tokens[other],
+          note: String(other),
+          share: value,
+          number: sayWeight(value),
+        })),
       "not recorded: add - sites: pattern",
     );
     for (const [place, row] of [...byId("steps").tBodies[0].rows].entries()) {

@@ -21,6 +21,7 @@ function drawHeads() {
   );
   byId("heads").replaceChildren(grid);
   const readout = byId("heads-readout");
+  const idle = readout.textContent;
 
   let pictures = []; // by map: {heads: [Uint8Array [y, x]], high, wide}
   let side = SMALL.least;
@@ -37,7 +38,9 @@ function drawHeads() {
     pictures = attention.maps.map(({ heads, queries }) => {
       const high = Math.min(queries?.length ?? n, 32);
       const wide = Math.min(n, 32);
-      const parts = heads.map((_, place) => bytes.subarray(at + place * high * wide, at + (place + 1) * high * wide));
+      const parts = heads.map((_, place) =>
+        bytes.subarray(at + place * high * wide, at + (place + 1) * high * wide),
+      );
       at += heads.length * high * wide;
       return { heads: parts, high, wide };
     });
@@ -116,7 +119,7 @@ function drawHeads() {
   }
 
   function say(place, column) {
-    readout.textContent = place === null ? "\u00a0" : headName(state.attention.maps[place], column);
+    readout.textContent = place === null ? idle : headName(state.attention.maps[place], column);
   }
 
   grid.addEventListener("pointermove", (event) => {
@@ -133,7 +136,9 @@ function drawHeads() {
     if (place !== null) chooseHead(place, column);
   });
   grid.addEventListener("keydown", (event) => {
-    const by = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
+    const by = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[
+      event.key
+    ];
     if (!by) return;
     const [place, column] = [state.map + by[turned ? 0 : 1], state.column + by[turned ? 1 : 0]];
     if (pictures[place]?.heads.length && column >= 0) chooseHead(place, column);

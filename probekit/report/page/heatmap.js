@@ -1,13 +1,13 @@
 // Heat maps: numbers [row, column] on a canvas, with a cursor for pointer, finger and keys.
 // Gives: heatMap. The canvas holds cells and nothing else; labels stand around it as text.
 
-const CELL = { most: 30, labelled: 13, gapped: 9 }; // CSS pixels
+const CELL = { most: 30, widest: 46, labelled: 13, gapped: 9 }; // CSS pixels
 const LABEL = { axis: 20, most: 104, letter: 6.8, ticks: 36 };
 
 // `about` holds: name, keys (what the keys do), rowsTitle, columnsTitle, and
 //   onPoint(row, column, byKeys) with nulls when nothing is pointed at, onPick(row, column).
 // Gives draw(data): {rows, columns, share(row, column) -> 0..1 or NaN, hue, rowLabels,
-//   columnLabels, square}, and point(row, column), which moves the cursor without telling.
+//   columnLabels, square}, and mark(row, column), which shows one of them, or neither.
 function heatMap(host, about) {
   const canvas = make("canvas");
   const bands = ["row", "column", "cell"].map((kind) => make("div", { className: `band ${kind}` }));
@@ -36,11 +36,13 @@ function heatMap(host, about) {
 
   let data = null;
   let cursor = null; // [row, column]
+  let marked = [null, null]; // a row or a column that shows where the cursor is not
 
   function layOut() {
     const room = host.clientWidth - LABEL.axis;
     if (!data || room <= 0) return;
-    const width = (labels) => Math.min(CELL.most, (room - labels) / data.columns);
+    const most = data.square ? CELL.most : CELL.widest;
+    const width = (labels) => Math.min(most, (room - labels) / data.columns);
     const height = (wide) => (data.square ? wide : Math.min(24, Math.max(9, 320 / data.rows)));
     const longest = lengthOf(data.rowLabels);
     const labels = height(width(longest)) >= CELL.labelled ? longest : LABEL.ticks;
@@ -61,7 +63,9 @@ function heatMap(host, about) {
     canvas.height = Math.max(1, Math.round(height * ratio));
     const image = new ImageData(canvas.width, canvas.height);
     const pixels = new Uint32Array(image.data.buffer);
-    const table = colours.table(data.hue).map(([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r);
+    const table = colours
+      .table(data.hue)
+      .map(([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r);
     const gap = Math.min(width / data.columns, height / data.rows) >= CELL.gapped;
     const across = spans(canvas.width, data.columns, gap);
     const down = spans(canvas.height, data.rows, gap);
@@ -83,20 +87,17 @@ function heatMap(host, about) {
   }
 
   function showCursor() {
-    const [row, column] = cursor ?? [null, null];
-    for (const band of bands) band.hidden = row === null;
-    if (row === null || !data) return;
+    const [row, column] = cursor ?? marked;
+    if (!data) return;
     const [high, wide] = [100 / data.rows, 100 / data.columns];
-    const place = (band, top, left, height, width) =>
-      Object.assign(band.style, {
-        top: `${top}%`,
-        left: `${left}%`,
-        height: `${height}%`,
-        width: `${width}%`,
-      });
-    place(bands[0], row * high, 0, high, 100);
-    place(bands[1], 0, column * wide, 100, wide);
-    place(bands[2], row * high, column * wide, high, wide);
+    const place = (band, shown, top, left, height, width) => {
+      band.hidden = !shown;
+      const box = { top, left, height, width };
+      for (const side of Object.keys(box)) band.style[side] = `${box[side]}%`;
+    };
+    place(bands[0], row !== null, row * high, 0, high, 100);
+    place(bands[1], column !== null, 0, column * wide, 100, wide);
+    place(bands[2], cursor !== null, row * high, column * wide, high, wide);
   }
 
   function move(row, column, byKeys = false) {
@@ -158,16 +159,15 @@ function heatMap(host, about) {
       if (cursor && (cursor[0] >= data.rows || cursor[1] >= data.columns)) cursor = null;
       layOut();
     },
-    point(row, column) {
-      cursor = row === null ? null : [row, column];
+    mark(row, column) {
+      marked = [row, column];
       showCursor();
     },
-    plot,
   };
 }
 
-// For each pixel, the cells under it: [pixel, first, end]. With a gap, the last pixel of each cell is
-// left out, so that they stand apart.
+// For each pixel, the cells under it: [pixel, first, end]. With a gap, the last pixel of each cell
+// is left out, so that they stand apart.
 function spans(n_pixels, n_cells, gap) {
   const found = [];
   for (let pixel = 0; pixel < n_pixels; pixel++) {
@@ -193,7 +193,9 @@ function lengthOf(labels) {
 function fillLabels(host, labels, length, side) {
   const n = labels.length;
   const all = length / n >= CELL.labelled;
-  const step = all ? 1 : [2, 5, 10, 20, 50, 100, 200, 500, 1000].find((s) => (s * length) / n >= 28);
+  const step = all
+    ? 1
+    : [2, 5, 10, 20, 50, 100, 200, 500, 1000].find((s) => (s * length) / n >= 28);
   host.classList.toggle("words", all);
   host.replaceChildren(
     ...labels.flatMap((label, place) => {

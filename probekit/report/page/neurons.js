@@ -12,9 +12,12 @@ function drawNeurons(sites) {
     found = await blocks.json(block);
     fillSelect(
       neuron,
-      found.neurons.map(({ number, top }) => `${number} (up to ${numbers.plain(top[0]?.value ?? null)})`),
+      found.neurons.map(
+        ({ number, top }) => `${number} (up to ${numbers.plain(top[0]?.value ?? null)})`,
+      ),
     );
-    about.textContent = `${numbers.count(found.neurons.length, "neuron")} of ${n_all.toLocaleString("en")} of ${name} here.`;
+    const shownOf = `${numbers.count(found.neurons.length, "neuron")} of ${n_all.toLocaleString("en")}`;
+    about.textContent = `${shownOf} of ${name} here.`;
     draw();
   }
 
@@ -25,12 +28,20 @@ function drawNeurons(sites) {
     byId("contexts").replaceChildren(
       ...(top.length
         ? top.map((one) => line(one, most))
-        : [make("li", { className: "aside", textContent: `Neuron ${number} has no finite activation.` })]),
+        : [
+            make("li", {
+              className: "aside",
+              textContent: `Neuron ${number} has no finite activation.`,
+            }),
+          ]),
     );
     const legend = byId("neuron-legend");
     const part = (hue, sign) => {
       const host = make("div", { className: "legend" });
-      colours.legend(host, "", hue, [[0, "0"], [1, `${sign}${numbers.plain(most)}`]]);
+      colours.legend(host, "", hue, [
+        [0, "0"],
+        [1, `${sign}${numbers.plain(most)}`],
+      ]);
       return host;
     };
     legend.replaceChildren("activation", part("orange", ""), part("blue", "−"));
@@ -62,7 +73,10 @@ function drawNeurons(sites) {
     );
   }
 
-  fillSelect(site, sites.map(({ name }) => name));
+  fillSelect(
+    site,
+    sites.map(({ name }) => name),
+  );
   site.addEventListener("change", () => openSite().catch(tellTrouble));
   neuron.addEventListener("change", draw);
   state.on("theme", () => found && draw());

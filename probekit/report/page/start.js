@@ -17,7 +17,8 @@ async function openExample(place) {
   if (Number(byId("example").value) !== place) return; // another was chosen meanwhile
   const generated = n_generated ? `, ${n_generated} of them generated` : "";
   byId("example-about").textContent = numbers.count(n_tokens, "token") + generated;
-  state.set({ place, example, attention: about, weights: null, token: null, hover: null });
+  const head = headNear(about, state.map, state.column); // the same as in the example before
+  state.set({ example, attention: about, ...head, weights: null, token: null, hover: null });
 }
 
 function goToToken(number, position) {
@@ -64,7 +65,10 @@ function watchTheme() {
 function watchExamples() {
   const select = byId("example");
   const update = stepThrough(select, byId("example-before"), byId("example-after"));
-  fillSelect(select, start.examples.map(({ number, excerpt }) => `${number}: ${excerpt}`));
+  fillSelect(
+    select,
+    start.examples.map(({ number, excerpt }) => `${number}: ${excerpt}`),
+  );
   select.addEventListener("change", () => {
     update();
     openExample(select.selectedIndex).catch(tellTrouble);

@@ -1,7 +1,6 @@
 // State: what is chosen on the page; whoever draws it is told when it changes. Gives: state.
 
 const state = {
-  place: 0, // of the example in the report
   example: null, // its block
   attention: null, // its block about attention, null where it has none
   map: 0, // which map of the example

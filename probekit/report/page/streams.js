@@ -4,13 +4,14 @@ function drawStreams() {
   const select = byId("stream");
   const scale = byId("stream-scale");
   const readout = byId("stream-readout");
+  const idle = readout.textContent;
   const map = heatMap(byId("stream-map"), {
     name: "Norms by layer and token",
     keys: "Arrow keys move over layers and tokens.",
     rowsTitle: "layer",
     columnsTitle: "token",
     onPoint: (row, column) => {
-      readout.textContent = row === null ? "\u00a0" : say(row, column);
+      readout.textContent = row === null ? idle : say(row, column);
     },
     onPick: (row, column) => state.set({ token: column, hover: null }),
   });
@@ -22,7 +23,7 @@ function drawStreams() {
     const token = `${quoted(state.example.tokens[column])} (${column})`;
     const value = values[row][column];
     const number = value === null ? "not recorded, or not a finite number" : numbers.plain(value);
-    return `layer ${layers[row]}, ${token}: ${unit} ${number}`;
+    return `${unit} ${number} · layer ${layers[row]}, ${token}`;
   }
 
   function draw() {
@@ -49,12 +50,21 @@ function drawStreams() {
     });
     const middle = log ? Math.sqrt(low * high) : (low + high) / 2;
     const ticks = known.length ? [low, middle, high] : [];
-    colours.legend(byId("stream-legend"), unit, "blue", ticks.map((value, place) => [place / 2, numbers.plain(value, 3)]));
+    colours.legend(
+      byId("stream-legend"),
+      unit,
+      "blue",
+      ticks.map((value, place) => [place / 2, numbers.plain(value, 3)]),
+    );
   }
 
   function open() {
     const kept = Math.max(0, select.selectedIndex);
-    fillSelect(select, state.example.streams.map(({ name }) => name), kept);
+    fillSelect(
+      select,
+      state.example.streams.map(({ name }) => name),
+      kept,
+    );
     draw();
   }
 

@@ -10,7 +10,8 @@ function drawTokens() {
   }
 
   function cell(example, position, n_shown) {
-    const chosen = make("button", { type: "button", className: "chip" });
+    const tabIndex = position ? -1 : 0;
+    const chosen = make("button", { type: "button", className: "chip", tabIndex });
     chosen.append(shown(example.tokens[position]));
     chosen.addEventListener("click", () => state.set({ token: position, hover: null }));
     const item = make("li", {}, chosen);
@@ -66,15 +67,19 @@ function drawTokens() {
     const choices = [...new Set([0, 1, 3, most].filter((n) => n <= most))];
     const usual = example.tokens.length > 100 ? 1 : Math.min(3, most);
     select.replaceChildren(
-      ...choices.map((n) => new Option(n ? `the likeliest ${n > 1 ? n : ""}` : "none", n, false, n === usual)),
+      ...choices.map(
+        (n) => new Option(n ? `the likeliest ${n > 1 ? n : ""}` : "none", n, false, n === usual),
+      ),
     );
     const legend = [];
     if (most) legend.push("Below a token: the likeliest next tokens; ✓ marks the one that came.");
-    if (example.probability) legend.push("Small print: the token’s own probability, given all before it.");
+    if (example.probability)
+      legend.push("Small print: the token’s own probability, given all before it.");
     byId("tokens-legend").textContent = legend.join(" ");
     fill();
   }
 
+  rove(list, () => [...list.querySelectorAll(".chip")]);
   select.addEventListener("change", fill);
   state.on("example", open);
   state.on("theme", fill);
