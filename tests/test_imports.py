@@ -202,6 +202,7 @@ def test_the_light_commands_load_no_torch(tmp_path):
     assert loaded(code, "schema").endswith("[]")
     assert loaded(code, "--help").endswith("[]")
     assert loaded(code, "info", tmp_path) == "[]"
+    assert loaded(code, "report", tmp_path) == "[]"
 
 
 def test_importing_probekit_takes_under_a_fifth_of_a_second():
