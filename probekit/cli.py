@@ -44,6 +44,18 @@ Settings = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def _byte_count(text: str) -> int:
+    from pydantic import TypeAdapter, ValidationError
+
+    from probekit.fields import ByteCount
+
+    try:
+        return TypeAdapter(ByteCount).validate_python(text)
+    except ValidationError as error:
+        reason = "expected a number of bytes, or text such as 512MiB, 1GiB or 2GB"
+        raise typer.BadParameter(reason) from error
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from probekit import __version__
@@ -167,6 +179,46 @@ def verify(trace: TracePath, as_json: AsJson = False) -> None:
     _print_json(verdict.to_json()) if as_json else terminal.show_verdict(verdict)
     if not verdict.whole:
         raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    trace: TracePath,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The HTML file to write.")
+    ] = Path("report.html"),
+    examples: Annotated[
+        int, typer.Option(metavar="N", help="How many examples, from the first on.")
+    ] = 8,
+    example: Annotated[
+        list[int] | None,
+        typer.Option(metavar="NUMBER", help="These examples instead, as often as you like."),
+    ] = None,
+    neurons: Annotated[
+        int, typer.Option(metavar="N", help="How many neurons of each site, the liveliest; or 0.")
+    ] = 32,
+    max_bytes: Annotated[
+        int,
+        typer.Option(
+            parser=_byte_count,
+            metavar="SIZE",
+            help="What does not fit is left out, and said so.",
+        ),
+    ] = "128MiB",  # type: ignore[assignment]  # typer parses the default too
+) -> None:
+    """Write one HTML page to look at a trace; it needs no network and no server.
+
+    For example: probekit report runs/quickstart -o report.html
+    """
+    from probekit.trace import open_trace
+    from probekit.wording import human_bytes
+
+    written = open_trace(trace).report(
+        out, examples=example or examples, neurons=neurons, max_bytes=max_bytes
+    )
+    for what in written.left_out:
+        typer.echo(f"left out: {what}", err=True)
+    typer.echo(f"{written.path}: {len(written.examples)} examples, {human_bytes(written.n_bytes)}")
 
 
 @app.command()

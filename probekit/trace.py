@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -25,6 +25,9 @@ from probekit.predictions import NextTokens, next_tokens
 from probekit.schema import INDEX_FILE, Execution
 from probekit.site import Site, plain
 from probekit.tables import Examples, Tokens
+
+if TYPE_CHECKING:
+    from probekit.report import Report
 
 Array = np.ndarray[Any, Any]
 
@@ -201,6 +204,35 @@ class Trace:
             ' Tokyo' 99.1%, ' Paris' 0.2%, others 0.7%
         """
         return next_tokens(self, example, position, k)
+
+    def report(
+        self,
+        path: str | Path = "report.html",
+        *,
+        examples: int | Sequence[int] = 8,
+        neurons: int = 32,
+        max_bytes: int = 128 << 20,
+    ) -> Report:
+        """Write a page to look at: attention, next tokens, norms, neurons, execution order.
+
+        The page is one HTML file; it opens in any browser, without a network or a server.
+
+        Args:
+            path: the HTML file; one that is there is replaced.
+            examples: the first so many, or the numbers of those to show.
+            neurons: how many of each site's neurons to include, the liveliest. To find them, every
+                row of these sites is read twice; 0 leaves that out.
+            max_bytes: how large the file may become; what does not fit is left out, and said so.
+
+        Returns:
+            What is in the file, and what was left out.
+
+        Raises:
+            StoreError: if an example or an option is out of range, or the file cannot be written.
+        """
+        from probekit.report import write_report  # it reads traces, and is loaded only when used
+
+        return write_report(self, path, examples=examples, neurons=neurons, max_bytes=max_bytes)
 
     def rows_of_choice(self, choice: str) -> Array:
         """Give, for every row of a choice of positions, its token row: int64 `[row]`, read-only."""

@@ -236,6 +236,40 @@ def test_info_opens_a_lone_shard(probekit_, config, tmp_path):
     assert f"{N_TOKENS} tokens" in probekit_("info", alone).out
 
 
+# --- report
+
+
+def test_report_writes_a_page_and_says_how_large_it_is(probekit_, config, tmp_path):
+    probekit_("run", config)
+    page = tmp_path / "page.html"
+    ended = probekit_("report", tmp_path / "trace", "-o", page, "--neurons", 2)
+    assert ended.code == 0
+    kib = page.stat().st_size / 1024
+    assert ended.out == f"{page}: 6 examples, {kib:.1f} KiB\n"
+    assert ended.err == ""
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_report_says_what_it_leaves_out(probekit_, config, tmp_path):
+    probekit_("run", config)
+    trace, page = tmp_path / "trace", tmp_path / "page.html"
+    ended = probekit_("report", trace, "-o", page, "--example", 3, "--example", 1)
+    assert ended.out.startswith(f"{page}: 2 examples")
+    assert ended.err == "left out: 4 examples of 6 not asked for (--examples)\n"
+    assert probekit_("report", trace, "-o", page, "--example", 9).err == (
+        f"error: {trace}/trace.h5: example 9 is out of range: there are 6 (0..5)\n"
+    )
+
+
+def test_sizes_are_written_as_in_a_config(probekit_, config, tmp_path):
+    probekit_("run", config)
+    trace, page = tmp_path / "trace", tmp_path / "page.html"
+    assert probekit_("report", trace, "-o", page, "--max-bytes", "2MB").code == 0
+    wrong = probekit_("report", trace, "-o", page, "--max-bytes", "2 bananas")
+    assert wrong.code == 2
+    assert "512MiB" in wrong.err
+
+
 # --- schema
 
 
@@ -342,7 +376,9 @@ def test_wrong_usage_says_how_it_is_used(probekit_):
         assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["plan"], ["modules"], ["info"], ["schema"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["plan"], ["modules"], ["info"], ["report"], ["schema"]]
+)
 def test_help_is_at_hand(probekit_, command):
     ended = probekit_(*command, "--help")
     assert ended.code == 0

@@ -1,0 +1,84 @@
+"""The attention of one example, as blocks: every head packed for itself, and all of them small.
+
+Knows pattern sites. One layer is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from probekit.report import codes
+from probekit.report.blocks import Block
+from probekit.report.example import positions_of
+from probekit.report.roles import Roles, map_labels
+from probekit.report.visible import visible_token
+from probekit.site import Site
+from probekit.trace import Trace
+
+Array = np.ndarray[Any, Any]
+
+# Fine codes of so many weights take about 4 MB; GPT-2's 144 heads reach it at 235 tokens.
+_FINE_WEIGHTS = 4_000_000
+
+
+def n_weights(roles: Roles, n_tokens: int) -> int:
+    """Count the weights of an example, the causal half."""
+    heads = sum(site.shape[1] for site in roles.attention)
+    return heads * n_tokens * (n_tokens + 1) // 2
+
+
+def attention_blocks(trace: Trace, roles: Roles, number: int) -> Iterator[Block]:
+    """Give the blocks of one example: `N-head-MAP-COLUMN`, `N-thumbnails`, and `N-attention`.
+
+    The last says what the others hold: `maps`, one a site, each with its `heads`, the positions
+    of its `queries` (None: every token) and whether it is `causal`.
+    """
+    _, n_tokens = trace.examples.extent(number)
+    fine = n_weights(roles, n_tokens) <= _FINE_WEIGHTS
+    scale = codes.Scale.fine() if fine else codes.Scale.coarse(n_tokens)
+    maps, small = [], []
+    with ThreadPoolExecutor() as pool:  # zlib and numpy let other threads run
+        for place, site in enumerate(roles.attention):
+            pattern = np.asarray(site.example(number), dtype=np.float32)
+            queries = positions_of(trace, site, number)
+            about = _about(site, len(queries) == n_tokens, queries)
+            maps.append(about)
+            if not pattern.size or not codes.are_weights(pattern):
+                about["heads"] = []
+                about["why"] = "holds no rows of this example" if not pattern.size else _NOT_WEIGHTS
+                continue
+            about["causal"], kept = codes.kept_of(pattern, queries)
+            pack = partial(_pack, kept=kept, scale=scale)
+            for column, data in enumerate(pool.map(pack, pattern)):
+                yield Block.of_bytes(f"{number}-head-{place}-{column}", data)
+            small.append(codes.thumbnails_of(pattern))
+    yield Block.of_bytes(
+        f"{number}-thumbnails", zlib.compress(b"".join(part.tobytes() for part in small))
+    )
+    for about, label in zip(maps, map_labels(roles.attention), strict=True):
+        about["label"] = visible_token(label)
+    about_all = {"precision": scale.says(), "error": scale.error(), **asdict(scale), "maps": maps}
+    yield Block.of_json(f"{number}-attention", about_all)
+
+
+_NOT_WEIGHTS = "holds values outside 0 to 1, which are no attention weights"
+
+
+def _pack(head: Array, *, kept: Array, scale: codes.Scale) -> bytes:
+    return zlib.compress(codes.planes_of(scale.codes(head[kept])))
+
+
+def _about(site: Site, whole: bool, queries: Array) -> dict[str, Any]:
+    chosen = site.attributes.get("heads")
+    return {
+        "site": visible_token(site.name),
+        "heads": list(range(site.shape[1])) if chosen is None else [int(h) for h in chosen],
+        "queries": None if whole else queries.tolist(),
+    }

@@ -1,0 +1,134 @@
+"""One example as the page shows it: its tokens, what might come next, norms by layer.
+
+Knows rows and arithmetic; attention is elsewhere, since it is large.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from probekit.report.roles import Roles, Stream
+from probekit.report.visible import visible, visible_token
+from probekit.schema import ALL_TOKENS
+from probekit.site import Site
+from probekit.trace import Trace
+
+Array = np.ndarray[Any, Any]
+
+_CANDIDATES = 5  # of full logits; a top_k site has the k it was recorded with
+_LOGIT_ROWS = 64  # rows of full logits that are worked on at once
+_DIGITS = 6  # significant digits of every number but attention
+
+
+def rounded(values: Any) -> Any:
+    """Give numbers to 6 significant digits, as nested lists; what is not finite is None."""
+    flat = np.asarray(values, dtype=np.float64)
+    if flat.ndim:
+        return [rounded(part) for part in flat]
+    return float(f"{flat:.{_DIGITS}g}") if np.isfinite(flat) else None
+
+
+def positions_of(trace: Trace, site: Site, number: int) -> Array:
+    """Give the positions in an example that a site has rows for, int64 `[row]`."""
+    first, n_tokens = trace.examples.extent(number)
+    if site.rows == ALL_TOKENS:
+        return np.arange(n_tokens)
+    rows = site.token_rows()
+    return rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + n_tokens)] - first
+
+
+def describe(trace: Trace, roles: Roles, number: int) -> dict[str, Any]:
+    """Give an example as plain JSON values.
+
+    Returns:
+        `tokens` [token] as strings; `steps` [token], 0 for the text's own; `candidates` [token] of
+        [text, probability] pairs, likeliest first, for the token after; `probability` [token] of
+        the token itself, given those before it; `entropy` [token] of what comes after, in nats;
+        `streams`, each with `values` [layer, token]. None stands where there is no number.
+    """
+    example = trace.examples[number]
+    first, n_tokens = example.first_token, example.n_tokens
+    steps = np.asarray(trace.tokens.step[first : first + n_tokens])
+    return {
+        "number": number,
+        "id": visible_token(example.id),
+        "text": visible(example.text),
+        "tokens": [visible_token(token) for token in example.tokens],
+        "steps": steps.tolist() if example.n_generated else None,
+        "candidates": _candidates(trace, roles, number, n_tokens),
+        "probability": _probability(trace, roles, number, n_tokens),
+        "entropy": _entropy(trace, roles, number, n_tokens),
+        "streams": [_stream(trace, stream, number, n_tokens) for stream in roles.streams],
+    }
+
+
+def _spread(values: Array, positions: Array, n_tokens: int) -> Array:
+    """Put numbers at their positions, float64 `[token]`, NaN elsewhere."""
+    spread = np.full(n_tokens, np.nan)
+    spread[positions] = values
+    return spread
+
+
+def _candidates(trace: Trace, roles: Roles, number: int, n_tokens: int) -> list[Any] | None:
+    found: list[Any] = [None] * n_tokens
+    if roles.top_k is not None:
+        ids, logprobs = (np.asarray(site.example(number)) for site in roles.top_k)
+        positions = positions_of(trace, roles.top_k[0], number)
+    elif roles.logits is not None:
+        ids, logprobs = _top(roles.logits.example(number))
+        positions = positions_of(trace, roles.logits, number)
+    else:
+        return None
+    probabilities = np.exp(logprobs.astype(np.float64))
+    for position, row_ids, row in zip(positions, ids, probabilities, strict=True):
+        texts = [visible_token(trace.token_text(int(i))) for i in row_ids]
+        found[position] = [list(pair) for pair in zip(texts, rounded(row), strict=True)]
+    return found
+
+
+def _top(logits: Array) -> tuple[Array, Array]:
+    """Give ids and log-probabilities of the likeliest tokens, each `[row, k]`."""
+    ids, logprobs = [], []
+    for begin in range(0, len(logits), _LOGIT_ROWS):
+        part = logits[begin : begin + _LOGIT_ROWS].astype(np.float64)
+        part -= part.max(-1, keepdims=True)
+        part -= np.log(np.exp(part).sum(-1, keepdims=True))
+        best = np.argsort(-part, axis=-1, kind="stable")[:, :_CANDIDATES]
+        ids.append(best)
+        logprobs.append(np.take_along_axis(part, best, -1))
+    return np.concatenate(ids), np.concatenate(logprobs)
+
+
+def _probability(trace: Trace, roles: Roles, number: int, n_tokens: int) -> list[Any] | None:
+    site = roles.token_logprob
+    if site is None:
+        return None
+    # A row says how likely the token after it was.
+    after = _spread(site.example(number), positions_of(trace, site, number), n_tokens)
+    values: list[Any] = rounded(np.concatenate([[np.nan], np.exp(after[:-1])]))
+    return values
+
+
+def _entropy(trace: Trace, roles: Roles, number: int, n_tokens: int) -> list[Any] | None:
+    site = roles.entropy
+    if site is None:
+        return None
+    positions = positions_of(trace, site, number)
+    values: list[Any] = rounded(_spread(site.example(number), positions, n_tokens))
+    return values
+
+
+def _stream(trace: Trace, stream: Stream, number: int, n_tokens: int) -> dict[str, Any]:
+    values = []
+    for site in stream.sites:
+        rows = np.asarray(site.example(number), dtype=np.float64)
+        numbers = rows if stream.reduced else np.sqrt(np.einsum("td,td->t", rows, rows))
+        values.append(rounded(_spread(numbers, positions_of(trace, site, number), n_tokens)))
+    return {
+        "name": visible_token(stream.name),
+        "unit": stream.unit,
+        "layers": [site.layer for site in stream.sites],
+        "values": values,
+    }

@@ -1,0 +1,182 @@
+"""The page around the data: what is known of the run, the styles and the code.
+
+Knows the template and the files beside it; nothing of blocks.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from probekit.folder import read_run
+from probekit.report.neurons import RULE
+from probekit.report.roles import MISSING, Roles
+from probekit.report.visible import visible, visible_token
+from probekit.summary import collapse, summarize_trace
+from probekit.trace import Trace
+from probekit.wording import human_bytes
+
+# Joined in this order into one script; each file says what it gives to those after it.
+SCRIPTS = (
+    *("elements.js", "blocks.js", "numbers.js", "colours.js", "state.js", "heatmap.js"),
+    *("tokens.js", "attention.js", "heads.js", "streams.js", "generation.js"),
+    *("neurons.js", "execution.js", "passes.js", "start.js"),
+)
+STYLES = ("base.css", "page.css", "maps.css", "sections.css", "media.css")
+_BLOCKS_HERE = "<!-- blocks -->"  # the template's mark; escaped text holds no "<"
+_CONFIG_CHARACTERS = 50_000
+_LIBRARIES = ("probekit", "torch", "transformers", "numpy", "h5py", "python")
+
+
+def render(
+    trace: Trace, roles: Roles, start: dict[str, Any], left_out: tuple[str, ...]
+) -> tuple[str, str]:
+    """Give the page's text before and after its blocks.
+
+    Args:
+        trace: whose provenance is told.
+        roles: which sections have data.
+        start: plain JSON values, the first thing the page's code reads.
+        left_out: what is not in the report, and why.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("probekit.report", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    environment.filters.update(visible=visible, visible_token=visible_token)
+    style, script = "\n".join(_read(STYLES)), _script(_read(SCRIPTS))
+    text = environment.get_template("report.html.jinja").render(
+        style=style,
+        script=script,
+        style_digest=_digest(style),
+        script_digest=_digest(script),
+        start=start,
+        left_out=left_out,
+        missing=_missing(roles, start),
+        rule=RULE,
+        has_generation=any(example["n_generated"] for example in start["examples"]),
+        **_about(trace),
+    )
+    before, _, after = text.partition(_BLOCKS_HERE)
+    return before, after
+
+
+def _read(names: tuple[str, ...]) -> list[str]:
+    folder = files("probekit.report") / "page"
+    return [(folder / name).read_text(encoding="utf-8") for name in names]
+
+
+def _script(parts: list[str]) -> str:
+    body = "\n".join(parts)
+    assert "</script" not in body and "<!--" not in body, "it would end its element"
+    return f'(() => {{\n"use strict";\n{body}\n}})();\n'
+
+
+def _digest(text: str) -> str:
+    """Name a script or a style for the page's Content-Security-Policy, which runs no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _missing(roles: Roles, start: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Give the sections without data: what is missing, and the config that records it."""
+    there = {
+        "attention": bool(roles.attention),
+        "candidates": roles.top_k is not None or roles.logits is not None,
+        "streams": bool(roles.streams),
+        "generation": any(example["n_generated"] for example in start["examples"]),
+        "neurons": bool(roles.neurons),
+        "execution": start["execution"],
+    }
+    return {name: MISSING[name] for name, found in there.items() if not found}
+
+
+def _about(trace: Trace) -> dict[str, Any]:
+    made, found = trace.provenance, summarize_trace(trace)
+    name = str(made.get("model_name", "unknown model"))
+    config = str(made.get("config", ""))
+    return {
+        "title": Path(name).name if Path(name).is_absolute() else name,
+        "counts": (
+            f"{found['n_examples']:,} example{'' if found['n_examples'] == 1 else 's'}",
+            f"{found['n_tokens']:,} tokens",
+            f"{found['n_sites']:,} sites",
+            human_bytes(found["n_bytes"]),
+        ),
+        "facts": _facts(trace),
+        "sites": _sites(found["sites"]),
+        "notes": _notes(trace),
+        "config": config[:_CONFIG_CHARACTERS],
+        "config_rest": max(0, len(config) - _CONFIG_CHARACTERS),
+    }
+
+
+def _facts(trace: Trace) -> list[tuple[str, str]]:
+    made = trace.provenance
+
+    def known(*keys: str) -> str:
+        return ", ".join(str(made[key]) for key in keys if made.get(key) not in (None, ""))
+
+    parameters = made.get("n_parameters")
+    sizes = [
+        shape.format(made[key])
+        for key, shape in (
+            ("n_layers", "{:,} layers"),
+            ("n_heads", "{:,} heads"),
+            ("d_model", "d_model {:,}"),
+            ("d_mlp", "d_mlp {:,}"),
+            ("d_vocab", "vocabulary {:,}"),
+        )
+        if key in made
+    ]
+    versions = [f"{n} {made[f'{n}_version']}" for n in _LIBRARIES if f"{n}_version" in made]
+    facts = [
+        ("Trace", str(trace.path)),
+        ("Model", known("model_name", "model_revision", "model_commit")),
+        ("Class", known("model_class")),
+        ("Parameters", "" if parameters is None else f"{parameters:,}"),
+        ("Sizes", ", ".join(sizes)),
+        ("Weights", known("model_weights")),
+        ("Computed in", known("dtype")),
+        ("Attention kernel", known("attention")),
+        ("Device", known("device")),
+        ("Seed", known("seed")),
+        ("Tokenizer", known("tokenizer")),
+        ("Forward passes end at", known("stopped_after")),
+        ("Made by", ", ".join(versions)),
+        ("Config digest", known("config_digest")),
+    ]
+    return [(label, value) for label, value in facts if value]
+
+
+def _sites(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_name = {site["name"]: site for site in sites}
+    return [
+        {
+            "name": shape,
+            "n": len(names),
+            "axes": ", ".join(
+                f"{axis} = {size:,}"
+                for axis, size in zip(
+                    by_name[names[0]]["axes"], by_name[names[0]]["shape"], strict=True
+                )
+            ),
+            "dtype": by_name[names[0]]["dtype"],
+            "size": human_bytes(sum(by_name[name]["bytes"] for name in names)),
+        }
+        for shape, names in collapse(by_name).items()
+    ]
+
+
+def _notes(trace: Trace) -> list[str]:
+    """Give what the run said of itself; a trace of one file has lost it."""
+    run = read_run(trace.path.parent)
+    return [str(note) for note in (run or {}).get("provenance", {}).get("notes", ())]

@@ -1,0 +1,96 @@
+// The start: read what is there, draw it, open the first example. Gives: goToToken, tellTrouble.
+
+const start = JSON.parse(byId("start").textContent);
+
+function tellTrouble(error) {
+  byId("trouble").textContent = `This page could not show everything: ${error.message}`;
+  byId("trouble").hidden = false;
+  console.error(error);
+}
+
+async function openExample(place) {
+  const { number, attention, n_tokens, n_generated } = start.examples[place];
+  const [example, about] = await Promise.all([
+    blocks.json(`${number}-example`),
+    attention ? blocks.json(`${number}-attention`) : null,
+  ]);
+  if (Number(byId("example").value) !== place) return; // another was chosen meanwhile
+  const generated = n_generated ? `, ${n_generated} of them generated` : "";
+  byId("example-about").textContent = numbers.count(n_tokens, "token") + generated;
+  const head = headNear(about, state.map, state.column); // the same as in the example before
+  state.set({ example, attention: about, ...head, weights: null, token: null, hover: null });
+}
+
+function goToToken(number, position) {
+  const place = start.examples.findIndex((one) => one.number === number);
+  if (place < 0) {
+    byId("neuron-about").textContent = `Example ${number} is not in this report.`;
+    return;
+  }
+  byId("example").selectedIndex = place;
+  openExample(place)
+    .then(() => state.set({ token: position }))
+    .then(() => byId("tokens").scrollIntoView())
+    .catch(tellTrouble);
+}
+
+function watchTheme() {
+  const themes = ["auto", "light", "dark"];
+  const redraw = () => state.set({ theme: state.theme + 1 });
+  let at = 0;
+  byId("theme").addEventListener("click", () => {
+    at = (at + 1) % themes.length;
+    if (at) document.documentElement.dataset.theme = themes[at];
+    else delete document.documentElement.dataset.theme;
+    byId("theme").textContent = `Theme: ${themes[at]}`;
+    redraw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+  // Paper is white, and nothing on it unfolds.
+  let folded = [];
+  addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details:not([open])")];
+    for (const details of folded) details.open = true;
+    colours.printing = true;
+    redraw();
+  });
+  addEventListener("afterprint", () => {
+    for (const details of folded) details.open = false;
+    colours.printing = false;
+    redraw();
+  });
+}
+
+function watchExamples() {
+  const select = byId("example");
+  const update = stepThrough(select, byId("example-before"), byId("example-after"));
+  fillSelect(
+    select,
+    start.examples.map(({ number, excerpt }) => `${number}: ${excerpt}`),
+  );
+  select.addEventListener("change", () => {
+    update();
+    openExample(select.selectedIndex).catch(tellTrouble);
+  });
+  update();
+  openExample(0).catch(tellTrouble);
+}
+
+if (typeof DecompressionStream === "undefined") {
+  tellTrouble(new Error("it needs a browser of 2023 or later (DecompressionStream)"));
+} else {
+  watchTheme();
+  if (start.examples.length) {
+    drawTokens();
+    if (byId("attention-body")) {
+      drawAttention();
+      drawHeads();
+    }
+    if (byId("stream")) drawStreams();
+    if (byId("step")) drawGeneration();
+    watchExamples();
+  }
+  if (byId("neuron-site")) drawNeurons(start.neurons);
+  if (byId("order")) drawExecution().catch(tellTrouble);
+}

@@ -1,0 +1,28 @@
+// State: what is chosen on the page; whoever draws it is told when it changes. Gives: state.
+
+const state = {
+  example: null, // its block
+  attention: null, // its block about attention, null where it has none
+  map: 0, // which map of the example
+  column: 0, // which head of the map
+  weights: null, // of that head, once it is unpacked
+  token: null, // the chosen position, null where none is
+  hover: null, // the position under the pointer
+  direction: "to", // or "from"
+  scale: "root", // or "linear"
+  theme: 0, // counts changes
+
+  listeners: [],
+
+  on(keys, listener) {
+    this.listeners.push([keys.split(" "), listener]);
+  },
+
+  set(changes) {
+    const changed = Object.keys(changes).filter((key) => this[key] !== changes[key]);
+    Object.assign(this, changes);
+    for (const [keys, listener] of this.listeners) {
+      if (keys.some((key) => changed.includes(key))) listener();
+    }
+  },
+};

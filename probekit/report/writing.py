@@ -1,0 +1,193 @@
+"""write_report: choose what fits, pack it, and write one page.
+
+Knows the order of the page's parts and the budget; each part is made elsewhere.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from probekit.errors import StoreError
+from probekit.report import attention, example, execution, neurons, page
+from probekit.report.blocks import Block, BlockFile
+from probekit.report.roles import Roles, roles_of
+from probekit.report.visible import visible_token
+from probekit.trace import Trace
+
+EXAMPLES = 8
+NEURONS = 32
+MAX_BYTES = 128 << 20
+_PAGE_BYTES = 512 << 10  # kept free for the page itself: its code, its styles, the config
+_LEAST_BYTES = 1 << 20
+_EXCERPT = 80  # characters of a text in the list of examples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A report that was written."""
+
+    path: Path
+    n_bytes: int
+    examples: tuple[int, ...]  # numbers of those that are in it
+    left_out: tuple[str, ...]  # what is not, and why
+
+
+def write_report(
+    trace: Trace,
+    path: str | Path,
+    *,
+    examples: int | Sequence[int] = EXAMPLES,
+    neurons: int = NEURONS,
+    max_bytes: int = MAX_BYTES,
+) -> Report:
+    """Write a page that shows a trace: one HTML file that opens without a network or a server.
+
+    Attention weights are rounded, and the page says how far: to within 0.00001; in examples of more
+    than 4 million weights to within 0.00002, and those below 0.02 to about an eighth of 1 / tokens.
+    Other numbers have six significant digits.
+
+    Args:
+        trace: what to show.
+        path: the HTML file; one that is there is replaced.
+        examples: the first so many, or the numbers of those to show.
+        neurons: how many of each site's neurons to include, the liveliest. To find them, every
+            row of these sites is read twice; 0 leaves that out.
+        max_bytes: how large the file may become; what does not fit is left out, and said so.
+
+    Raises:
+        StoreError: if an example or an option is out of range, or the file cannot be written.
+    """
+    path, numbers = Path(path), _chosen(trace, examples)
+    if path.is_dir():
+        raise StoreError(f"{path}: is a folder, expected the name of a file")
+    if neurons < 0:
+        raise StoreError(f"neurons: given {neurons}, expected a number from 0 up")
+    if max_bytes < _LEAST_BYTES:
+        raise StoreError(f"max_bytes: given {max_bytes}, expected at least {_LEAST_BYTES} (1 MiB)")
+    roles = roles_of(trace)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as spool:
+            parts = _Parts(trace, roles, BlockFile(spool, max_bytes - _PAGE_BYTES))
+            parts.add_neurons(neurons)
+            parts.add_execution()
+            parts.add_examples(numbers)
+            parts.say_of_the_rest(numbers)
+            before, after = page.render(trace, roles, parts.start(), tuple(parts.left_out))
+            spool.seek(0)
+            _write(path, before, spool, after)
+    except OSError as error:  # a full disk, a folder that is not there
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return Report(
+        path=path,
+        n_bytes=path.stat().st_size,
+        examples=tuple(e["number"] for e in parts.examples),
+        left_out=tuple(parts.left_out),
+    )
+
+
+def _chosen(trace: Trace, examples: int | Sequence[int]) -> tuple[int, ...]:
+    there = len(trace.examples)
+    if isinstance(examples, int):
+        if examples < 1:
+            raise StoreError(f"examples: given {examples}, expected at least 1")
+        return tuple(range(min(examples, there)))
+    if not examples:
+        raise StoreError("examples: given none, expected at least one")
+    if wrong := [n for n in examples if not -there <= n < there]:
+        raise StoreError(
+            f"{trace.path}: example {wrong[0]} is out of range: there are {there} (0..{there - 1})"
+        )
+    return tuple(dict.fromkeys(n % there for n in examples))
+
+
+def _write(path: Path, before: str, spool: Any, after: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(before.encode())
+            shutil.copyfileobj(spool, file)
+            file.write(after.encode())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Parts:
+    """Adds the parts of a page as long as there is room, and remembers what is in it."""
+
+    def __init__(self, trace: Trace, roles: Roles, blocks: BlockFile) -> None:
+        self._trace = trace
+        self._roles = roles
+        self._blocks = blocks
+        self.examples: list[dict[str, Any]] = []
+        self.neurons: list[dict[str, Any]] = []
+        self.execution = False
+        self.left_out: list[str] = []
+
+    def start(self) -> dict[str, Any]:
+        """Give what the page must know before it opens a block."""
+        return {"examples": self.examples, "neurons": self.neurons, "execution": self.execution}
+
+    def add_neurons(self, n_neurons: int) -> None:
+        if self._roles.neurons and not n_neurons:
+            self.left_out.append("neurons: not asked for (--neurons)")
+            return
+        for place, site in enumerate(self._roles.neurons):
+            found = neurons.describe(self._trace, site, n_neurons)
+            if self._blocks.add([Block.of_json(f"neurons-{place}", found)]):
+                name = visible_token(site.name.removesuffix("/output"))
+                about = {"block": f"neurons-{place}", "name": name, "n_all": site.shape[1]}
+                self.neurons.append(about)
+            else:
+                self.left_out.append(f"the neurons of {site.name}: no room (--max-bytes)")
+
+    def add_execution(self) -> None:
+        if (found := self._trace.execution) is not None:
+            block = Block.of_json("execution", execution.describe(self._trace, found))
+            self.execution = self._blocks.add([block])
+            if not self.execution:
+                self.left_out.append("the execution order: no room (--max-bytes)")
+
+    def add_examples(self, numbers: tuple[int, ...]) -> None:
+        for number in numbers:
+            found = example.describe(self._trace, self._roles, number)
+            if not self._blocks.add([Block.of_json(f"{number}-example", found)]):
+                return
+            self.examples.append(
+                {
+                    "number": number,
+                    "excerpt": visible_token(self._trace.examples[number].text[:_EXCERPT]),
+                    "n_tokens": len(found["tokens"]),
+                    "n_generated": sum(step > 0 for step in found["steps"] or ()),
+                    "attention": self._add_attention(number),
+                }
+            )
+
+    def _add_attention(self, number: int) -> bool:
+        if not self._roles.attention:
+            return False
+        added = self._blocks.add(attention.attention_blocks(self._trace, self._roles, number))
+        if not added:
+            _, n_tokens = self._trace.examples.extent(number)
+            self.left_out.append(
+                f"the attention of example {number} ({n_tokens:,} tokens): no room (--max-bytes)"
+            )
+        return added
+
+    def say_of_the_rest(self, numbers: tuple[int, ...]) -> None:
+        there, shown = len(self._trace.examples), len(self.examples)
+        if lost := numbers[shown:]:
+            self.left_out.append(
+                f"{_counted(len(lost))} from number {lost[0]} on: no room (--max-bytes)"
+            )
+        if rest := there - len(numbers):
+            self.left_out.append(f"{_counted(rest)} of {there:,} not asked for (--examples)")
+
+
+def _counted(n: int) -> str:
+    return f"{n:,} example{'' if n == 1 else 's'}"
