@@ -13,6 +13,7 @@ import numpy as np
 from probekit.errors import StoreError
 from probekit.mapped import MappedRows, dataset_in, open_file
 from probekit.schema import ALL_TOKENS, DTYPES, PER_EXAMPLE
+from probekit.sitestats import SiteStatistics, site_statistics
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,11 @@ class Site:
         self.rows: str = self.attributes.get("rows", ALL_TOKENS)
         self.layer: int | None = self.attributes.get("layer")
         self.portable: str | None = self.attributes.get("portable")
+
+    @property
+    def trace(self) -> Trace:
+        """The trace it belongs to."""
+        return self._trace
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,6 +99,21 @@ class Site:
             raise StoreError(f"{self.name} has one row an example, not one a token")
         return self._trace.rows_of_choice(self.rows).copy()
 
+    def numbers(self, axis: str) -> tuple[int, ...]:
+        """Give, for every place along an axis, its number in the model.
+
+        Column 1 of a site that was recorded with `neurons: [3, 17]` is neuron 17; so it is with
+        `heads`. Where nothing was chosen, or einops made new axes, places are numbers.
+
+        Args:
+            axis: one of `axes`, without the first.
+        """
+        place = self.axes.index(axis)
+        chosen = {"neuron": "neurons", "head": "heads", "kv_head": "heads"}.get(axis)
+        if chosen in self.attributes and "einops" not in self.attributes:
+            return tuple(self.attributes[chosen])
+        return tuple(range(self.shape[place]))
+
     def torch(self, key: Any = None) -> torch.Tensor:
         """Give rows as a tensor in the stored dtype: nothing is widened.
 
@@ -127,6 +148,27 @@ class Site:
         )
         n_bytes = prod(self.shape) * dtype.itemsize
         return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
+
+    def statistics(self, *, magnitude: float = 6.0, tokens: float = 0.06) -> SiteStatistics:
+        """Give mean, deviation, norms, zeros, outliers and non-finite counts, in one pass.
+
+        Values that are not finite are counted and left out. Of attention, a feature is a head, and
+        the keys of a token's own example count, those after it too (0, or -inf in `scores`).
+
+        Args:
+            magnitude: a value is large if it is that many times its row's root mean square.
+            tokens: a dimension is an outlier if it is large in at least this share of the rows.
+                Both defaults are from Dettmers et al. 2022 (LLM.int8(), section 4), who look at
+                normed hidden states; measuring a row by its own size carries that over to the
+                residual stream.
+
+        Raises:
+            StoreError: if the site holds whole numbers, such as token ids.
+
+        Example:
+            >>> trace.select("resid_post", layer=-1).statistics().outliers
+        """
+        return site_statistics(self, magnitude=magnitude, tokens=tokens)
 
     def _rows_of(self, number: int) -> slice:
         first, n_tokens = self._trace.examples.extent(number)

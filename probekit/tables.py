@@ -52,13 +52,13 @@ class Token:
 
 
 class Examples(Sequence[Example]):
-    """The examples of a trace, read one at a time."""
+    """The examples of a trace, read one at a time; `first_token` and `n_tokens` are columns."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
 
     def __len__(self) -> int:
-        return len(self._n_tokens)
+        return len(self.n_tokens)
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
@@ -86,16 +86,18 @@ class Examples(Sequence[Example]):
 
     def extent(self, number: int) -> tuple[int, int]:
         """Give an example's first row among all tokens, and its number of tokens."""
-        return int(self._first_token[number]), int(self._n_tokens[number])
+        return int(self.first_token[number]), int(self.n_tokens[number])
 
     @cached_property
-    def _first_token(self) -> Array:
+    def first_token(self) -> Array:
+        """Each example's first row among all tokens, int64 `[example]`."""
         less = self._trace._first_token
         table: Array = self._trace._table("examples/first_token", less=less)[:]
         return table
 
     @cached_property
-    def _n_tokens(self) -> Array:
+    def n_tokens(self) -> Array:
+        """How many tokens each example has, int64 `[example]`."""
         table: Array = self._trace._table("examples/n_tokens")[:]
         return table
 

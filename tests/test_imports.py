@@ -179,6 +179,7 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "trace.select('resid_post', layer=-1)[:], trace.examples[0].tokens\n"
         "trace.execution_order, trace.provenance, trace.match('**')\n"
         "trace.tokens[3], trace.context(4)\n"
+        "trace.statistics(), trace.top_examples('transformer.h.0.mlp.act', 3)\n"
         "from probekit import Site, Trace, StoreError\n"
         "from probekit.summary import summarize_trace; summarize_trace(trace)\n"
     )
