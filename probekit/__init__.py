@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     )
     from probekit.planning import plan
     from probekit.recording import record
+    from probekit.similarity import compare
     from probekit.site import Site
     from probekit.trace import Trace
     from probekit.trace import open_trace as open
@@ -35,6 +36,7 @@ _HOMES = {
     "Site": ("probekit.site", "Site"),
     "StoreError": ("probekit.errors", "StoreError"),
     "Trace": ("probekit.trace", "Trace"),
+    "compare": ("probekit.similarity", "compare"),
     "open": ("probekit.trace", "open_trace"),
     "plan": ("probekit.planning", "plan"),
     "record": ("probekit.recording", "record"),
@@ -50,6 +52,7 @@ __all__ = [
     "Site",
     "StoreError",
     "Trace",
+    "compare",
     "open",
     "plan",
     "record",

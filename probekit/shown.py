@@ -121,7 +121,7 @@ def _text(cell: object) -> str:
     if cell is None:
         return ""
     if isinstance(cell, float | np.floating):
-        return "nan" if np.isnan(cell) else f"{cell:.4g}"
+        return "–" if np.isnan(cell) else f"{cell:.4g}"
     if isinstance(cell, int | np.integer) and not isinstance(cell, bool):
         return f"{cell:,}"
     return visible(str(cell))

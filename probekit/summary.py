@@ -62,14 +62,15 @@ def collapse(names: Iterable[str]) -> dict[str, list[str]]:
     """Group names that differ in their layer alone: `h.{0..5}.mlp/output` -> the six names."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(_shape(name), []).append(name)
+        groups.setdefault(layerless(name), []).append(name)
     return {
         shape.replace("{}", _numbers(members)) if "{}" in shape else shape: members
         for shape, members in groups.items()
     }
 
 
-def _shape(name: str) -> str:
+def layerless(name: str) -> str:
+    """Give a name without the number of its layer: `h.{}.mlp/output`."""
     return re.sub(r"(?<=\.)\d+(?=[./])", "{}", name, count=1)
 
 

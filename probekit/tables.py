@@ -5,7 +5,7 @@ Knows how a trace counts its examples and tokens; nothing of sites.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from probekit.trace import Trace
 
 Array = np.ndarray[Any, Any]
+
+_TEXTS_READ = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,17 @@ class Examples(Sequence[Example]):
             tokens=tuple(self._trace.token_text(int(i)) for i in ids),
             n_generated=int(np.count_nonzero(self._trace.tokens.step[first : first + n_tokens])),
         )
+
+    def texts(self) -> Iterator[str]:
+        """Give every text in order, many at a time read: quicker than one by one."""
+        begin = 0
+        while begin < len(self):
+            segment, local = self._segments.segment_of(begin)
+            end = min(local + _TEXTS_READ, segment.n_rows)
+            with open_file(segment.file) as file:
+                texts = list(dataset_in(file, "examples/text").asstr()[local:end])
+            yield from texts
+            begin += len(texts)
 
     def number(self, number: int) -> int:
         """Check an example's number; -1 is the last."""

@@ -123,7 +123,7 @@ def test_texts_that_cannot_show_a_kind_give_nan_not_zero(tmp_path):
     assert not np.isnan(scores[0].previous_token)
     with pytest.raises(StoreError, match="nothing in these texts can show induction heads"):
         scores.best("induction")
-    assert "nan" in repr(scores)
+    assert "–" in repr(scores)
 
 
 def test_several_layers_and_chosen_heads_keep_their_numbers(tmp_path):

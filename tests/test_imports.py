@@ -212,6 +212,8 @@ def test_the_public_names_are_these():
         *("CaptureError", "ConfigError", "PlanError", "ProbekitError"),
         *("ProbekitWarning", "Site", "StoreError"),
         *("Trace", "open", "plan", "record", "run"),
+        *("CaptureError", "ConfigError", "PlanError", "ProbekitError", "Site", "StoreError"),
+        *("Trace", "compare", "open", "plan", "record", "run"),
     ]
     assert dir(probekit) == probekit.__all__
 
@@ -227,10 +229,11 @@ def test_every_public_name_is_what_its_home_says_and_is_documented(name):
 
 
 def test_options_of_public_functions_are_keywords_only():
-    for name in ("run", "plan", "record", "open"):
+    more = {"record": ["patterns"], "compare": ["b"]}
+    for name in ("run", "plan", "record", "open", "compare"):
         first, *others = inspect.signature(getattr(probekit, name)).parameters.values()
         positional = [p.name for p in others if p.kind is not p.KEYWORD_ONLY]
-        assert positional == (["patterns"] if name == "record" else [])
+        assert positional == more.get(name, [])
         assert first.kind is first.POSITIONAL_OR_KEYWORD
 
 

@@ -140,7 +140,7 @@ def test_rows_that_are_all_nan_give_nan_and_no_warning(tmp_path):
         assert np.isnan(found.mean).all()
         assert np.isnan(found.sparsity)
         assert found.n_nan == N_TOKENS * D_MODEL
-        assert "nan" in repr(found)
+        assert "–" in repr(found)
 
 
 def test_without_pandas_the_error_says_what_to_install(tmp_path, monkeypatch):
