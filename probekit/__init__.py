@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ProbekitWarning,
         StoreError,
     )
+    from probekit.logitlens import lens
     from probekit.planning import plan
     from probekit.recording import record
     from probekit.similarity import compare
@@ -37,6 +38,7 @@ _HOMES = {
     "StoreError": ("probekit.errors", "StoreError"),
     "Trace": ("probekit.trace", "Trace"),
     "compare": ("probekit.similarity", "compare"),
+    "lens": ("probekit.logitlens", "lens"),
     "open": ("probekit.trace", "open_trace"),
     "plan": ("probekit.planning", "plan"),
     "record": ("probekit.recording", "record"),
@@ -53,6 +55,7 @@ __all__ = [
     "StoreError",
     "Trace",
     "compare",
+    "lens",
     "open",
     "plan",
     "record",

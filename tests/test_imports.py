@@ -29,6 +29,8 @@ HEAVY = (  # may import torch
     *("models", "indexing", "attention", "skeleton", "sources", "recipe", "resolve", "planning"),
     *("hooks", "order", "packing", "tally", "transfer", "receiver", "walk", "generation"),
     *("provenance", "capture", "recording"),
+    *("models", "attention", "skeleton", "sources", "recipe", "resolve", "planning"),
+    *("hooks", "order", "packing", "receiver", "walk", "generation", "provenance", "capture"),
 )
 ORDER = (*LIGHT, *HEAVY, "cli")
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
@@ -213,7 +215,7 @@ def test_the_public_names_are_these():
         *("ProbekitWarning", "Site", "StoreError"),
         *("Trace", "open", "plan", "record", "run"),
         *("CaptureError", "ConfigError", "PlanError", "ProbekitError", "Site", "StoreError"),
-        *("Trace", "compare", "open", "plan", "record", "run"),
+        *("Trace", "compare", "lens", "open", "plan", "record", "run"),
     ]
     assert dir(probekit) == probekit.__all__
 
@@ -230,7 +232,7 @@ def test_every_public_name_is_what_its_home_says_and_is_documented(name):
 
 def test_options_of_public_functions_are_keywords_only():
     more = {"record": ["patterns"], "compare": ["b"]}
-    for name in ("run", "plan", "record", "open", "compare"):
+    for name in ("run", "plan", "record", "open", "compare", "lens"):
         first, *others = inspect.signature(getattr(probekit, name)).parameters.values()
         positional = [p.name for p in others if p.kind is not p.KEYWORD_ONLY]
         assert positional == more.get(name, [])
