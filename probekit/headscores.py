@@ -18,6 +18,9 @@ from probekit.shown import Shown, Table
 from probekit.summary import collapse
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from probekit.site import Site
     from probekit.trace import Trace
 
@@ -87,6 +90,13 @@ class HeadScores(Shown, Sequence[HeadScore]):
         pandas = load_extra("pandas", extra="analysis", purpose="to_pandas()")
         names = [field.name for field in fields(HeadScore)]
         return pandas.DataFrame([{n: getattr(h, n) for n in names} for h in self.heads])
+
+    def plot(self, kind: str = "induction", *, ax: Axes | None = None) -> Figure:
+        """Draw a kind of score as a map, layers down, heads across."""
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.resultplots import plot_head_scores
+
+        return plot_head_scores(self, kind, ax=ax)
 
     def _table(self) -> Table:
         said = "; ".join(

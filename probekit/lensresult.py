@@ -15,6 +15,9 @@ from probekit.extras import load_extra
 from probekit.shown import Shown, Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from probekit.trace import Trace
 
 Array = np.ndarray[Any, Any]
@@ -56,6 +59,13 @@ class LensExample(Shown):
     entropy: Array  # float32 [layer, token]
     said: tuple[tuple[str, ...], ...]  # [layer][token]: the likeliest next token
     probability: Array  # float32 [layer, token]: of what is said
+
+    def plot(self, *, ax: Axes | None = None) -> Figure:
+        """Draw what every layer says after every token, the last layer on top."""
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.resultplots import plot_lens_example
+
+        return plot_lens_example(self, ax=ax)
 
     def _table(self) -> Table:
         return Table(
@@ -145,6 +155,13 @@ class Lens(Shown):
                 "probability": np.exp(self.top_logprob[..., 0].reshape(-1)),
             }
         )
+
+    def plot(self, *, ax: Axes | None = None) -> Figure:
+        """Draw KL to the final prediction, entropy and surprise by layer, means over all tokens."""
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.resultplots import plot_lens
+
+        return plot_lens(self, ax=ax)
 
     def _table(self) -> Table:
         said = [

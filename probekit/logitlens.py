@@ -80,8 +80,10 @@ def lens(
         found.final_ids[rows] = last.argmax(-1).cpu().numpy()
         came_next = torch.from_numpy(next_ids(trace, tokens)).to(last.device)
         for number, site in enumerate(layers):
-            here = last if site is final else readout.capped(_output(site, rows, readout))
-            found.put(number, rows, here.log_softmax(-1), last, came_next)
+            here = last
+            if site is not final:
+                here = readout.capped(_output(site, rows, readout)).log_softmax(-1)
+            found.put(number, rows, here, last, came_next)
     return Lens(
         trace=trace,
         sites=tuple(site.name for site in layers),
@@ -111,7 +113,7 @@ def _residuals(trace: Trace, name: str) -> list[Site]:
 
 def _final(trace: Trace, rows: str) -> Site:
     """Give the site that the final prediction is read from."""
-    last = int(trace.provenance["n_layers"]) - 1
+    last = int(trace.provenance.get("n_layers", 0)) - 1
     for name, layer in (("resid_post", last), ("ln_final", None), ("logits", None)):
         for site in (trace[n] for n in trace):
             whole = len(site.axes) == 2 and site.axes[1] in ("d_model", "d_vocab")

@@ -14,6 +14,7 @@ import numpy as np
 
 _ROWS_SHOWN = 40
 _LINE = "1px solid rgba(128, 128, 128, 0.35)"
+_LINES = "white-space: pre-line;"  # of several lines, each keeps its own
 _CELL = "padding: 0.2em 0.7em; vertical-align: top;"
 _MARK = "background: rgba(255, 176, 0, 0.4); color: inherit; border-radius: 0.2em;"
 _VISIBLE = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥", "\v": "␋", "\f": "␌"})
@@ -76,13 +77,14 @@ class Table:
             + "</tr>"
             for row in self.rows[:_ROWS_SHOWN]
         )
-        below = " ".join(escape(line) for line in (self._more(), self.note) if line)
+        below = "\n".join(escape(line) for line in (self._more(), self.note) if line)
         return (
             '<div style="font-size: 0.95em">'
-            f'<div style="font-weight: 600; margin-bottom: 0.3em">{escape(self.title)}</div>'
+            f'<div style="font-weight: 600; margin-bottom: 0.3em; {_LINES}">'
+            f"{escape(self.title)}</div>"
             '<table style="border-collapse: collapse; font-variant-numeric: tabular-nums; '
             f'background: none"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-            f'<div style="opacity: 0.75; margin-top: 0.3em">{below}</div></div>'
+            f'<div style="opacity: 0.75; margin-top: 0.3em; {_LINES}">{below}</div></div>'
         )
 
     def _right(self) -> list[bool]:

@@ -18,14 +18,20 @@ from probekit.blocks import float64, row_slices
 from probekit.cka import linear_cka
 from probekit.errors import StoreError
 from probekit.extras import load_extra
+from probekit.overview import model_of
 from probekit.pairing import Group, pair_up, width
 from probekit.shown import Shown, Table
 from probekit.trace import Trace, open_trace
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from probekit.site import Site
 
 Array = np.ndarray[Any, Any]
+
+MEASURES = ("cka", "cka_debiased", "cosine", "relative_difference", "largest_difference")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +56,8 @@ class CKAMatrix(Shown):
     """Linear CKA of every layer of one trace with every layer of the other."""
 
     place: str
+    a_model: str
+    b_model: str
     a: tuple[str, ...]  # names of the sites in the first trace
     b: tuple[str, ...]
     a_layers: tuple[str, ...]  # what to call them: "0", "1", ...
@@ -69,9 +77,22 @@ class CKAMatrix(Shown):
         values = self.debiased if debiased else self.values
         return pandas.DataFrame(values, index=list(self.a_layers), columns=list(self.b_layers))
 
+    def plot(self, *, debiased: bool = False, ax: Axes | None = None) -> Figure:
+        """Draw it as a map, the first layers in the lower left corner.
+
+        Args:
+            debiased: the debiased values.
+            ax: matplotlib axes to draw in; a figure of its own where None.
+        """
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.resultplots import plot_matrix
+
+        return plot_matrix(self, debiased=debiased, ax=ax)
+
     def _table(self) -> Table:
         return Table(
-            title=f"linear CKA at {self.place}, layers of A down, of B across",
+            title=f"linear CKA at {self.place}: layers of {self.a_model} down, of {self.b_model} "
+            "across",
             columns=("", *self.b_layers),
             rows=[(n, *map(float, row)) for n, row in zip(self.a_layers, self.values, strict=True)],
             note=f"over {self.n_rows:,} rows",
@@ -134,14 +155,27 @@ class Comparison(Shown):
         pairs = [dict(zip(p, _no_nan(p.values()), strict=True)) for p in map(asdict, self.pairs)]
         return {**plain, "pairs": pairs, "matrices": matrices, "notes": list(self.notes)}
 
+    def plot(self, measure: str = "cka", *, ax: Axes | None = None) -> Figure:
+        """Draw a measure by layer, one line for each place; for a map see `matrix().plot()`.
+
+        Args:
+            measure: cka, cka_debiased, cosine, relative_difference or largest_difference.
+            ax: matplotlib axes to draw in; a figure of its own where None.
+        """
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.resultplots import plot_comparison
+
+        if measure not in MEASURES:
+            raise StoreError(f"there is no measure {measure!r}; expected {', '.join(MEASURES)}")
+        return plot_comparison(self, measure, ax=ax)
+
     def _table(self) -> Table:
-        columns = ("cka", "cka_debiased", "cosine", "relative_difference", "largest_difference")
         return Table(
             title=f"A: {self.a_model} ({self.a})\nB: {self.b_model} ({self.b})\n"
             f"{self.n_examples:,} texts, {self.n_tokens:,} tokens",
-            columns=("place", "layer", *(name.replace("_", " ") for name in columns), "rows"),
+            columns=("place", "layer", *(name.replace("_", " ") for name in MEASURES), "rows"),
             rows=[
-                (p.place, p.layer, *(getattr(p, name) for name in columns), p.n_rows)
+                (p.place, p.layer, *(getattr(p, name) for name in MEASURES), p.n_rows)
                 for p in self.pairs
             ],
             note="\n".join(f"note: {note}" for note in self.notes),
@@ -187,15 +221,15 @@ def compare(
     pairs: list[SitePair] = []
     matrices: list[CKAMatrix] = []
     for group in groups:
-        found = _matrix(group) if with_matrix and group.has_features else None
+        found = _matrix(group, a, b) if with_matrix and group.has_features else None
         pairs += [_pair(group, i, j, found) for i, j in group.pairs]
         if found is not None and found.values.size > 1:
             matrices.append(found)
     return Comparison(
         a=str(a.path),
         b=str(b.path),
-        a_model=_model(a),
-        b_model=_model(b),
+        a_model=f"{model_of(a)}, {a.provenance.get('dtype')}",
+        b_model=f"{model_of(b)}, {b.provenance.get('dtype')}",
         n_examples=len(a.examples),
         n_tokens=len(a.tokens),
         by_token=alignment.by_token,
@@ -208,12 +242,6 @@ def compare(
 def _two_models(a: Trace, b: Trace) -> bool:
     keys = ("model_name", "model_revision", "model_weights", "model_class", "n_layers", "d_model")
     return any(a.provenance.get(key) != b.provenance.get(key) for key in keys)
-
-
-def _model(trace: Trace) -> str:
-    made = trace.provenance
-    random = ", random weights" if made.get("model_weights") == "random" else ""
-    return f"{made.get('model_name')}{random}, {made.get('dtype', 'dtype unknown')}"
 
 
 def _few_rows(groups: Sequence[Group]) -> list[str]:
@@ -236,10 +264,12 @@ def _left_out(pairs: Sequence[SitePair]) -> list[str]:
     ]
 
 
-def _matrix(group: Group) -> CKAMatrix:
+def _matrix(group: Group, a: Trace, b: Trace) -> CKAMatrix:
     found = linear_cka(group.xs, group.ys)
     return CKAMatrix(
         place=group.place,
+        a_model=model_of(a),
+        b_model=model_of(b),
         a=tuple(site.name for site in group.xs),
         b=tuple(site.name for site in group.ys),
         a_layers=tuple(map(_layer, group.xs)),

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.errors import StoreError
+from probekit.extras import load_extra
 from probekit.mapped import MappedRows, dataset_in, open_file
+from probekit.neurons import Neuron
+from probekit.overview import site_table
 from probekit.schema import ALL_TOKENS, DTYPES, PER_EXAMPLE
 from probekit.sitestats import SiteStatistics, site_statistics
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from probekit.trace import Trace
 
@@ -58,6 +63,9 @@ class Site:
         axes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.shape, strict=True))
         return f"<Site {self.name} [{axes}] {self.dtype}>"
 
+    def _repr_html_(self) -> str:
+        return site_table(self).html()
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Site, (self._trace, self.name)
 
@@ -85,11 +93,20 @@ class Site:
         if self.rows == PER_EXAMPLE:
             row: Array = self[number]
             return row
-        rows: Array = self[self._rows_of(number)]
+        rows: Array = self[self.rows_of(number)]
         if self.axes == ("token", "head", "key"):
             _, n_tokens = self._trace.examples.extent(number)
             rows = rows[:, :, :n_tokens].swapaxes(0, 1)
         return rows
+
+    def rows_of(self, number: int) -> slice:
+        """Say which rows are those of one example, where rows are tokens."""
+        first, n_tokens = self._trace.examples.extent(self._trace.examples.number(number))
+        if self.rows == ALL_TOKENS:
+            return slice(first, first + n_tokens)
+        rows = self._trace.rows_of_choice(self.rows)
+        begin, end = np.searchsorted(rows, (first, first + n_tokens))
+        return slice(int(begin), int(end))
 
     def token_rows(self) -> Array:
         """Give, for every row of the site, the row of its token in the trace, int64 `[row]`."""
@@ -170,13 +187,39 @@ class Site:
         """
         return site_statistics(self, magnitude=magnitude, tokens=tokens)
 
-    def _rows_of(self, number: int) -> slice:
-        first, n_tokens = self._trace.examples.extent(number)
-        if self.rows == ALL_TOKENS:
-            return slice(first, first + n_tokens)
-        rows = self._trace.rows_of_choice(self.rows)
-        begin, end = np.searchsorted(rows, (first, first + n_tokens))
-        return slice(int(begin), int(end))
+    def plot(
+        self,
+        *,
+        example: int | None = None,
+        head: int | None = None,
+        neuron: Neuron | None = None,
+        ax: Axes | None = None,
+    ) -> Figure:
+        """Draw it: attention as a map, values over the tokens of an example, or its statistics.
+
+        | site | `plot()` draws |
+        |---|---|
+        | attention | with `head`, its map over the tokens of `example`; without, all heads |
+        | other, `example` given | the L2 norm of each token's row, or a single `neuron`'s value |
+        | other | mean and deviation of every dimension, outliers named |
+
+        Args:
+            example: its number; 0 where one is needed and it is not said.
+            head: its number in the model.
+            neuron: its number in the model; a tuple where a row has several axes.
+            ax: matplotlib axes to draw in; a figure of its own where None.
+
+        Returns:
+            The figure. It shows itself in a notebook; `figure.savefig("map.pdf")` keeps it.
+
+        Raises:
+            StoreError: if the head or neuron was not recorded.
+            ProbekitError: if matplotlib is not installed.
+        """
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.siteplots import plot_site
+
+        return plot_site(self, example=example, head=head, neuron=neuron, ax=ax)
 
 
 def plain(value: Any) -> Any:

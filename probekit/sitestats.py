@@ -18,6 +18,9 @@ from probekit.schema import FLOATS
 from probekit.shown import Shown, Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from probekit.site import Site
 
 Array = np.ndarray[Any, Any]
@@ -96,6 +99,13 @@ class SiteStatistics(Shown):
         if len(self.axes) == 1:
             index = pandas.Index(self.numbers[0], name=self.axes[0])
         return pandas.DataFrame({k: v.reshape(-1) for k, v in columns.items()}, index=index)
+
+    def plot(self, *, ax: Axes | None = None) -> Figure:
+        """Draw the mean and deviation of every feature, outliers named."""
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.siteplots import plot_site_statistics
+
+        return plot_site_statistics(self, ax=ax)
 
     def _table(self) -> Table:
         summary = summary_of(self)

@@ -44,18 +44,22 @@ def summarize_trace(trace: Trace) -> dict[str, Any]:
 
 def _site(trace: Trace, name: str) -> dict[str, Any]:
     site = trace[name]
-    known = schema.DTYPES.get(site.dtype)
-    itemsize = known.storage.itemsize if known else np.dtype(site.dtype).itemsize
     return {
         "name": name,
         "shape": list(site.shape),
         "axes": list(site.axes),
         "dtype": site.dtype,
-        "bytes": prod(site.shape) * itemsize,
+        "bytes": prod(site.shape) * item_bytes(site.dtype),
         "rows": site.rows,
         "layer": site.layer,
         "portable": site.portable,
     }
+
+
+def item_bytes(dtype: str) -> int:
+    """Give the size of one stored value."""
+    known = schema.DTYPES.get(dtype)
+    return known.storage.itemsize if known else np.dtype(dtype).itemsize
 
 
 def collapse(names: Iterable[str]) -> dict[str, list[str]]:

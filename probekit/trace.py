@@ -23,6 +23,7 @@ from probekit.globs import match_paths
 from probekit.headscores import HeadScores, head_scores
 from probekit.mapped import MappedRows, dataset_in, file_maps, open_file
 from probekit.neurons import Neuron, TopExamples, top_examples
+from probekit.overview import trace_table
 from probekit.predictions import NextTokens, next_tokens
 from probekit.schema import INDEX_FILE, Execution
 from probekit.site import Site, plain
@@ -93,6 +94,9 @@ class Trace:
             f"<Trace {self.path}: {self.provenance.get('model_name')}, {len(self.examples)} "
             f"examples, {len(self.tokens)} tokens, {len(self.site_names)} sites>"
         )
+
+    def _repr_html_(self) -> str:
+        return trace_table(self).html()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Trace, (self._file,)

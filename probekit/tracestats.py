@@ -17,6 +17,9 @@ from probekit.sitestats import SiteStatistics, site_statistics, summary_of
 from probekit.summary import collapse
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from probekit.trace import Trace
 
 OUTLIER_LAYERS = 0.25  # Dettmers et al. 2022, section 4
@@ -84,6 +87,13 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
             for s in self.sites
         ]
         return pandas.DataFrame(rows).set_index("site")
+
+    def plot(self, *, ax: Axes | None = None) -> Figure:
+        """Draw the L2 norms of rows by layer, one line for each kind of site."""
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.resultplots import plot_norms
+
+        return plot_norms(self, ax=ax)
 
     def _table(self) -> Table:
         columns = ("rows", "mean", "deviation", "mean_norm", "largest_norm", "zeros", "outliers")

@@ -161,7 +161,7 @@ def test_the_result_shows_itself(traces):
     square = found.matrix().to_pandas()
     assert square.loc["2", "4"] == found.matrix().values[2, 4]
     assert found.matrix().to_pandas(debiased=True).loc["0", "1"] == found.matrix().debiased[0, 1]
-    assert "layers of A down" in repr(found.matrix())
+    assert ": layers of " in repr(found.matrix())
     plain = found.to_json()
     assert plain["matrices"][0]["values"] == found.matrix().values.tolist()
     assert json.loads(json.dumps(plain, allow_nan=False))["n_examples"] == len(by_hand.EXAMPLES)
