@@ -21,16 +21,19 @@ PACKAGE = Path(probekit.__file__).parent
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
     *("globs", "families", "schema", "disk", "records", "compression", "flushing", "writer"),
-    *("lock", "gather", "mapped"),
-    *("folder", "verify", "predictions", "site", "tables", "trace", "room"),
-    *("index", "spool", "inputs", "shards", "summary", "terminal", "stopping"),
+    *("lock", "gather", "mapped", "folder", "verify"),
+    *("extras", "shown", "summary", "overview"),
+    *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
+    *("site", "tables", "trace"),
+    *("alignment", "pairing", "cka", "similarity", "lensresult"),
+    *("pictures", "siteplots", "resultplots"),
+    *("room", "index", "spool", "inputs", "shards", "terminal", "stopping"),
 )
 HEAVY = (  # may import torch
     *("models", "indexing", "attention", "skeleton", "sources", "recipe", "resolve", "planning"),
     *("hooks", "order", "packing", "tally", "transfer", "receiver", "walk", "generation"),
     *("provenance", "capture", "recording"),
-    *("models", "attention", "skeleton", "sources", "recipe", "resolve", "planning"),
-    *("hooks", "order", "packing", "receiver", "walk", "generation", "provenance", "capture"),
+    *("readout", "agreement", "logitlens"),
 )
 ORDER = (*LIGHT, *HEAVY, "cli")
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
@@ -213,8 +216,6 @@ def test_the_public_names_are_these():
     assert sorted(probekit.__all__) == [
         *("CaptureError", "ConfigError", "PlanError", "ProbekitError"),
         *("ProbekitWarning", "Site", "StoreError"),
-        *("Trace", "open", "plan", "record", "run"),
-        *("CaptureError", "ConfigError", "PlanError", "ProbekitError", "Site", "StoreError"),
         *("Trace", "compare", "lens", "open", "plan", "record", "run"),
     ]
     assert dir(probekit) == probekit.__all__
