@@ -92,7 +92,7 @@ class Examples(Sequence[Example]):
 
     def number(self, number: int) -> int:
         """Check an example's number; -1 is the last."""
-        there = len(self._n_tokens)
+        there = len(self.n_tokens)
         if not -there <= number < there:
             raise IndexError(f"example {number} is out of range: there are {there}")
         return number % there
