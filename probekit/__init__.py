@@ -18,8 +18,10 @@ if TYPE_CHECKING:
         ProbekitWarning,
         StoreError,
     )
+    from probekit.logitlens import lens
     from probekit.planning import plan
     from probekit.recording import record
+    from probekit.similarity import compare
     from probekit.site import Site
     from probekit.trace import Trace
     from probekit.trace import open_trace as open
@@ -35,6 +37,8 @@ _HOMES = {
     "Site": ("probekit.site", "Site"),
     "StoreError": ("probekit.errors", "StoreError"),
     "Trace": ("probekit.trace", "Trace"),
+    "compare": ("probekit.similarity", "compare"),
+    "lens": ("probekit.logitlens", "lens"),
     "open": ("probekit.trace", "open_trace"),
     "plan": ("probekit.planning", "plan"),
     "record": ("probekit.recording", "record"),
@@ -50,6 +54,8 @@ __all__ = [
     "Site",
     "StoreError",
     "Trace",
+    "compare",
+    "lens",
     "open",
     "plan",
     "record",

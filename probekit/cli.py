@@ -222,6 +222,37 @@ def report(
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run's folder, or an HDF5 file.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another, over the same texts.")],
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Only these: a glob, or a portable name. May be given more than once.",
+        ),
+    ] = None,
+    matrix: Annotated[
+        bool | None,
+        typer.Option(
+            "--matrix/--no-matrix",
+            help="Every layer with every layer. By default, if the models are two.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two traces over the same texts, layer by layer: CKA, cosine, difference.
+
+    For example: probekit compare runs/base runs/tuned --sites resid_post
+    """
+    from probekit import terminal
+    from probekit.similarity import compare as compare_traces
+
+    found = compare_traces(a, b, sites=sites, matrix=matrix)
+    _print_json(found.to_json()) if as_json else terminal.show_comparison(found)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from probekit.config import json_schema

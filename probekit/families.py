@@ -37,10 +37,12 @@ __all__ = [
     "Place",
     "Refusal",
     "Sizes",
+    "Unembedding",
     "family_of",
     "places",
     "portable_names",
     "sizes",
+    "unembedding",
 ]
 
 ATTENTION_NAMES = ("q", "k", "v", "z", "scores", "pattern")
@@ -90,6 +92,15 @@ class Sizes:
     d_head: int | None
     d_vocab: int | None
     n_ctx: int | None  # tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unembedding:
+    """How a model makes logits of the last residual stream."""
+
+    norm: str  # the path of the final norm
+    head: str  # of the linear map onto the vocabulary
+    cap: float | None  # logits are cap * tanh(logits / cap) in the end; None where they are not
 
 
 def _tapped(attention: str) -> dict[str, str]:
@@ -273,6 +284,18 @@ def places(config: object, name: str) -> dict[int | None, Place]:
     for reason in _reasons(family, config, name):
         raise PlanError(f"portable name {name!r} does not exist on this {model_type}: {reason}")
     return _expand(family.templates[name], _n_layers(config))
+
+
+def unembedding(config: object) -> Unembedding:
+    """Say how the model of this config makes logits of its last residual stream.
+
+    Raises:
+        PlanError: as `places` does, where there is no final norm.
+    """
+    (norm,) = places(config, "ln_final").values()
+    template = FAMILIES[_model_type(config)].templates["logits"]
+    cap = getattr(config, "final_logit_softcapping", None)
+    return Unembedding(norm=norm.module, head=_place(template).module, cap=cap)
 
 
 def portable_names(config: object) -> dict[str, tuple[str, int | None]]:

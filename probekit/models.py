@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -127,7 +127,7 @@ def load_hf_config(config: ProbeConfig, *, bundled: bool = False) -> Any:
             if file is None or not bundled or hub_in_reach():
                 raise
             found = _bundled(file)
-    made = _override(found, model.overrides, config)
+    made = with_overrides(found, model.overrides, config)
     made._commit_hash = _commit(model, source)
     return made
 
@@ -145,7 +145,12 @@ def _commit(model: ModelConfig, source: Source) -> str | None:
     return Path(found).parent.name if isinstance(found, str) else None
 
 
-def _override(found: Any, overrides: Any, config: ProbeConfig) -> Any:
+def with_overrides(found: Any, overrides: Mapping[str, Any], config: ProbeConfig) -> Any:
+    """Give a copy of an architecture with other settings.
+
+    Raises:
+        ConfigError: if it has no such setting, or does not take the value.
+    """
     if not overrides:
         return found
     values = found.to_dict()

@@ -57,6 +57,21 @@ def next_tokens(trace: Trace, example: int, position: int, k: int) -> NextTokens
     )
 
 
+def next_ids(trace: Trace, tokens: Array) -> Array:
+    """Give the ids of the tokens that really came next.
+
+    Args:
+        trace: whose tokens they are.
+        tokens: their rows, int64 `[token]`.
+
+    Returns:
+        int64 `[token]`; -1 after the last token of an example.
+    """
+    after = np.minimum(tokens + 1, len(trace.tokens) - 1)
+    same = (trace.tokens.example[after] == trace.tokens.example[tokens]) & (after > tokens)
+    return np.where(same, trace.tokens.id[after], -1).astype(np.int64)
+
+
 def _top(trace: Trace, token: int, k: int) -> tuple[Array, Array]:
     for name in trace.site_names:
         if name.endswith("/top_k.logprob"):

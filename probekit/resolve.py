@@ -210,7 +210,7 @@ class Resolver:
                     portable=portable,
                     module_class=self._skeleton.modules[found.module],
                     probe=number,
-                    details={**_details(probe, recipe), **found.details},
+                    details={**_details(probe, found, recipe), **found.details},
                 ),
                 source=found.source,
                 choice=choice,
@@ -344,10 +344,11 @@ def _stored(part: torch.Tensor, recipe: Recipe, asked: str) -> str:
     return computed if recipe.logits and recipe.ending is not None else asked
 
 
-def _details(probe: ProbeRule, recipe: Recipe) -> dict[str, Any]:
-    """Say what was done to the rows, for the site's attributes."""
+def _details(probe: ProbeRule, found: Found, recipe: Recipe) -> dict[str, Any]:
+    """Say what was done to the rows, for the site's attributes; -1 is a number by then."""
+    heads = recipe.heads or found.source.heads  # blocks take theirs at the source
     known = {
-        "heads": None if probe.heads is None else list(probe.heads),
+        "heads": None if probe.heads is None else list(heads),
         "neurons": None if recipe.neurons is None else list(recipe.neurons),
         "einops": None if recipe.einops is None else recipe.einops.pattern,
         "einops_op": None if recipe.einops is None else recipe.einops.op,

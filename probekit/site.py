@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.errors import StoreError
+from probekit.extras import load_extra
 from probekit.mapped import MappedRows, dataset_in, open_file
+from probekit.neurons import Neuron
+from probekit.overview import site_table
 from probekit.schema import ALL_TOKENS, DTYPES, PER_EXAMPLE
+from probekit.sitestats import SiteStatistics, site_statistics
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from probekit.trace import Trace
 
@@ -39,6 +45,11 @@ class Site:
         self.portable: str | None = self.attributes.get("portable")
 
     @property
+    def trace(self) -> Trace:
+        """The trace it belongs to."""
+        return self._trace
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Rows first: `(tokens, d_mlp)`."""
         return self._data.shape
@@ -51,6 +62,9 @@ class Site:
     def __repr__(self) -> str:
         axes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.shape, strict=True))
         return f"<Site {self.name} [{axes}] {self.dtype}>"
+
+    def _repr_html_(self) -> str:
+        return site_table(self).html()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Site, (self._trace, self.name)
@@ -79,11 +93,20 @@ class Site:
         if self.rows == PER_EXAMPLE:
             row: Array = self[number]
             return row
-        rows: Array = self[self._rows_of(number)]
+        rows: Array = self[self.rows_of(number)]
         if self.axes == ("token", "head", "key"):
             _, n_tokens = self._trace.examples.extent(number)
             rows = rows[:, :, :n_tokens].swapaxes(0, 1)
         return rows
+
+    def rows_of(self, number: int) -> slice:
+        """Say which rows are those of one example, where rows are tokens."""
+        first, n_tokens = self._trace.examples.extent(self._trace.examples.number(number))
+        if self.rows == ALL_TOKENS:
+            return slice(first, first + n_tokens)
+        rows = self._trace.rows_of_choice(self.rows)
+        begin, end = np.searchsorted(rows, (first, first + n_tokens))
+        return slice(int(begin), int(end))
 
     def token_rows(self) -> Array:
         """Give, for every row of the site, the row of its token in the trace, int64 `[row]`."""
@@ -92,6 +115,21 @@ class Site:
         if self.rows == PER_EXAMPLE:
             raise StoreError(f"{self.name} has one row an example, not one a token")
         return self._trace.rows_of_choice(self.rows).copy()
+
+    def numbers(self, axis: str) -> tuple[int, ...]:
+        """Give, for every place along an axis, its number in the model.
+
+        Column 1 of a site that was recorded with `neurons: [3, 17]` is neuron 17; so it is with
+        `heads`. Where nothing was chosen, or einops made new axes, places are numbers.
+
+        Args:
+            axis: one of `axes`, without the first.
+        """
+        place = self.axes.index(axis)
+        chosen = {"neuron": "neurons", "head": "heads", "kv_head": "heads"}.get(axis)
+        if chosen in self.attributes and "einops" not in self.attributes:
+            return tuple(self.attributes[chosen])
+        return tuple(range(self.shape[place]))
 
     def torch(self, key: Any = None) -> torch.Tensor:
         """Give rows as a tensor in the stored dtype: nothing is widened.
@@ -128,13 +166,60 @@ class Site:
         n_bytes = prod(self.shape) * dtype.itemsize
         return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
 
-    def _rows_of(self, number: int) -> slice:
-        first, n_tokens = self._trace.examples.extent(number)
-        if self.rows == ALL_TOKENS:
-            return slice(first, first + n_tokens)
-        rows = self._trace.rows_of_choice(self.rows)
-        begin, end = np.searchsorted(rows, (first, first + n_tokens))
-        return slice(int(begin), int(end))
+    def statistics(self, *, magnitude: float = 6.0, tokens: float = 0.06) -> SiteStatistics:
+        """Give mean, deviation, norms, zeros, outliers and non-finite counts, in one pass.
+
+        Values that are not finite are counted and left out. Of attention, a feature is a head, and
+        the keys of a token's own example count, those after it too (0, or -inf in `scores`).
+
+        Args:
+            magnitude: a value is large if it is that many times its row's root mean square.
+            tokens: a dimension is an outlier if it is large in at least this share of the rows.
+                Both defaults are from Dettmers et al. 2022 (LLM.int8(), section 4), who look at
+                normed hidden states; measuring a row by its own size carries that over to the
+                residual stream.
+
+        Raises:
+            StoreError: if the site holds whole numbers, such as token ids.
+
+        Example:
+            >>> trace.select("resid_post", layer=-1).statistics().outliers
+        """
+        return site_statistics(self, magnitude=magnitude, tokens=tokens)
+
+    def plot(
+        self,
+        *,
+        example: int | None = None,
+        head: int | None = None,
+        neuron: Neuron | None = None,
+        ax: Axes | None = None,
+    ) -> Figure:
+        """Draw it: attention as a map, values over the tokens of an example, or its statistics.
+
+        | site | `plot()` draws |
+        |---|---|
+        | attention | with `head`, its map over the tokens of `example`; without, all heads |
+        | other, `example` given | the L2 norm of each token's row, or a single `neuron`'s value |
+        | other | mean and deviation of every dimension, outliers named |
+
+        Args:
+            example: its number; 0 where one is needed and it is not said.
+            head: its number in the model.
+            neuron: its number in the model; a tuple where a row has several axes.
+            ax: matplotlib axes to draw in; a figure of its own where None.
+
+        Returns:
+            The figure. It shows itself in a notebook; `figure.savefig("map.pdf")` keeps it.
+
+        Raises:
+            StoreError: if the head or neuron was not recorded.
+            ProbekitError: if matplotlib is not installed.
+        """
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.siteplots import plot_site
+
+        return plot_site(self, example=example, head=head, neuron=neuron, ax=ax)
 
 
 def plain(value: Any) -> Any:

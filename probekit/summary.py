@@ -44,32 +44,37 @@ def summarize_trace(trace: Trace) -> dict[str, Any]:
 
 def _site(trace: Trace, name: str) -> dict[str, Any]:
     site = trace[name]
-    known = schema.DTYPES.get(site.dtype)
-    itemsize = known.storage.itemsize if known else np.dtype(site.dtype).itemsize
     return {
         "name": name,
         "shape": list(site.shape),
         "axes": list(site.axes),
         "dtype": site.dtype,
-        "bytes": prod(site.shape) * itemsize,
+        "bytes": prod(site.shape) * item_bytes(site.dtype),
         "rows": site.rows,
         "layer": site.layer,
         "portable": site.portable,
     }
 
 
+def item_bytes(dtype: str) -> int:
+    """Give the size of one stored value."""
+    known = schema.DTYPES.get(dtype)
+    return known.storage.itemsize if known else np.dtype(dtype).itemsize
+
+
 def collapse(names: Iterable[str]) -> dict[str, list[str]]:
     """Group names that differ in their layer alone: `h.{0..5}.mlp/output` -> the six names."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(_shape(name), []).append(name)
+        groups.setdefault(layerless(name), []).append(name)
     return {
         shape.replace("{}", _numbers(members)) if "{}" in shape else shape: members
         for shape, members in groups.items()
     }
 
 
-def _shape(name: str) -> str:
+def layerless(name: str) -> str:
+    """Give a name without the number of its layer: `h.{}.mlp/output`."""
     return re.sub(r"(?<=\.)\d+(?=[./])", "{}", name, count=1)
 
 

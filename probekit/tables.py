@@ -5,7 +5,7 @@ Knows how a trace counts its examples and tokens; nothing of sites.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from probekit.trace import Trace
 
 Array = np.ndarray[Any, Any]
+
+_TEXTS_READ = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +54,13 @@ class Token:
 
 
 class Examples(Sequence[Example]):
-    """The examples of a trace, read one at a time."""
+    """The examples of a trace, read one at a time; `first_token` and `n_tokens` are columns."""
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
 
     def __len__(self) -> int:
-        return len(self._n_tokens)
+        return len(self.n_tokens)
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
@@ -77,25 +79,38 @@ class Examples(Sequence[Example]):
             n_generated=int(np.count_nonzero(self._trace.tokens.step[first : first + n_tokens])),
         )
 
+    def texts(self) -> Iterator[str]:
+        """Give every text in order, many at a time read: quicker than one by one."""
+        begin = 0
+        while begin < len(self):
+            segment, local = self._segments.segment_of(begin)
+            end = min(local + _TEXTS_READ, segment.n_rows)
+            with open_file(segment.file) as file:
+                texts = list(dataset_in(file, "examples/text").asstr()[local:end])
+            yield from texts
+            begin += len(texts)
+
     def number(self, number: int) -> int:
         """Check an example's number; -1 is the last."""
-        there = len(self._n_tokens)
+        there = len(self.n_tokens)
         if not -there <= number < there:
             raise IndexError(f"example {number} is out of range: there are {there}")
         return number % there
 
     def extent(self, number: int) -> tuple[int, int]:
         """Give an example's first row among all tokens, and its number of tokens."""
-        return int(self._first_token[number]), int(self._n_tokens[number])
+        return int(self.first_token[number]), int(self.n_tokens[number])
 
     @cached_property
-    def _first_token(self) -> Array:
+    def first_token(self) -> Array:
+        """Each example's first row among all tokens, int64 `[example]`."""
         less = self._trace._first_token
         table: Array = self._trace._table("examples/first_token", less=less)[:]
         return table
 
     @cached_property
-    def _n_tokens(self) -> Array:
+    def n_tokens(self) -> Array:
+        """How many tokens each example has, int64 `[example]`."""
         table: Array = self._trace._table("examples/n_tokens")[:]
         return table
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
     from probekit.planning import Plan
     from probekit.schema import SiteSpec
+    from probekit.similarity import Comparison
     from probekit.verify import Verdict
 
 _PLAIN_EVERY_S = 5.0
@@ -154,6 +155,14 @@ def show_info(info: dict[str, Any]) -> None:
     if "generate_compared" in made:
         same, all_ = made["generate_same"], made["generate_compared"]
         out.print(f"both ways gave the same tokens for {same} of {all_} examples")
+
+
+def show_comparison(found: Comparison) -> None:
+    """Print what two traces have in common."""
+    out = console()
+    out.print(repr(found), soft_wrap=True)
+    for matrix in found.matrices:
+        out.print(f"\n{matrix!r}", soft_wrap=True)
 
 
 def show_modules(rows: list[dict[str, Any]]) -> None:

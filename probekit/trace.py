@@ -20,11 +20,15 @@ from probekit import schema
 from probekit.errors import StoreError
 from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
+from probekit.headscores import HeadScores, head_scores
 from probekit.mapped import MappedRows, dataset_in, file_maps, open_file
+from probekit.neurons import Neuron, TopExamples, top_examples
+from probekit.overview import trace_table
 from probekit.predictions import NextTokens, next_tokens
 from probekit.schema import INDEX_FILE, Execution
 from probekit.site import Site, plain
 from probekit.tables import Examples, Tokens
+from probekit.tracestats import TraceStatistics, trace_statistics
 
 if TYPE_CHECKING:
     from probekit.report import Report
@@ -93,6 +97,9 @@ class Trace:
             f"<Trace {self.path}: {self.provenance.get('model_name')}, {len(self.examples)} "
             f"examples, {len(self.tokens)} tokens, {len(self.site_names)} sites>"
         )
+
+    def _repr_html_(self) -> str:
+        return trace_table(self).html()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Trace, (self._file,)
@@ -233,6 +240,80 @@ class Trace:
         from probekit.report import write_report  # it reads traces, and is loaded only when used
 
         return write_report(self, path, examples=examples, neurons=neurons, max_bytes=max_bytes)
+
+    def top_examples(
+        self,
+        site: str | Site,
+        neuron: Neuron,
+        k: int = 10,
+        *,
+        smallest: bool = False,
+        one_per_example: bool = False,
+        around: int = 8,
+    ) -> TopExamples:
+        """Find the tokens, in context, on which a neuron fires most.
+
+        Args:
+            site: a site or its name, "transformer.h.3.mlp.act".
+            neuron: its number in the model; a tuple where a row has several axes, (head, d_head).
+            k: how many, at most. Of equal values the earlier comes first; NaN never comes.
+            smallest: where it is most negative instead.
+            one_per_example: only the strongest token of each example.
+            around: tokens of context on either side.
+
+        Raises:
+            StoreError: if the site or the neuron was not recorded; the message says what was.
+
+        Example:
+            >>> trace.top_examples("transformer.h.1.mlp.act", 17, k=5)
+        """
+        found = self[site] if isinstance(site, str) else site
+        return top_examples(
+            found,
+            neuron,
+            k,
+            smallest=smallest,
+            one_per_example=one_per_example,
+            around=around,
+        )
+
+    def head_scores(self, sites: str | None = None) -> HeadScores:
+        """Score every recorded attention head as induction, previous-token and duplicate head.
+
+        Each score is a mean, over the tokens that can show it, of the attention (0 to 1) on
+
+        - previous token: the token just before;
+        - duplicate token: earlier occurrences of the same token (Wang et al. 2022,
+          "Interpretability in the Wild", name these heads);
+        - induction: the tokens that came after earlier occurrences of the same token, itself left
+          out. This is the prefix-matching score of Olsson et al. 2022, "In-context Learning and
+          Induction Heads", but for one thing: they average over the matching keys, and here
+          attention is summed over them, so that a head that looks at one of several is not less of
+          one.
+
+        Heads are told apart best on random tokens that repeat, as there; on plain text compare with
+        `uniform`, what a head would score that looks at every token so far alike. Padding is never
+        in it; a text of one token, and one in which nothing occurs twice, shows nothing.
+
+        Args:
+            sites: a glob of sites, "transformer.h.{0..3}.attn/pattern"; all patterns where None.
+
+        Raises:
+            StoreError: if no patterns were recorded there.
+        """
+        return head_scores(self, sites)
+
+    def statistics(
+        self, sites: str | None = None, *, magnitude: float = 6.0, tokens: float = 0.06
+    ) -> TraceStatistics:
+        """Give the statistics of every site of floats, one pass each; see `Site.statistics`.
+
+        Args:
+            sites: a glob of sites, "transformer.h.*.mlp.act"; all of them where None.
+            magnitude: of an outlier, in root mean squares of its row.
+            tokens: the share of rows in which an outlier must be so large.
+        """
+        return trace_statistics(self, sites, magnitude=magnitude, tokens=tokens)
 
     def rows_of_choice(self, choice: str) -> Array:
         """Give, for every row of a choice of positions, its token row: int64 `[row]`, read-only."""

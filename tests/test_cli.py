@@ -273,6 +273,34 @@ def test_sizes_are_written_as_in_a_config(probekit_, config, tmp_path):
 # --- schema
 
 
+def test_compare_shows_what_two_traces_have_in_common(probekit_, config, tmp_path):
+    for name in "ab":
+        probekit_("run", config, "--quiet", "--set", f"store.path={tmp_path / name}")
+    done = probekit_("compare", tmp_path / "a", tmp_path / "b", "--matrix")
+    assert done.code == 0
+    assert done.out.startswith("A: ")
+    assert len([line for line in done.out.splitlines() if line.startswith("mlp_post")]) == 3
+    assert "linear CKA at mlp_post: layers of " in done.out
+    asked = ("--sites", "transformer.h.1.mlp.act", "--json")
+    plain = json.loads(probekit_("compare", tmp_path / "a", tmp_path / "b", *asked).out)
+    assert list(plain) == [
+        *("a", "b", "a_model", "b_model", "n_examples", "n_tokens", "by_token"),
+        *("pairs", "matrices", "notes"),
+    ]
+    (pair,) = plain["pairs"]
+    assert (pair["place"], pair["layer"], pair["relative_difference"]) == ("mlp_post", 1, 0)
+    assert plain["matrices"] == []
+
+
+def test_compare_refuses_other_texts(probekit_, config, tmp_path):
+    probekit_("run", config, "--quiet", "--set", f"store.path={tmp_path / 'a'}")
+    few = ("--set", "inputs.limit=2")
+    probekit_("run", config, "--quiet", "--set", f"store.path={tmp_path / 'b'}", *few)
+    done = probekit_("compare", tmp_path / "a", tmp_path / "b")
+    assert (done.code, done.out) == (2, "")
+    assert "has 6 examples and" in done.err
+
+
 def test_schema_is_the_one_beside_the_configs(probekit_):
     ended = probekit_("schema")
     assert (ended.code, ended.err) == (0, "")
@@ -377,7 +405,8 @@ def test_wrong_usage_says_how_it_is_used(probekit_):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["plan"], ["modules"], ["info"], ["report"], ["schema"]]
+    "command",
+    [[], ["run"], ["plan"], ["modules"], ["info"], ["report"], ["compare"], ["schema"]],
 )
 def test_help_is_at_hand(probekit_, command):
     ended = probekit_(*command, "--help")

@@ -21,9 +21,13 @@ PACKAGE = Path(probekit.__file__).parent
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
     *("globs", "families", "schema", "disk", "records", "compression", "flushing", "writer"),
-    *("lock", "gather", "mapped"),
-    *("folder", "verify", "predictions", "site", "tables", "trace", "room"),
-    *("index", "spool", "inputs", "shards", "summary", "terminal", "stopping"),
+    *("lock", "gather", "mapped", "folder", "verify"),
+    *("extras", "shown", "summary", "overview"),
+    *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
+    *("site", "tables", "trace"),
+    *("alignment", "pairing", "cka", "similarity", "lensresult"),
+    *("pictures", "siteplots", "resultplots"),
+    *("room", "index", "spool", "inputs", "shards", "terminal", "stopping"),
     *("report.visible", "report.blocks", "report.codes", "report.roles", "report.example"),
     *("report.neurons", "report.execution", "report.attention", "report.page", "report.writing"),
     "report",
@@ -32,6 +36,7 @@ HEAVY = (  # may import torch
     *("models", "indexing", "attention", "skeleton", "sources", "recipe", "resolve", "planning"),
     *("hooks", "order", "packing", "tally", "transfer", "receiver", "walk", "generation"),
     *("provenance", "capture", "recording"),
+    *("readout", "agreement", "logitlens"),
 )
 ORDER = (*LIGHT, *HEAVY, "cli")
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
@@ -186,6 +191,7 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "trace.select('resid_post', layer=-1)[:], trace.examples[0].tokens\n"
         "trace.execution_order, trace.provenance, trace.match('**')\n"
         "trace.tokens[3], trace.context(4)\n"
+        "trace.statistics(), trace.top_examples('transformer.h.0.mlp.act', 3)\n"
         "from probekit import Site, Trace, StoreError\n"
         "from probekit.summary import summarize_trace; summarize_trace(trace)\n"
         "trace.report(sys.argv[1] + '.html')\n"
@@ -219,7 +225,7 @@ def test_the_public_names_are_these():
     assert sorted(probekit.__all__) == [
         *("CaptureError", "ConfigError", "PlanError", "ProbekitError"),
         *("ProbekitWarning", "Site", "StoreError"),
-        *("Trace", "open", "plan", "record", "run"),
+        *("Trace", "compare", "lens", "open", "plan", "record", "run"),
     ]
     assert dir(probekit) == probekit.__all__
 
@@ -235,10 +241,11 @@ def test_every_public_name_is_what_its_home_says_and_is_documented(name):
 
 
 def test_options_of_public_functions_are_keywords_only():
-    for name in ("run", "plan", "record", "open"):
+    more = {"record": ["patterns"], "compare": ["b"]}
+    for name in ("run", "plan", "record", "open", "compare", "lens"):
         first, *others = inspect.signature(getattr(probekit, name)).parameters.values()
         positional = [p.name for p in others if p.kind is not p.KEYWORD_ONLY]
-        assert positional == (["patterns"] if name == "record" else [])
+        assert positional == more.get(name, [])
         assert first.kind is first.POSITIONAL_OR_KEYWORD
 
 

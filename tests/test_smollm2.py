@@ -29,7 +29,7 @@ def loaded(tmp_path_factory):
             "batch_tokens": 1,  # one text a batch, so that padding does not add to the rounding
         },
         "probes": [
-            {"sites": ["pattern", "z", "attn_out"], "layers": LAYERS},
+            {"sites": ["pattern", "z", "attn_out", "resid_post"], "layers": LAYERS},
             {"sites": "logits", "record": "top_k", "positions": "last"},
         ],
         "store": {"path": str(tmp_path_factory.mktemp("smollm2") / "run")},
@@ -69,3 +69,20 @@ def test_z_through_the_output_projection_is_what_attention_adds(loaded):
             through = projection(torch.from_numpy(np.array(z[:])).flatten(1)).numpy()
         added = trace.select("attn_out", layer=layer)[:]
         np.testing.assert_allclose(through, added, rtol=1e-3, atol=1e-4)
+
+
+def test_the_lens_at_the_last_layer_says_what_the_model_said(loaded):
+    trace, model = loaded
+    given = probekit.lens(trace, model=model)
+    assert given.layers == (0, 13, 29)
+    assert given.agreement[0].largest_difference < 1e-4
+    assert given.example(0).said[-1][-1] == " Paris"
+    assert given.example(0).said[0][-1] != " Paris"
+
+
+@pytest.mark.slow
+def test_the_lens_reads_its_weights_from_the_gguf_file(loaded):
+    trace, model = loaded
+    found, given = probekit.lens(trace), probekit.lens(trace, model=model)
+    np.testing.assert_array_equal(found.top_ids, given.top_ids)
+    assert found.agreement[0].largest_difference < 1e-4

@@ -247,15 +247,21 @@ def write_trace(
     attributes: Mapping[str, Any] = ATTRIBUTES,
     executions: Sequence[Execution | None] | None = None,
     texts: Sequence[str] | None = None,
+    token_ids: Sequence[int] | None = None,
+    values: Mapping[str, Array] | None = None,
     **options: Any,
 ) -> Made:
-    """Write shards and their index."""
+    """Write shards and their index.
+
+    `values` are stored bits of sites by name, over all shards; the bits of others are drawn.
+    """
     sites = tuple([site()] if sites is None else sites)
     draw = np.random.default_rng(seed)
     all_lengths = [n for of_shard in lengths for n in of_shard]
     ids = [f"id-{n}" for n in range(len(all_lengths))]
     texts = list(texts or (f"text {n}: é" for n in range(len(all_lengths))))
-    token_ids = [int(t) for t in draw.integers(0, len(VOCABULARY), sum(all_lengths))]
+    token_ids = list(token_ids or map(int, draw.integers(0, len(VOCABULARY), sum(all_lengths))))
+    given, taken = values or {}, {s.name: 0 for s in sites}
     shards: list[Shard] = []
     example = token = 0
     for number, of_shard in enumerate(lengths):
@@ -269,7 +275,11 @@ def write_trace(
             texts=texts[example : ends[0]],
             first_token=token,
         )
-        bits = {s.name: random_rows(spec.n_rows[s.rows], s, draw) for s in sites}
+        bits = {}
+        for s in sites:
+            begin, taken[s.name] = taken[s.name], taken[s.name] + spec.n_rows[s.rows]
+            drawn = random_rows(spec.n_rows[s.rows], s, draw)
+            bits[s.name] = given[s.name][begin : taken[s.name]] if s.name in given else drawn
         shards.append(Shard(folder=folder, spec=spec, sites=sites, tables=tables, bits=bits))
         shards[-1].write(executions[number] if executions else None, **options)
         example, token = ends
