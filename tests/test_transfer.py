@@ -253,3 +253,31 @@ def test_rows_leave_a_gpu_whole_while_it_goes_on():
     for number, rows in enumerate(sent):
         found = [sink.of(number % 5, 2 * number + part) for part in (0, 1)]
         assert np.array_equal(np.concatenate(found), rows.numpy())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nothing_between_a_hook_and_the_ring_waits_for_the_gpu():
+    from probekit.packing import make_batch, pack
+    from probekit.recipe import Recipe
+    from probekit.tally import Tally
+
+    device, sink = torch.device("cuda"), Kept()
+    n_tokens = np.array([3, 5])
+    ids = np.arange(8, dtype=np.int32)
+    batch = make_batch(
+        np.array([0, 1]), n_tokens, ids, choices=("all",), accepted=frozenset(), device=device
+    )
+    rows, recipe, tally = batch.rows["all"], Recipe(neurons=(1, 3)), Tally(1, device)
+    output = torch.randn(2, 5, 8, device=device)
+    with Transfer(device, buffer_bytes=1 << 20, row_bytes=64) as transfer:
+        for _ in range(2):  # the first time index tensors are made, which waits
+            kept = pack(output, ("batch", "position", 8), batch, rows)
+            (computed,) = recipe.apply(kept, rows.next_ids, rows.counts)
+            stored = computed.to(torch.bfloat16)
+            tally.see(0, computed, stored)
+            transfer.send(sink, label(0, [3, 5]), stored)
+            torch.cuda.set_sync_debug_mode("error")
+        torch.cuda.set_sync_debug_mode("default")
+        transfer.drain()
+    assert sink.of(0, 1).shape == (10, 2)
