@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check bench format schema clean
+.PHONY: demo test test-slow check bench bench-peers format schema clean
 
 # What a user gets: the package and its constraints. "compat" puts this folder on the import path:
 # with setuptools' finder, a script beside a clone named probekit would import the folder instead.
@@ -41,6 +41,17 @@ test-slow: $(STAMP)-dev
 # BENCH=--quick for two minutes instead of ten.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py $(BENCH)
+	$(BIN)/python benchmarks/read.py $(BENCH)
+	$(BIN)/python benchmarks/order.py $(BENCH)
+
+# The other tools come with some thirty packages of their own; all of them go with our versions.
+$(STAMP)-bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --config-settings editable_mode=compat --editable ".[bench]"
+	touch $@
+
+bench-peers: $(STAMP)-bench
+	$(BIN)/python benchmarks/peers.py $(BENCH)
 
 format: $(STAMP)-dev
 	$(BIN)/ruff format .
