@@ -48,9 +48,15 @@ test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
 
 # BENCH=--quick for two minutes instead of half an hour. gpu.py says so where there is no GPU.
-BENCHMARKS := overhead ragged write memory gpu
-bench: $(STAMP)
+BENCHMARKS := overhead ragged write read memory order peers gpu
+bench: $(STAMP)-bench
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
+
+# The other tools come with some thirty packages of their own; all of them go with our versions.
+$(STAMP)-bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --config-settings editable_mode=compat --editable ".[bench]"
+	touch $@
 
 # How large a report of 32 layers x 32 heads x 512 tokens is, and how soon a browser shows it.
 bench-report: $(STAMP) $(BROWSER)

@@ -1,0 +1,179 @@
+"""The same job in other tools: all six `mlp.act` of ragged texts, float32, from the model to disk.
+
+distilgpt2's shape with random weights, the same in each tool; texts of 8 to 256 random tokens. Each
+tool has a process of its own (some wrap every torch function for good) and a job written as its own
+documentation shows it, see `peer_jobs.py`. First every tool runs once and its rows are checked
+equal to those of plain hooks; then they are timed in turn, round by round; loading the model and
+planning are left out.
+
+"documented" is what a user has who follows that tool's documentation: batches of 16 texts in the
+order given, padded. "tuned" gives the tool probekit's own batches (texts of like length, 8 192
+padded tokens at most) and ends the forward pass early where the tool can. probekit's files are
+checksummed and forced onto the disk (fsync), torchlens's too; those of the others are not.
+
+The tools install with `make bench-peers`, or `pip install -c constraints.txt -e '.[bench]'`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pairs import Comparison, options, report
+
+from probekit import models, shards
+from probekit.config import load_config
+from probekit.planning import make_plan
+
+OURS, REFERENCE = "probekit", "by hand"
+PEERS = ("by hand", "TransformerLens", "nnsight", "torchlens")
+HOW_TO_INSTALL = "make bench-peers, or pip install -c constraints.txt -e '.[bench]'"
+
+
+class Worker:
+    """A tool in its own process."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self._folder = folder
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("peer_jobs.py")), name, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(folder / f"{name}.log").open("w"),
+            text=True,
+            env=offline,
+        )
+        self.missing: str | None = self._answer().get("missing")
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            log = (self._folder / f"{self.name}.log").read_text()
+            raise SystemExit(f"{self.name} failed:\n{log[-3000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _ask(self, **command: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        print(json.dumps(command), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def run(self, how: str) -> float:
+        """Do the job into an empty folder; give the seconds it took."""
+        out = self._out(how)
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        return float(self._ask(do="run", how=how, to=str(out))["seconds"])
+
+    def rows(self, how: str) -> np.ndarray[Any, Any]:
+        """Give what the last run left: float32 [layer, token, d_mlp]."""
+        file = self._folder / "rows.npy"
+        self._ask(do="rows", how=how, of=str(self._out(how)), to=str(file))
+        return np.load(file)
+
+    def _out(self, how: str) -> Path:
+        return self._folder / f"{self.name} {how}"
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def prepare(folder: Path, n_texts: int) -> None:
+    """Write the model, the texts and probekit's batches for the workers."""
+    config = {
+        "model": {"name": "distilgpt2", "weights": "random", "device": "cpu"},
+        "inputs": {"random": {"examples": n_texts, "min_tokens": 8, "max_tokens": 256}},
+        "probes": [{"modules": "transformer.h.*.mlp.act"}],
+        "store": {"path": str(folder / "unused")},
+    }
+    plan = make_plan(load_config(config))
+    assert plan.examples is not None
+    model = models.load_model(plan.config, plan.skeleton.hf_config, torch.device("cpu"))
+    model.save_pretrained(folder / "model")
+    n_tokens = plan.examples.n_tokens
+    np.savez(folder / "texts.npz", ids=plan.examples.token_ids(0, n_texts), n_tokens=n_tokens)
+    batches = shards.batches(n_tokens, plan.config.inputs.batch_tokens, plan.length_border)
+    (folder / "tuned.json").write_text(json.dumps([batch.tolist() for batch in batches]))
+    config["model"] = {"name": str(folder / "model"), "device": "cpu"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def check(workers: list[Worker], ways: list[tuple[Worker, str]]) -> None:
+    """Run each once, which also warms it up, and compare its rows with those of plain hooks."""
+    reference = next(worker for worker in workers if worker.name == REFERENCE)
+    reference.run("documented")
+    wanted = reference.rows("documented")
+    for worker, how in ways:
+        worker.run(how)
+        np.testing.assert_allclose(
+            worker.rows(how), wanted, rtol=1e-4, atol=1e-5, err_msg=f"{worker.name}, {how}"
+        )
+
+
+def time_them(ways: list[tuple[Worker, str]], n_rounds: int) -> list[Comparison]:
+    """Time all ways in turn, beginning with another one in each round."""
+    times: list[list[float]] = [[] for _ in ways]
+    for number in range(n_rounds):
+        for place in range(len(ways)):
+            at = (number + place) % len(ways)
+            worker, how = ways[at]
+            times[at].append(worker.run(how))
+    ours = times[0]
+    results = []
+    for (worker, how), theirs in list(zip(ways, times, strict=True))[1:]:
+        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        results.append(
+            Comparison(
+                measure=f"{worker.name}, {how}",
+                ratio=statistics.median(ratios),
+                low=min(ratios),
+                high=max(ratios),
+                ours_s=statistics.median(ours),
+                theirs_s=statistics.median(theirs),
+                n_pairs=n_rounds,
+                target="<= 0.50" if how == "documented" else "",
+            )
+        )
+    return results
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked."""
+    given = options(__doc__)
+    n_texts, n_rounds = (16, 3) if given.quick else (64, 7)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        folder = Path(scratch)
+        prepare(folder, n_texts)
+        workers = []
+        for name in (OURS, *PEERS):
+            worker = Worker(name, folder)
+            stack.callback(worker.close)
+            if worker.missing is None:
+                workers.append(worker)
+            else:
+                print(f"{name}: left out, {worker.missing} is not installed: {HOW_TO_INSTALL}")
+        ways = [(workers[0], "documented")]
+        ways += [(w, how) for w in workers[1:] for how in ("documented", "tuned")]
+        check(workers, ways)
+        results = time_them(ways, n_rounds)
+    report(results, given.json)
+
+
+if __name__ == "__main__":
+    main()
