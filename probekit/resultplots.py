@@ -174,5 +174,5 @@ def plot_lens_example(found: LensExample, *, ax: Axes | None = None) -> Figure:
 
 def _map_size(columns: int, rows: int) -> tuple[float, float]:
     cell = 0.34 if max(columns, rows) <= _WRITTEN else 0.15
-    width, height = (float(np.clip(cell * n, 1.6, 5.5)) for n in (columns, rows))
+    width, height = (float(np.clip(cell * n, 2.0, 5.5)) for n in (columns, rows))
     return width + 1.7, height + 0.9
