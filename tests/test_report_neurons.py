@@ -5,6 +5,7 @@ import pytest
 import report_traces
 from tiny_traces import VOCABULARY, site
 
+from probekit import blocks
 from probekit.report import neurons
 
 LENGTHS = (7, 3, 12, 1)
@@ -13,8 +14,8 @@ POSITIONS = np.concatenate([np.arange(n) for n in LENGTHS])
 EXAMPLES = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
 
 
-def written(tmp_path, values, **given):
-    spec = site("h.0.mlp", row_shape=values.shape[1:], axes=("token", "d_mlp"), **given)
+def written(tmp_path, values, axis="d_mlp", **given):
+    spec = site("h.0.mlp", row_shape=values.shape[1:], axes=("token", axis), **given)
     trace = report_traces.write(tmp_path / "t", [(spec, values)], LENGTHS)
     return trace, trace["h.0.mlp"]
 
@@ -22,7 +23,7 @@ def written(tmp_path, values, **given):
 @pytest.fixture(params=["at once", "in pieces"])
 def pieces(request, monkeypatch):
     if request.param == "in pieces":
-        monkeypatch.setattr(neurons, "_PIECE_BYTES", 5 * 40 * 4)  # five rows
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", 5 * 40 * 8)  # five rows
 
 
 @pytest.fixture
@@ -89,8 +90,10 @@ def test_one_token_texts_have_neurons_too(tmp_path):
 def test_chosen_neurons_keep_their_numbers_and_nan_is_no_activation(tmp_path, values):
     values[4, 1] = np.nan
     values[5, 1] = np.inf
-    trace, acts = written(tmp_path, values[:, :3], details={"neurons": [11, 300, 5]})
+    trace, acts = written(tmp_path, values[:, :3], "neuron", details={"neurons": [11, 300, 5]})
     found = {n["number"]: n["top"] for n in neurons.describe(trace, acts, 9)["neurons"]}
     assert sorted(found) == [5, 11, 300]
     assert all(np.isfinite(t["value"]) for t in found[300])
-    assert len(found[300]) == neurons.N_TOP - 1  # the infinite one is left out
+    finite = values[np.isfinite(values[:, 1]), 1]
+    wanted = finite[np.argsort(-np.abs(finite), kind="stable")[: neurons.N_TOP]]
+    np.testing.assert_allclose([t["value"] for t in found[300]], wanted, rtol=1e-5)

@@ -76,9 +76,8 @@ def _pack(head: Array, *, kept: Array, scale: codes.Scale) -> bytes:
 
 
 def _about(site: Site, whole: bool, queries: Array) -> dict[str, Any]:
-    chosen = site.attributes.get("heads")
     return {
         "site": visible_token(site.name),
-        "heads": list(range(site.shape[1])) if chosen is None else [int(h) for h in chosen],
+        "heads": [int(head) for head in site.numbers("head")],
         "queries": None if whole else queries.tolist(),
     }

@@ -1,17 +1,17 @@
 """The liveliest neurons of a site, and the tokens on which each fires most.
 
-Two passes over the rows, both in pieces: memory does not grow with the number of tokens.
+Knows how they are chosen and shown; ranking rows is the business of probekit.neurons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
-from math import prod
 from typing import Any
 
 import numpy as np
 
+from probekit.blocks import blocks, tokens_of
+from probekit.neurons import top_rows
 from probekit.report.example import rounded
 from probekit.report.visible import visible_token
 from probekit.schema import ALL_TOKENS
@@ -28,48 +28,38 @@ RULE = (
     "text’s first; of each, the tokens with the largest absolute activations are shown, first "
     "ones too."
 )
-_PIECE_BYTES = 32 << 20
 
 
-def liveliest(site: Site, counted: Array, n_neurons: int) -> Array:
-    """Give the columns with the largest absolute activation, liveliest first.
+def liveliest(trace: Trace, site: Site, n_neurons: int) -> Array:
+    """Give the columns with the largest absolute activation after first tokens, liveliest first.
 
-    Args:
-        site: `[row, neuron]`.
-        counted: which rows count, bool `[row]`.
-        n_neurons: how many, at most.
+    Where a site has first tokens only, they count.
     """
-    peaks = np.zeros(site.shape[1])
-    for begin, rows in _pieces(site):
-        here = rows[counted[begin : begin + len(rows)]]
-        if len(here):
-            peaks = np.fmax(peaks, np.fmax.reduce(np.abs(here), axis=0))
+    first, later = np.zeros(site.shape[1]), np.zeros(site.shape[1])
+    for rows, values in blocks(site):
+        is_later = np.asarray(trace.tokens.position[tokens_of(site, rows)]) > 0
+        first = np.fmax(first, np.fmax.reduce(np.abs(values[~is_later]), axis=0, initial=0))
+        later = np.fmax(later, np.fmax.reduce(np.abs(values[is_later]), axis=0, initial=0))
+    peaks = later if later.any() else first
     return np.argsort(-peaks, kind="stable")[:n_neurons]
 
 
-def top_rows(site: Site, columns: Array, n_top: int) -> tuple[Array, Array]:
-    """Give the rows on which columns fire most.
+def strongest(site: Site, columns: Array, n_top: int) -> list[list[tuple[int, float]]]:
+    """Give, for each column, the rows with the largest absolute values, finite ones only.
 
     Returns:
-        Rows of the site and activations, each `[column, top]`, by falling absolute activation;
-        the earlier row first among equals.
+        `[column][top]` of row and value; the earlier row first among equals.
     """
-    best = np.empty((0, len(columns)))
-    where = np.empty((0, len(columns)), dtype=np.int64)
-    for begin, rows in _pieces(site):
-        numbers = np.arange(begin, begin + len(rows))[:, None]
-        best = np.concatenate([best, rows[:, columns]])
-        where = np.concatenate([where, np.broadcast_to(numbers, (len(rows), len(columns)))])
-        order = np.argsort(-np.abs(best), axis=0, kind="stable")[:n_top]  # NaN goes last
-        best = np.take_along_axis(best, order, 0)
-        where = np.take_along_axis(where, order, 0)
-    return where.T, best.T
-
-
-def _pieces(site: Site) -> Iterator[tuple[int, Array]]:
-    n_rows = max(1, _PIECE_BYTES // (4 * prod(site.shape[1:])))
-    for begin in range(0, len(site), n_rows):
-        yield begin, site[begin : begin + n_rows]
+    chosen = [int(column) for column in columns]
+    found = []
+    largest, smallest = top_rows(site, chosen, n_top), top_rows(site, chosen, n_top, smallest=True)
+    for (high_rows, high), (low_rows, low) in zip(largest, smallest, strict=True):
+        values = {
+            int(r): float(v) for r, v in zip((*high_rows, *low_rows), (*high, *low), strict=True)
+        }
+        finite = [(row, value) for row, value in values.items() if np.isfinite(value)]
+        found.append(sorted(finite, key=lambda one: (-abs(one[1]), one[0]))[:n_top])
+    return found
 
 
 def describe(trace: Trace, site: Site, n_neurons: int) -> dict[str, Any]:
@@ -79,21 +69,18 @@ def describe(trace: Trace, site: Site, n_neurons: int) -> dict[str, Any]:
         `neurons`, liveliest first, each with its `number` in the layer and its `top` tokens:
         example, position, value, and the context as [text, activation] pairs.
     """
-    chosen = site.attributes.get("neurons")  # columns of a probe that named its neurons
-    token_rows = site.token_rows()
-    later = np.asarray(trace.tokens.position[:])[token_rows] > 0
-    columns = liveliest(site, later if later.any() else ~later, n_neurons)
-    where, best = top_rows(site, columns, N_TOP)
+    columns = liveliest(trace, site, n_neurons)
+    numbers = site.numbers(site.axes[1])
 
     @lru_cache(maxsize=256)
-    def tokens_of(example: int) -> tuple[int, tuple[str, ...]]:
+    def words_of(example: int) -> tuple[int, tuple[str, ...]]:
         found = trace.examples[example]
         return found.first_token, tuple(map(visible_token, found.tokens))
 
     def firing(column: int, row: int, value: float) -> dict[str, Any]:
-        token = int(token_rows[row])
+        token = int(tokens_of(site, slice(row, row + 1))[0])
         number = int(trace.tokens.example[token])
-        first, tokens = tokens_of(number)
+        first, tokens = words_of(number)
         position = token - first
         begin, end = max(0, position - BEFORE), min(len(tokens), position + AFTER + 1)
         context = [[text, None] for text in tokens[begin:end]]
@@ -113,13 +100,9 @@ def describe(trace: Trace, site: Site, n_neurons: int) -> dict[str, Any]:
         "name": site.name,
         "neurons": [
             {
-                "number": int(column if chosen is None else chosen[column]),
-                "top": [
-                    firing(int(column), int(row), float(value))
-                    for row, value in zip(where[place], best[place], strict=True)
-                    if np.isfinite(value)
-                ],
+                "number": numbers[column],
+                "top": [firing(int(column), row, value) for row, value in top],
             }
-            for place, column in enumerate(columns)
+            for column, top in zip(columns, strongest(site, columns, N_TOP), strict=True)
         ],
     }

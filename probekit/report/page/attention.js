@@ -120,7 +120,7 @@ function drawAttention() {
             share: value,
             number: sayWeight(value),
           })),
-        "nothing that was recorded",
+        `nothing above ${Math.ceil(state.attention.error * 1e5) / 1e5}`,
       );
     }
   }

@@ -101,7 +101,7 @@ function drawGeneration() {
           share: value,
           number: sayWeight(value),
         })),
-      "not recorded: add - sites: pattern",
+      has ? "not recorded for this token" : "not recorded: add - sites: pattern",
     );
     for (const [place, row] of [...byId("steps").tBodies[0].rows].entries()) {
       row.classList.toggle("now", place + 1 === Number(slider.value));
