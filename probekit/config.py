@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,7 +28,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from probekit.errors import ConfigError, Fault
+from probekit.errors import SHOWN, ConfigError, Fault
 from probekit.fields import (
     PORTABLE_NAMES,
     POSITIONS_TEXT,
@@ -54,11 +55,22 @@ from probekit.fields import (
     parse_slice,
     rule_error,
 )
-from probekit.places import KEY_PATH, KeyPath, Mistake, Places, assign, parse_path, path_text
+from probekit.places import (
+    KEY_PATH,
+    MAX_DEPTH,
+    KeyPath,
+    Mistake,
+    Places,
+    assign,
+    parse_path,
+    path_text,
+)
 from probekit.plainwords import mistakes_of
 from probekit.wording import shorten, show, show_typed
-from probekit.yamltext import MAX_DEPTH, Dumper, read_file, read_value
+from probekit.yamltext import Dumper, read_file, read_value
 
+_MOST_EXAMPLES, _MOST_RANDOM = 100_000, 50_000_000  # random examples, and tokens of them
+_MOST_PATTERNS = 2000  # of all probes; a glob stands for any number of modules
 _DERIVED = ("top_k", "token_logprob", "entropy")  # kinds that are taken of what a site gives
 
 __all__ = [
@@ -113,7 +125,8 @@ class _Part(BaseModel):
         try:
             part = validate(given)
         except ValidationError as error:
-            wrong = [*map(_once_more, error.errors(include_url=False)), *wrong]
+            told = islice(error.errors(include_url=False), 2 * SHOWN)  # a list can be all wrong
+            wrong = [*map(_once_more, told), *wrong]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return part
@@ -150,6 +163,11 @@ class ModelConfig(_Part):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="The attention kernel that the model runs with."
     )
+    trust_remote_code: bool = Field(
+        False,
+        description="true: run the code that the model's own folder or repository carries, with "
+        "your rights on this machine. Only where you have read that code.",
+    )
     overrides: Overrides = Field(
         {}, description="Fields of the model's own config to change, e.g. {num_hidden_layers: 2}."
     )
@@ -167,7 +185,9 @@ class DatasetInputs(_Part):
 class RandomInputs(_Part):
     """Seeded random tokens: for benchmarks, and for models without a tokenizer."""
 
-    examples: Count = Field(description="How many examples.")
+    examples: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = Field(
+        description="How many examples."
+    )
     min_tokens: Count = Field(8, description="Least tokens of an example.")
     max_tokens: Count = Field(description="Most tokens of an example.")
     seed: Seed = Field(0, description="Seed of the tokens and the lengths.")
@@ -177,6 +197,14 @@ class RandomInputs(_Part):
         low, high = given.get("min_tokens", 8), given.get("max_tokens")
         if isinstance(low, int) and isinstance(high, int) and high < low:
             yield "max_tokens", f"given {show(high)}, expected at least min_tokens ({show(low)})"
+        n_examples = given.get("examples")
+        if isinstance(high, int) and isinstance(n_examples, int):
+            if 0 < n_examples <= _MOST_EXAMPLES and n_examples * high > _MOST_RANDOM:
+                yield (
+                    "max_tokens",
+                    f"{n_examples} examples of up to {show(high)} tokens are more than "
+                    f"{_MOST_RANDOM} tokens; give fewer or shorter ones",
+                )
 
 
 _SOURCES = ("texts", "file", "dataset", "random")
@@ -291,6 +319,12 @@ class ProbeRule(_Part):
                 )
 
 
+def _count_patterns(probes: object) -> int:
+    rules = [rule for rule in one_or_many(probes) if isinstance(rule, Mapping)]
+    asked = [rule[key] for rule in rules for key in ("modules", "sites") if key in rule]
+    return max(len(rules), sum(len(one_or_many(value)) for value in asked))
+
+
 class GenerateConfig(_Part):
     """Let the model go on from each text, and record that too."""
 
@@ -372,6 +406,12 @@ class ProbeConfig(_Part):
             and given.get("execution_order") not in (True, "as_run")
         ):
             yield "probes", "nothing to record; give at least one probe, or execution_order: true"
+        if (n_patterns := _count_patterns(probes)) > _MOST_PATTERNS:
+            yield (
+                "probes",
+                f"{n_patterns} patterns and sites in all, expected at most {_MOST_PATTERNS}; "
+                "use globs such as transformer.h.*.mlp.{act,c_proj}",
+            )
 
     def where(self, path: str) -> str:
         """Name the place of a key, for a message of a later stage.

@@ -351,7 +351,8 @@ def _model_type(config: object) -> str:
 
 def _n_layers(config: object) -> int:
     n_layers = sizes(config).n_layers
-    assert n_layers is not None, "every family of the table says its number of layers"
+    if n_layers is None:
+        raise PlanError("model.name: its config does not say how many layers it has")
     return n_layers
 
 

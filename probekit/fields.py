@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
@@ -126,9 +127,8 @@ def one_or_many(value: object) -> tuple[Any, ...]:
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        twice = next(value for i, value in enumerate(values) if value in values[:i])
-        raise ValueError(f"expected each value once, but {show(twice)} stands there twice")
+    if twice := [value for value, n in Counter(values).items() if n > 1]:
+        raise ValueError(f"expected each value once, but {show(twice[0])} stands there twice")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Module-path patterns: which paths match, and which lie nearest to a pattern that matches none.
+"""Module-path patterns: which paths match.
 
 A path is segments between dots. ``*`` is one segment or a part of one, ``**`` as a whole segment
 is any number of segments, zero included, ``{a,b}``, ``{0..5}`` and ``{0..2,5}`` are choices, which
@@ -14,19 +14,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from itertools import product
 
 from probekit.errors import PlanError
 
-__all__ = ["Glob", "compile_glob", "match_paths", "nearest"]
-
-MAX_CHOICES = 10_000  # of one group; a range of layers or experts stays far below
+MAX_CHOICES = 4096  # of one group; a range of layers or experts stays below
+MAX_EDGES = 10_000  # segments and choices of a whole pattern; and of all patterns of a config
+MAX_WRITTEN = 1_000_000  # characters of all choices of a group written out
 MAX_NESTING = 8  # of braces
-MAX_LENGTH = 10_000  # characters of a pattern; times MAX_CHOICES it bounds the memory
+MAX_LENGTH = 10_000  # characters of a pattern
 
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
-_NUMBER_GROUP = re.compile(r"(?:(?<=\.)|^)(?:[0-9]+|\{[0-9.,]+\})(?=\.|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +42,7 @@ class Glob:
     """A compiled pattern."""
 
     pattern: str
+    n_edges: int  # what it costs to look for
     _states: tuple[_State, ...]  # the first is the start
     _end: int
 
@@ -59,7 +58,7 @@ class Glob:
         for number in here:
             state = self._states[number]
             reached.update(state.literals.get(segment, ()))
-            reached.update(to for parts, to in state.wildcards if _fits(parts, segment))
+            reached.update(to for parts, to in state.wildcards if fits(parts, segment))
             if state.loops:
                 reached.add(number)
         return reached
@@ -92,12 +91,15 @@ def compile_glob(pattern: str) -> Glob:
         raise _wrong(pattern, f"more than {MAX_LENGTH} characters; use * or several patterns")
     edges: list[tuple[int, str, int]] = []
     last, spare = 0, 0
-    for group in _groups(pattern):
+    for group in groups(pattern):
         start, last = last, spare + 1
         spare = last
         for segments in _alternatives(group, pattern):
             spare = _add_chain(edges, start, last, spare, segments)
-    return Glob(pattern=pattern, _states=_states(edges, spare + 1), _end=last)
+            if len(edges) > MAX_EDGES:
+                raise _wrong(pattern, f"more than {MAX_EDGES} choices and segments; use * or **")
+    states = _states(edges, spare + 1)
+    return Glob(pattern=pattern, n_edges=len(edges), _states=states, _end=last)
 
 
 def match_paths(pattern: str, paths: Sequence[str]) -> tuple[str, ...]:
@@ -106,34 +108,15 @@ def match_paths(pattern: str, paths: Sequence[str]) -> tuple[str, ...]:
     Raises:
         PlanError: The pattern is not well formed; see `compile_glob`.
     """
-    return tuple(filter(compile_glob(pattern).matches, paths))
-
-
-def nearest(pattern: str, paths: Sequence[str], n: int = 5) -> tuple[str, ...]:
-    """Return patterns near to one that matches nothing, each of which matches something.
-
-    Numbers are generalised: ``transformer.h.*.mlp.act`` stands for all layers. Where the number
-    itself is the mistake the numbers that exist are named: ``transformer.h.{0..11}.mlp``.
-
-    Args:
-        pattern: A well-formed pattern.
-        paths: The module paths of the model.
-        n: How many to return at most.
-
-    Returns:
-        Patterns, the nearest first.
-    """
-    loose = _NUMBER_GROUP.sub("*", pattern)
-    if loose != pattern and (hits := match_paths(loose, paths)):
-        return tuple(_with_numbers(shape) for shape in list(_by_shape(hits).values())[:n])
-    shapes = list(_by_shape(paths))
-    return tuple(sorted(shapes, key=lambda shape: -_likeness(loose, shape))[:n])
+    glob = compile_glob(pattern)
+    is_plain = not re.search(r"[*{]", pattern)
+    return tuple(filter(pattern.__eq__ if is_plain else glob.matches, paths))
 
 
 # --- a pattern's choices, written out
 
 
-def _groups(pattern: str) -> Iterator[str]:
+def groups(pattern: str) -> Iterator[str]:
     """Split at the dots outside braces; checks that the braces pair up."""
     depth, start = 0, 0
     for i, char in enumerate(pattern):
@@ -148,22 +131,6 @@ def _groups(pattern: str) -> Iterator[str]:
     if depth:
         raise _wrong(pattern, "a { is never closed; add the missing }")
     yield pattern[start:]
-
-
-def unmatched_choices(pattern: str, paths: Sequence[str]) -> tuple[str, ...]:
-    """Give the pattern with each choice of its braces that no path has, whatever the others are.
-
-    ``transformer.h.{0..7}.mlp`` on three layers gives five: nobody would miss them otherwise.
-    """
-    pieces = list(_pieces(pattern))
-    written = ["{" + piece + "}" if inside else piece for piece, inside in pieces]
-    lost = []
-    for number, (piece, inside) in enumerate(pieces):
-        for choice in _choices(piece, pattern) if inside else ():
-            one = "".join([*written[:number], choice, *written[number + 1 :]])
-            if not match_paths(one, paths):
-                lost.append(one)
-    return tuple(lost)
 
 
 def _alternatives(group: str, pattern: str) -> Iterator[tuple[str, ...]]:
@@ -184,15 +151,17 @@ def _alternatives(group: str, pattern: str) -> Iterator[tuple[str, ...]]:
 
 
 def _written_out(text: str, pattern: str) -> list[str]:
-    pieces = [_choices(piece, pattern) if inside else [piece] for piece, inside in _pieces(text)]
+    parts = [choices(piece, pattern) if inside else [piece] for piece, inside in pieces(text)]
     n_choices = 1
-    for piece in pieces:
-        n_choices *= len(piece)
+    for part in parts:
+        n_choices *= len(part)
         _check_size(n_choices, pattern)
-    return ["".join(parts) for parts in product(*pieces)]
+    if n_choices * len(text) > MAX_WRITTEN:
+        raise _wrong(pattern, f"more than {MAX_WRITTEN} characters written out; use * instead")
+    return ["".join(chosen) for chosen in product(*parts)]
 
 
-def _choices(body: str, pattern: str) -> list[str]:
+def choices(body: str, pattern: str) -> list[str]:
     """Write out what stands between a pair of braces."""
     if not body:
         raise _wrong(pattern, "empty choice {}; write {a,b} or {0..5}")
@@ -222,7 +191,7 @@ def _check_size(n_choices: int, pattern: str) -> None:
         raise _wrong(pattern, f"more than {MAX_CHOICES} choices between two dots; use * instead")
 
 
-def _pieces(text: str) -> Iterator[tuple[str, bool]]:
+def pieces(text: str) -> Iterator[tuple[str, bool]]:
     """Cut into literal text and the insides of outermost braces (then True)."""
     depth, start = 0, 0
     for i, char in enumerate(text):
@@ -295,7 +264,7 @@ def _states(edges: Iterable[tuple[int, str, int]], n_states: int) -> tuple[_Stat
     )
 
 
-def _fits(parts: tuple[str, ...], segment: str) -> bool:
+def fits(parts: tuple[str, ...], segment: str) -> bool:
     """Match one segment against the text between stars; leftmost-first is exact, so linear."""
     first, *middle, last = parts
     if len(segment) < len(first) + len(last):
@@ -309,60 +278,3 @@ def _fits(parts: tuple[str, ...], segment: str) -> bool:
             return False
         here = found + len(part)
     return True
-
-
-# --- near misses
-
-
-def _by_shape(paths: Iterable[str]) -> dict[str, list[str]]:
-    """Group paths that differ in numbers only, under the pattern that matches them all."""
-    shapes: dict[str, list[str]] = {}
-    for path in filter(None, paths):
-        shape = ".".join("*" if _is_number(part) else part for part in path.split("."))
-        shapes.setdefault(shape, []).append(path)
-    return shapes
-
-
-def _with_numbers(paths: Sequence[str]) -> str:
-    """Name the numbers that exist: ``h.0.mlp``, ``h.1.mlp`` give ``h.{0..1}.mlp``."""
-    columns = zip(*(path.split(".") for path in paths), strict=True)
-    return ".".join(
-        _runs(sorted({int(part) for part in column})) if _is_number(column[0]) else column[0]
-        for column in columns
-    )
-
-
-def _runs(numbers: Sequence[int]) -> str:
-    """Write sorted numbers as a choice: 0 1 2 7 gives ``{0..2,7}``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    text = ",".join("..".join(map(str, run)) for run in runs)
-    return text if len(numbers) == 1 else f"{{{text}}}"
-
-
-def _is_number(segment: str) -> bool:
-    return segment.isascii() and segment.isdecimal() and (segment == "0" or segment[0] != "0")
-
-
-def _likeness(pattern: str, shape: str) -> float:
-    """Score 0 to 2.1: the pattern's words found anywhere, its last word found at the end."""
-    words = [word for word in re.split(r"[.{},*]+", pattern[:200]) if word]
-    segments = shape.split(".")
-    if not words:
-        return 0.0
-    anywhere = sum(max(_alike(word, segment) for segment in segments) for word in words)
-    whole = SequenceMatcher(None, ".".join(words), shape).ratio()
-    return anywhere / len(words) + _alike(words[-1], segments[-1]) + whole / 10
-
-
-def _alike(word: str, segment: str) -> float:
-    # `act` must find Phi-3's `activation_fn`, which shares too few characters for the ratio.
-    if word == segment:
-        return 1.0
-    ratio = SequenceMatcher(None, word.lower(), segment.lower()).ratio()
-    starts = segment.startswith(word) or word.startswith(segment)
-    return min(0.95, max(ratio, 0.8 if starts else 0.0))

@@ -22,6 +22,7 @@ import numpy as np
 from probekit import schema
 from probekit.errors import StoreError
 from probekit.gather import gather
+from probekit.inside import dataset_in, is_number
 
 Array = np.ndarray[Any, Any]
 Key = Any  # what numpy takes between brackets
@@ -53,27 +54,16 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     Raises:
         StoreError: if there is no such file, or what is read from it in the block is damaged.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for, without an end
+        raise StoreError(f"{path}: cannot be read: it is no plain file")
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
         there = path.exists()
         reason = f"it is not whole HDF5: {error}" if there else "there is no such file"
         raise StoreError(f"{path}: cannot be read: {reason}") from error
-
-
-def dataset_in(file: h5py.File, name: str) -> h5py.Dataset:
-    """Give a dataset of an open file.
-
-    Raises:
-        StoreError: if HDF5 would read it from another file: an external link, external storage.
-    """
-    if name not in file or not isinstance(dataset := file[name], h5py.Dataset):
-        raise StoreError(f"{file.filename}: there is no dataset {name} in it")
-    if dataset.file.filename != file.filename or dataset.external:
-        raise StoreError(f"{file.filename}: {name} points outside the trace")
-    return dataset
 
 
 def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
@@ -91,6 +81,8 @@ def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
         if folder not in file.parents:
             raise StoreError(f"{path}: {dataset.name} points outside the trace: {source.file_name}")
         begin, end = source.vspace.get_select_bounds()
+        if prod(np.subtract(end, begin) + 1) != source.vspace.get_select_npoints():
+            raise StoreError(f"{path}: {dataset.name} is patched together of parts of rows")
         found.append(
             Segment(
                 file=file,
@@ -132,11 +124,13 @@ class MappedRows:
     def __init__(
         self, dataset: h5py.Dataset, path: Path, maps: Maps | None = None, *, less: int = 0
     ) -> None:
+        self._segments = segments_of(dataset, path)
         self.shape: tuple[int, ...] = tuple(dataset.shape)
         self.dtype = schema.dtype_of(dataset)
         known = schema.DTYPES.get(self.dtype)
+        if self.dtype != "bfloat16" and not is_number(dataset):
+            raise StoreError(f"{path}: {dataset.name} holds {self.dtype}; expected numbers")
         self.storage: np.dtype[Any] = known.storage if known else np.dtype(self.dtype)
-        self._segments = segments_of(dataset, path)
         self._starts = [s.first_row for s in self._segments]
         self._first_rows = np.array(self._starts, dtype=np.intp)
         self._shapes = [(s.n_rows, *self.shape[1:]) for s in self._segments]
@@ -180,11 +174,6 @@ class MappedRows:
         if rows.ndim == 0:
             return self._lone(int(rows), rest)
         return self._scattered(rows, rest)
-
-    def segment_of(self, row: int) -> tuple[Segment, int]:
-        """Give the segment that holds a row, and the row's number inside it."""
-        segment = self._segments[self._number(row)]
-        return segment, row - segment.first_row
 
     def place(self) -> tuple[Path, int] | None:
         """Give the file and the offset of all rows, or None when they do not lie in one piece."""
@@ -309,15 +298,11 @@ def _locate(segment: Segment, shape: tuple[int, ...], dtype: str) -> int | None:
                 f"{place} is {list(dataset.shape)} {schema.dtype_of(dataset)}; "
                 f"the index says {list(shape)} {dtype}"
             )
-        if dataset.is_virtual:
-            raise StoreError(f"{place} is itself virtual; expected rows")
         offset: int | None = dataset.id.get_offset()
         if not prod(shape):
             return 0
         if offset is None:
             _load_filters(dataset)
-        elif offset + dataset.id.get_storage_size() > segment.file.stat().st_size:
-            raise StoreError(f"{place} reaches past the end of the file")
         return offset
 
 
@@ -346,7 +331,7 @@ class _H5Rows:
 
     def __getitem__(self, rows: slice | Array) -> Array:
         with open_file(self._segment.file) as file:
-            dataset = file[self._segment.dataset]
+            dataset = dataset_in(file, self._segment.dataset)
             if isinstance(rows, slice):
                 return self._read(dataset, rows.start, rows.stop)
             step = dataset.chunks[0] if dataset.chunks else len(dataset)

@@ -2,7 +2,7 @@
 
 Knows the hub, local folders, .gguf files, the embedded sample and the bundled architecture files;
 nothing of probes. Only safetensors and GGUF weights are read, and no code from a model's repository
-is ever run.
+is run unless the config says `trust_remote_code: true`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ import torch
 import transformers
 import xxhash
 from huggingface_hub import constants, try_to_load_from_cache
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from probekit import trust
 from probekit.config import ModelConfig, ProbeConfig
 from probekit.errors import ConfigError
+from probekit.wording import shorten
 
 SAMPLES = ("tiny-gpt2",)
 BUNDLED = {  # architectures that build with no network, by the model's name in lower case
@@ -40,6 +44,7 @@ BUNDLED = {  # architectures that build with no network, by the model's name in 
 _CONNECT_S = 3.0
 _PAIR_BATCH = 8192
 _PIECES, _PIECE_BYTES = 64, 1 << 16
+_REASON = 400  # characters of what a library says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +76,16 @@ def locate(name: str, where: str) -> Source:
                 f"expected {', '.join(f'sample:{s}' for s in SAMPLES)}"
             )
         return Source(place=str(resources.files("probekit.samples") / sample))
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+        is_file, is_dir = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long for a file, a home of nobody's
+        raise ConfigError(f"{where}: {shorten(name)} is no model's name: {error}") from error
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not is_file:
             raise ConfigError(f"{where}: there is no file {path.absolute()}")
         return Source(place=str(path.parent), gguf_file=path.name)
-    if path.is_dir():
+    if is_dir:
         return Source(place=str(path))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ConfigError(f"{where}: there is no folder {path.absolute()}")
@@ -115,21 +124,43 @@ def load_hf_config(config: ProbeConfig, *, bundled: bool = False) -> Any:
     model, where = config.model, config.where("model.name")
     source = locate(model.name, where)
     file = BUNDLED.get(model.name.lower()) if source.on_hub else None
+    own_code = None
     if file is not None and model.weights == "random":
         found = _bundled(file)
     else:
         try:
-            with _explained(where, _out_of_reach(model, source)):
-                found = transformers.AutoConfig.from_pretrained(
-                    source.place, trust_remote_code=False, **source.arguments(model.revision)
-                )
+            found, own_code = _read_config(model, source, where)
         except ConfigError:
             if file is None or not bundled or hub_in_reach():
                 raise
             found = _bundled(file)
     made = with_overrides(found, model.overrides, config)
     made._commit_hash = _commit(model, source)
+    made._own_code = own_code and (source.place, own_code)  # set always: a file could name one
     return made
+
+
+def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, str | None]:
+    """Read a checkpoint's architecture, and where its own code lies if that is to run."""
+    if model.weights == "pretrained" and not source.on_hub and source.gguf_file is None:
+        trust.check_weights(Path(source.place), where)
+    hint, arguments = _out_of_reach(model, source), source.arguments(model.revision)
+    with _explained(where, hint):
+        values, _ = transformers.PreTrainedConfig.get_config_dict(source.place, **arguments)
+    trust.check_sizes(values, where)
+    trust.check_kernel(values, where)
+    own_code = trust.check_code(
+        values,
+        ("AutoConfig", "AutoModelForCausalLM"),
+        place=source.place,
+        where=where,
+        trusted=model.trust_remote_code,
+    )
+    with _explained(where, hint):
+        found = transformers.AutoConfig.from_pretrained(
+            source.place, trust_remote_code=model.trust_remote_code, **arguments
+        )
+    return found, own_code
 
 
 def _bundled(file: str) -> Any:
@@ -164,6 +195,7 @@ def with_overrides(found: Any, overrides: Mapping[str, Any], config: ProbeConfig
                 f"{key!r}{'; the nearest: ' + ', '.join(near) if near else ''}"
             )
         values[own] = value
+    trust.check_sizes(values, config.where("model.overrides"))
     kinds = values.get("layer_types")
     n_layers = values.get(found.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
     if kinds is not None and "layer_types" not in overrides and len(kinds) != n_layers:
@@ -174,8 +206,12 @@ def with_overrides(found: Any, overrides: Mapping[str, Any], config: ProbeConfig
 
 def model_class(hf_config: Any) -> Any:
     """Choose the class: the one the checkpoint names, or the causal LM of its type."""
-    for name in hf_config.architectures or ():
-        named = getattr(transformers, name, None)
+    if own_code := getattr(hf_config, "_own_code", None):
+        place, name = own_code
+        return get_class_from_dynamic_module(name, place, revision=hf_config._commit_hash)
+    named_there = hf_config.architectures
+    for name in named_there if isinstance(named_there, list | tuple) else ():
+        named = getattr(transformers, str(name), None)
         if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
             return named
     if type(hf_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -252,7 +288,7 @@ def load_model(
                 config=hf_config,
                 dtype=dtype,
                 use_safetensors=source.gguf_file is None,
-                trust_remote_code=False,
+                trust_remote_code=False,  # its class is chosen above; this is for what else it has
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
                 **kernel,
@@ -287,7 +323,9 @@ def weights_digest(config: ProbeConfig) -> str | None:
     if config.model.weights == "random" or source.on_hub:
         return None
     folder = Path(source.place)
-    files = [folder / source.gguf_file] if source.gguf_file else folder.glob("*.safetensors")
+    files = [folder / source.gguf_file] if source.gguf_file else [*folder.glob("*.safetensors")]
+    if config.model.trust_remote_code:
+        files += folder.glob("*.py")
     digest = xxhash.xxh3_128()
     for file in sorted(files):
         size = file.stat().st_size
@@ -309,9 +347,16 @@ def load_tokenizer(config: ProbeConfig) -> Any:
     name = config.model.tokenizer or config.model.name
     source = locate(name, config.where(key))
     revision = config.model.revision if config.model.tokenizer is None else None
-    with _explained(config.where(key), _no_tokenizer(name, source)):
+    hint, arguments = _no_tokenizer(name, source), source.arguments(revision)
+    trusted = config.model.trust_remote_code and config.model.tokenizer is None
+    with _explained(config.where(key), hint):
+        if trusted:
+            values = get_tokenizer_config(source.place, **arguments)
+            trust.check_code(
+                values, ("AutoTokenizer",), place=source.place, where=hint, trusted=True
+            )
         found = transformers.AutoTokenizer.from_pretrained(
-            source.place, trust_remote_code=False, **source.arguments(revision)
+            source.place, trust_remote_code=trusted, **arguments
         )
     # Where a folder has no tokenizer, some classes make one that knows nothing but special tokens.
     if not set(found.get_vocab()) - set(found.all_special_tokens):
@@ -348,6 +393,18 @@ def token_strings(tokenizer: Any) -> tuple[str, ...]:
     return tuple(strings)
 
 
+def trust_notes(config: ProbeConfig, hf_config: Any) -> list[str]:
+    """Say loudly that a model's own code may run, where it may."""
+    if not config.model.trust_remote_code:
+        return []
+    _, name = getattr(hf_config, "_own_code", None) or ("", "none for the model itself")
+    return [
+        f"{config.where('model.trust_remote_code')}: CODE THAT {config.model.name} CARRIES RUNS ON "
+        f"THIS MACHINE, with your rights ({name}); what it does, and whether it computes what the "
+        "model's name promises, probekit cannot tell"
+    ]
+
+
 @contextmanager
 def _explained(where: str, hint: str) -> Iterator[None]:
     """Turn what transformers and the hub client raise on missing or foreign files into ours."""
@@ -364,7 +421,7 @@ def _short(error: Exception) -> str:
     """Give the first line of a message, and the next where that one only announces it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = lines[:2] if lines and lines[0].endswith(":") else lines[:1]
-    return " ".join(lines) or type(error).__name__
+    return shorten(" ".join(lines), _REASON) or type(error).__name__
 
 
 def _out_of_reach(model: ModelConfig, source: Source) -> str:

@@ -14,6 +14,7 @@ from probekit.errors import ConfigError
 from probekit.wording import shorten, show, show_typed
 
 KeyPath = tuple[str | int, ...]
+MAX_DEPTH = 50  # levels of a config, far more than any has
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*"
 KEY_PATH = re.compile(rf"{_NAME}(\[[0-9]{{1,6}}\])*(\.{_NAME}(\[[0-9]{{1,6}}\])*)*")
 _STEP = re.compile(rf"({_NAME})|\[([0-9]+)\]")
@@ -89,7 +90,10 @@ def parse_path(text: str) -> KeyPath:
     """Read a path such as ``probes[0].layers``."""
     if not KEY_PATH.fullmatch(text):
         raise ConfigError(f"{show(text)} is not a key such as model.name or probes[0].layers")
-    return tuple(name or int(index) for name, index in _STEP.findall(text))
+    path = tuple(name or int(index) for name, index in _STEP.findall(text))
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(f"{show(text)} is nested deeper than {MAX_DEPTH} levels")
+    return path
 
 
 def path_text(path: KeyPath) -> str:

@@ -207,7 +207,7 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True) -> Plan:
         examples=examples,
         shards=planned,
         tokenizer=tokenizer,
-        notes=(*outline.notes, *notes),
+        notes=(*models.trust_notes(config, hf_config), *outline.notes, *notes),
     )
 
 

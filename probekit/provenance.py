@@ -49,6 +49,7 @@ def about(plan: Plan) -> dict[str, Any]:
         "model_class": plan.skeleton.model_class,
         "model_type": plan.skeleton.hf_config.model_type,
         "model_weights": model.weights,
+        "trust_remote_code": model.trust_remote_code or None,
         "n_parameters": plan.skeleton.n_parameters,
         "n_layers": sizes.n_layers,
         "n_heads": sizes.n_heads,

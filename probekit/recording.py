@@ -18,8 +18,9 @@ from probekit import families
 from probekit.attention import AttentionCall, AttentionTap, Listener
 from probekit.config import RecordKind
 from probekit.errors import CaptureError, Fault, PlanError
-from probekit.globs import match_paths, nearest
+from probekit.globs import match_paths
 from probekit.hooks import HookManager, Tap
+from probekit.misses import nearest
 from probekit.sources import BLOCK_KINDS, HEAD_KINDS
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)

@@ -16,8 +16,9 @@ import torch
 
 from probekit import families, schema
 from probekit.config import ProbeConfig, ProbeRule, RecordKind
-from probekit.errors import Fault, PlanError, ProbekitError
-from probekit.globs import match_paths, nearest, unmatched_choices
+from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
+from probekit.globs import MAX_EDGES, compile_glob, match_paths
+from probekit.misses import nearest, unmatched_choices
 from probekit.recipe import Einops, Recipe, einops_step, right_axes
 from probekit.schema import PER_EXAMPLE, SiteSpec
 from probekit.shards import Choice
@@ -62,6 +63,7 @@ class Resolver:
         self._n_keys = n_keys
         self._faults: list[Fault] = []
         self._found: dict[str, SitePlan] = {}
+        self._n_edges = 0  # of all patterns so far
         self.notes: list[str] = []  # what was left out, and why
         self.needs_eager = False  # an asked-for pattern shows only under eager attention
 
@@ -86,12 +88,14 @@ class Resolver:
 
     def _fault(self, key: str, message: str) -> None:
         self._faults.append(Fault(self._config.where(key), message))
+        if len(self._faults) > SHOWN:  # looking for what was meant takes time, for each anew
+            raise PlanError.of(self._faults)
 
     def _wanted(self, probe: ProbeRule, where: str) -> Iterator[_Wanted]:
         records = [RecordKind.parse(record) for record in probe.record]
         for pattern in probe.modules or ():
             try:
-                paths = match_paths(pattern, tuple(self._skeleton.modules))
+                paths = self._matched(pattern)
                 if not paths:
                     raise PlanError(no_match(pattern, self._skeleton))
                 if lost := unmatched_choices(pattern, tuple(self._skeleton.modules)):
@@ -112,6 +116,15 @@ class Resolver:
                     self._fault(f"{where}.sites", str(error))
                     continue
                 yield _Wanted(places=places, asked_by=name, key="sites")
+
+    def _matched(self, pattern: str) -> tuple[str, ...]:
+        self._n_edges += compile_glob(pattern).n_edges
+        if self._n_edges > MAX_EDGES:
+            raise PlanError(
+                f"the patterns of all probes together have more than {MAX_EDGES} choices and "
+                "segments; use * or **"
+            )
+        return match_paths(pattern, tuple(self._skeleton.modules))
 
     def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind], ...]:
         """Find a portable name; it says itself what is recorded, but for what derives of logits."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probekit.errors import StoreError
 from probekit.folder import sealed_shards
 from probekit.schema import ALL_TOKENS, PER_EXAMPLE, SHARDS_FOLDER, ShardSpec, SiteSpec
 from probekit.wording import human_bytes
@@ -35,8 +36,11 @@ _WORD = 48  # a token of the vocabulary
 
 def free_bytes(path: Path) -> int:
     """Give the free bytes of the disk a path lies on, or will lie on."""
-    there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    return shutil.disk_usage(there).free
+    try:
+        there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        return shutil.disk_usage(there).free
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise StoreError(f"store.path: {path} cannot be used: {error.strerror}") from error
 
 
 def needed_bytes(plan: Plan, sealed: Iterable[int] = ()) -> int:

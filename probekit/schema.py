@@ -15,6 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from probekit.errors import StoreError
+from probekit.inside import dataset_in, names_in, node_in, numbers_in, texts_in
+
 FORMAT = 1
 RUN_FILE = "run.json"
 INDEX_FILE = "trace.h5"
@@ -212,15 +215,26 @@ def write_execution(file: h5py.File, execution: Execution) -> None:
 
 def read_execution(file: h5py.File) -> Execution | None:
     """Read `/execution` from an open file; None when the run did not record it."""
-    if "execution" not in file:
+    if node_in(file, "execution") is None:
         return None
-    group = file["execution"]
-    examples: list[list[int]] = [[] for _ in range(len(group["forwards"]))]
-    for forward, example in group["forward_examples"][:]:
+    modules = texts_in(file, "execution/modules")
+    n_orders = sum(1 for _ in names_in(node_in(file, "execution/orders"), file))
+    orders = tuple(numbers_in(file, f"execution/orders/{n}", 3) for n in range(n_orders))
+    table = dataset_in(file, "execution/forwards")[:]
+    pairs = numbers_in(file, "execution/forward_examples", 2)
+    if not (
+        all(_within(events[:, 0], len(modules)) and _within(events[:, 1], 2) for events in orders)
+        and _within(table["order"], n_orders)
+        and _within(pairs[:, 0], len(table))
+        and _within(pairs[:, 1], None)
+    ):
+        raise StoreError(f"{file.filename}: its execution names modules or orders that it has not")
+    examples: list[list[int]] = [[] for _ in range(len(table))]
+    for forward, example in pairs:
         examples[forward].append(int(example))
     return Execution(
-        modules=tuple(group["modules"].asstr()[:]),
-        orders=tuple(group["orders"][str(n)][:] for n in range(len(group["orders"]))),
+        modules=modules,
+        orders=orders,
         forwards=tuple(
             Forward(
                 order=int(row["order"]),
@@ -229,6 +243,11 @@ def read_execution(file: h5py.File) -> Execution | None:
                 n_tokens=int(row["n_tokens"]),
                 seconds=float(row["seconds"]),
             )
-            for number, row in enumerate(group["forwards"][:])
+            for number, row in enumerate(table)
         ),
     )
+
+
+def _within(numbers: np.ndarray[Any, Any], size: int | None) -> bool:
+    """Say whether all numbers count from 0, up to a size if there is one."""
+    return bool((numbers >= 0).all() and (size is None or (numbers < size).all()))

@@ -12,7 +12,8 @@ import numpy as np
 
 from probekit.errors import StoreError
 from probekit.extras import load_extra
-from probekit.mapped import MappedRows, dataset_in, open_file
+from probekit.inside import attributes_of, dataset_in
+from probekit.mapped import MappedRows, open_file
 from probekit.neurons import Neuron
 from probekit.overview import site_table
 from probekit.schema import ALL_TOKENS, DTYPES, PER_EXAMPLE
@@ -36,13 +37,29 @@ class Site:
         self.name = name
         self.module, _, self.kind = name.partition("/")
         with open_file(trace._file) as file:
-            dataset = dataset_in(file, f"sites/{name}")
-            self.attributes: dict[str, Any] = {k: plain(v) for k, v in dataset.attrs.items()}
+            dataset = dataset_in(file, f"sites/{name}", virtual=True)
+            self.attributes: dict[str, Any] = attributes_of(dataset)
             self._data = MappedRows(dataset, trace._file, trace._maps)
-        self.axes: tuple[str, ...] = tuple(self.attributes["axes"])
-        self.rows: str = self.attributes.get("rows", ALL_TOKENS)
-        self.layer: int | None = self.attributes.get("layer")
-        self.portable: str | None = self.attributes.get("portable")
+        self.axes: tuple[str, ...] = tuple(self._attribute("axes", list, ()))
+        self.rows: str = self._attribute("rows", str, ALL_TOKENS)
+        self.layer: int | None = self._attribute("layer", int, None)
+        self.portable: str | None = self._attribute("portable", str, None)
+        self._check()
+
+    def _attribute(self, name: str, kind: type, default: Any) -> Any:
+        value = self.attributes.get(name, default)
+        if not isinstance(value, kind) and value is not default:
+            raise StoreError(f"{self._trace.path}: {self.name}: {name} is {value!r}, not {kind}")
+        return value
+
+    def _check(self) -> None:
+        """Refuse a site that is not what it says: its rows would be given to other tokens."""
+        place = f"{self._trace.path}: {self.name}"
+        if len(self.axes) != len(self.shape) or not all(isinstance(a, str) for a in self.axes):
+            raise StoreError(f"{place} is {list(self.shape)}, but its axes are {list(self.axes)}")
+        n_rows = self._trace.n_rows(self.rows)
+        if len(self) != n_rows:
+            raise StoreError(f"{place} has {len(self)} rows; the trace has {n_rows} ({self.rows})")
 
     @property
     def trace(self) -> Trace:
@@ -220,10 +237,3 @@ class Site:
         from probekit.siteplots import plot_site
 
         return plot_site(self, example=example, head=head, neuron=neuron, ax=ax)
-
-
-def plain(value: Any) -> Any:
-    """Give an HDF5 attribute as Python values."""
-    if isinstance(value, np.ndarray):
-        return [plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value

@@ -5,6 +5,7 @@ Knows how a trace counts its examples and tokens; nothing of sites.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.mapped import MappedRows, dataset_in, open_file
+from probekit.errors import StoreError
+from probekit.inside import dataset_in, texts_in
+from probekit.mapped import MappedRows, Segment, open_file, segments_of
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -83,10 +86,12 @@ class Examples(Sequence[Example]):
         """Give every text in order, many at a time read: quicker than one by one."""
         begin = 0
         while begin < len(self):
-            segment, local = self._segments.segment_of(begin)
+            segment, local = self._segment_of(begin)
             end = min(local + _TEXTS_READ, segment.n_rows)
             with open_file(segment.file) as file:
-                texts = list(dataset_in(file, "examples/text").asstr()[local:end])
+                texts = texts_in(file, "examples/text", slice(local, end))
+            if len(texts) != end - local:
+                raise StoreError(f"{segment.file}: it has fewer texts than examples")
             yield from texts
             begin += len(texts)
 
@@ -106,23 +111,36 @@ class Examples(Sequence[Example]):
         """Each example's first row among all tokens, int64 `[example]`."""
         less = self._trace._first_token
         table: Array = self._trace._table("examples/first_token", less=less)[:]
+        ends = np.cumsum(self.n_tokens)
+        whole = not len(ends) or int(ends[-1]) == len(self._trace.tokens)
+        if not whole or not np.array_equal(table, ends - self.n_tokens):
+            raise StoreError(f"{self._trace.path}: its examples and its tokens do not fit together")
         return table
 
     @cached_property
     def n_tokens(self) -> Array:
         """How many tokens each example has, int64 `[example]`."""
         table: Array = self._trace._table("examples/n_tokens")[:]
+        if len(table) and table.min() < 0:
+            raise StoreError(f"{self._trace.path}: an example has {table.min()} tokens")
         return table
 
     @cached_property
-    def _segments(self) -> MappedRows:
-        return self._trace._table("examples/id")
+    def _segments(self) -> tuple[Segment, ...]:
+        with open_file(self._trace._file) as file:
+            dataset = dataset_in(file, "examples/id", virtual=True)
+            return segments_of(dataset, self._trace._file)
+
+    def _segment_of(self, number: int) -> tuple[Segment, int]:
+        """Give the segment that holds an example's id and text, and its number inside it."""
+        at = bisect_right([s.first_row for s in self._segments], number) - 1
+        return self._segments[at], number - self._segments[at].first_row
 
     def _string(self, column: str, number: int) -> str:
-        segment, local = self._segments.segment_of(number)
+        segment, local = self._segment_of(number)
         with open_file(segment.file) as file:
-            value: str = dataset_in(file, f"examples/{column}").asstr()[local]
-        return value
+            (text,) = texts_in(file, f"examples/{column}", slice(local, local + 1))
+        return text
 
 
 class Tokens(Sequence[Token]):
@@ -137,13 +155,22 @@ class Tokens(Sequence[Token]):
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return [self[r] for r in range(*row.indices(len(self)))]
-        token_id = int(self.id[row])
+        token_id, position, example = (
+            int(column[row]) for column in (self.id, self.position, self.example)
+        )
+        row = int(row) % len(self)
+        inside = 0 <= example < len(self._trace.examples)
+        if not inside or self._trace.examples.extent(example)[0] + position != row:
+            raise StoreError(
+                f"{self._trace.path}: token {row} is said to be token {position} of example "
+                f"{example}, which it is not"
+            )
         return Token(
-            row=int(row) % len(self),
+            row=row,
             id=token_id,
             text=self._trace.token_text(token_id),
-            position=int(self.position[row]),
-            example=int(self.example[row]),
+            position=position,
+            example=example,
             step=int(self.step[row]),
         )
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -21,12 +22,13 @@ from probekit.errors import StoreError
 from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
 from probekit.headscores import HeadScores, head_scores
-from probekit.mapped import MappedRows, dataset_in, file_maps, open_file
+from probekit.inside import attributes_of, dataset_in, names_in, node_in, texts_in
+from probekit.mapped import MappedRows, file_maps, open_file
 from probekit.neurons import Neuron, TopExamples, top_examples
 from probekit.overview import trace_table
 from probekit.predictions import NextTokens, next_tokens
-from probekit.schema import INDEX_FILE, Execution
-from probekit.site import Site, plain
+from probekit.schema import ALL_TOKENS, INDEX_FILE, PER_EXAMPLE, Execution
+from probekit.site import Site
 from probekit.tables import Examples, Tokens
 from probekit.tracestats import TraceStatistics, trace_statistics
 
@@ -50,6 +52,8 @@ def open_trace(path: str | Path) -> Trace:
         index = path / INDEX_FILE
         if not index.exists():
             raise StoreError(_why_no_index(path))
+        if index.resolve().parent != path.resolve():
+            raise StoreError(f"{index}: is a link that points outside the trace")
         path = index
     return Trace(path)
 
@@ -58,7 +62,8 @@ def _why_no_index(folder: Path) -> str:
     run = read_run(folder)
     if run is None:
         return f"{folder}: holds no trace (there is no {schema.RUN_FILE})"
-    planned = len(run["identity"].get("shards", ()))
+    shards = run["identity"].get("shards")
+    planned = len(shards) if isinstance(shards, list) else 0
     return (
         f"{folder}: the run is not finished: {len(sealed_shards(folder))} of {planned} shards are "
         "sealed; run the same `probekit run` again and it goes on. "
@@ -76,19 +81,12 @@ class Trace:
         self._sites: dict[str, Site] = {}
         self._choices: dict[str, Array] = {}
         with open_file(self._file) as file:
-            if "probekit_format" not in file.attrs:
-                raise StoreError(f"{path}: is not a probekit trace (no probekit_format attribute)")
-            found = int(file.attrs["probekit_format"])
-            if found > schema.FORMAT:
-                raise StoreError(
-                    f"{path}: has format {found}; this probekit reads up to {schema.FORMAT}. "
-                    "Upgrade probekit"
-                )
-            self.provenance: dict[str, Any] = {k: plain(v) for k, v in file.attrs.items()}
+            self.provenance: dict[str, Any] = attributes_of(file)
+            _check_format(self.provenance, path)
             self.site_names: tuple[str, ...] = _site_names(file)
-        # Shards hold the run's numbers; a shard that is opened alone has them from 0 on.
-        self._first_example = int(self.provenance.get("first_example", 0))
-        self._first_token = int(self.provenance.get("first_token", 0))
+            # Shards hold the run's numbers; a shard that is opened alone has them from 0 on.
+            self._first_example = int(self.provenance.get("first_example", 0))
+            self._first_token = int(self.provenance.get("first_token", 0))
         self.examples = Examples(self)
         self.tokens = Tokens(self)
 
@@ -139,8 +137,8 @@ class Trace:
         sites = self._portable.get(name, {})
         n_layers = self.provenance.get("n_layers")
         wanted = layer
-        if layer is not None and layer < 0 and n_layers is not None:
-            wanted = layer + int(n_layers)
+        if layer is not None and layer < 0 and isinstance(n_layers, int):
+            wanted = layer + n_layers
         if layer is None and len(sites) == 1:
             wanted = next(iter(sites))
         if wanted not in sites:
@@ -172,16 +170,15 @@ class Trace:
                 f"{self.path}: the execution order was not recorded; "
                 "set execution_order: true in the config"
             )
-        counts = np.bincount([f.order for f in self.execution.forwards])
-        events = self.execution.orders[int(counts.argmax())]
+        counts = Counter(forward.order for forward in self.execution.forwards)
+        events = self.execution.orders[min(counts, key=lambda order: (-counts[order], order))]
         return [self.execution.modules[m] for m, entered, _ in events if entered]
 
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The string of every token id; empty where the trace has none (a lone shard)."""
         with open_file(self._file) as file:
-            there = "vocabulary" in file
-            return tuple(dataset_in(file, "vocabulary").asstr()[:]) if there else ()
+            return texts_in(file, "vocabulary") if node_in(file, "vocabulary") else ()
 
     def token_text(self, token_id: int) -> str:
         """Give the string of a token id."""
@@ -323,23 +320,35 @@ class Trace:
             self._choices[choice] = rows
         return self._choices[choice]
 
+    def n_rows(self, rows: str) -> int:
+        """Count the rows of the sites that keep these: every token, one an example, or a choice."""
+        if rows == ALL_TOKENS:
+            return len(self.tokens)
+        return len(self.examples) if rows == PER_EXAMPLE else len(self.rows_of_choice(rows))
+
     def _has(self, name: str) -> bool:
         with open_file(self._file) as file:
-            return name in file
+            return node_in(file, name) is not None
 
     def _table(self, name: str, *, less: int = 0) -> MappedRows:
         with open_file(self._file) as file:
-            return MappedRows(dataset_in(file, name), self._file, self._maps, less=less)
+            dataset = dataset_in(file, name, virtual=True)
+            table = MappedRows(dataset, self._file, self._maps, less=less)
+        if table.storage.kind not in "iu" or len(table.shape) != 1:
+            raise StoreError(
+                f"{self.path}: {name} is {list(table.shape)} {table.dtype}; expected whole numbers"
+            )
+        return table
 
     @cached_property
     def _portable(self) -> dict[str, dict[int | None, str]]:
         table: dict[str, dict[int | None, str]] = {}
         with open_file(self._file) as file:
             for name in self.site_names:
-                attributes = file[f"sites/{name}"].attrs
-                if "portable" in attributes:
-                    layer = int(attributes["layer"]) if "layer" in attributes else None
-                    table.setdefault(attributes["portable"], {})[layer] = name
+                dataset = dataset_in(file, f"sites/{name}", virtual=True)
+                if "portable" in dataset.attrs:
+                    layer = int(dataset.attrs["layer"]) if "layer" in dataset.attrs else None
+                    table.setdefault(str(dataset.attrs["portable"]), {})[layer] = name
         return table
 
     def _no_such_site(self, name: str) -> str:
@@ -366,9 +375,25 @@ class Trace:
         )
 
 
+def _check_format(attributes: Mapping[str, Any], path: Path) -> None:
+    if "probekit_format" not in attributes:
+        raise StoreError(f"{path}: is not a probekit trace (no probekit_format attribute)")
+    found = int(attributes["probekit_format"])
+    if found > schema.FORMAT:
+        raise StoreError(
+            f"{path}: has format {found}; this probekit reads up to {schema.FORMAT}. "
+            "Upgrade probekit"
+        )
+
+
 def _site_names(file: h5py.File) -> tuple[str, ...]:
+    sites = node_in(file, "sites")
+    if sites is None:
+        return ()
     names = [
-        f"{module}/{kind}" for module, group in file.get("sites", {}).items() for kind in group
+        f"{module}/{kind}"
+        for module in names_in(sites, file)
+        for kind in names_in(node_in(file, f"sites/{module}"), file)
     ]
     return tuple(sorted(names, key=_natural))
 

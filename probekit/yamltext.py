@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 
 from probekit.errors import ConfigError, Fault
-from probekit.places import KeyPath, Mistake, Places, path_text
+from probekit.places import MAX_DEPTH, KeyPath, Mistake, Places, path_text
 from probekit.wording import shorten, show, show_typed
 
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # its events only, never its objects
-MAX_DEPTH = 50
-_MAX_FILE_BYTES = 10_000_000
-_MAX_VALUES = 100_000  # aliases written out
+# A second's work each; a longer list of texts belongs in a file of its own.
+_MAX_FILE_BYTES = 4_000_000
+_MAX_VALUES = 20_000  # aliases written out
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probekit.errors import PlanError
-from probekit.globs import compile_glob, match_paths, nearest, unmatched_choices
+from probekit.globs import compile_glob, match_paths
+from probekit.misses import nearest, unmatched_choices
 
 GPT2_BLOCK = " .ln_1 .attn .attn.c_attn .attn.c_proj .mlp .mlp.c_fc .mlp.act .mlp.c_proj"
 GPT2 = (
@@ -155,9 +156,11 @@ def test_characters_of_other_pattern_languages_are_literal() -> None:
         ("h.{}", r"empty choice \{\}; write \{a,b\} or \{0\.\.5\}"),
         ("h.{5..0}", r"range \{5\.\.0\} runs backwards; write \{0\.\.5\}"),
         ("h.{00..11}", r"range \{00\.\.11\} has leading zeros; write plain numbers"),
-        ("h.{0..10000}", r"more than 10000 choices between two dots; use \* instead"),
+        ("h.{0..4096}", r"more than 4096 choices between two dots; use \* instead"),
         ("h.{0..99999999999}", "more than 9 digits"),
-        ("h." + "{a,b}" * 200, "more than 10000 choices"),
+        ("h." + "{a,b}" * 200, "more than 4096 choices"),
+        ("{0..999}." * 20 + "a", r"more than 10000 choices and segments; use \* or \*\*"),
+        ("{0..2047}" + "a" * 999, "more than 1000000 characters written out"),
         ("{" * 9 + "a" + "}" * 9, "braces are nested deeper than 8"),
         ("{" * 5000, "braces are nested deeper than 8"),
         ("a" * 10_001, "more than 10000 characters"),

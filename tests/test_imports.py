@@ -20,7 +20,18 @@ PACKAGE = Path(probekit.__file__).parent
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *("globs", "families", "schema", "disk", "records", "compression", "flushing", "writer"),
+    *(
+        "globs",
+        "misses",
+        "families",
+        "inside",
+        "schema",
+        "disk",
+        "records",
+        "compression",
+        "flushing",
+        "writer",
+    ),
     *("lock", "gather", "mapped", "folder", "verify"),
     *("extras", "shown", "summary", "overview"),
     *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
@@ -33,7 +44,17 @@ LIGHT = (  # without torch
     "report",
 )
 HEAVY = (  # may import torch
-    *("models", "indexing", "attention", "skeleton", "sources", "recipe", "resolve", "planning"),
+    *(
+        "trust",
+        "models",
+        "indexing",
+        "attention",
+        "skeleton",
+        "sources",
+        "recipe",
+        "resolve",
+        "planning",
+    ),
     *("hooks", "order", "packing", "tally", "transfer", "receiver", "walk", "generation"),
     *("provenance", "capture", "recording"),
     *("readout", "agreement", "logitlens"),

@@ -1,0 +1,165 @@
+"""What may be read of an HDF5 file that a stranger made: what lies in that very file, and is there.
+
+HDF5 files can name other files (external links, external storage, virtual datasets), claim rows that
+were never written, and hold types that are no numbers. Here objects are reached link by link, so
+that nothing outside is even opened, and are checked before a byte of theirs is read. Knows h5py;
+nothing of traces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import h5py
+import numpy as np
+
+from probekit.errors import StoreError, printable
+
+_LONGEST_ATTRIBUTE = 64 << 20  # bytes; the longest of ours is a config of 4 MB
+
+
+def node_in(file: h5py.File, path: str) -> h5py.Group | h5py.Dataset | None:
+    """Give a group or dataset of an open file; None where there is none.
+
+    Raises:
+        StoreError: if a link on the way leads anywhere but to an object of this file.
+    """
+    here: Any = file["/"]
+    for name in path.strip("/").split("/"):
+        link = name.encode("utf-8", "surrogateescape")
+        if not isinstance(here, h5py.Group) or not here.id.links.exists(link):
+            return None
+        if here.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
+            # Ours has no soft links either: they could hide an external one, or lead in circles.
+            raise StoreError(
+                f"{file.filename}: {path} points outside the trace, by the link {name}"
+            )
+        here = here[link]
+    return here if isinstance(here, h5py.Group | h5py.Dataset) else None
+
+
+def names_in(group: h5py.Group | h5py.Dataset | None, file: h5py.File) -> Iterator[str]:
+    """Give the names in a group, without following any.
+
+    Raises:
+        StoreError: if it is no group, or a name is no text.
+    """
+    if not isinstance(group, h5py.Group):
+        raise StoreError(f"{file.filename}: {group} is no group; it is not a trace")
+    for name in group:
+        if not isinstance(name, str):
+            raise StoreError(f"{file.filename}: {group.name} has a name that is no text: {name!r}")
+        yield name
+
+
+def dataset_in(file: h5py.File, name: str, *, virtual: bool = False) -> h5py.Dataset:
+    """Give a dataset of an open file.
+
+    Args:
+        file: an open file.
+        name: the dataset's path in it.
+        virtual: take also one that is virtual; the caller looks at where its rows come from
+            before it asks for its shape, which can open those files.
+
+    Raises:
+        StoreError: if there is none, if its bytes lie in another file, or if it claims rows that
+            were never written.
+    """
+    dataset = node_in(file, name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise StoreError(f"{file.filename}: there is no dataset {name} in it")
+    layout = dataset.id.get_create_plist()
+    if layout.get_external_count():
+        raise StoreError(f"{file.filename}: {name} points outside the trace")
+    if layout.get_layout() != h5py.h5d.VIRTUAL:
+        _check_stored(dataset, layout, f"{file.filename}: {name}")
+    elif not virtual:
+        raise StoreError(f"{file.filename}: {name} is itself virtual; expected rows")
+    return dataset
+
+
+def _check_stored(dataset: h5py.Dataset, layout: Any, place: str) -> None:
+    """Refuse rows that are claimed and not there: reading them would make them, of fill values."""
+    if dataset.shape is None:
+        raise StoreError(f"{place} has no shape")
+    kind, n_bytes = layout.get_layout(), prod(dataset.shape) * dataset.id.get_type().get_size()
+    if kind == h5py.h5d.CHUNKED:
+        n_chunks = prod(
+            -(-n // step) for n, step in zip(dataset.shape, dataset.chunks, strict=True)
+        )
+        if n_chunks != dataset.id.get_num_chunks():
+            raise StoreError(f"{place} claims rows that were never written")
+    elif kind == h5py.h5d.CONTIGUOUS and n_bytes:
+        offset = dataset.id.get_offset()
+        if offset is None or dataset.id.get_storage_size() < n_bytes:
+            raise StoreError(f"{place} claims rows that were never written")
+        if offset + n_bytes > dataset.file.id.get_filesize():
+            raise StoreError(f"{place} reaches past the end of the file")
+
+
+def is_number(dataset: h5py.Dataset) -> bool:
+    """Say whether numpy has the very numbers that a dataset stores, bit for bit."""
+    dtype = dataset.dtype
+    if dtype.hasobject or dtype.kind not in "biufc":
+        return False
+    # h5py rounds an odd type (a 24-bit float, a 12-bit integer) up to one that numpy has.
+    return bool(h5py.h5t.py_create(dtype, logical=True) == dataset.id.get_type())
+
+
+def texts_in(file: h5py.File, name: str, rows: slice = slice(None)) -> tuple[str, ...]:
+    """Read some of a list of texts, or all.
+
+    Raises:
+        StoreError: if it is something else.
+    """
+    dataset = dataset_in(file, name)
+    if h5py.check_string_dtype(dataset.dtype) is None or dataset.ndim != 1:
+        raise StoreError(f"{file.filename}: {name} is no list of texts")
+    return tuple(dataset.asstr()[rows])
+
+
+def numbers_in(file: h5py.File, name: str, n_columns: int | None = None) -> np.ndarray[Any, Any]:
+    """Read a whole table of whole numbers, `[row]` or `[row, column]`.
+
+    Raises:
+        StoreError: if it is something else.
+    """
+    dataset = dataset_in(file, name)
+    shape = (len(dataset),) if n_columns is None else (len(dataset), n_columns)
+    if not is_number(dataset) or dataset.dtype.kind not in "iu" or dataset.shape != shape:
+        raise StoreError(
+            f"{file.filename}: {name} is {list(dataset.shape)} {dataset.dtype}; expected whole "
+            f"numbers, {list(shape)}"
+        )
+    table: np.ndarray[Any, Any] = dataset[:]
+    return table
+
+
+def attributes_of(node: h5py.Group | h5py.Dataset) -> dict[str, Any]:
+    """Read all attributes as Python values: texts, numbers, and lists of those.
+
+    Raises:
+        StoreError: if one is larger than any of ours.
+    """
+    found: dict[str, Any] = {}
+    for name in node.attrs:
+        stored = h5py.h5a.open(node.id, name.encode("utf-8", "surrogateescape"))
+        if prod(stored.shape or ()) * stored.get_type().get_size() > _LONGEST_ATTRIBUTE:
+            raise StoreError(f"{node.file.filename}: attribute {name} of {node.name} is too long")
+        found[name] = plain(node.attrs[name])
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Give an HDF5 attribute as Python values; what is neither text nor number, by its name."""
+    if isinstance(value, np.ndarray):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, str):  # h5py lets bytes that are no UTF-8 pass as lone surrogates
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value if isinstance(value, bool | int | float) else printable(repr(value))

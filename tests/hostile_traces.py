@@ -1,0 +1,551 @@
+"""Traces that a stranger made: each way of lying in an HDF5 file or beside it, on a small trace.
+
+What lies outside the trace is a trap: a pipe that nobody writes to. A reader that so much as opens
+it waits for ever. `read_all` reads everything that probekit reads, as a user would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import tiny_traces
+
+import probekit
+from probekit.errors import StoreError
+from probekit.folder import read_run, sealed_specs
+from probekit.schema import Execution, Forward
+from probekit.summary import summarize_trace
+from probekit.terminal import show_info
+
+SECRET = "424242"  # what the secret file holds
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a hostile trace lies, and what lies around it."""
+
+    folder: Path
+    trap: Path  # a pipe
+    secret: Path  # a true HDF5 file with the same tree
+
+
+Lie = Callable[[h5py.File, str, Place, random.Random], None]
+
+
+def base_trace(folder: Path) -> None:
+    """Write a trace with everything in it: two shards, choices, bfloat16, an execution."""
+    order = np.array([[0, 1, 0], [1, 1, 1], [1, 0, 1], [0, 0, 0]], dtype="i4")
+    tiny_traces.write_trace(
+        folder,
+        [
+            tiny_traces.site("h.0.mlp", dtype="bfloat16", row_shape=(4,), layer=0),
+            tiny_traces.site("h.0", row_shape=(4,), layer=0, portable="resid_post"),
+            tiny_traces.site("h.0.ln", row_shape=(4,), rows="last"),
+            tiny_traces.site("h.0.sum", row_shape=(), rows="example"),
+        ],
+        [[3, 1], [2]],
+        executions=[
+            Execution(
+                modules=("h.0", "h.0.mlp"),
+                orders=(order,),
+                forwards=(
+                    Forward(order=0, phase="forward", examples=examples, n_tokens=2, seconds=0.5),
+                ),
+            )
+            for examples in ((0, 1), (2,))
+        ],
+    )
+    with h5py.File(folder / "trace.h5", "r+") as file:
+        file.attrs.update({"n_parameters": 7, "generate_cached_s": 0.5, "config": "a: 1"})
+    (folder / "run.json").write_text(json.dumps({"identity": {"shards": [1, 2]}}))
+
+
+def place_at(scratch: Path) -> Place:
+    """Lay a trap and a secret out, beside where a trace will lie."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(scratch / "trap.h5")
+    base_trace(scratch / "other")
+    (scratch / "other" / "shards" / "00000.h5").rename(scratch / "secret.h5")
+    with h5py.File(scratch / "secret.h5", "r+") as file:
+        file["sites/h.0/output"][:] = float(SECRET)
+        file["examples/text"][:] = SECRET
+    return Place(scratch / "run", scratch / "trap.h5", scratch / "secret.h5")
+
+
+# --- reading
+
+
+def read_all(folder: Path) -> str:
+    """Read all there is of a trace and of each of its shards; refusals are noted and passed.
+
+    Returns:
+        Everything that was read or said.
+    """
+    said: list[str] = []
+    for path in (folder, *sorted((folder / "shards").glob("*.h5"))):
+        for step in _steps(path):
+            try:
+                said.append(repr(step())[:2000])
+            except StoreError as error:
+                assert all(line.isprintable() for line in str(error).split("\n"))
+                said.append(f"refused: {error}")
+    for step in (lambda: read_run(folder), lambda: sealed_specs(folder)):
+        try:
+            said.append(repr(step())[:500])
+        except StoreError as error:
+            said.append(f"refused: {error}")
+    return "\n".join(said)
+
+
+def _steps(path: Path) -> Iterator[Callable[[], Any]]:
+    try:
+        trace = probekit.open(path)
+    except StoreError as error:
+        message = str(error)
+        yield lambda: f"refused: {message}"
+        return
+    yield lambda: repr(trace)
+    yield lambda: json.dumps(trace.provenance)
+    yield lambda: trace.vocabulary[:50]
+    yield lambda: [trace.examples[n] for n in range(min(9, len(trace.examples)))]
+    yield lambda: [trace.tokens[n] for n in range(min(9, len(trace.tokens)))]
+    yield lambda: [trace.context(n) for n in range(min(9, len(trace.tokens)))]
+    yield lambda: trace.execution and trace.execution.forwards[:9]
+    yield lambda: trace.execution and trace.execution_order[:9]
+    yield lambda: trace.select("resid_post", layer=-1)
+    yield lambda: trace.match("**")
+    yield lambda: trace.next_tokens(0) if len(trace.examples) else None
+    for name in trace.site_names[:20]:
+        yield lambda name=name: (repr(trace[name]), json.dumps(trace[name].attributes))
+        yield lambda name=name: (trace[name][:], trace[name].raw(slice(None)).dtype)
+        yield lambda name=name: trace[name][[0, -1]] if len(trace[name]) else None
+        yield lambda name=name: trace[name].example(0) if len(trace.examples) else None
+        yield lambda name=name: trace[name].rows != "example" and trace[name].token_rows()
+        yield lambda name=name: trace[name].torch().sum()
+    yield lambda: _shown(trace)
+
+
+def _shown(trace: probekit.Trace) -> str:
+    info = summarize_trace(trace)
+    json.dumps(info)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        show_info(info)
+    assert all(line.isprintable() for line in out.getvalue().splitlines()), "moves the cursor"
+    return out.getvalue()
+
+
+# --- lies inside of a file
+
+
+DATASETS = (
+    *("examples/id", "examples/text", "examples/first_token", "examples/n_tokens"),
+    *("tokens/id", "tokens/position", "tokens/example", "rows/last", "vocabulary"),
+    *("sites/h.0.mlp/output", "sites/h.0/output", "sites/h.0.ln/output", "sites/h.0.sum/output"),
+    *("execution/modules", "execution/orders/0", "execution/forwards"),
+    "execution/forward_examples",
+)
+GROUPS = ("examples", "tokens", "rows", "sites", "sites/h.0", "execution", "execution/orders")
+
+
+def _cleared(file: h5py.File, path: str) -> dict[str, Any]:
+    """Remove an object; give its attributes."""
+    if path not in file:
+        return {}
+    kept = dict(file[path].attrs)
+    del file[path]
+    return kept
+
+
+def _put(file: h5py.File, path: str, **given: Any) -> None:
+    kept = _cleared(file, path)
+    made = file.create_dataset(path, **given)
+    made.attrs.update(kept)
+
+
+def _shape(file: h5py.File, path: str) -> tuple[int, ...]:
+    return tuple(file[path].shape) if isinstance(file.get(path), h5py.Dataset) else (3,)
+
+
+def external_link(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    _cleared(file, path)
+    outside = draw.choice([place.trap, place.secret])
+    names = [str(outside), f"../{outside.name}", "./trace.h5", "", "/etc/passwd", "file://x"]
+    file[path] = h5py.ExternalLink(draw.choice(names), draw.choice([f"/{path}", "/", "/x"]))
+
+
+def soft_link(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    _cleared(file, path)
+    file["way_out"] = h5py.ExternalLink(str(place.trap), "/")
+    names = [f"/{path}", "/", ".", "/missing", "/way_out/x", "/vocabulary", "../" * 9, f"/{path}/x"]
+    file[path] = h5py.SoftLink(draw.choice(names))
+
+
+def cycle(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    _cleared(file, path)
+    file[path] = file[draw.choice(["/", path.rpartition("/")[0] or "/", "examples"])]
+
+
+def other_object(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    _cleared(file, path)
+    match draw.randrange(3):
+        case 0:
+            file.create_group(path)
+        case 1:
+            file[path] = np.dtype("f8")  # a type with a name
+        case _:
+            file.create_group(path)["a/b"] = [1]
+
+
+def strange_type(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    shape = _shape(file, path)
+    odd_float = h5py.h5t.IEEE_F32LE.copy()
+    odd_float.set_fields(31, 20, 11, 0, 20)
+    odd_int = h5py.h5t.STD_I32LE.copy()
+    odd_int.set_precision(12)
+    odd_int.set_offset(5)
+    many: list[Any] = [
+        *(h5py.ref_dtype, h5py.regionref_dtype, h5py.string_dtype(), h5py.string_dtype("ascii", 5)),
+        *(h5py.vlen_dtype("i4"), h5py.vlen_dtype(h5py.vlen_dtype("f8")), np.dtype("V7")),
+        *(h5py.enum_dtype({"A": 1}), np.dtype([("a", "i4"), ("b", "O8")]) if False else "c16"),
+        *(np.dtype([("a", "i4"), ("b", "f4", (3,))]), np.dtype(("f4", (2, 2))), ">f4", "u8"),
+        *("longdouble", "f2", "bool", np.dtype([("order", "i4"), ("phase", "S3")])),
+        *(h5py.Datatype(odd_float.copy()), h5py.Datatype(odd_int.copy())),
+        *(h5py.Datatype(h5py.h5t.STD_B32LE.copy()), h5py.Datatype(h5py.h5t.UNIX_D64LE.copy())),
+    ]
+    kept = _cleared(file, path)
+    made = file.create_dataset(path, shape=shape, dtype=draw.choice(many))
+    made.attrs.update(kept)
+    with contextlib.suppress(Exception):
+        made[...] = np.zeros(shape)  # so that the bytes are there
+
+
+def absurd_shape(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    shape = draw.choice(
+        [
+            *((2**40,), (2**62,), (2**40, 4), (2**20, 2**20, 4), (0,), (0, 4), (5, 0), (1,) * 32),
+            *((2**33, 4), (7, 4), (3, 2**40), (2**31, 2**31)),
+        ]
+    )
+    dtype = draw.choice(["f4", "i4", "i8", h5py.string_dtype()])
+    options = draw.choice(
+        [
+            {"chunks": tuple(min(n or 1, 4) for n in shape)},
+            {"chunks": tuple(min(n or 1, 4) for n in shape), "compression": "gzip"},
+            {},
+        ]
+    )
+    _put(file, path, shape=shape, dtype=dtype, **options)
+    if options and draw.random() < 0.3 and 0 not in shape:
+        file[path][(0,) * len(shape)] = 1 if dtype in ("f4", "i4", "i8") else "x"  # one chunk
+
+
+def no_space(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    kept = _cleared(file, path)
+    empty = h5py.Empty(draw.choice(["f4", "i8", h5py.string_dtype()]))
+    file[path] = draw.choice([empty, 5, 1.5, "text"])
+    file[path].attrs.update(kept)
+
+
+def external_storage(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    outside = draw.choice([str(place.trap), f"../{place.trap.name}", "/etc/passwd", "/dev/zero"])
+    shape = _shape(file, path)
+    dtype = draw.choice(["f4", "i4", "i8"])
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    _put(file, path, shape=shape, dtype=dtype, external=[(outside, 0, max(1, size))])
+
+
+def virtual(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    shape = _shape(file, path) or (3,)
+    n_rows = max(1, shape[0])
+    row = tuple(max(1, n) for n in shape[1:])
+    dtype = draw.choice(["f4", "i8", "i4", file[path].dtype if path in file else "f4"])
+    names = [
+        *(str(place.trap), f"../{place.trap.name}", str(place.secret), "shards/../../secret.h5"),
+        *(".", "trace.h5", "shards/00000.h5", "shards/%b.h5", "missing.h5", "shards", "/dev/zero"),
+        *("linked.h5", "shards/linked/secret.h5", "", "\u202e.h5", "a" * 300 + ".h5"),
+    ]
+    with contextlib.suppress(OSError):
+        (place.folder / "linked.h5").symlink_to(place.trap)
+        (place.folder / "shards" / "linked").symlink_to(place.trap.parent)
+    unlimited = draw.random() < 0.3
+    layout = h5py.VirtualLayout((n_rows, *row), dtype, maxshape=(None, *row) if unlimited else None)
+    for _ in range(draw.choice([1, 1, 2, 9])):
+        name = draw.choice(names)
+        if unlimited:
+            source = h5py.VirtualSource(name, path, (n_rows, *row), maxshape=(None, *row))
+            layout[0 : h5py.h5s.UNLIMITED] = source[0 : h5py.h5s.UNLIMITED]
+            break
+        begin = draw.randrange(n_rows)
+        source = h5py.VirtualSource(name, draw.choice([path, "/", "x"]), (n_rows, *row))
+        layout[begin:n_rows] = source[: n_rows - begin]
+    kept = _cleared(file, path)
+    file.create_virtual_dataset(path, layout)
+    file[path].attrs.update({k: v for k, v in kept.items() if k != "axes"})
+    file[path].attrs["axes"] = ["token", *(f"d_{n}" for n in range(len(row)))]
+
+
+def strange_filter(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    shape = tuple(max(1, n) for n in (_shape(file, path) or (3,)))
+    kept = _cleared(file, path)
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_chunk(shape)
+    number = draw.choice([300, 32001, 32015, 257, 65000])
+    layout.set_filter(number, h5py.h5z.FLAG_OPTIONAL, (1, 2, 3))
+    space = h5py.h5s.create_simple(shape)
+    made = h5py.h5d.create(file.id, path.encode(), h5py.h5t.IEEE_F32LE, space, layout)
+    made.write_direct_chunk((0,) * len(shape), draw.randbytes(draw.choice([0, 7, 4000])))
+    h5py.Dataset(made).attrs.update(kept)
+
+
+def bomb(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    """A few kilobytes that unpack to 600 MB."""
+    shape = (150_000_000,) if draw.random() < 0.5 else (37_500_000, 4)
+    rows = np.zeros((shape[0] // 10, *shape[1:]), dtype="f4")
+    _put(file, path, shape=shape, dtype="f4", chunks=rows.shape, compression="gzip")
+    made = file[path]
+    made[: len(rows)] = rows
+    packed = made.id.read_direct_chunk((0,) * len(shape))[1]
+    for n in range(1, 10):
+        made.id.write_direct_chunk((n * len(rows), *(0 for _ in shape[1:])), packed)
+
+
+INSIDE: dict[str, Lie] = {
+    "an external link": external_link,
+    "a soft link": soft_link,
+    "a cycle": cycle,
+    "another object": other_object,
+    "a strange type": strange_type,
+    "an absurd shape": absurd_shape,
+    "no space": no_space,
+    "external storage": external_storage,
+    "a virtual dataset": virtual,
+    "a strange filter": strange_filter,
+}
+
+# --- lies in attributes and numbers
+
+ODD_VALUES: tuple[Any, ...] = (
+    *(
+        "",
+        "x",
+        "../../secret",
+        "\u202ex\x1b[2J",
+        "a" * 60_000,
+        b"\xff\xfe",
+        "\0" if False else "nul",
+    ),
+    *(0, 1, -1, 2, 10**9, 2**62, -(2**62), 1.5, float("nan"), float("inf"), True, 1 + 2j),
+    *([], [1, 2], ["a", "b"], ["token"], ["token", "d_model"], [[1, 2], [3, 4]], ["\x1b[31m"] * 2),
+    np.zeros(9000, "i8"),
+    np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+    h5py.Empty("f8"),
+)
+ROOT_ATTRIBUTES = (
+    *("probekit_format", "first_example", "first_token", "n_layers", "model_name", "n_parameters"),
+    *("config", "shard", "generate_cached_s", "generate_compared", "stopped_after", "device"),
+    *("\u202eodd\x1b[2J", "probekit_version", "dtype", "seed", "self_check"),
+)
+SITE_ATTRIBUTES = ("axes", "rows", "layer", "portable", "dtype", "module_class", "probe", "\x1b[2J")
+
+
+def _set(node: Any, name: str, draw: random.Random) -> None:
+    value = draw.choice(ODD_VALUES)
+    if draw.random() < 0.1:
+        value = np.array([node.ref], dtype=h5py.ref_dtype)
+    if name in node.attrs:
+        del node.attrs[name]
+    if draw.random() < 0.9:
+        node.attrs[name] = value
+
+
+def root_attribute(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    _set(file, draw.choice(ROOT_ATTRIBUTES), draw)
+
+
+def site_attribute(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    sites = [f"{module}/{kind}" for module, group in file["sites"].items() for kind in group]
+    _set(file[f"sites/{draw.choice(sites)}"], draw.choice(SITE_ATTRIBUTES), draw)
+
+
+def numbers(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    """Other numbers, of the right type, in the place of the true ones."""
+    dataset = file[path]
+    if dataset.is_virtual or not isinstance(dataset, h5py.Dataset):
+        values: Any = draw.choice([-1, 2**31 - 1, 10**6, 5])
+        _put(file, path, data=np.full(_shape(file, path), values, dtype="i8"))
+        return
+    for row in range(len(dataset)):
+        if draw.random() < 0.5 and dataset.dtype.kind in "iu":
+            dataset[row] = draw.choice([-1, -(2**31), 2**31 - 1, 0, 1, 7])
+        elif dataset.dtype.names:
+            changed = dataset[row]
+            changed["order"] = draw.choice([-1, 2**31 - 1, 1])
+            dataset[row] = changed
+        elif dataset.dtype.kind == "O":
+            dataset[row] = draw.choice([b"\xff\xfe", "\u202e\x1b[2J", "", "a" * 10**6])
+
+
+def names(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    """Names that move the cursor, turn the text around, or are no text."""
+    name: Any = draw.choice(
+        ["\x1b[2J\x1b[31m", "\u202eevil", "a" * 60_000, b"\xff\xfe", "..", ".", " ", "a\nb", "é"]
+    )
+    group = file.create_group(b"sites/" + (name if isinstance(name, bytes) else name.encode()))
+    if draw.random() < 0.8:
+        group["output"] = np.zeros((6, 2), "f4")
+        group["output"].attrs["axes"] = ["token", draw.choice(["d", "\x1b[2J"])]
+        group[b"\xff"] = [1]
+
+
+def many(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    for number in range(3000):
+        file.create_group(f"sites/m.{number}")["output"] = 1
+
+
+ELSEWHERE: dict[str, Lie] = {
+    "a root attribute": root_attribute,
+    "a site's attribute": site_attribute,
+    "odd names": names,
+    "other numbers": numbers,
+}
+
+# --- lies beside the files
+
+Spoil = Callable[[Place], None]
+
+
+def _linked(name: str) -> Spoil:
+    def spoil(place: Place) -> None:
+        path = place.folder / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+        path.symlink_to(place.secret if path.suffix == ".h5" else place.trap)
+
+    return spoil
+
+
+def _pipe(name: str) -> Spoil:
+    def spoil(place: Place) -> None:
+        (place.folder / name).unlink(missing_ok=True)
+        os.mkfifo(place.folder / name)
+
+    return spoil
+
+
+def _with(name: str, content: bytes, *, gone: str | None = None) -> Spoil:
+    def spoil(place: Place) -> None:
+        if gone is not None:
+            (place.folder / gone).unlink()
+        (place.folder / name).write_bytes(content)
+
+    return spoil
+
+
+def _folder(name: str) -> Spoil:
+    def spoil(place: Place) -> None:
+        (place.folder / name).unlink()
+        (place.folder / name).mkdir()
+
+    return spoil
+
+
+def _huge(place: Place) -> None:
+    with (place.folder / "trace.h5").open("r+b") as file:
+        file.truncate(1 << 40)
+
+
+def _swapped(place: Place) -> None:
+    first, second = (place.folder / "shards" / f"0000{n}.h5" for n in (0, 1))
+    kept = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(kept)
+
+
+_DEEP = b"[" * 100_000 + b"]" * 100_000
+_JSON: dict[str, bytes] = {
+    "deep JSON": _DEEP,
+    "no JSON": b"{",
+    "a list": b"[1]",
+    "a number": b"1e999",
+    "no text": b"\xff\xfe\0",
+    "nothing": b"",
+    "an identity that is none": b'{"identity": 5}',
+    "shards that are none": b'{"identity": {"shards": 5}}',
+    "a spec that is none": b'{"spec": 5, "shard": "x"}',
+    "a spec of other keys": b'{"spec": {"number": 1, "evil": 2}}',
+    "a spec of other types": b'{"spec": {"number": "x", "first_example": [], "n_examples": null, '
+    b'"first_token": {}, "n_tokens": 1e999, "n_rows": 5}}',
+    "a large number": b'{"identity": {"shards": [' + b"9" * 100_000 + b"]}}",
+}
+BESIDE: dict[str, Spoil] = {
+    **{f"{name} is a link": _linked(name) for name in ("trace.h5", "shards/00000.h5", "shards")},
+    **{f"{name} is a pipe": _pipe(name) for name in ("trace.h5", "shards/00001.h5", "run.json")},
+    "run.json is a pipe, no index": lambda p: (
+        _pipe("run.json")(p),
+        (p.folder / "trace.h5").unlink(),
+    ),
+    "run.json is a link, no index": lambda p: (
+        _linked("run.json")(p),
+        (p.folder / "trace.h5").unlink(),
+    ),
+    "a shard's record is a pipe": _pipe("shards/00000.json"),
+    "trace.h5 is a folder": _folder("trace.h5"),
+    "a shard is a folder": _folder("shards/00000.h5"),
+    "trace.h5 is a terabyte": _huge,
+    "shards are swapped": _swapped,
+    "trace.h5 is noise": _with("trace.h5", random.Random(0).randbytes(5000)),
+    "trace.h5 is a signature": _with("trace.h5", b"\x89HDF\r\n\x1a\n" + bytes(600)),
+    "trace.h5 is a pickle": _with("trace.h5", b"\x80\x04\x95cos\nsystem\n(S'x'\ntR."),
+    **{f"run.json is {k}": _with("run.json", v, gone="trace.h5") for k, v in _JSON.items()},
+    **{f"a shard's record is {k}": _with("shards/00000.json", v) for k, v in _JSON.items()},
+}
+
+
+# --- all of it
+
+
+@dataclass(frozen=True, slots=True)
+class HostileTrace:
+    """A way to lie, and what of it is left to chance."""
+
+    name: str
+    lie: Callable[[Place, random.Random], None]
+
+
+def _in_file(kind: str, lie: Lie, file: str, path: str) -> HostileTrace:
+    def apply(place: Place, draw: random.Random) -> None:
+        with h5py.File(place.folder / file, "r+") as opened:
+            lie(opened, path, place, draw)
+
+    return HostileTrace(f"{kind} at {path} in {file}", apply)
+
+
+def catalogue() -> list[HostileTrace]:
+    """Give every way to lie, each at every place it can be told."""
+    files = ("trace.h5", "shards/00000.h5")
+    found = [
+        _in_file(kind, lie, file, path)
+        for kind, lie in INSIDE.items()
+        for file in files
+        for path in (*DATASETS, *(GROUPS if kind in _OF_GROUPS else ()))
+        if not (file != "trace.h5" and path == "vocabulary")
+    ]
+    found += [_in_file(kind, lie, file, path) for kind, lie in ELSEWHERE.items() for file in files
+              for path in (DATASETS[2:8] + DATASETS[13:] if kind == "other numbers" else ("",) * 12)]  # fmt: skip
+    found += [_in_file("a bomb", bomb, "trace.h5", path) for path in DATASETS[2:12:3]]
+    found += [_in_file("many sites", many, "trace.h5", "sites")]
+    found += [HostileTrace(name, lambda p, _, s=spoil: s(p)) for name, spoil in BESIDE.items()]
+    return found
+
+
+_OF_GROUPS = ("an external link", "a soft link", "a cycle", "another object")
