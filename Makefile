@@ -48,7 +48,7 @@ test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
 
 # BENCH=--quick for two minutes instead of half an hour. gpu.py says so where there is no GPU.
-BENCHMARKS := overhead ragged write memory gpu
+BENCHMARKS := overhead ragged write memory dataset gpu
 bench: $(STAMP)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 

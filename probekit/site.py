@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.dimensions import BOOKKEEPING
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.mapped import MappedRows, dataset_in, open_file
@@ -37,7 +38,9 @@ class Site:
         self.module, _, self.kind = name.partition("/")
         with open_file(trace._file) as file:
             dataset = dataset_in(file, f"sites/{name}")
-            self.attributes: dict[str, Any] = {k: plain(v) for k, v in dataset.attrs.items()}
+            self.attributes: dict[str, Any] = {
+                k: plain(v) for k, v in dataset.attrs.items() if k not in BOOKKEEPING
+            }
             self._data = MappedRows(dataset, trace._file, trace._maps)
         self.axes: tuple[str, ...] = tuple(self.attributes["axes"])
         self.rows: str = self.attributes.get("rows", ALL_TOKENS)

@@ -118,6 +118,21 @@ class Examples(Sequence[Example]):
     def _segments(self) -> MappedRows:
         return self._trace._table("examples/id")
 
+    def strings(self, column: str, key: Any = slice(None)) -> Array:
+        """Give `id` or `text` of the examples that a key picks, object `[example]`."""
+        numbers = np.arange(len(self))[key]
+        flat = numbers.reshape(-1)
+        found = np.empty(flat.shape, dtype=object)
+        for segment in self._segments.segments:
+            local = flat - segment.first_row
+            here = (local >= 0) & (local < segment.n_rows)
+            if here.any():
+                begin, end = int(local[here].min()), int(local[here].max()) + 1
+                with open_file(segment.file) as file:
+                    strings = dataset_in(file, f"examples/{column}").asstr()[begin:end]
+                found[here] = strings[local[here] - begin]
+        return found.reshape(numbers.shape)
+
     def _string(self, column: str, number: int) -> str:
         segment, local = self._segments.segment_of(number)
         with open_file(segment.file) as file:

@@ -29,7 +29,7 @@ from probekit.schema import LIBVER, Execution, ShardSpec, SiteSpec
 
 _NO_ROWS = xxhash.xxh3_64_intdigest(b"")
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
-_ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
+ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
 
 Array = np.ndarray[Any, Any]
 
@@ -276,7 +276,7 @@ def _lay_out(
     attributes: Mapping[str, Any],
 ) -> list[int]:
     """Create the file with every dataset allocated; give each site's offset in it."""
-    with HDF5Out(path, libver=LIBVER, **_ALIGNED) as out:
+    with HDF5Out(path, libver=LIBVER, **ALIGNED) as out:
         file = out.file
         file.attrs.update(attributes)
         file.attrs["shard"] = shard.number

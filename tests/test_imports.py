@@ -20,11 +20,12 @@ PACKAGE = Path(probekit.__file__).parent
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *("globs", "families", "schema", "disk", "records", "compression", "flushing", "writer"),
+    *("globs", "families", "schema", "dimensions", "disk", "records", "compression", "flushing", "writer"),
     *("lock", "gather", "mapped", "folder", "verify"),
-    *("extras", "shown", "summary", "overview"),
+    *("extras", "choosing", "handover", "shown", "summary", "overview"),
     *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
     *("site", "tables", "trace"),
+    *("dataframes", "dataarrays", "newfile", "merging", "tensorfile", "shuffling"),
     *("alignment", "pairing", "cka", "similarity", "lensresult"),
     *("pictures", "siteplots", "resultplots"),
     *("room", "index", "spool", "inputs", "shards", "terminal", "stopping"),
@@ -37,6 +38,7 @@ HEAVY = (  # may import torch
     *("hooks", "order", "packing", "tally", "transfer", "receiver", "walk", "generation"),
     *("provenance", "capture", "recording"),
     *("readout", "agreement", "logitlens"),
+    *("rowreader", "torchdata", "training"),
 )
 ORDER = (*LIGHT, *HEAVY, "cli")
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
@@ -192,6 +194,9 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "trace.execution_order, trace.provenance, trace.match('**')\n"
         "trace.tokens[3], trace.context(4)\n"
         "trace.statistics(), trace.top_examples('transformer.h.0.mlp.act', 3)\n"
+        "trace.to_pandas('tokens'), trace.to_xarray().load()\n"
+        "trace.to_safetensors(sys.argv[1] + '.safetensors')\n"
+        "trace.merge(sys.argv[1] + '.h5')\n"
         "from probekit import Site, Trace, StoreError\n"
         "from probekit.summary import summarize_trace; summarize_trace(trace)\n"
         "trace.report(sys.argv[1] + '.html')\n"
