@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from probekit.errors import StoreError
 from probekit.globs import match_paths, nearest, unmatched_choices
+from probekit.summary import collapse
 
 if TYPE_CHECKING:
     from probekit.site import Site
@@ -67,6 +68,6 @@ def _not_recorded(trace: Trace, module: str, kind: str) -> str:
 
 
 def _recorded(trace: Trace) -> str:
-    shown = ", ".join(trace.site_names[:5])
-    more = f" and {len(trace.site_names) - 5} more" if len(trace.site_names) > 5 else ""
-    return f"recorded were {shown}{more}" if shown else "nothing was recorded"
+    shown = ", ".join(collapse(trace.site_names))
+    portable = f" ({', '.join(trace._portable)})" if trace._portable else ""
+    return f"recorded were {shown}{portable}" if shown else "nothing was recorded"

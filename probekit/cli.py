@@ -275,13 +275,14 @@ def merge(
     """
     from probekit import terminal
     from probekit.trace import open_trace
+    from probekit.wording import human_bytes
 
     with terminal.copying(quiet=quiet) as watcher:
         merged = open_trace(trace).merge(
             file, sites, dtype=dtype, overwrite=overwrite, on_progress=watcher
         )
     if not quiet:
-        size = terminal.human_bytes(file.stat().st_size)
+        size = human_bytes(file.stat().st_size)
         typer.echo(f"{file}: {len(merged.examples)} examples, {len(merged.tokens)} tokens, "
                    f"{len(merged.site_names)} sites, {size}")  # fmt: skip
 

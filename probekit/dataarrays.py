@@ -112,7 +112,7 @@ def _of_examples(trace: Trace) -> Iterator[tuple[str, Any]]:
     for name in ("id", "text"):
         strings = _ExampleStrings(trace, name)
         yield f"example_{name}", _Lazy(shape, object, strings).variable(("example",))
-    yield "example_n_tokens", ("example", trace._table("examples/n_tokens")[:])
+    yield "example_n_tokens", ("example", trace.examples.n_tokens)
 
 
 def _chosen(sites: tuple[Site, ...]) -> Iterator[tuple[str, Any]]:

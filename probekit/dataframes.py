@@ -28,16 +28,15 @@ def frame_of(trace: Trace, table: str) -> pd.DataFrame:
 
 
 def _examples(trace: Trace) -> pd.DataFrame:
-    starts = trace._table("examples/first_token", less=trace._first_token)[:]
-    generated = np.flatnonzero(trace.tokens.step[:])
+    n_examples, generated = len(trace.examples), np.flatnonzero(trace.tokens.step[:])
     columns = {
         "id": trace.examples.strings("id"),
         "text": trace.examples.strings("text"),
-        "first_token": starts,
-        "n_tokens": trace._table("examples/n_tokens")[:],
-        "n_generated": np.bincount(trace.tokens.example[generated], minlength=len(starts)),
+        "first_token": trace.examples.first_token,
+        "n_tokens": trace.examples.n_tokens,
+        "n_generated": np.bincount(trace.tokens.example[generated], minlength=n_examples),
     }
-    return pd.DataFrame(columns, index=pd.RangeIndex(len(starts), name="example"))
+    return pd.DataFrame(columns, index=pd.RangeIndex(n_examples, name="example"))
 
 
 def _tokens(trace: Trace) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from probekit.mapped import dataset_in, open_file
 from probekit.newfile import Part, Watcher, new_file, refuse_full_disk, write_parts
 from probekit.schema import DTYPES, LIBVER
 from probekit.wording import one_of
-from probekit.writer import ALIGNED
+from probekit.writer import ALIGNED, create_rows
 
 if TYPE_CHECKING:
     from probekit.site import Site
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WIDER = ("float32",)  # what `dtype` may be
 _SIXTEEN_BITS = ("bfloat16", "float16")
 _OF_SHARDS = ("shard", "n_shards", "first_example", "first_token")  # attributes of no meaning here
-_BLOCK = 1 << 16  # rows of a table at a time
+_BLOCK = 1 << 13  # rows of a table at a time; texts can be long
 
 
 def merge_trace(
@@ -58,7 +58,8 @@ def merge_trace(
 
 def _lay_out(path: Path, trace: Trace, sites: tuple[Site, ...], dtype: str | None) -> list[Part]:
     """Write everything but the sites' rows, for which there is room."""
-    with open_file(trace._file) as old, HDF5Out(path, libver=LIBVER, **ALIGNED) as out:
+    # Inside of the other: a disk that is full is no fault of the file that is read.
+    with HDF5Out(path, libver=LIBVER, **ALIGNED) as out, open_file(trace._file) as old:
         file = out.file
         file.attrs.update({k: v for k, v in old.attrs.items() if k not in _OF_SHARDS})
         for name, values, count in _columns(trace, old):
@@ -109,15 +110,8 @@ def _copy_column(file: h5py.File, name: str, values: Any, n_rows: int, old: h5py
 def _allocate(file: h5py.File, site: Site, dtype: str | None, old: h5py.Dataset) -> Part:
     """Make room for a site's rows in one piece."""
     stored = dtype if dtype is not None and site.dtype in _SIXTEEN_BITS else site.dtype
-    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_layout(h5py.h5d.CONTIGUOUS)
-    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
-    links.set_create_intermediate_group(True)
-    space = h5py.h5s.create_simple(site.shape)
-    path = f"/sites/{site.name}".encode()
-    made = h5py.h5d.create(file.id, path, schema.h5_type(stored), space, layout, lcpl=links)
     attributes = {k: v for k, v in old.attrs.items() if k not in BOOKKEEPING}
-    h5py.Dataset(made).attrs.update({**attributes, "dtype": stored})
-    return Part(rows=site, dtype=stored, offset=made.get_offset() or 0)  # None without rows
+    offset = create_rows(
+        file, f"/sites/{site.name}", stored, site.shape, {**attributes, "dtype": stored}
+    )
+    return Part(rows=site, dtype=stored, offset=offset)

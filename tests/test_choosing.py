@@ -55,7 +55,8 @@ def test_nothing_said_means_every_site(trace: Trace) -> None:
     [
         (
             "h.1",
-            r"h.1 was not recorded; the nearest: h.{0,2,10}; recorded were h.0.attn/pattern, .*and",
+            r"h.1 was not recorded; the nearest: h.{0,2,10}; recorded were h.\{0,2\}.attn/pattern, "
+            r".*h.{0,2,10}/output, norm/output@1 \(.*resid_post.*\)",
         ),
         ("h.{0..2}", r"h.1 was not recorded"),
         ("h.*.attn", r"of h.\*.attn there is: h.\*.attn/pattern, h.\*.attn/z"),

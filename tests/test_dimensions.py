@@ -122,6 +122,14 @@ def test_xarray_opens_the_whole_tree_without_a_warning(file: Path, made: Made) -
             assert tree["examples"].text.values.tolist() == made.texts
 
 
+def test_equal_traces_have_equal_files(made: Made, tmp_path: Path) -> None:
+    write_trace(tmp_path, SITES, executions=(EXECUTION, None, None))
+    assert (tmp_path / "trace.h5").read_bytes() == (made.folder / "trace.h5").read_bytes()
+    for name in ("a.h5", "b.h5"):
+        probekit.open(made.folder).merge(tmp_path / name)
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
 def test_what_hdf5_keeps_for_itself_is_no_attribute_of_a_site(made: Made) -> None:
     attributes = probekit.open(made.folder)["h.0.mlp"].attributes
     assert not set(attributes) & set(BOOKKEEPING)

@@ -20,9 +20,19 @@ PACKAGE = Path(probekit.__file__).parent
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *("globs", "families", "schema", "dimensions", "disk", "records", "compression", "flushing", "writer"),
+    *(
+        "globs",
+        "families",
+        "schema",
+        "dimensions",
+        "disk",
+        "records",
+        "compression",
+        "flushing",
+        "writer",
+    ),
     *("lock", "gather", "mapped", "folder", "verify"),
-    *("extras", "choosing", "handover", "shown", "summary", "overview"),
+    *("extras", "shown", "summary", "overview", "choosing", "handover"),
     *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
     *("site", "tables", "trace"),
     *("dataframes", "dataarrays", "newfile", "merging", "tensorfile", "shuffling"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +225,28 @@ def test_a_failure_leaves_nothing(
     with pytest.raises(StoreError, match=r"one.h5: cannot be written: No space left on device"):
         trace.merge(tmp_path / "one.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+STARVED = """
+import resource, sys
+import probekit
+trace = probekit.open(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+try:
+    trace.merge(sys.argv[2])
+except probekit.StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("limit", [3000, 40_000])  # in the tables, in the rows
+def test_a_disk_that_refuses_is_said_and_nothing_stays(tmp_path: Path, limit: int) -> None:
+    write_trace(tmp_path / "t", [site(row_shape=(1000,))])
+    command = [sys.executable, "-c", STARVED, tmp_path / "t", tmp_path / "one.h5", limit]
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert ran.stdout == f"{tmp_path}/one.h5: cannot be written: File too large\n"
+    assert ran.stderr == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["t"]
 
 
 def test_progress_is_told(trace: Trace, tmp_path: Path) -> None:
