@@ -143,9 +143,9 @@ def show_shuffling(n_rows: int) -> None:
         means = signal[texts[: n_rows // BATCH * BATCH]].reshape(-1, BATCH).mean(1)
         spread = means.var() * BATCH / signal.var()
         print(f"{name:<12} {moved:>7.4f} {correlation:>11.4f} {same:>10.2e} {spread:>12.2f}")
-    print("moved: mean distance, in epochs (a permutation's is 1/3). same text: share of neighbours.\n"
-          "batch means: variance of the mean over a batch of something that a whole text shares,\n"
-          "against that of independent rows")  # fmt: skip
+    print("moved: mean distance, in epochs (a permutation's is 1/3). same text: share of\n"
+          "neighbours. batch means: variance of the mean over a batch of something that a whole\n"
+          "text shares, against that of independent rows")  # fmt: skip
 
 
 def main() -> None:

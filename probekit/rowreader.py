@@ -7,7 +7,9 @@ that is sent to another opens the files there itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -26,6 +28,15 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 ORIGIN = ("token", "token_id", "position", "example")
+_SAMPLED = 16  # places that are asked for, to know whether the system has read all already
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Rows of compressed sites, unpacked."""
+
+    rows: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # numbers, ascending
+    raw: Mapping[str, Array] = field(default_factory=dict)  # by site name, `[row, ...]`
 
 
 class RowReader:
@@ -50,51 +61,51 @@ class RowReader:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reader, (self.trace, self.names, self.origin, self.kept)
 
-    def __call__(self, numbers: Array) -> dict[str, torch.Tensor]:
-        """Give rows as tensors of their own memory, by site name, `[row, ...]`."""
+    def __call__(self, numbers: Array, held: Held | None = None) -> dict[str, torch.Tensor]:
+        """Give rows as tensors of their own memory, by site name, `[row, ...]`.
+
+        Args:
+            numbers: of the rows, int64 `[row]`.
+            held: from `hold`, if they were among those.
+        """
         rows = numbers if self.kept is None else self.kept[numbers]
-        batch = {name: self._tensor(name, rows) for name in self.names}
+        batch = {name: self._tensor(name, rows, held) for name in self.names}
         return {**batch, **self._origin_of(rows)} if self.origin else batch
 
     def expect(self, stretches: Array) -> None:
         """Let the system begin to read what will be asked for: `[stretch, (begin, end)]`."""
-        if not len(stretches) or not hasattr(os, "posix_fadvise"):  # macOS has none
+        if not len(stretches) or sys.platform != "linux":
             return
         begins, ends = stretches[np.argsort(stretches[:, 0])].T
         if self.kept is not None:
             begins, ends = self.kept[begins], self.kept[ends - 1] + 1
         apart = begins[1:] != ends[:-1]  # neighbours are read in one piece
         pieces = np.stack([begins[np.r_[True, apart]], ends[np.r_[apart, True]]], axis=1).tolist()
+        sample = pieces[:: -(-len(pieces) // _SAMPLED)]
         for name in self.names:
             site = self._sites[name]
-            _advise(extent for begin, end in pieces for extent in site.extents(begin, end))
+            starts = (extent for begin, _ in sample for extent in site.extents(begin, begin + 1))
+            if not all(_in_memory(file, offset) for file, offset, _ in starts):
+                _advise(extent for begin, end in pieces for extent in site.extents(begin, end))
 
-    def hold(self, stretches: Array) -> None:
-        """Unpack rows that will be asked for if they are compressed, and forget earlier ones."""
+    def hold(self, stretches: Array) -> Held:
+        """Unpack rows that will be asked for, where they are compressed."""
         packed = [name for name in self.names if not self._sites[name].is_mapped]
         if not packed:
-            return
+            return Held()
         ordered = stretches[np.argsort(stretches[:, 0])]
         numbers = np.concatenate([np.arange(begin, end) for begin, end in ordered])
-        self._held.clear()  # before new ones are read
-        self._held_rows = numbers if self.kept is None else self.kept[numbers]
-        for name in packed:
-            self._held[name] = self._sites[name].raw(self._held_rows)
+        rows = numbers if self.kept is None else self.kept[numbers]
+        return Held(rows=rows, raw={name: self._sites[name].raw(rows) for name in packed})
 
-    def _tensor(self, name: str, rows: Array) -> torch.Tensor:
-        raw = self._raw(name, rows)
+    def _tensor(self, name: str, rows: Array, held: Held | None) -> torch.Tensor:
+        if held is not None and name in held.raw:
+            raw = held.raw[name][np.searchsorted(held.rows, rows)]
+        else:
+            raw = self._sites[name].raw(_as_slice(rows))
         own = np.require(raw, requirements=["C", "W"])  # a slice is a view of the map: a copy
         dtype: torch.dtype = getattr(torch, self._sites[name].dtype)
         return torch.from_numpy(own.view(f"i{own.dtype.itemsize}")).view(dtype)
-
-    def _raw(self, name: str, rows: Array) -> Array:
-        if name in self._held:
-            at = np.searchsorted(self._held_rows, rows) % len(self._held_rows)
-            if (self._held_rows[at] == rows).all():  # not so in an older pass that goes on beside
-                held: Array = self._held[name][at]
-                return held
-        raw: Array = self._sites[name].raw(_as_slice(rows))
-        return raw
 
     def _origin_of(self, rows: Array) -> dict[str, torch.Tensor]:
         if self._rows == PER_EXAMPLE:
@@ -131,10 +142,6 @@ class RowReader:
     def _maps(self) -> Any:
         return lru_cache(maxsize=None)(_map)
 
-    @cached_property
-    def _held(self) -> dict[str, Array]:
-        return {}
-
 
 def _reader(trace: Trace, names: tuple[str, ...], origin: bool, kept: Array | None) -> RowReader:
     return RowReader(trace, names, origin=origin, kept=kept)
@@ -155,6 +162,17 @@ def _as_slice(rows: Array) -> slice | Array:
     if n and rows[-1] - rows[0] == n - 1 and bool((np.diff(rows) == 1).all()):
         return slice(int(rows[0]), int(rows[-1]) + 1)
     return rows
+
+
+def _in_memory(file: Path, offset: int) -> bool:
+    """Say whether the system has a byte of a file in memory."""
+    fd = os.open(file, os.O_RDONLY)
+    try:
+        return os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except OSError:  # it would have to wait, or the file system cannot say
+        return False
+    finally:
+        os.close(fd)
 
 
 def _advise(extents: Iterable[tuple[Path, int, int]]) -> None:
