@@ -253,6 +253,41 @@ def compare(
 
 
 @app.command()
+def merge(
+    trace: TracePath,
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="The file to write.")],
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32 widens floats of 16 bits, for readers that know none."),
+    ] = None,
+    sites: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Only these sites; as often as you like."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file of this name.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Write a trace as one plain HDF5 file that needs no other.
+
+    For example: probekit merge runs/quickstart quickstart.h5
+    """
+    from probekit import terminal
+    from probekit.trace import open_trace
+    from probekit.wording import human_bytes
+
+    with terminal.copying(quiet=quiet) as watcher:
+        merged = open_trace(trace).merge(
+            file, sites, dtype=dtype, overwrite=overwrite, on_progress=watcher
+        )
+    if not quiet:
+        size = human_bytes(file.stat().st_size)
+        typer.echo(f"{file}: {len(merged.examples)} examples, {len(merged.tokens)} tokens, "
+                   f"{len(merged.site_names)} sites, {size}")  # fmt: skip
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from probekit.config import json_schema

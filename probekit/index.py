@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from probekit import schema
+from probekit.dimensions import write_dimensions
 from probekit.disk import HDF5Out, explained, fsync
 from probekit.errors import StoreError
 from probekit.mapped import open_file
@@ -105,6 +106,7 @@ def _write(
             # HDF5's strings hold no NUL, which byte-level vocabularies have as a token.
             strings = [token.replace("\0", "\N{SYMBOL FOR NULL}") for token in vocabulary]
             file.create_dataset("vocabulary", data=strings, dtype=h5py.string_dtype())
+        write_dimensions(file)
 
 
 def _link_tables(file: h5py.File, first: h5py.File, shards: Sequence[ShardSpec]) -> None:
@@ -132,6 +134,9 @@ def _link(
             layout.set_virtual(space, shard.file.encode(), example.name.encode(), source)
             begin += rows
     space.select_all()
+    if example.id.get_type().get_class() == h5py.h5t.FLOAT:
+        # What a reader other than probekit's gets for the rows of a shard that is not there.
+        layout.set_fill_value(np.array(np.nan, dtype=np.float32))
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
     made = h5py.h5d.create(

@@ -1,7 +1,7 @@
 """What may be read of an HDF5 file that a stranger made: what lies in that very file, and is there.
 
-HDF5 files can name other files (external links, external storage, virtual datasets), claim rows that
-were never written, and hold types that are no numbers. Here objects are reached link by link, so
+HDF5 files can name other files (external links, external storage, virtual datasets), claim rows
+that were never written, and hold types that are no numbers. Here objects are reached link by link, so
 that nothing outside is even opened, and are checked before a byte of theirs is read. Knows h5py;
 nothing of traces.
 """
@@ -17,6 +17,8 @@ import numpy as np
 
 from probekit.errors import StoreError, printable
 
+# What HDF5 keeps about dimensions in attributes of its own.
+BOOKKEEPING = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS")
 _LONGEST_ATTRIBUTE = 64 << 20  # bytes; the longest of ours is a config of 4 MB
 
 
@@ -138,13 +140,15 @@ def numbers_in(file: h5py.File, name: str, n_columns: int | None = None) -> np.n
 
 
 def attributes_of(node: h5py.Group | h5py.Dataset) -> dict[str, Any]:
-    """Read all attributes as Python values: texts, numbers, and lists of those.
+    """Read all attributes but HDF5's own as Python values: texts, numbers, and lists of those.
 
     Raises:
         StoreError: if one is larger than any of ours.
     """
     found: dict[str, Any] = {}
     for name in node.attrs:
+        if name in BOOKKEEPING:
+            continue
         stored = h5py.h5a.open(node.id, name.encode("utf-8", "surrogateescape"))
         if prod(stored.shape or ()) * stored.get_type().get_size() > _LONGEST_ATTRIBUTE:
             raise StoreError(f"{node.file.filename}: attribute {name} of {node.name} is too long")

@@ -57,13 +57,23 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     if path.exists() and not path.is_file():  # a pipe would be waited for, without an end
         raise StoreError(f"{path}: cannot be read: it is no plain file")
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with _opened(path) as file:
             yield file
     except (OSError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
         there = path.exists()
         reason = f"it is not whole HDF5: {error}" if there else "there is no such file"
         raise StoreError(f"{path}: cannot be read: {reason}") from error
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        # What this process has open already, say through xarray, HDF5 opens only in the same way.
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")
 
 
 def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
@@ -175,12 +185,35 @@ class MappedRows:
             return self._lone(int(rows), rest)
         return self._scattered(rows, rest)
 
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The files that the rows lie in, first rows first."""
+        return self._segments
+
     def place(self) -> tuple[Path, int] | None:
         """Give the file and the offset of all rows, or None when they do not lie in one piece."""
         if len(self._segments) != 1 or not prod(self.shape):
             return None
         offset = self._offset(0)
         return None if offset is None else (self._segments[0].file, offset)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether rows lie in their files as they are, and are not compressed."""
+        return self._offset(0) is not None  # all segments are of one run
+
+    def extents(self, begin: int, end: int) -> Iterator[tuple[Path, int, int]]:
+        """Give where mapped rows lie in their files: file, offset and size in bytes."""
+        row_bytes = prod(self.shape[1:]) * self.storage.itemsize
+        for number in range(max(0, self._number(begin)), len(self._segments)):
+            segment = self._segments[number]
+            first = max(begin, segment.first_row) - segment.first_row
+            n_rows = min(end - segment.first_row, segment.n_rows) - first
+            if n_rows <= 0:
+                return
+            offset = self._offset(number)
+            if offset is not None:
+                yield segment.file, offset + first * row_bytes, n_rows * row_bytes
 
     def _parted(self, key: Key) -> tuple[slice | Array, tuple[Any, ...]]:
         """Part a key into what picks rows, a slice or integers, and what picks inside of them."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _FILE = 24 << 10  # of a shard or an index by itself
 _SITE = 2 << 10  # of a site in a shard, and in the index
 _SITE_LINK = 192  # of a site and a shard in the index
+_AXIS = 128  # of a site in the index, where its dimension is named
+_DIMENSION = 768  # a name and a size in the index
+_DIMENSIONS = 16  # of tables, positions and the execution order
 _EXAMPLE = 192  # its numbers and the headers of its strings
 _TOKEN = 20  # id, position, example, step
 _CHOICE = 8  # a row's token, where only some positions are kept
@@ -103,7 +106,11 @@ def _shard_bytes(plan: Plan, specs: list[SiteSpec], shard: ShardSpec) -> int:
 def _index_bytes(plan: Plan, specs: list[SiteSpec]) -> int:
     n_words = plan.sizes.d_vocab or 0 if plan.tokenizer is not None else 0
     links = len(plan.shards) * _SITE_LINK
-    sites = sum(_SITE + links + _DETAIL * _n_details(spec) for spec in specs)
+    sites = sum(
+        _SITE + links + _DETAIL * _n_details(spec) + _AXIS * len(spec.axes) for spec in specs
+    )
+    named = {axis for spec in specs for axis in zip(spec.axes[1:], spec.row_shape, strict=True)}
+    sites += (len(named) + _DIMENSIONS) * _DIMENSION
     execution = 0
     if plan.config.execution_order:
         n_tokens = sum(shard.n_tokens for shard in plan.shards)

@@ -136,6 +136,21 @@ class Examples(Sequence[Example]):
         at = bisect_right([s.first_row for s in self._segments], number) - 1
         return self._segments[at], number - self._segments[at].first_row
 
+    def strings(self, column: str, key: Any = slice(None)) -> Array:
+        """Give `id` or `text` of the examples that a key picks, object `[example]`."""
+        numbers = np.arange(len(self))[key]
+        flat = numbers.reshape(-1)
+        found = np.empty(flat.shape, dtype=object)
+        for segment in self._segments:
+            local = flat - segment.first_row
+            here = (local >= 0) & (local < segment.n_rows)
+            if here.any():
+                begin, end = int(local[here].min()), int(local[here].max()) + 1
+                with open_file(segment.file) as file:
+                    strings = texts_in(file, f"examples/{column}", slice(begin, end))
+                found[here] = np.array(strings, dtype=object)[local[here] - begin]
+        return found.reshape(numbers.shape)
+
     def _string(self, column: str, number: int) -> str:
         segment, local = self._segment_of(number)
         with open_file(segment.file) as file:

@@ -20,6 +20,7 @@ from probekit.wording import human_bytes
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
+    from probekit.newfile import Copied
     from probekit.planning import Plan
     from probekit.schema import SiteSpec
     from probekit.similarity import Comparison
@@ -235,6 +236,34 @@ def reading() -> Iterator[Callable[[int, int], None] | None]:
     with RichProgress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("bytes", total=None)
         yield lambda done, total: bar.update(task, total=total, completed=done)
+
+
+@contextmanager
+def copying(*, quiet: bool) -> Iterator[Callable[[Copied], object] | None]:
+    """Show a copy's progress: a bar on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (DownloadColumn(binary_units=True), BarColumn(), TimeRemainingColumn())
+        with RichProgress(*columns, console=console(stderr=True), transient=True) as bar:
+            task = bar.add_task("bytes", total=None)
+            yield lambda c: bar.update(task, total=c.total_bytes, completed=c.n_bytes)
+    else:
+        yield _CopyLines()
+
+
+class _CopyLines:
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, c: Copied) -> None:
+        if c.seconds - self._last >= _PLAIN_EVERY_S:
+            self._last = c.seconds
+            done, total = human_bytes(c.n_bytes), human_bytes(c.total_bytes)
+            print(f"{done} of {total}, {human_bytes(c.n_bytes / c.seconds)}/s", file=sys.stderr)
 
 
 class _Lines:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from probekit import schema
+from probekit import handover, schema
 from probekit.errors import StoreError
 from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
@@ -311,6 +311,13 @@ class Trace:
             tokens: the share of rows in which an outlier must be so large.
         """
         return trace_statistics(self, sites, magnitude=magnitude, tokens=tokens)
+
+    dataset = handover.dataset
+    map_dataset = handover.map_dataset
+    to_pandas = handover.to_pandas
+    to_xarray = handover.to_xarray
+    to_safetensors = handover.to_safetensors
+    merge = handover.merge
 
     def rows_of_choice(self, choice: str) -> Array:
         """Give, for every row of a choice of positions, its token row: int64 `[row]`, read-only."""

@@ -29,7 +29,7 @@ from probekit.schema import LIBVER, Execution, ShardSpec, SiteSpec
 
 _NO_ROWS = xxhash.xxh3_64_intdigest(b"")
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
-_ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
+ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
 
 Array = np.ndarray[Any, Any]
 
@@ -276,14 +276,23 @@ def _lay_out(
     attributes: Mapping[str, Any],
 ) -> list[int]:
     """Create the file with every dataset allocated; give each site's offset in it."""
-    with HDF5Out(path, libver=LIBVER, **_ALIGNED) as out:
+    with HDF5Out(path, libver=LIBVER, **ALIGNED) as out:
         file = out.file
         file.attrs.update(attributes)
         file.attrs["shard"] = shard.number
         file.attrs["first_example"] = shard.first_example
         file.attrs["first_token"] = shard.first_token
         _write_tables(file, shard, tables)
-        return [_create_site(file, spec, shard.n_rows[spec.rows]) for spec in sites]
+        return [
+            create_rows(
+                file,
+                schema.site_path(spec),
+                spec.dtype,
+                (shard.n_rows[spec.rows], *spec.row_shape),
+                schema.site_attributes(spec),
+            )
+            for spec in sites
+        ]
 
 
 def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables) -> None:
@@ -310,7 +319,14 @@ def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables) -> Non
         dataset.attrs["axes"] = ["row"]
 
 
-def _create_site(file: h5py.File, spec: SiteSpec, n_rows: int) -> int:
+def create_rows(
+    file: h5py.File, path: str, dtype: str, shape: tuple[int, ...], attributes: Mapping[str, Any]
+) -> int:
+    """Create a dataset in one piece, allocated and not filled.
+
+    Returns:
+        Where its bytes begin in the file; 0 when it has none.
+    """
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     layout.set_layout(h5py.h5d.CONTIGUOUS)
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -318,11 +334,11 @@ def _create_site(file: h5py.File, spec: SiteSpec, n_rows: int) -> int:
     layout.set_obj_track_times(False)  # equal runs make equal files
     links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
     links.set_create_intermediate_group(True)
-    space = h5py.h5s.create_simple((n_rows, *spec.row_shape))
-    path = schema.site_path(spec).encode()
-    made = h5py.h5d.create(file.id, path, schema.h5_type(spec.dtype), space, layout, lcpl=links)
-    h5py.Dataset(made).attrs.update(schema.site_attributes(spec))
-    return made.get_offset() or 0  # None when it has no rows
+    space = h5py.h5s.create_simple(shape)
+    kind = schema.h5_type(dtype)
+    made = h5py.h5d.create(file.id, path.encode(), kind, space, layout, lcpl=links)
+    h5py.Dataset(made).attrs.update(attributes)
+    return made.get_offset() or 0
 
 
 def rest_checksum(path: Path, extents: Iterable[tuple[int, int]]) -> str:

@@ -46,7 +46,7 @@ class Outcome:
 def attempt(
     action: Callable[[], Any],
     refusals: type[Exception] | tuple[type[Exception], ...],
-    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+    limits: Limits = Limits(),
 ) -> Outcome:
     """Carry an action out in a forked child.
 

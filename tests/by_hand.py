@@ -312,8 +312,10 @@ def everything(file: Path) -> dict[str, Any]:
 
     def visit(name: str, node: Any) -> None:
         for key, value in node.attrs.items():
-            found[f"{name}@{key}"] = json.dumps(np.asarray(value).tolist())
+            if key not in ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"):
+                found[f"{name}@{key}"] = json.dumps(np.asarray(value).tolist())
         if isinstance(node, h5py.Dataset):
+            found[f"{name}@dims"] = [[scale.name for scale in dim.values()] for dim in node.dims]
             values = node[:]
             raw = values.tolist() if values.dtype.hasobject else values.tobytes()
             found[name] = (str(node.dtype), node.shape, raw)

@@ -270,6 +270,63 @@ def test_sizes_are_written_as_in_a_config(probekit_, config, tmp_path):
     assert "512MiB" in wrong.err
 
 
+# --- merge
+
+
+def test_merge_writes_one_file_and_says_what_is_in_it(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    ended = probekit_("merge", tmp_path / "trace", tmp_path / "one.h5")
+    size = (tmp_path / "one.h5").stat().st_size / 1024
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == (
+        f"{tmp_path}/one.h5: 6 examples, {N_TOKENS} tokens, 3 sites, {size:.1f} KiB\n"
+    )
+    assert probekit_("info", tmp_path / "one.h5").code == 0
+    index = tmp_path / "trace" / "trace.h5"
+    for name in by_hand.site_names(index):
+        assert (by_hand.numbers(tmp_path / "one.h5", name) == by_hand.numbers(index, name)).all()
+
+
+def test_merge_takes_some_sites_and_widens_them(probekit_, config, tmp_path):
+    probekit_("run", config, "-q", "--set", "model.dtype=bfloat16")
+    given = ("--dtype", "float32", "--sites", "transformer.h.1.mlp.act", "-q")
+    ended = probekit_("merge", tmp_path / "trace", tmp_path / "one.h5", *given)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    trace = probekit.open(tmp_path / "one.h5")
+    assert [trace[name].dtype for name in trace] == ["float32"]
+
+
+def test_merge_keeps_a_file_that_is_there_unless_told(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    command = ("merge", tmp_path / "trace", tmp_path / "one.h5")
+    probekit_(*command)
+    ended = probekit_(*command)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == (
+        f"error: {tmp_path}/one.h5: exists; give another name, or overwrite it (--overwrite)\n"
+    )
+    assert probekit_(*command, "--overwrite").code == 0
+
+
+def test_merge_says_what_was_not_recorded(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    ended = probekit_("merge", tmp_path / "trace", tmp_path / "one.h5", "--sites", "h.0")
+    assert ended.code == 2
+    assert "h.0 was not recorded; the nearest: transformer.h.*.mlp.act; recorded were" in ended.err
+    assert not (tmp_path / "one.h5").exists()
+
+
+def test_a_long_merge_says_how_far_it_is(capsys, monkeypatch):
+    from probekit import terminal
+    from probekit.newfile import Copied
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    with terminal.copying(quiet=False) as watch:
+        for seconds, n_bytes in ((1.0, 2**20), (6.0, 3 * 2**20), (7.0, 4 * 2**20)):
+            watch(Copied(n_bytes=n_bytes, total_bytes=2**23, seconds=seconds))
+    assert capsys.readouterr().err == "3.0 MiB of 8.0 MiB, 512.0 KiB/s\n"
+
+
 # --- schema
 
 

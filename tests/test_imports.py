@@ -26,6 +26,7 @@ LIGHT = (  # without torch
         "families",
         "inside",
         "schema",
+        "dimensions",
         "disk",
         "records",
         "compression",
@@ -33,9 +34,10 @@ LIGHT = (  # without torch
         "writer",
     ),
     *("lock", "gather", "mapped", "folder", "verify"),
-    *("extras", "shown", "summary", "overview"),
+    *("extras", "shown", "summary", "overview", "choosing", "handover"),
     *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
     *("site", "tables", "trace"),
+    *("dataframes", "dataarrays", "newfile", "merging", "tensorfile", "shuffling"),
     *("alignment", "pairing", "cka", "similarity", "lensresult"),
     *("pictures", "siteplots", "resultplots"),
     *("room", "index", "spool", "inputs", "shards", "terminal", "stopping"),
@@ -58,6 +60,7 @@ HEAVY = (  # may import torch
     *("hooks", "order", "packing", "tally", "transfer", "receiver", "walk", "generation"),
     *("provenance", "capture", "recording"),
     *("readout", "agreement", "logitlens"),
+    *("rowreader", "torchdata", "training"),
 )
 ORDER = (*LIGHT, *HEAVY, "cli")
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
@@ -213,6 +216,9 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "trace.execution_order, trace.provenance, trace.match('**')\n"
         "trace.tokens[3], trace.context(4)\n"
         "trace.statistics(), trace.top_examples('transformer.h.0.mlp.act', 3)\n"
+        "trace.to_pandas('tokens'), trace.to_xarray().load()\n"
+        "trace.to_safetensors(sys.argv[1] + '.safetensors')\n"
+        "trace.merge(sys.argv[1] + '.h5')\n"
         "from probekit import Site, Trace, StoreError\n"
         "from probekit.summary import summarize_trace; summarize_trace(trace)\n"
         "trace.report(sys.argv[1] + '.html')\n"

@@ -127,6 +127,19 @@ def test_a_copy_reads_its_own_shards(made: Made, tmp_path: Path) -> None:
     assert_bare_h5py_reads(made.folder, made)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_floats_of_a_shard_that_is_gone_are_nan(tmp_path: Path, dtype: str) -> None:
+    made = write_trace(tmp_path, [site("h.0", dtype=dtype), site("h.1", dtype="int64")])
+    made.shards[1].file.unlink()
+    gone = list(made.tokens_of(3))  # the shard's only example
+    there = np.setdiff1d(np.arange(21), gone)
+    with h5py.File(tmp_path / "trace.h5") as file:
+        found, wanted = file["sites/h.0/output"][:], made.wanted("h.0/output")
+        assert np.isnan(found[gone]).all()
+        assert np.array_equal(found[there], wanted[there], equal_nan=True)
+        assert not file["sites/h.1/output"][gone].any()  # whole numbers have no such value
+
+
 # --- what else is in it
 
 

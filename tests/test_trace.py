@@ -1082,3 +1082,8 @@ def test_the_helpers_storage_is_numpys_of_the_same_bytes(made: Made) -> None:
         raw = made.shards[0].file.read_bytes()[offset : offset + size]
         assert raw == made.shards[0].bits[spec.name].tobytes()
         assert made.shards[0].bits[spec.name].dtype == storage(spec.dtype)
+
+
+def test_a_file_that_another_library_has_open_can_be_read(made: Made) -> None:
+    with h5py.File(made.folder / "trace.h5"):  # with locking, as xarray and others open it
+        assert same_bits(probekit.open(made.folder)["h.1"][:], made.wanted("h.1/output"))
