@@ -316,7 +316,9 @@ def _going_on(n_sealed: int, n_shards: int) -> None:
 
 
 def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # What does not print stands in names and texts alone, and JSON has an escape for it there.
+    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def _notes(notes: tuple[str, ...]) -> None:

@@ -198,13 +198,13 @@ class RandomInputs(_Part):
         if isinstance(low, int) and isinstance(high, int) and high < low:
             yield "max_tokens", f"given {show(high)}, expected at least min_tokens ({show(low)})"
         n_examples = given.get("examples")
-        if isinstance(high, int) and isinstance(n_examples, int):
-            if 0 < n_examples <= _MOST_EXAMPLES and n_examples * high > _MOST_RANDOM:
-                yield (
-                    "max_tokens",
-                    f"{n_examples} examples of up to {show(high)} tokens are more than "
-                    f"{_MOST_RANDOM} tokens; give fewer or shorter ones",
-                )
+        counted = isinstance(high, int) and isinstance(n_examples, int)
+        if counted and 0 < n_examples <= _MOST_EXAMPLES and n_examples * high > _MOST_RANDOM:
+            yield (
+                "max_tokens",
+                f"{n_examples} examples of up to {show(high)} tokens are more than "
+                f"{_MOST_RANDOM} tokens; give fewer or shorter ones",
+            )
 
 
 _SOURCES = ("texts", "file", "dataset", "random")

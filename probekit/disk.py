@@ -30,6 +30,18 @@ def explained(path: Path | str, what: str = "written") -> Iterator[None]:
         raise StoreError(f"{path}: cannot be {what}: {error.strerror or error}") from error
 
 
+def check_plain(path: Path) -> None:
+    """Refuse what is no plain file of its folder: a pipe, which never ends, or a link elsewhere.
+
+    Raises:
+        StoreError: saying which.
+    """
+    if path.exists() and not path.is_file():
+        raise StoreError(f"{path}: cannot be read: it is no plain file")
+    if path.resolve().parent != path.parent.resolve():
+        raise StoreError(f"{path}: is a link that points outside the trace")
+
+
 def fsync(path: Path) -> None:
     """Force a file or a folder onto the disk."""
     fd = os.open(path, os.O_RDONLY)

@@ -1,8 +1,8 @@
 """What may be read of an HDF5 file that a stranger made: what lies in that very file, and is there.
 
 HDF5 files can name other files (external links, external storage, virtual datasets), claim rows
-that were never written, and hold types that are no numbers. Here objects are reached link by link, so
-that nothing outside is even opened, and are checked before a byte of theirs is read. Knows h5py;
+that were never written, and hold types that are no numbers. Here objects are reached link by link,
+so that nothing outside is even opened, and are checked before a byte of theirs is read. Knows h5py;
 nothing of traces.
 """
 
@@ -46,13 +46,13 @@ def names_in(group: h5py.Group | h5py.Dataset | None, file: h5py.File) -> Iterat
     """Give the names in a group, without following any.
 
     Raises:
-        StoreError: if it is no group, or a name is no text.
+        StoreError: if it is no group, or a name is no text that prints.
     """
     if not isinstance(group, h5py.Group):
         raise StoreError(f"{file.filename}: {group} is no group; it is not a trace")
     for name in group:
-        if not isinstance(name, str):
-            raise StoreError(f"{file.filename}: {group.name} has a name that is no text: {name!r}")
+        if not isinstance(name, str) or not name.isprintable():
+            raise StoreError(f"{file.filename}: {group.name} has the odd name {name!r}")
         yield name
 
 

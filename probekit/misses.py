@@ -1,5 +1,4 @@
-"""What a pattern misses: the paths that were meant by one that matches nothing, and its own choices
-that match nothing.
+"""What a pattern misses: its choices that match nothing, and what lies near it.
 
 Knows patterns and paths; nothing of models.
 """

@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from probekit.disk import explained, fsync
+from probekit.disk import check_plain, explained, fsync
 from probekit.errors import StoreError
 
 CHECKSUM = "xxh3_64"  # 64 bits at about the speed of memory; guards against damage, not malice
@@ -54,6 +54,7 @@ def read_record(path: Path) -> dict[str, Any]:
         StoreError: if it cannot be read, or a byte of it is not what was written.
     """
     with explained(path, "read"):
+        check_plain(path)
         data = path.read_bytes()
     try:
         value = json.loads(data)

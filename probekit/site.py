@@ -55,7 +55,8 @@ class Site:
     def _check(self) -> None:
         """Refuse a site that is not what it says: its rows would be given to other tokens."""
         place = f"{self._trace.path}: {self.name}"
-        if len(self.axes) != len(self.shape) or not all(isinstance(a, str) for a in self.axes):
+        named = all(isinstance(axis, str) and axis.isprintable() for axis in self.axes)
+        if len(self.axes) != len(self.shape) or not named:
             raise StoreError(f"{place} is {list(self.shape)}, but its axes are {list(self.axes)}")
         n_rows = self._trace.n_rows(self.rows)
         if len(self) != n_rows:

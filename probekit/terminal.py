@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from probekit.errors import printable
 from probekit.summary import collapse
 from probekit.wording import human_bytes
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _PLAIN_EVERY_S = 5.0
 _SHOWN = 20  # damages listed
+_LONGEST = 1000  # characters of a text that a trace says of itself
 _WIDE = 200  # columns where there is no terminal to ask
 
 
@@ -116,10 +118,12 @@ def show_verdict(verdict: Verdict) -> None:
 
 def show_info(info: dict[str, Any]) -> None:
     """Print what is in a trace."""
+    info = _escaped(info)  # a stranger's trace could write to the terminal otherwise
     out, made = console(), info["provenance"]
     out.print(info["path"], style="bold")
     out.print(
-        f"{made.get('model_name')} ({made.get('model_class')}, {made.get('n_parameters', 0):,} "
+        f"{made.get('model_name')} ({made.get('model_class')}, "
+        f"{_number(made.get('n_parameters', 0), ',')} "
         f"parameters, {made.get('model_weights')} weights) in {made.get('dtype')}, "
         f"attention {made.get('attention')}, on {made.get('device')}, seed {made.get('seed')}"
     )
@@ -152,10 +156,23 @@ def show_info(info: dict[str, Any]) -> None:
         )
     for how, key in (("with the cache", "generate_cached_s"), ("without", "generate_naive_s")):
         if key in made:
-            out.print(f"generated {how} in {made[key]:.2f} s")
+            out.print(f"generated {how} in {_number(made[key], '.2f')} s")
     if "generate_compared" in made:
-        same, all_ = made["generate_same"], made["generate_compared"]
+        same, all_ = made.get("generate_same"), made["generate_compared"]
         out.print(f"both ways gave the same tokens for {same} of {all_} examples")
+
+
+def _escaped(value: Any) -> Any:
+    """Write out what does not print, in every text of some JSON values."""
+    if isinstance(value, Mapping):
+        return {printable(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    return printable(value[:_LONGEST]) if isinstance(value, str) else value
+
+
+def _number(value: Any, how: str) -> str:
+    return format(value, how) if isinstance(value, int | float) else str(value)
 
 
 def show_comparison(found: Comparison) -> None:

@@ -18,7 +18,8 @@ import h5py
 import numpy as np
 
 from probekit import handover, schema
-from probekit.errors import StoreError
+from probekit.disk import check_plain
+from probekit.errors import StoreError, printable
 from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
 from probekit.headscores import HeadScores, head_scores
@@ -52,8 +53,7 @@ def open_trace(path: str | Path) -> Trace:
         index = path / INDEX_FILE
         if not index.exists():
             raise StoreError(_why_no_index(path))
-        if index.resolve().parent != path.resolve():
-            raise StoreError(f"{index}: is a link that points outside the trace")
+        check_plain(index)
         path = index
     return Trace(path)
 
@@ -91,8 +91,9 @@ class Trace:
         self.tokens = Tokens(self)
 
     def __repr__(self) -> str:
+        model = printable(str(self.provenance.get("model_name")))
         return (
-            f"<Trace {self.path}: {self.provenance.get('model_name')}, {len(self.examples)} "
+            f"<Trace {self.path}: {model}, {len(self.examples)} "
             f"examples, {len(self.tokens)} tokens, {len(self.site_names)} sites>"
         )
 

@@ -17,6 +17,7 @@ import xxhash
 from probekit.disk import explained, read_pieces
 from probekit.errors import StoreError
 from probekit.folder import identity_digest, sealed_shards, shard_numbers
+from probekit.inside import dataset_in, names_in, node_in, numbers_in
 from probekit.mapped import open_file
 from probekit.records import CHECKSUM, hexdigest, read_record
 from probekit.schema import (
@@ -261,15 +262,20 @@ class _Tables:
     @classmethod
     def read(cls, path: Path, record: _ShardRecord) -> _Tables:
         with open_file(path) as file:
-            n_tokens = file["examples/n_tokens"][:]
-            firsts = file["examples/first_token"][:]
+            n_tokens = numbers_in(file, "examples/n_tokens")
+            firsts = numbers_in(file, "examples/first_token")
             counts = {ALL_TOKENS: n_tokens, PER_EXAMPLE: np.ones_like(n_tokens)}
-            for choice, rows in file.get("rows", {}).items():
-                owner = np.searchsorted(firsts, rows[:], side="right") - 1
+            choices = node_in(file, "rows")
+            for choice in names_in(choices, file) if choices is not None else ():
+                rows = numbers_in(file, f"rows/{choice}")
+                owner = np.searchsorted(firsts, rows, side="right") - 1
                 counts[choice] = np.bincount(owner, minlength=len(firsts))
             return cls(
                 run_digest=file.attrs.get("run_digest"),
-                counts={name: counts[file[f"sites/{name}"].attrs["rows"]] for name in record.sites},
+                counts={
+                    name: counts[str(dataset_in(file, f"sites/{name}").attrs["rows"])]
+                    for name in record.sites
+                },
             )
 
 

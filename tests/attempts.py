@@ -15,6 +15,7 @@ import signal
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 60  # of wall time, after which a child is killed: it waits for something
@@ -116,5 +117,5 @@ def _peak_bytes() -> int:
 
 
 def _virtual_bytes() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+    pages = Path("/proc/self/statm").read_text().split()[0]
+    return int(pages) * resource.getpagesize()

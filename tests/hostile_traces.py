@@ -27,6 +27,7 @@ from probekit.folder import read_run, sealed_specs
 from probekit.schema import Execution, Forward
 from probekit.summary import summarize_trace
 from probekit.terminal import show_info
+from probekit.verify import verify_trace
 
 SECRET = "424242"  # what the secret file holds
 
@@ -93,14 +94,19 @@ def read_all(folder: Path) -> str:
         Everything that was read or said.
     """
     said: list[str] = []
-    for path in (folder, *sorted((folder / "shards").glob("*.h5"))):
+    shards = sorted(p for p in (folder / "shards").glob("*.h5") if not p.is_symlink())
+    for path in (folder, *shards):  # who opens a link by its own name follows it
         for step in _steps(path):
             try:
                 said.append(repr(step())[:2000])
             except StoreError as error:
                 assert all(line.isprintable() for line in str(error).split("\n"))
                 said.append(f"refused: {error}")
-    for step in (lambda: read_run(folder), lambda: sealed_specs(folder)):
+    for step in (
+        lambda: read_run(folder),
+        lambda: sealed_specs(folder),
+        lambda: verify_trace(folder).to_json(),
+    ):
         try:
             said.append(repr(step())[:500])
         except StoreError as error:
@@ -526,6 +532,8 @@ def _in_file(kind: str, lie: Lie, file: str, path: str) -> HostileTrace:
     def apply(place: Place, draw: random.Random) -> None:
         with h5py.File(place.folder / file, "r+") as opened:
             lie(opened, path, place, draw)
+        # A stranger leaves no record that does not fit: nothing is checked against it.
+        (place.folder / file).with_suffix(".json").unlink(missing_ok=True)
 
     return HostileTrace(f"{kind} at {path} in {file}", apply)
 
@@ -540,12 +548,17 @@ def catalogue() -> list[HostileTrace]:
         for path in (*DATASETS, *(GROUPS if kind in _OF_GROUPS else ()))
         if not (file != "trace.h5" and path == "vocabulary")
     ]
-    found += [_in_file(kind, lie, file, path) for kind, lie in ELSEWHERE.items() for file in files
-              for path in (DATASETS[2:8] + DATASETS[13:] if kind == "other numbers" else ("",) * 12)]  # fmt: skip
+    found += [
+        _in_file(kind, lie, file, path)
+        for kind, lie in ELSEWHERE.items()
+        for file in files
+        for path in (_TABLES if kind == "other numbers" else ("",) * 12)
+    ]
     found += [_in_file("a bomb", bomb, "trace.h5", path) for path in DATASETS[2:12:3]]
     found += [_in_file("many sites", many, "trace.h5", "sites")]
     found += [HostileTrace(name, lambda p, _, s=spoil: s(p)) for name, spoil in BESIDE.items()]
     return found
 
 
+_TABLES = (*DATASETS[2:8], *DATASETS[13:])
 _OF_GROUPS = ("an external link", "a soft link", "a cycle", "another object")

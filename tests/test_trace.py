@@ -944,7 +944,7 @@ def test_a_trace_below_a_linked_folder_is_read(tmp_path: Path) -> None:
 def test_an_external_link_is_refused(tmp_path: Path, secret: Path) -> None:
     with h5py.File(tmp_path / "trace.h5", "w") as file:
         by_hand(file)
-        for name in ("sites/m", "vocabulary", "tokens/id"):
+        for name in ("vocabulary", "tokens/id"):
             del file[name]
             file[name] = h5py.ExternalLink("secret.h5", f"/{name}")
     trace = probekit.open(tmp_path / "trace.h5")
@@ -956,6 +956,11 @@ def test_an_external_link_is_refused(tmp_path: Path, secret: Path) -> None:
     ):
         with pytest.raises(StoreError, match="points outside the trace"):
             read()
+    with h5py.File(tmp_path / "trace.h5", "r+") as file:
+        del file["sites/m"]
+        file["sites/m"] = h5py.ExternalLink("secret.h5", "/sites/m")
+    with pytest.raises(StoreError, match="sites/m points outside the trace, by the link m"):
+        probekit.open(tmp_path / "trace.h5")  # already its names are another file's
 
 
 @pytest.mark.parametrize("shard", [False, True], ids=["index", "shard"])
