@@ -35,7 +35,9 @@ def is_png(file):
 
 
 def scores_and_surprises(said):
-    first, second = map(float, re.search(r"token: ([\d.]+) nats .* ([\d.]+) the second", said).groups())
+    first, second = map(
+        float, re.search(r"token: ([\d.]+) nats .* ([\d.]+) the second", said).groups()
+    )
     scores = [float(s) for s in re.findall(r"layer +\d+ head +\d+  ([\d.]+)", said)]
     uniform = float(re.search(r"would score ([\d.]+)", said)[1])
     return first, second, scores, uniform
@@ -97,7 +99,7 @@ def test_the_gallery_is_made_by_its_script(tmp_path):
 
 def test_the_gallery_of_the_readme_is_there_and_small():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.findall(r'docs/gallery/[a-z_]+\.png', readme)
+    shown = re.findall(r"docs/gallery/[a-z_]+\.png", readme)
     assert sorted(shown) == sorted(f"docs/gallery/{f.name}" for f in GALLERY.iterdir())
     for name in shown:
         assert is_png(ROOT / name)

@@ -22,7 +22,7 @@ LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
     *("globs", "families", "schema", "disk", "records", "compression", "flushing", "writer"),
     *("lock", "gather", "mapped", "folder", "verify"),
-    *("extras", "shown", "summary", "overview"),
+    *("extras", "shown", "summary", "overview", "choosing"),
     *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
     *("site", "tables", "trace"),
     *("alignment", "pairing", "cka", "similarity", "lensresult"),
