@@ -20,9 +20,9 @@ from probekit.wording import human_bytes
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
+    from probekit.comparison import Comparison
     from probekit.planning import Plan
     from probekit.schema import SiteSpec
-    from probekit.similarity import Comparison
     from probekit.verify import Verdict
 
 _PLAIN_EVERY_S = 5.0

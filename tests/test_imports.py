@@ -25,7 +25,7 @@ LIGHT = (  # without torch
     *("extras", "shown", "summary", "overview", "choosing"),
     *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
     *("site", "tables", "trace"),
-    *("alignment", "pairing", "cka", "similarity", "lensresult"),
+    *("alignment", "pairing", "cka", "comparison", "similarity", "lensresult"),
     *("pictures", "siteplots", "resultplots"),
     *("room", "index", "spool", "inputs", "shards", "terminal", "stopping"),
     *("report.visible", "report.blocks", "report.codes", "report.roles", "report.example"),
