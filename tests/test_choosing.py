@@ -55,8 +55,8 @@ def test_nothing_said_means_every_site(trace: Trace) -> None:
     [
         (
             "h.1",
-            r"h.1 was not recorded; the nearest: h.{0,2,10}; recorded were h.\{0,2\}.attn/pattern, "
-            r".*h.{0,2,10}/output, norm/output@1 \(.*resid_post.*\)",
+            r"h.1 was not recorded; the nearest: h.{0,2,10}; recorded: h.\{0,2\}.attn/pattern, "
+            r".*h.{0,2,10}/output, norm/output@1 \(portable names: .*resid_post.*\)",
         ),
         ("h.{0..2}", r"h.1 was not recorded"),
         ("h.*.attn", r"of h.\*.attn there is: h.\*.attn/pattern, h.\*.attn/z"),
@@ -76,5 +76,5 @@ def test_a_pattern_that_is_none_is_said(trace: Trace) -> None:
 
 def test_an_empty_trace_says_that_nothing_was_recorded(tmp_path: Path) -> None:
     write_trace(tmp_path, [])
-    with pytest.raises(StoreError, match=r"h.0 was not recorded; nothing was recorded"):
+    with pytest.raises(StoreError, match=r"h.0 was not recorded; recorded: nothing"):
         choose_sites(probekit.open(tmp_path), "h.0")
