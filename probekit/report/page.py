@@ -13,10 +13,12 @@ from typing import Any
 
 import jinja2
 
+from probekit.errors import StoreError
 from probekit.folder import read_run
 from probekit.report.neurons import RULE
 from probekit.report.roles import MISSING, Roles
 from probekit.report.visible import visible, visible_token
+from probekit.schema import INDEX_FILE
 from probekit.summary import collapse, summarize_trace
 from probekit.trace import Trace
 from probekit.wording import human_bytes
@@ -113,7 +115,7 @@ def _about(trace: Trace) -> dict[str, Any]:
         ),
         "facts": _facts(trace),
         "sites": _sites(found["sites"]),
-        "notes": _notes(trace),
+        "notes": [*_notes(trace), *_counted(trace)],
         "config": config[:_CONFIG_CHARACTERS],
         "config_rest": max(0, len(config) - _CONFIG_CHARACTERS),
     }
@@ -176,7 +178,22 @@ def _sites(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _counted(trace: Trace) -> list[str]:
+    """Give what the run counted of values that are not what they should be, site by site."""
+    notes = []
+    for shape, names in collapse(trace.site_names).items():
+        for key, what in (("n_nonfinite", "are not finite"), ("n_overflow", "overflowed")):
+            if n := sum(int(trace[name].attributes.get(key, 0)) for name in names):
+                notes.append(f"{shape}: {n:,} value{'' if n == 1 else 's'} {what}")
+    return notes
+
+
 def _notes(trace: Trace) -> list[str]:
-    """Give what the run said of itself; a trace of one file has lost it."""
-    run = read_run(trace.path.parent)
+    """Give what the run said of itself; only a run's folder still has it."""
+    if trace.path.name != INDEX_FILE:
+        return []
+    try:
+        run = read_run(trace.path.parent)
+    except StoreError as error:  # the trace itself was read: show it, and say what is wrong
+        return [f"the notes of the run cannot be read: {error}"]
     return [str(note) for note in (run or {}).get("provenance", {}).get("notes", ())]
