@@ -234,7 +234,10 @@ def test_what_has_no_room_is_left_out_and_told(trace, tmp_path, monkeypatch):
         "the execution order: no room (--max-bytes)",
         "3 examples from number 0 on: no room (--max-bytes)",
     )
-    assert "No example is in this report" in ReadPage(tight.path).text
+    text = ReadPage(tight.path).text
+    assert text.count("No example is in this report") == 4
+    assert "The execution order is not in this report" in text
+    assert "was not recorded" not in text.replace("Next-token candidates were not recorded", "")
 
 
 def test_a_file_never_grows_beyond_its_limit(tmp_path):

@@ -63,9 +63,8 @@ def render(
         script_digest=_digest(script),
         start=start,
         left_out=left_out,
-        missing=_missing(roles, start),
+        missing=_missing(trace, roles, start),
         rule=RULE,
-        has_generation=any(example["n_generated"] for example in start["examples"]),
         **_about(trace),
     )
     before, _, after = text.partition(_BLOCKS_HERE)
@@ -88,15 +87,15 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _missing(roles: Roles, start: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Give the sections without data: what is missing, and the config that records it."""
+def _missing(trace: Trace, roles: Roles, start: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Give what was not recorded, by section, and the config that records it."""
     there = {
         "attention": bool(roles.attention),
         "candidates": roles.top_k is not None or roles.logits is not None,
         "streams": bool(roles.streams),
-        "generation": any(example["n_generated"] for example in start["examples"]),
+        "generation": not start["examples"] or any(e["n_generated"] for e in start["examples"]),
         "neurons": bool(roles.neurons),
-        "execution": start["execution"],
+        "execution": trace.execution is not None,
     }
     return {name: MISSING[name] for name, found in there.items() if not found}
 
@@ -127,15 +126,14 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
     def known(*keys: str) -> str:
         return ", ".join(str(made[key]) for key in keys if made.get(key) not in (None, ""))
 
-    parameters = made.get("n_parameters")
     sizes = [
-        shape.format(made[key])
+        shape.format(_count(made[key]))
         for key, shape in (
-            ("n_layers", "{:,} layers"),
-            ("n_heads", "{:,} heads"),
-            ("d_model", "d_model {:,}"),
-            ("d_mlp", "d_mlp {:,}"),
-            ("d_vocab", "vocabulary {:,}"),
+            ("n_layers", "{} layers"),
+            ("n_heads", "{} heads"),
+            ("d_model", "d_model {}"),
+            ("d_mlp", "d_mlp {}"),
+            ("d_vocab", "vocabulary {}"),
         )
         if key in made
     ]
@@ -144,7 +142,7 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
         ("Trace", str(trace.path)),
         ("Model", known("model_name", "model_revision", "model_commit")),
         ("Class", known("model_class")),
-        ("Parameters", "" if parameters is None else f"{parameters:,}"),
+        ("Parameters", _count(made.get("n_parameters", ""))),
         ("Sizes", ", ".join(sizes)),
         ("Weights", known("model_weights")),
         ("Computed in", known("dtype")),
@@ -157,6 +155,10 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
         ("Config digest", known("config_digest")),
     ]
     return [(label, value) for label, value in facts if value]
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)  # a stranger's may be anything
 
 
 def _sites(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
