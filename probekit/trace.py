@@ -227,7 +227,7 @@ class Trace:
             path: the HTML file; one that is there is replaced.
             examples: the first so many, or the numbers of those to show.
             neurons: how many of each site's neurons to include, the liveliest. To find them, every
-                row of these sites is read twice; 0 leaves that out.
+                row of these sites is read three times; 0 leaves that out.
             max_bytes: how large the file may become; what does not fit is left out, and said so.
 
         Returns:

@@ -12,6 +12,7 @@ from report_pages import ReadPage
 from tiny_traces import ATTRIBUTES, VOCABULARY, site
 
 from probekit import StoreError
+from probekit.records import write_record
 from probekit.report import write_report, writing
 from probekit.schema import Execution, Forward
 from probekit.trace import Trace, open_trace
@@ -160,6 +161,28 @@ def test_a_long_config_is_cut_and_says_so(tmp_path):
     assert "10,000 more characters are in the trace" in text
 
 
+def test_notes_of_the_run_are_told_and_those_that_cannot_be_read(tmp_path):
+    trace = report_traces.write(tmp_path / "t", [(site(), np.zeros((1, 3)))], (1,))
+    record = trace.path.parent / "run.json"
+    write_record(record, {"identity": {}, "provenance": {"notes": ["1 text was <cut>"]}})
+    assert "1 text was <cut>" in ReadPage(trace.report(tmp_path / "r.html").path).text
+    record.write_text("{")
+    text = ReadPage(trace.report(tmp_path / "r.html").path).text
+    assert "the notes of the run cannot be read: " in text
+    assert "run.json: is damaged" in text
+
+
+def test_values_that_are_not_what_they_should_be_are_told(tmp_path):
+    rows = [
+        (site(f"h.{n}", details={"n_nonfinite": n, "n_overflow": 2 * n - 2}), np.zeros((1, 3)))
+        for n in (1, 2)
+    ]
+    trace = report_traces.write(tmp_path / "t", rows, (1,))
+    text = ReadPage(trace.report(tmp_path / "r.html").path).text
+    assert "h.{1..2}/output: 3 values are not finite" in text
+    assert "h.{1..2}/output: 2 values overflowed" in text
+
+
 def test_a_lone_shard_has_a_report(trace, tmp_path):
     shard = open_trace(trace.path.parent / "shards" / "00000.h5")
     page = ReadPage(shard.report(tmp_path / "r.html").path)
@@ -211,7 +234,10 @@ def test_what_has_no_room_is_left_out_and_told(trace, tmp_path, monkeypatch):
         "the execution order: no room (--max-bytes)",
         "3 examples from number 0 on: no room (--max-bytes)",
     )
-    assert "No example is in this report" in ReadPage(tight.path).text
+    text = ReadPage(tight.path).text
+    assert text.count("No example is in this report") == 4
+    assert "The execution order is not in this report" in text
+    assert "was not recorded" not in text.replace("Next-token candidates were not recorded", "")
 
 
 def test_a_file_never_grows_beyond_its_limit(tmp_path):

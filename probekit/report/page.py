@@ -13,10 +13,12 @@ from typing import Any
 
 import jinja2
 
+from probekit.errors import StoreError
 from probekit.folder import read_run
 from probekit.report.neurons import RULE
 from probekit.report.roles import MISSING, Roles
 from probekit.report.visible import visible, visible_token
+from probekit.schema import INDEX_FILE
 from probekit.summary import collapse, summarize_trace
 from probekit.trace import Trace
 from probekit.wording import human_bytes
@@ -61,9 +63,8 @@ def render(
         script_digest=_digest(script),
         start=start,
         left_out=left_out,
-        missing=_missing(roles, start),
+        missing=_missing(trace, roles, start),
         rule=RULE,
-        has_generation=any(example["n_generated"] for example in start["examples"]),
         **_about(trace),
     )
     before, _, after = text.partition(_BLOCKS_HERE)
@@ -86,15 +87,15 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _missing(roles: Roles, start: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Give the sections without data: what is missing, and the config that records it."""
+def _missing(trace: Trace, roles: Roles, start: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Give what was not recorded, by section, and the config that records it."""
     there = {
         "attention": bool(roles.attention),
         "candidates": roles.top_k is not None or roles.logits is not None,
         "streams": bool(roles.streams),
-        "generation": any(example["n_generated"] for example in start["examples"]),
+        "generation": not start["examples"] or any(e["n_generated"] for e in start["examples"]),
         "neurons": bool(roles.neurons),
-        "execution": start["execution"],
+        "execution": trace.execution is not None,
     }
     return {name: MISSING[name] for name, found in there.items() if not found}
 
@@ -113,7 +114,7 @@ def _about(trace: Trace) -> dict[str, Any]:
         ),
         "facts": _facts(trace),
         "sites": _sites(found["sites"]),
-        "notes": _notes(trace),
+        "notes": [*_notes(trace), *_counted(trace)],
         "config": config[:_CONFIG_CHARACTERS],
         "config_rest": max(0, len(config) - _CONFIG_CHARACTERS),
     }
@@ -125,15 +126,14 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
     def known(*keys: str) -> str:
         return ", ".join(str(made[key]) for key in keys if made.get(key) not in (None, ""))
 
-    parameters = made.get("n_parameters")
     sizes = [
-        shape.format(made[key])
+        shape.format(_count(made[key]))
         for key, shape in (
-            ("n_layers", "{:,} layers"),
-            ("n_heads", "{:,} heads"),
-            ("d_model", "d_model {:,}"),
-            ("d_mlp", "d_mlp {:,}"),
-            ("d_vocab", "vocabulary {:,}"),
+            ("n_layers", "{} layers"),
+            ("n_heads", "{} heads"),
+            ("d_model", "d_model {}"),
+            ("d_mlp", "d_mlp {}"),
+            ("d_vocab", "vocabulary {}"),
         )
         if key in made
     ]
@@ -142,7 +142,7 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
         ("Trace", str(trace.path)),
         ("Model", known("model_name", "model_revision", "model_commit")),
         ("Class", known("model_class")),
-        ("Parameters", "" if parameters is None else f"{parameters:,}"),
+        ("Parameters", _count(made.get("n_parameters", ""))),
         ("Sizes", ", ".join(sizes)),
         ("Weights", known("model_weights")),
         ("Computed in", known("dtype")),
@@ -155,6 +155,10 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
         ("Config digest", known("config_digest")),
     ]
     return [(label, value) for label, value in facts if value]
+
+
+def _count(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)  # a stranger's may be anything
 
 
 def _sites(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -176,7 +180,22 @@ def _sites(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _counted(trace: Trace) -> list[str]:
+    """Give what the run counted of values that are not what they should be, site by site."""
+    notes = []
+    for shape, names in collapse(trace.site_names).items():
+        for key, what in (("n_nonfinite", "are not finite"), ("n_overflow", "overflowed")):
+            if n := sum(int(trace[name].attributes.get(key, 0)) for name in names):
+                notes.append(f"{shape}: {n:,} value{'' if n == 1 else 's'} {what}")
+    return notes
+
+
 def _notes(trace: Trace) -> list[str]:
-    """Give what the run said of itself; a trace of one file has lost it."""
-    run = read_run(trace.path.parent)
+    """Give what the run said of itself; only a run's folder still has it."""
+    if trace.path.name != INDEX_FILE:
+        return []
+    try:
+        run = read_run(trace.path.parent)
+    except StoreError as error:  # the trace itself was read: show it, and say what is wrong
+        return [f"the notes of the run cannot be read: {error}"]
     return [str(note) for note in (run or {}).get("provenance", {}).get("notes", ())]
