@@ -12,11 +12,13 @@ order given, padded. "tuned" gives the tool probekit's own batches (texts of lik
 padded tokens at most) and ends the forward pass early where the tool can. probekit's files are
 checksummed and forced onto the disk (fsync), torchlens's too; those of the others are not.
 
-The tools install with `make bench-peers`, or `pip install -c constraints.txt -e '.[bench]'`.
+`make bench` installs the tools; so does `pip install -c constraints.txt -e '.[bench]'`. What is
+missing is left out and named.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -39,7 +41,7 @@ from probekit.planning import make_plan
 OURS, REFERENCE = "probekit", "by hand"
 PEERS = ("by hand", "TransformerLens", "nnsight", "torchlens")
 TUNED = ("by hand", "TransformerLens", "nnsight")
-HOW_TO_INSTALL = "make bench-peers, or pip install -c constraints.txt -e '.[bench]'"
+HOW_TO_INSTALL = "make bench does it, or pip install -c constraints.txt -e '.[bench]'"
 
 
 class Worker:
@@ -163,8 +165,12 @@ def compared(measure: str, ours: list[float], theirs: list[float], target: str) 
 
 def main() -> None:
     """Measure, print, and write JSON if asked."""
-    given = options(__doc__)
-    n_texts, n_rounds = (32, 3) if given.quick else (128, 7)
+    extra = argparse.ArgumentParser(add_help=False)
+    extra.add_argument("--texts", type=int, help="how many; else 128, with --quick 16")
+    extra.add_argument("--rounds", type=int, help="how often each; else 7, with --quick 3")
+    given = options(__doc__, extra)
+    n_texts = given.texts or (16 if given.quick else 128)
+    n_rounds = given.rounds or (3 if given.quick else 7)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
         prepare(folder, n_texts)
