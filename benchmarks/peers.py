@@ -112,7 +112,8 @@ def prepare(folder: Path, n_texts: int) -> None:
     model.save_pretrained(folder / "model")
     n_tokens = plan.examples.n_tokens
     np.savez(folder / "texts.npz", ids=plan.examples.token_ids(0, n_texts), n_tokens=n_tokens)
-    batches = shards.batches(n_tokens, plan.config.inputs.batch_tokens, plan.length_border)
+    budget = shards.Budget(plan.config.inputs.batch_tokens)
+    batches = shards.batches(n_tokens, budget, plan.length_border)
     (folder / "tuned.json").write_text(json.dumps([batch.tolist() for batch in batches]))
     config["model"] = {"name": str(folder / "model"), "device": "cpu"}
     (folder / "config.json").write_text(json.dumps(config))
