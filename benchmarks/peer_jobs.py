@@ -14,11 +14,11 @@ Each job is written as the tool's own documentation shows it:
 Where the tool leaves padding to its user, the rows of real tokens are picked with the mask before
 they are saved. A job is run "documented", in batches of 16 texts in the order given, or "tuned":
 with the batches that probekit makes and whatever the tool offers to end a pass early. torchlens
-takes batches of one size only and needs gigabytes for one of 16: tuned, it gets 16 texts of like
-length.
+offers neither: its batches have one size, and one of 16 long texts takes it nine gigabytes.
 
 The process reads commands from standard input, one JSON object a line, and answers on standard
-output: `{"do": "run", "how": ..., "to": folder}` gives the seconds; `{"do": "rows", "how": ...,
+output: `{"do": "run", "how": ..., "to": folder}` gives the seconds on the clock and those of the
+processor; `{"do": "rows", "how": ...,
 "of": folder, "to": file}` writes what the job left as one float32 array [layer, token, d_mlp].
 """
 
@@ -173,10 +173,9 @@ def torchlens(work: Work) -> Tool:
     layers = [f"transformer.h.{layer}.mlp.act" for layer in range(N_LAYERS)]
 
     def run(how: str, folder: Path) -> None:
-        batches = work.batches(how)
         tl.extract_dataset(
             model,
-            [work.texts[n] for batch in batches for n in batch],
+            work.texts,
             layers,
             batch_size=BATCH,
             output_dir=folder,
@@ -187,7 +186,7 @@ def torchlens(work: Work) -> Tool:
 
     def rows(how: str, folder: Path) -> Array:
         found = load_extraction(folder).activations
-        return work.in_order(np.stack([found[name].values.numpy() for name in layers]), how)
+        return np.stack([found[name].values.numpy() for name in layers])
 
     return Tool(run=run, rows=rows)
 
@@ -293,9 +292,9 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "run":
-            begin = time.perf_counter()
+            begin = time.perf_counter(), time.process_time()
             tool.run(command["how"], Path(command["to"]))
-            answer(seconds=time.perf_counter() - begin)
+            answer(wall=time.perf_counter() - begin[0], cpu=time.process_time() - begin[1])
         else:
             np.save(command["to"], tool.rows(command["how"], Path(command["of"])))
             answer(saved=True)

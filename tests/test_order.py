@@ -150,6 +150,21 @@ def test_hooks_are_gone_after_an_error():
     assert by_hand.n_hooks(model) == before
 
 
+def test_a_pass_that_ends_early_has_the_events_up_to_there():
+    model = Branching()
+    mine = model.small.register_forward_hook(lambda m, a, o: 1 / 0)  # before the recorder's
+    with OrderRecorder(model) as order:
+        with pytest.raises(ZeroDivisionError):
+            model(torch.randn(2, 2))
+        order.end_forward(phase="forward", examples=[0], n_tokens=2, seconds=0.0)
+        mine.remove()
+        model(torch.randn(2, 2))
+        order.end_forward(phase="forward", examples=[1], n_tokens=2, seconds=0.0)
+    cut, whole = named(order.execution(), 0), named(order.execution(), 1)
+    assert cut[-1] == ("small", 1, 0)
+    assert whole == [*cut, ("small", 0, 0)], "nothing of the broken pass is left over"
+
+
 def test_outputs_are_the_same_bits_while_it_listens():
     model = tiny.build("llama")
     with torch.no_grad():
