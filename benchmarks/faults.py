@@ -15,13 +15,16 @@ import time
 from pathlib import Path
 from random import Random
 
-from campaigns import disks, kills, stops
+from campaigns import damage, disks, kills, stops
 from campaigns.tally import Campaign, Tally
 
 CAMPAIGNS = {
     "kills survived": Campaign(carry_out=kills.survive, full=100, quick=10),
     "stopped by a signal": Campaign(carry_out=stops.stop, full=40, quick=4),
     "starved": Campaign(carry_out=disks.starve, full=90, quick=9),
+    "damaged and found": Campaign(carry_out=damage.find, full=1000, quick=100),
+    "damaged and repaired": Campaign(carry_out=damage.mend, full=100, quick=10),
+    "damaged and opened": Campaign(carry_out=damage.read, full=400, quick=40),
 }
 _SHOWN = 20  # descriptions of what was lost
 

@@ -7,6 +7,7 @@ through h5py, raw (HDF5's own conversion of bfloat16 runs at 14 MB/s).
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import h5py
 import numpy as np
 
 from probekit import schema
+from probekit.disk import explained
 from probekit.errors import StoreError
 
 Array = np.ndarray[Any, Any]
@@ -53,11 +55,17 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (OSError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
-        there = path.exists()
-        reason = f"it is not whole HDF5: {error}" if there else "there is no such file"
-        raise StoreError(f"{path}: cannot be read: {reason}") from error
+        raise StoreError(f"{path}: cannot be read: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "there is no such file"
+    if isinstance(error, OSError) and error.errno is not None:  # the system's, not HDF5's
+        return os.strerror(error.errno)
+    return f"it is not whole HDF5: {error}"
 
 
 def dataset_in(file: h5py.File, name: str) -> h5py.Dataset:
@@ -110,7 +118,8 @@ def file_maps() -> Maps:
 
 def _map_file(path: Path) -> Array:
     # A plain array over the map: slices of np.memmap pay for Python bookkeeping at every step.
-    return np.asarray(np.memmap(path, np.uint8, "r"))
+    with explained(path, "read"):
+        return np.asarray(np.memmap(path, np.uint8, "r"))
 
 
 class MappedRows:

@@ -130,12 +130,17 @@ def sealed(place: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def n_examples_of(place: Path) -> int:
     """Count the examples of the sealed shards."""
-    n_examples = 0
-    for name in sealed(place):
-        if name.endswith(".h5"):
-            with h5py.File(place / FOLDER / "shards" / name) as file:
-                n_examples += len(file["examples/n_tokens"])
-    return n_examples
+    numbers = [int(Path(name).stem) for name in sealed(place) if name.endswith(".h5")]
+    return sum(n_examples_in(place / FOLDER, number) for number in numbers)
+
+
+def n_examples_in(trace: Path, number: int) -> int:
+    """Count the examples of a shard; none where there is no such shard."""
+    path = trace / "shards" / f"{number:05d}.h5"
+    if not path.exists():
+        return 0
+    with h5py.File(path) as file:
+        return len(file["examples/n_tokens"])
 
 
 def contents_of(folder: Path) -> dict[str, Any]:

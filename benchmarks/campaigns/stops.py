@@ -1,7 +1,7 @@
 """Told to end: SIGINT and SIGTERM at any instant.
 
-What must hold then: at most one batch begins after the signal, the exit code is a shell's, a message
-says how to go on, nothing but sealed shards is left, and the same command goes on.
+What must hold then: at most one batch begins after the signal, the exit code is a shell's, a
+message says how to go on, nothing but sealed shards is left, and the same command goes on.
 """
 
 from __future__ import annotations
