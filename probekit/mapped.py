@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 
 from probekit import schema
+from probekit.checksums import check_structure
 from probekit.disk import explained
 from probekit.errors import StoreError
 
@@ -53,6 +54,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         StoreError: if there is no such file, or what is read from it in the block is damaged.
     """
     try:
+        check_structure(path)
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:

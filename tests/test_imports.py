@@ -20,8 +20,8 @@ PACKAGE = Path(probekit.__file__).parent
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
     *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *("globs", "families", "schema", "disk", "records", "compression", "writer", "lock", "mapped"),
-    *("folder", "verify", "predictions", "site", "tables", "trace", "room"),
+    *("globs", "families", "schema", "disk", "records", "checksums", "compression", "writer"),
+    *("lock", "mapped", "folder", "verify", "predictions", "site", "tables", "trace", "room"),
     *("index", "spool", "inputs", "shards", "summary", "terminal", "stopping"),
 )
 HEAVY = (  # may import torch

@@ -32,7 +32,7 @@ def find(n: int, chance: Random, scratch: Path) -> Tally:
     while tally.tried < n:
         run = whole[chance.choice(list(whole))]
         kind = KINDS[tally.tried % len(KINDS)]
-        with damaged(run.trace, kind, chance) as damage:
+        with damaged(run, run.trace, kind, chance) as damage:
             verdict = verify_trace(run.trace)
         problems = []
         if not damage.shards <= set(verdict.damaged_shards):
@@ -59,7 +59,7 @@ def mend(n: int, chance: Random, scratch: Path) -> Tally:
         place = run.copy(scratch / "damaged")
         kind = KINDS[tally.tried % len(KINDS)]
         before = sealed(place)
-        with damaged(place / FOLDER, kind, chance) as damage:
+        with damaged(run, place / FOLDER, kind, chance) as damage:
             verified = run_probekit(place, "verify", FOLDER)
             repaired = run_probekit(place, *_REPAIR, before=Watched())
             problems = run.differences(place)
@@ -91,7 +91,7 @@ def read(n: int, chance: Random, scratch: Path) -> Tally:
         run = whole[chance.choice(list(whole))]
         # Most of what HDF5 can stumble over is structure: two thirds of the tries hit that.
         kind = chance.choice(("byte of the structure", "byte of the structure", *KINDS))
-        with damaged(run.trace, kind, chance) as damage:
+        with damaged(run, run.trace, kind, chance) as damage:
             ended = run_probekit(run.place, "--version", before=Read())
         outcome = ended.log[-1] if ended.log else ""
         problems = []

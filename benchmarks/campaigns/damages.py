@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import h5py
+from campaigns.runs import Undisturbed
 
 KINDS = ("byte", "byte of the structure", "sector", "cut", "grown", "swapped", "renamed", "missing")
 
@@ -29,48 +29,25 @@ class Damage:
 
 
 @contextmanager
-def damaged(folder: Path, kind: str, chance: Random) -> Iterator[Damage]:
-    """Damage a trace for the time of a block."""
-    files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    before = {name: path.read_bytes() for name, path in files.items()}
-    extents = {name: _extents(path) for name, path in files.items() if name.startswith("shards/")}
+def damaged(run: Undisturbed, folder: Path, kind: str, chance: Random) -> Iterator[Damage]:
+    """Damage a run's trace, or a copy of it, for the time of a block."""
+    damage = _do(folder, kind, run, chance)
     try:
-        yield _do(folder, kind, before, extents, chance)
+        yield damage
     finally:
-        for path in folder.rglob("*"):
-            if path.is_file() and str(path.relative_to(folder)) not in before:
-                path.unlink()
-        for name, data in before.items():
-            if not files[name].exists() or files[name].read_bytes() != data:
-                files[name].write_bytes(data)
+        for name in damage.files:
+            if name in run.files:
+                (folder / name).write_bytes(run.files[name])
+            else:
+                (folder / name).unlink(missing_ok=True)
 
 
-def _extents(path: Path) -> dict[str, range]:
-    """Give the bytes of every site that lies in one piece, as bare h5py says."""
-    if path.suffix != ".h5":
-        return {}
-    found = {}
-    with h5py.File(path) as file:
-        for module, group in file["sites"].items():
-            for kind, dataset in group.items():
-                begin = dataset.id.get_offset()
-                if begin is not None:
-                    found[f"{module}/{kind}"] = range(begin, begin + dataset.nbytes)
-    return found
-
-
-def _do(
-    folder: Path,
-    kind: str,
-    before: Mapping[str, bytes],
-    extents: Mapping[str, Mapping[str, range]],
-    chance: Random,
-) -> Damage:
-    name = _pick(kind, before, chance)
-    path, data = folder / name, bytearray(before[name])
+def _do(folder: Path, kind: str, run: Undisturbed, chance: Random) -> Damage:
+    name = _pick(kind, run.files, chance)
+    path, data = folder / name, bytearray(run.files[name])
     files, site, where = (name,), None, name
     if kind.startswith("byte"):
-        rows = extents.get(name, {})
+        rows = run.extents.get(name, {})
         at = chance.randrange(len(data))
         while kind != "byte" and any(at in extent for extent in rows.values()):
             at = chance.randrange(len(data))
@@ -94,7 +71,7 @@ def _do(
     elif kind == "missing":
         path.unlink()
     else:
-        files, where = _exchange(folder, name, kind, before, chance)
+        files, where = _exchange(folder, name, kind, run.files, chance)
     return Damage(kind=kind, files=files, site=site, where=where)
 
 

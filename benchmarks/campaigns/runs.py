@@ -70,6 +70,11 @@ class Undisturbed:
         return files_of(self.trace)
 
     @cached_property
+    def extents(self) -> dict[str, dict[str, range]]:
+        """By shard file and site: the bytes of rows that lie in one piece, as bare h5py says."""
+        return {f"shards/{p.name}": _extents(p) for p in self.trace.glob("shards/*.h5")}
+
+    @cached_property
     def contents(self) -> dict[str, Any]:
         """Every dataset and attribute but wall-clock seconds."""
         return contents_of(self.trace)
@@ -141,6 +146,17 @@ def n_examples_in(trace: Path, number: int) -> int:
         return 0
     with h5py.File(path) as file:
         return len(file["examples/n_tokens"])
+
+
+def _extents(shard: Path) -> dict[str, range]:
+    found = {}
+    with h5py.File(shard) as file:
+        for module, group in file["sites"].items():
+            for kind, dataset in group.items():
+                begin, size = dataset.id.get_offset(), dataset.id.get_storage_size()
+                if begin is not None:
+                    found[f"{module}/{kind}"] = range(begin, begin + size)
+    return found
 
 
 def contents_of(folder: Path) -> dict[str, Any]:
