@@ -271,7 +271,8 @@ def write_trace(
         )
         bits = {s.name: random_rows(spec.n_rows[s.rows], s, draw) for s in sites}
         shards.append(Shard(folder=folder, spec=spec, sites=sites, tables=tables, bits=bits))
-        shards[-1].write(executions[number] if executions else None, **options)
+        execution = executions[number] if executions else None
+        shards[-1].write(execution, attributes=attributes, **options)
         example, token = ends
     build_index(folder, [s.spec for s in shards], sites, attributes, vocabulary)
     whole = tables_of(all_lengths, sites, token_ids)

@@ -17,20 +17,19 @@ from typing import Any
 from campaigns.children import log, run_probekit
 from campaigns.damages import KINDS, damaged
 from campaigns.kills import COMMAND, Watched
-from campaigns.runs import CONFIGS, FOLDER, n_examples_in, sealed, undisturbed
-from campaigns.tally import Tally
+from campaigns.runs import FOLDER, n_examples_in, sealed
+from campaigns.tally import Runs, Tally
 from probekit.verify import verify_trace
 
 _REPAIR = (*COMMAND, "--repair")
 _MEMORY_BYTES = 2 << 30  # that reading may take beyond what is loaded already
 
 
-def find(n: int, chance: Random, scratch: Path) -> Tally:
+def find(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
     """Damage traces n times and verify each."""
     tally = Tally()
-    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
     while tally.tried < n:
-        run = whole[chance.choice(list(whole))]
+        run = runs[chance.choice(list(runs))]
         kind = KINDS[tally.tried % len(KINDS)]
         with damaged(run, run.trace, kind, chance) as damage:
             verdict = verify_trace(run.trace)
@@ -50,12 +49,11 @@ def find(n: int, chance: Random, scratch: Path) -> Tally:
     return tally
 
 
-def mend(n: int, chance: Random, scratch: Path) -> Tally:
+def mend(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
     """Damage traces n times, and repair each."""
     tally = Tally()
-    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
     while tally.tried < n:
-        run = whole[chance.choice(list(whole))]
+        run = runs[chance.choice(list(runs))]
         place = run.copy(scratch / "damaged")
         kind = KINDS[tally.tried % len(KINDS)]
         before = sealed(place)
@@ -83,12 +81,11 @@ def _hit(before: dict[str, Any], after: dict[str, Any]) -> set[int]:
     return {int(Path(name).stem) for name in before if after.get(name) != before[name]}
 
 
-def read(n: int, chance: Random, scratch: Path) -> Tally:
+def read(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
     """Damage traces n times and read all of each, in a process of its own."""
     tally = Tally()
-    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
     while tally.tried < n:
-        run = whole[chance.choice(list(whole))]
+        run = runs[chance.choice(list(runs))]
         # Most of what HDF5 can stumble over is structure: two thirds of the tries hit that.
         kind = chance.choice(("byte of the structure", "byte of the structure", *KINDS))
         with damaged(run, run.trace, kind, chance) as damage:

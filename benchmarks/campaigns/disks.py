@@ -17,22 +17,20 @@ from typing import Any
 
 from campaigns.children import Ended, run_probekit
 from campaigns.kills import COMMAND, Watched, finish
-from campaigns.runs import CONFIGS, FOLDER, Undisturbed, undisturbed
-from campaigns.tally import Tally
+from campaigns.runs import FOLDER, Undisturbed
+from campaigns.tally import Runs, Tally
 
 _FORCED = (*COMMAND, "--force")  # the disk is known to be too small: how the run fails is asked
 _NOBODY = 65534
 
 
-def starve(n: int, chance: Random, scratch: Path) -> Tally:
+def starve(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
     """Let runs run into n limits, in turn of each kind."""
     tally = Tally()
-    scratch.chmod(0o755)  # for a user without rights
-    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
     kinds = {**EVERYWHERE, **(AS_ROOT if os.geteuid() == 0 else {})}
     while tally.tried < n:
         kind = min(kinds, key=lambda kind: sum(tally.counts[k] for k in (kind, _spared(kind))))
-        run = whole[chance.choice(list(whole))]
+        run = runs[chance.choice(list(runs))]
         place = run.fresh(scratch / "starved")
         try:
             ended = kinds[kind].starve(run, place, chance)
