@@ -48,6 +48,23 @@ def test_a_second_signal_does_not_wait() -> None:
     assert stopped.value.exit_code == 130
 
 
+def test_an_error_that_the_signal_caused_is_not_what_is_raised() -> None:
+    # Seen in transformers: a `finally` that needs what the interrupted lines would have set.
+    with pytest.raises(Stopped), Stopping(say=print):
+        try:
+            send(signal.SIGTERM)
+            never = 1
+        finally:
+            print(never)
+
+
+def test_an_error_of_the_batch_in_which_a_signal_waits_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError), Stopping(say=print) as stopping:
+        stopping.between_batches()
+        send(signal.SIGTERM)
+        raise ZeroDivisionError
+
+
 def test_stopped_is_what_ctrl_c_raises() -> None:
     # So that what cleans up after Ctrl-C does after SIGTERM too.
     assert issubclass(Stopped, KeyboardInterrupt)
