@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check bench format schema clean
+.PHONY: demo test test-slow check bench faults format schema clean
 
 # What a user gets: the package and its constraints. "compat" puts this folder on the import path:
 # with setuptools' finder, a script beside a clone named probekit would import the folder instead.
@@ -41,6 +41,12 @@ test-slow: $(STAMP)-dev
 # BENCH=--quick for two minutes instead of ten.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py $(BENCH)
+	$(BIN)/python benchmarks/checksum.py $(BENCH)
+
+# Kill, starve and damage runs, and count what is lost: a quarter of an hour, FAULTS=--quick for two
+# minutes. Full disks need the right to mount one.
+faults: $(STAMP)-dev
+	$(BIN)/python benchmarks/faults.py $(FAULTS)
 
 format: $(STAMP)-dev
 	$(BIN)/ruff format .

@@ -188,8 +188,11 @@ class MappedRows:
         """Give the file and the offset of all rows, or None when they do not lie in one piece."""
         if len(self._segments) != 1 or not prod(self.shape):
             return None
-        offset = self._offset(0)
-        return None if offset is None else (self._segments[0].file, offset)
+        file, offset = self._segments[0].file, self._offset(0)
+        if offset is None:
+            return None
+        _refuse_short(self._segments[0], offset + self._n_bytes(len(self)), file.stat().st_size)
+        return file, offset
 
     def _parted(self, key: Key) -> tuple[slice | Array, tuple[Any, ...]]:
         """Part a key into what picks rows, a slice or integers, and what picks inside of them."""
@@ -226,7 +229,13 @@ class MappedRows:
         shape = (segment.n_rows, *self.shape[1:])
         if offset is None:
             return _H5Rows(segment, self.storage, shape)
-        return np.ndarray(shape, self.storage, self._maps(segment.file), offset)
+        # Beyond the end of a mapped file lies not an exception but the end of the process.
+        whole = self._maps(segment.file)
+        _refuse_short(segment, offset + self._n_bytes(segment.n_rows), len(whole))
+        return np.ndarray(shape, self.storage, whole, offset)
+
+    def _n_bytes(self, n_rows: int) -> int:
+        return n_rows * prod(self.shape[1:]) * self.storage.itemsize
 
     def _slice(self, rows: slice, rest: tuple[Any, ...]) -> Array:
         span = range(len(self))[rows]
@@ -291,9 +300,12 @@ def _locate(segment: Segment, shape: tuple[int, ...], dtype: str) -> int | None:
             return 0
         if offset is None:
             _load_filters(dataset)
-        elif offset + dataset.id.get_storage_size() > segment.file.stat().st_size:
-            raise StoreError(f"{place} reaches past the end of the file")
         return offset
+
+
+def _refuse_short(segment: Segment, end: int, n_bytes: int) -> None:
+    if end > n_bytes:
+        raise StoreError(f"{segment.file}: {segment.dataset} reaches past the end of the file")
 
 
 def _load_filters(dataset: h5py.Dataset) -> None:

@@ -56,8 +56,8 @@ class Stopping:
     def between_batches(self) -> None:
         """End here if a signal has come; from now on one waits until this is called again."""
         self._in_batches = True
-        if self._asked is not None:
-            raise Stopped(self._asked)
+        if (number := self._asked or self._raised) is not None:  # raised, and swallowed by others
+            raise Stopped(number)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if not self._in_batches or self._asked is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 
@@ -56,6 +57,14 @@ def test_an_error_that_the_signal_caused_is_not_what_is_raised() -> None:
             never = 1
         finally:
             print(never)
+
+
+def test_a_signal_that_others_swallowed_counts_at_the_first_batch() -> None:
+    with pytest.raises(Stopped), Stopping(say=print) as stopping:
+        with suppress(BaseException):
+            send(signal.SIGINT)
+        stopping.between_batches()
+        pytest.fail("went on")
 
 
 def test_an_error_of_the_batch_in_which_a_signal_waits_is_raised() -> None:

@@ -987,6 +987,17 @@ def test_a_shard_that_was_cut_short_is_named(tmp_path: Path, n_bytes: int) -> No
         probekit.open(made.shards[1].file)
 
 
+def test_a_shard_that_is_cut_after_it_was_found_is_named(tmp_path: Path) -> None:
+    made = write_trace(tmp_path, [site("m", row_shape=(5000,))], [[2]])
+    found = probekit.open(tmp_path)["m"]
+    assert found.torch().shape == (2, 5000)
+    whole = made.shards[0].file.read_bytes()
+    made.shards[0].file.write_bytes(whole[: extent(made.shards[0].file, "m/output")[0] + 8])
+    for read in (found.torch, lambda: found[:]):
+        with pytest.raises(StoreError, match=r"00000\.h5: .*m/output reaches past the end of the"):
+            read()
+
+
 def test_a_shard_without_a_site_is_named(tmp_path: Path) -> None:
     made = write_trace(tmp_path)
     forget_checksums(tmp_path)

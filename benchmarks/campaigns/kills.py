@@ -38,7 +38,7 @@ def survive(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
         place = runs[name].fresh(scratch / "killed")
         for _ in range(min(chance.randint(1, _MOST_LIVES), n - tally.tried)):
             before = sealed(place)
-            kind = _next_kind(tally)
+            kind = _next_kind(tally, chance)
             ended = _kill(runs[name], place, kind, events[name], chance)
             if not ended.killed:
                 # The rest of this run holds no such instant: it has ended instead.
@@ -50,9 +50,11 @@ def survive(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
     return tally
 
 
-def _next_kind(tally: Tally) -> str:
-    """Give the kind that was tried least often."""
-    return min((*INSTANTS, "delay", "new process"), key=lambda kind: tally.counts[kind])
+def _next_kind(tally: Tally, chance: Random) -> str:
+    """Give one of the kinds that were tried least often."""
+    kinds = (*INSTANTS, "delay", "new process")
+    fewest = min(tally.counts[kind] for kind in kinds)
+    return chance.choice([kind for kind in kinds if tally.counts[kind] == fewest])
 
 
 def _kill(
@@ -135,7 +137,7 @@ class Watched:
             return load(*args, **kwargs)
 
         config.load_config = load_config
-        _after_loading(
+        after_loading(
             lambda model: model.register_forward_pre_hook(_log_examples, with_kwargs=True)
         )
 
@@ -146,7 +148,8 @@ def _log_examples(module: Any, args: Any, kwargs: Any) -> None:
         log(f"examples {n_examples}")
 
 
-def _after_loading(do: Callable[[Any], object]) -> None:
+def after_loading(do: Callable[[Any], object]) -> None:
+    """Do something to the model that this child loads."""
     from probekit import models
 
     load = models.load_model
@@ -210,7 +213,7 @@ class KillAt:
         around(os, "fsync", "fsync", "fsynced")
         around(Path, "replace", "rename", "renamed")
         around(Path, "unlink", "remove", None)
-        _after_loading(
+        after_loading(
             lambda model: torch.nn.modules.module.register_module_forward_pre_hook(
                 lambda module, args: _die() if at("forward") else None
             )
