@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check browser bench bench-report format schema clean
+.PHONY: demo test test-slow check browser bench bench-report faults format schema clean
 
 # What a user gets: the package and its constraints. "compat" puts this folder on the import path:
 # with setuptools' finder, a script beside a clone named probekit would import the folder instead.
@@ -48,7 +48,7 @@ test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
 
 # BENCH=--quick for two minutes instead of half an hour. gpu.py says so where there is no GPU.
-BENCHMARKS := overhead ragged write read memory order dataset peers gpu
+BENCHMARKS := overhead ragged write checksum read memory order dataset peers gpu
 bench: $(STAMP)-bench
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
@@ -61,6 +61,11 @@ $(STAMP)-bench: $(STAMP)
 # How large a report of 32 layers x 32 heads x 512 tokens is, and how soon a browser shows it.
 bench-report: $(STAMP) $(BROWSER)
 	$(BIN)/python benchmarks/report.py $(BENCH)
+
+# Kill, starve and damage runs, and count what is lost: a quarter of an hour, FAULTS=--quick for two
+# minutes. Full disks need the right to mount one.
+faults: $(STAMP)-dev
+	$(BIN)/python benchmarks/faults.py $(FAULTS)
 
 format: $(STAMP)-dev
 	$(BIN)/ruff format .

@@ -15,13 +15,17 @@ import time
 from pathlib import Path
 from random import Random
 
-from campaigns import disks, kills, stops
+from campaigns import damage, disks, kills, stops
+from campaigns.runs import CONFIGS, undisturbed
 from campaigns.tally import Campaign, Tally
 
 CAMPAIGNS = {
     "kills survived": Campaign(carry_out=kills.survive, full=100, quick=10),
     "stopped by a signal": Campaign(carry_out=stops.stop, full=40, quick=4),
     "starved": Campaign(carry_out=disks.starve, full=90, quick=9),
+    "damaged and found": Campaign(carry_out=damage.find, full=1000, quick=100),
+    "damaged and repaired": Campaign(carry_out=damage.mend, full=100, quick=10),
+    "damaged and opened": Campaign(carry_out=damage.read, full=400, quick=40),
 }
 _SHOWN = 20  # descriptions of what was lost
 
@@ -30,15 +34,16 @@ def main() -> None:
     """Carry campaigns out and print their counts."""
     given = _options()
     n_lost = 0
-    print(f"{'campaign':<28} {'tried':>6} {'lost':>5} {'seconds':>8}")
-    for name in given.only or CAMPAIGNS:
-        begin = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="probekit-faults-") as scratch:
-            campaign = CAMPAIGNS[name]
+    print(f"{'campaign':<24} {'tried':>6} {'lost':>5} {'seconds':>8}")
+    with tempfile.TemporaryDirectory(prefix="probekit-faults-") as scratch:
+        runs = {name: undisturbed(name, Path(scratch)) for name in CONFIGS}
+        for name in given.only or CAMPAIGNS:
+            begin, campaign, folder = time.perf_counter(), CAMPAIGNS[name], Path(scratch) / name
+            folder.mkdir()
             n = campaign.quick if given.quick else campaign.full
-            tally = campaign.carry_out(n, Random(given.seed), Path(scratch))
-        n_lost += len(tally.lost)
-        _show(name, tally, time.perf_counter() - begin)
+            tally = campaign.carry_out(n, Random(given.seed), folder, runs)
+            n_lost += len(tally.lost)
+            _show(name, tally, time.perf_counter() - begin)
     sys.exit(1 if n_lost else 0)
 
 
@@ -52,7 +57,7 @@ def _options() -> argparse.Namespace:
 
 def _show(name: str, tally: Tally, seconds: float) -> None:
     kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(tally.counts.items()))
-    print(f"{name:<28} {tally.tried:>6} {len(tally.lost):>5} {seconds:>8.1f}  {kinds}")
+    print(f"{name:<24} {tally.tried:>6} {len(tally.lost):>5} {seconds:>8.1f}  {kinds}")
     for description in tally.lost[:_SHOWN]:
         print(f"  LOST {description}")
     sys.stdout.flush()

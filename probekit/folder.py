@@ -17,6 +17,7 @@ from typing import Any, Self
 import xxhash
 import yaml
 
+from probekit.checksums import FileRecord
 from probekit.disk import explained
 from probekit.errors import StoreError
 from probekit.lock import LOCK_FILE, Lock
@@ -239,10 +240,8 @@ def shard_numbers(folder: Path) -> frozenset[int]:
 
 def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:
     """Give the sealed shards as they really are, in order."""
-    return tuple(
-        ShardSpec(**read_record(folder / SHARDS_FOLDER / f"{number:05d}.json")["spec"])
-        for number in sorted(sealed_shards(folder))
-    )
+    files = (folder / SHARDS_FOLDER / f"{n:05d}.json" for n in sorted(sealed_shards(folder)))
+    return tuple(spec for file in files if (spec := FileRecord.read(file).spec) is not None)
 
 
 def clear(folder: Path) -> None:

@@ -16,11 +16,11 @@ import h5py
 import numpy as np
 
 from probekit import schema
+from probekit.checksums import FileRecord, rest_checksum
 from probekit.dimensions import write_dimensions
 from probekit.disk import HDF5Out, explained, fsync
 from probekit.errors import StoreError
 from probekit.mapped import open_file
-from probekit.records import CHECKSUM, write_record
 from probekit.schema import (
     COUNTS,
     INDEX_FILE,
@@ -30,7 +30,6 @@ from probekit.schema import (
     ShardSpec,
     SiteSpec,
 )
-from probekit.writer import rest_checksum
 
 _OF_THE_MODEL = ("attention", "device")  # attributes known only once weights are loaded
 SUMMED = "generate_"  # attributes of a shard that the index adds up begin so
@@ -55,15 +54,13 @@ def build_index(
         try:
             _write(part, folder, shards, sites, attributes, vocabulary)
             fsync(part)
+            record = FileRecord(
+                file_bytes=part.stat().st_size, rest=rest_checksum(part, ()), sites={}
+            )
             # An index without its record is not complete: the old one's would be of another file.
             (folder / INDEX_RECORD).unlink(missing_ok=True)
             part.replace(folder / INDEX_FILE)
-            record = {
-                "file_bytes": (folder / INDEX_FILE).stat().st_size,
-                "checksum": CHECKSUM,
-                "rest": rest_checksum(folder / INDEX_FILE, ()),
-            }
-            write_record(folder / INDEX_RECORD, record)
+            record.write(folder / INDEX_RECORD)
         finally:
             part.unlink(missing_ok=True)
 

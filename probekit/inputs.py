@@ -61,7 +61,8 @@ class _Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with explained(_TEMPORARY):  # closing writes what is left in its buffer
+            self._file.close()
 
     def append(self, data: bytes) -> None:
         with explained(_TEMPORARY):

@@ -7,6 +7,7 @@ through h5py, raw (HDF5's own conversion of bfloat16 runs at 14 MB/s).
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import h5py
 import numpy as np
 
 from probekit import schema
+from probekit.checksums import check_structure
+from probekit.disk import explained
 from probekit.errors import StoreError
 from probekit.gather import gather
 from probekit.inside import dataset_in, is_number
@@ -57,13 +60,20 @@ def open_file(path: Path) -> Iterator[h5py.File]:
     if path.exists() and not path.is_file():  # a pipe would be waited for, without an end
         raise StoreError(f"{path}: cannot be read: it is no plain file")
     try:
+        check_structure(path)
         with _opened(path) as file:
             yield file
     except (OSError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
-        there = path.exists()
-        reason = f"it is not whole HDF5: {error}" if there else "there is no such file"
-        raise StoreError(f"{path}: cannot be read: {reason}") from error
+        raise StoreError(f"{path}: cannot be read: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "there is no such file"
+    if isinstance(error, OSError) and error.errno is not None:  # the system's, not HDF5's
+        return os.strerror(error.errno)
+    return f"it is not whole HDF5: {error}"
 
 
 def _opened(path: Path) -> h5py.File:
@@ -115,7 +125,8 @@ def file_maps() -> Maps:
 
 def _map_file(path: str) -> Array:
     # A plain array over the map: slices of np.memmap pay for Python bookkeeping at every step.
-    return np.asarray(np.memmap(path, np.uint8, "r"))
+    with explained(path, "read"):
+        return np.asarray(np.memmap(path, np.uint8, "r"))
 
 
 class MappedRows:
@@ -145,6 +156,7 @@ class MappedRows:
         self._first_rows = np.array(self._starts, dtype=np.intp)
         self._shapes = [(s.n_rows, *self.shape[1:]) for s in self._segments]
         self._files = [str(s.file) for s in self._segments]
+        self._sizes = [prod(shape) * self.storage.itemsize for shape in self._shapes]  # in bytes
         self._maps = maps or file_maps()
         self._less = less
         self._offsets: dict[int, int | None] = {}
@@ -194,8 +206,12 @@ class MappedRows:
         """Give the file and the offset of all rows, or None when they do not lie in one piece."""
         if len(self._segments) != 1 or not prod(self.shape):
             return None
-        offset = self._offset(0)
-        return None if offset is None else (self._segments[0].file, offset)
+        file, offset = self._segments[0].file, self._offset(0)
+        if offset is None:
+            return None
+        if offset + self._sizes[0] > file.stat().st_size:
+            _refuse_short(self._segments[0])
+        return file, offset
 
     @property
     def is_mapped(self) -> bool:
@@ -249,7 +265,11 @@ class MappedRows:
         offset, shape = self._offset(number), self._shapes[number]
         if offset is None:
             return _H5Rows(self._segments[number], self.storage, shape)
-        return np.ndarray(shape, self.storage, self._maps(self._files[number]), offset)
+        whole = self._maps(self._files[number])
+        # Beyond the end of a mapped file lies not an exception but the end of the process.
+        if offset + self._sizes[number] > len(whole):
+            _refuse_short(self._segments[number])
+        return np.ndarray(shape, self.storage, whole, offset)
 
     def _run(self, begin: int, stop: int) -> Array | None:
         """Give the rows from `begin` to `stop`, at least one, if one segment holds them all."""
@@ -337,6 +357,10 @@ def _locate(segment: Segment, shape: tuple[int, ...], dtype: str) -> int | None:
         if offset is None:
             _load_filters(dataset)
         return offset
+
+
+def _refuse_short(segment: Segment) -> Never:
+    raise StoreError(f"{segment.file}: {segment.dataset} reaches past the end of the file")
 
 
 def _load_filters(dataset: h5py.Dataset) -> None:

@@ -19,7 +19,6 @@ from probekit import families, models, room, shards
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError, Fault, PlanError
 from probekit.families import Sizes
-from probekit.folder import sealed_shards
 from probekit.globs import match_paths
 from probekit.inputs import Examples, Limits, read_examples
 from probekit.resolve import Resolver, SitePlan, moment, no_match
@@ -94,9 +93,7 @@ class Plan:
     @property
     def needed_bytes(self) -> int | None:
         """Bytes still to be written, shards that are sealed left out; None without examples."""
-        if self.examples is None:
-            return None
-        return room.needed_bytes(self, sealed_shards(Path(self.config.store.path)))
+        return None if self.examples is None else room.left_bytes(self)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -16,14 +16,8 @@ import xxhash
 from probekit.disk import check_plain, explained, fsync
 from probekit.errors import StoreError
 
-CHECKSUM = "xxh3_64"  # 64 bits at about the speed of memory; guards against damage, not malice
 _OWN = "this_file"  # the checksum of the file, in which it stands as zeros itself
 _BLANK = b"0" * 16
-
-
-def hexdigest(digest: int) -> str:
-    """Write a checksum as records hold it."""
-    return f"{digest:016x}"
 
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:

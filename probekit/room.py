@@ -15,7 +15,15 @@ import numpy as np
 
 from probekit.errors import StoreError
 from probekit.folder import sealed_shards
-from probekit.schema import ALL_TOKENS, PER_EXAMPLE, SHARDS_FOLDER, ShardSpec, SiteSpec
+from probekit.schema import (
+    ALL_TOKENS,
+    INDEX_FILE,
+    INDEX_RECORD,
+    PER_EXAMPLE,
+    SHARDS_FOLDER,
+    ShardSpec,
+    SiteSpec,
+)
 from probekit.wording import human_bytes
 
 if TYPE_CHECKING:
@@ -61,6 +69,21 @@ def needed_bytes(plan: Plan, sealed: Iterable[int] = ()) -> int:
     return sum(each) + (max(each, default=0) if twice else 0) + _index_bytes(plan, specs)
 
 
+def left_bytes(plan: Plan, *, overwrite: bool = False) -> int:
+    """Count the bytes that a run still writes, after a look at what lies in its folder.
+
+    Args:
+        plan: of the run; its inputs are known.
+        overwrite: whether what lies there is removed first.
+    """
+    path = Path(plan.config.store.path)
+    sealed = frozenset() if overwrite else sealed_shards(path)
+    indexed = all((path / name).exists() for name in (INDEX_FILE, INDEX_RECORD))
+    if indexed and sealed.issuperset(shard.number for shard in plan.shards):
+        return 0
+    return needed_bytes(plan, sealed)
+
+
 def shortage(plan: Plan, *, overwrite: bool = False) -> str | None:
     """Say by how much the disk is too small for what a run still writes; None if it is not.
 
@@ -70,7 +93,7 @@ def shortage(plan: Plan, *, overwrite: bool = False) -> str | None:
     """
     path = Path(plan.config.store.path)
     sealed = frozenset() if overwrite else sealed_shards(path)
-    needed = needed_bytes(plan, sealed)
+    needed = left_bytes(plan, overwrite=overwrite)
     free = free_bytes(path) + _freed_bytes(path, sealed)
     if needed <= free:
         return None

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from probekit.disk import explained
+from probekit.disk import explained, write_all
 from probekit.schema import DTYPES, SiteSpec
 from probekit.writer import ShardWriter
 
@@ -30,7 +30,8 @@ class Spool:
         self._folder = folder
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in __exit__)
+            # Without a buffer of Python's, whose last bytes a full disk would refuse on closing.
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         self._sites = tuple(sites)
         self._pieces: dict[tuple[int, int], list[tuple[int, int]]] = {}  # offset, rows
         self._end = 0
@@ -61,7 +62,7 @@ class Spool:
             if n_now:
                 data = np.ascontiguousarray(block[start : start + n_now]).tobytes()
                 with self._lock, explained(self._folder):
-                    self._file.write(data)
+                    write_all(self._file.fileno(), memoryview(data), self._end)
                     self._pieces.setdefault((site, example), []).append((self._end, n_now))
                     self._end += len(data)
 
@@ -72,8 +73,6 @@ class Spool:
 
     def copy_into(self, out: ShardWriter) -> None:
         """Write every row into a shard."""
-        with explained(self._folder):
-            self._file.flush()
         for (site, example), pieces in sorted(self._pieces.items()):
             spec = self._sites[site]
             for offset, n_rows in pieces:

@@ -33,6 +33,7 @@ class Stopping:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._asked: int | None = None
+        self._raised: int | None = None
         self._in_batches = False
         self._earlier: dict[int, Any] = {}
 
@@ -48,15 +49,19 @@ class Stopping:
     ) -> None:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
+        if self._raised is not None and isinstance(error, Exception):
+            # Code that was cut short stumbled while it cleaned up: not what the user should read.
+            raise Stopped(self._raised) from error
 
     def between_batches(self) -> None:
         """End here if a signal has come; from now on one waits until this is called again."""
         self._in_batches = True
-        if self._asked is not None:
-            raise Stopped(self._asked)
+        if (number := self._asked or self._raised) is not None:  # raised, and swallowed by others
+            raise Stopped(number)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if not self._in_batches or self._asked is not None:
+            self._raised = number
             raise Stopped(number)
         self._asked = number
         self._say("stopping after this batch; once more to stop at once")

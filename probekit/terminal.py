@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from probekit.errors import printable
+from probekit.schema import INDEX_FILE, INDEX_RECORD, RUN_FILE
 from probekit.summary import collapse
 from probekit.wording import human_bytes
 
@@ -102,18 +103,28 @@ def show_verdict(verdict: Verdict) -> None:
         out.print(str(damage), soft_wrap=True)
     if len(verdict.damages) > _SHOWN:
         out.print(f"and {len(verdict.damages) - _SHOWN} more; --json lists all")
-    read = f"{verdict.n_shards} shards, {human_bytes(verdict.n_bytes)}"
+    n_shards = f"{verdict.n_shards} shard{'s' if verdict.n_shards != 1 else ''}"
     if verdict.whole:
+        read = f"{n_shards}, {human_bytes(verdict.n_bytes)}"
         out.print(f"{verdict.path}: whole: {read}, every byte as it was written", soft_wrap=True)
         return
-    numbers = ", ".join(map(str, verdict.damaged_shards[:_SHOWN]))
-    more = ", ..." if len(verdict.damaged_shards) > _SHOWN else ""
-    where = f"in shards {numbers}{more}" if verdict.damaged_shards else "outside of the shards"
     out.print(
-        f"{verdict.path}: DAMAGED {where} ({read} read). `probekit run CONFIG --repair` computes "
-        "the damaged shards again and leaves the others as they are",
+        f"{verdict.path}: DAMAGED: {_damaged_parts(verdict)}. `probekit run CONFIG --repair` makes "
+        "that anew, and leaves whole shards as they are",
         soft_wrap=True,
     )
+
+
+def _damaged_parts(verdict: Verdict) -> str:
+    parts, numbers = [], verdict.damaged_shards
+    if numbers:
+        shown = ", ".join(map(str, numbers[:_SHOWN]))
+        more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+        parts.append(f"shard{'s' if len(numbers) > 1 else ''} {shown}{more}")
+    files = {damage.file for damage in verdict.damages if damage.shard is None}
+    parts += ["the index"] if files & {INDEX_FILE, INDEX_RECORD} else []
+    parts += [RUN_FILE] if RUN_FILE in files else []
+    return " and ".join(parts)
 
 
 def show_info(info: dict[str, Any]) -> None:

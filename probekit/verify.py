@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-import xxhash
 
-from probekit.disk import explained, read_pieces
+from probekit.checksums import FileRecord, rest_checksum, rows_checksum, stored_checksum
+from probekit.disk import explained
 from probekit.errors import StoreError
 from probekit.folder import identity_digest, sealed_shards, shard_numbers
 from probekit.inside import dataset_in, names_in, node_in, numbers_in
 from probekit.mapped import open_file
-from probekit.records import CHECKSUM, hexdigest, read_record
+from probekit.records import read_record
 from probekit.schema import (
     ALL_TOKENS,
     INDEX_FILE,
@@ -27,9 +27,7 @@ from probekit.schema import (
     PER_EXAMPLE,
     RUN_FILE,
     SHARDS_FOLDER,
-    ShardSpec,
 )
-from probekit.writer import rest_checksum
 
 Array = np.ndarray[Any, Any]
 
@@ -159,44 +157,6 @@ def _read_run(folder: Path) -> tuple[_Run | None, list[Damage]]:
     return _Run(digest=identity_digest(identity), extents=extents), []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _SiteRecord:
-    rows: int
-    bytes: int
-    offset: int | None  # None where the rows are compressed, or there are none
-    checksum: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ShardRecord:
-    """What a shard's .json says."""
-
-    spec: ShardSpec
-    file_bytes: int
-    sites: Mapping[str, _SiteRecord]
-    rest: str
-
-    @classmethod
-    def read(cls, path: Path) -> _ShardRecord:
-        value = read_record(path)
-        try:
-            sites = {name: _SiteRecord(**site) for name, site in value["sites"].items()}
-            if value["checksum"] != CHECKSUM:
-                raise ValueError(f"a checksum {value['checksum']!r}")
-            return cls(
-                spec=ShardSpec(**value["spec"]),
-                file_bytes=int(value["file_bytes"]),
-                sites=sites,
-                rest=value["rest"],
-            )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{path}: is the record of another program: {error}") from error
-
-    @property
-    def extents(self) -> list[tuple[int, int]]:
-        return [(s.offset, s.bytes) for s in self.sites.values() if s.offset is not None]
-
-
 # --- shards
 
 
@@ -214,12 +174,13 @@ def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> lis
     if missing:
         return [damage(f, "is missing") for f in missing]
     try:
-        record = _ShardRecord.read(folder / record_file)
+        record = FileRecord.read(folder / record_file)
     except StoreError as error:
         return [damage(record_file, _without(folder / record_file, error))]
     spec = record.spec
-    if spec.number != number:
-        return [damage(record_file, f"is the record of shard {spec.number}")]
+    if spec is None or spec.number != number:
+        whose = "no shard" if spec is None else f"shard {spec.number}"
+        return [damage(record_file, f"is the record of {whose}")]
     if run is not None and (spec.first_example, spec.n_examples) != run.extents[number]:
         return [damage(record_file, "is of another run: it holds other examples")]
     if (size := _size(folder / file)) != record.file_bytes:
@@ -231,9 +192,7 @@ def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> lis
         return [damage(file, _without(folder / file, error))]
 
 
-def _in_file(
-    path: Path, record: _ShardRecord, run: _Run | None
-) -> Iterator[tuple[str, str | None]]:
+def _in_file(path: Path, record: FileRecord, run: _Run | None) -> Iterator[tuple[str, str | None]]:
     """Compare a shard's bytes with its record; gives what is wrong, and with which site."""
     with explained(path, "read"):
         if rest_checksum(path, record.extents) != record.rest:
@@ -246,9 +205,11 @@ def _in_file(
             return
         with path.open("rb", buffering=1 << 20) as raw:
             for name, site in record.sites.items():
-                if site.bytes and site.offset is None:
-                    continue  # compressed: its bytes are among the rest
-                if _site_checksum(raw, site, tables.counts[name]) != site.checksum:
+                if site.stored is not None:
+                    right = stored_checksum(raw, site.extents) == site.stored
+                else:
+                    right = rows_checksum(raw, site, tables.counts[name]) == site.checksum
+                if not right:
                     yield "its rows do not have their checksum", name
 
 
@@ -260,7 +221,7 @@ class _Tables:
     counts: Mapping[str, Array]  # by site: rows of each example, int64 [example]
 
     @classmethod
-    def read(cls, path: Path, record: _ShardRecord) -> _Tables:
+    def read(cls, path: Path, record: FileRecord) -> _Tables:
         with open_file(path) as file:
             n_tokens = numbers_in(file, "examples/n_tokens")
             firsts = numbers_in(file, "examples/first_token")
@@ -279,19 +240,6 @@ class _Tables:
             )
 
 
-def _site_checksum(raw: BinaryIO, site: _SiteRecord, counts: Array) -> str:
-    """Work a site's checksum out: the checksum of the checksums of its examples' rows."""
-    row_bytes = site.bytes // site.rows if site.rows else 0
-    raw.seek(site.offset or 0)
-    digests = np.empty(len(counts), dtype="<u8")
-    for example, n_rows in enumerate(counts.tolist()):
-        hasher = xxhash.xxh3_64()
-        for piece in read_pieces(raw, n_rows * row_bytes):
-            hasher.update(piece)
-        digests[example] = hasher.intdigest()
-    return hexdigest(xxhash.xxh3_64_intdigest(digests.tobytes()))
-
-
 def _breaks(folder: Path) -> list[Damage]:
     """Find shards that begin elsewhere than where the one before ends.
 
@@ -301,9 +249,11 @@ def _breaks(folder: Path) -> list[Damage]:
     for number in sorted(sealed_shards(folder)):
         path = folder / SHARDS_FOLDER / f"{number:05d}.json"
         try:
-            spec = _ShardRecord.read(path).spec
+            spec = FileRecord.read(path).spec
         except StoreError:
             continue  # reported as damage of its own
+        if spec is None:
+            continue
         if spec.number == before + 1 and spec.first_token != tokens:
             what = f"begins at token {spec.first_token}; the shards before it end at {tokens}"
             found.append(Damage(file=spec.file, shard=number, site=None, what=what))
@@ -323,15 +273,15 @@ def _in_index(folder: Path, run: _Run | None, *, sums: bool) -> list[Damage]:
         if not (folder / name).exists():
             return damage(name, "is missing")
     try:
-        record = read_record(folder / INDEX_RECORD)
+        record = FileRecord.read(folder / INDEX_RECORD)
     except StoreError as error:
         return damage(INDEX_RECORD, _without(folder / INDEX_RECORD, error))
-    if (size := _size(path)) != record.get("file_bytes"):
-        return damage(INDEX_FILE, f"has {size} bytes, {record.get('file_bytes')} were written")
+    if (size := _size(path)) != record.file_bytes:
+        return damage(INDEX_FILE, f"has {size} bytes, {record.file_bytes} were written")
     if not sums:
         return []
     try:
-        if rest_checksum(path, ()) != record.get("rest"):
+        if rest_checksum(path, ()) != record.rest:
             return damage(INDEX_FILE, "does not have its checksum")
         with open_file(path) as file:
             if run is not None and file.attrs.get("run_digest") != run.digest:

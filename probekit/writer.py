@@ -8,7 +8,7 @@ and allocated, so that each dataset's bytes lie at a known offset. From then on 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,18 @@ import numpy as np
 import xxhash
 
 from probekit import schema
+from probekit.checksums import (
+    FileRecord,
+    SiteRecord,
+    joined_checksum,
+    rest_checksum,
+    stored_checksum,
+    stored_extents,
+)
 from probekit.compression import compress
-from probekit.disk import HDF5Out, explained, fsync, read_pieces, write_all
+from probekit.disk import HDF5Out, explained, fsync, write_all
 from probekit.errors import StoreError
 from probekit.flushing import Flusher
-from probekit.records import CHECKSUM, hexdigest, write_record
 from probekit.schema import LIBVER, Execution, ShardSpec, SiteSpec
 
 _NO_ROWS = xxhash.xxh3_64_intdigest(b"")
@@ -206,37 +213,31 @@ class ShardWriter:
     def _seal(self) -> None:
         if self._compression is not None:
             compress(self._part, self._sites, self._compression)
-        extents = self._extents()
-        record = {
-            "shard": self.shard.number,
-            "spec": self.shard.to_json(),
-            "n_examples": self.shard.n_examples,
-            "n_tokens": self.shard.n_tokens,
-            "file_bytes": self._part.stat().st_size,
-            "checksum": CHECKSUM,
-            "sites": {
-                spec.name: {
-                    "rows": self.shard.n_rows[spec.rows],
-                    "bytes": self.shard.n_rows[spec.rows] * spec.row_bytes,
-                    "offset": extents[spec.name][0] if spec.name in extents else None,
-                    "checksum": hexdigest(xxhash.xxh3_64_intdigest(self._digests[n].tobytes())),
-                }
-                for n, spec in enumerate(self._sites)
-            },
-            "rest": rest_checksum(self._part, extents.values()),
-        }
+        record = self._record()
         fsync(self._part)
         # The .json comes last: a shard is sealed when both are there.
         self._part.replace(self._final)
-        write_record(self._final.with_suffix(".json"), record)
+        record.write(self._final.with_suffix(".json"))
 
-    def _extents(self) -> dict[str, tuple[int, int]]:
-        """Give offset and bytes of every site that has rows and lies in one piece, by its name."""
-        if self._compression is not None:
-            return {}
-        sizes = [self.shard.n_rows[spec.rows] * spec.row_bytes for spec in self._sites]
-        known = zip(self._sites, self._offsets, sizes, strict=True)
-        return {spec.name: (offset, size) for spec, offset, size in known if size}
+    def _record(self) -> FileRecord:
+        extents = stored_extents(self._part)
+        with self._part.open("rb") as raw:
+            sites = {
+                spec.name: SiteRecord(
+                    rows=self.shard.n_rows[spec.rows],
+                    bytes=self.shard.n_rows[spec.rows] * spec.row_bytes,
+                    checksum=joined_checksum(self._digests[number]),
+                    extents=extents[spec.name],
+                    stored=stored_checksum(raw, extents[spec.name]) if self._compression else None,
+                )
+                for number, spec in enumerate(self._sites)
+            }
+        return FileRecord(
+            file_bytes=self._part.stat().st_size,
+            rest=rest_checksum(self._part, (e for site in sites.values() for e in site.extents)),
+            spec=self.shard,
+            sites=sites,
+        )
 
     def _refuse_gaps(self) -> None:
         missing = []
@@ -338,22 +339,4 @@ def create_rows(
     kind = schema.h5_type(dtype)
     made = h5py.h5d.create(file.id, path.encode(), kind, space, layout, lcpl=links)
     h5py.Dataset(made).attrs.update(attributes)
-    return made.get_offset() or 0
-
-
-def rest_checksum(path: Path, extents: Iterable[tuple[int, int]]) -> str:
-    """Checksum every byte of a file outside of some extents (offset and bytes of each).
-
-    Raises:
-        StoreError: if the file ends before they do.
-    """
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as raw:
-        end = os.fstat(raw.fileno()).st_size
-        for begin, size in [*sorted(extents), (end, 0)]:
-            if begin + size > end:
-                raise StoreError(f"{path}: ends at byte {end}, before its rows do")
-            for piece in read_pieces(raw, begin - raw.tell()):
-                digest.update(piece)
-            raw.seek(begin + size)
-    return hexdigest(digest.intdigest())
+    return made.get_offset() or 0  # None when it has no rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import by_hand
+import h5py
 import pytest
 import yaml
 from by_hand import N_TOKENS
@@ -327,6 +329,123 @@ def test_a_long_merge_says_how_far_it_is(capsys, monkeypatch):
     assert capsys.readouterr().err == "3.0 MiB of 8.0 MiB, 512.0 KiB/s\n"
 
 
+# --- verify and repair
+
+
+def damage(folder: Path) -> None:
+    """Change a byte of a row of the first shard."""
+    (shard, *_) = by_hand.shard_files(folder)
+    with h5py.File(shard) as file:
+        at = file["sites/transformer.h.1.mlp.act/output"].id.get_offset()
+    with shard.open("r+b") as raw:
+        raw.seek(at)
+        (byte,) = raw.read(1)
+        raw.seek(at)
+        raw.write(bytes([byte ^ 1]))
+
+
+def test_verify_of_a_whole_trace_says_so(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    ended = probekit_("verify", tmp_path / "trace")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"{tmp_path}/trace: whole: 1 shard, ")
+    assert ended.out.endswith("every byte as it was written\n")
+
+
+def test_verify_names_the_damage_and_ends_with_1(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    damage(tmp_path / "trace")
+    (tmp_path / "trace" / "trace.json").unlink()
+    ended = probekit_("verify", tmp_path / "trace")
+    assert ended.code == 1
+    shard, index, advice = ended.out.splitlines()
+    assert shard == (
+        "shards/00000.h5: transformer.h.1.mlp.act/output: its rows do not have their checksum"
+    )
+    assert index == "trace.json: is missing"
+    assert advice.startswith(f"{tmp_path}/trace: DAMAGED: shard 0 and the index")
+    assert "`probekit run CONFIG --repair`" in advice
+
+
+def test_verify_as_json_keeps_its_keys(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    assert json.loads(probekit_("verify", tmp_path / "trace", "--json").out)["whole"] is True
+    damage(tmp_path / "trace")
+    ended = probekit_("verify", tmp_path / "trace", "--json")
+    found = json.loads(ended.out)
+    assert (ended.code, ended.err) == (1, "")
+    assert set(found) == {"path", "whole", "n_shards", "n_bytes", "damaged_shards", "damages"}
+    assert (found["whole"], found["damaged_shards"]) == (False, [0])
+    assert [set(d) for d in found["damages"]] == [{"file", "shard", "site", "what"}]
+
+
+def test_many_damages_are_cut_short(probekit_, config, tmp_path):
+    probekit_("run", config, "-q", "--set", "store.shard_bytes=1")
+    for shard in by_hand.shard_files(tmp_path / "trace"):
+        shard.unlink()
+        shard.with_suffix(".json").unlink()
+    for number in range(6, 40):
+        (tmp_path / "trace" / "shards" / f"000{number:02d}.h5").write_text("odd")
+    lines = probekit_("verify", tmp_path / "trace").out.splitlines()
+    assert lines[20] == "and 26 more; --json lists all"
+    assert len(lines) == 22
+
+
+def test_repair_computes_what_is_damaged_and_says_what_it_was(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    whole = by_hand.bits_of(tmp_path / "trace", "transformer.h.1.mlp.act/output")
+    damage(tmp_path / "trace")
+    ended = probekit_("run", config, "--repair")
+    assert ended.code == 0
+    assert ended.err.startswith(
+        "note: damaged, and computed again: shards/00000.h5: transformer.h.1.mlp.act/output: its"
+    )
+    assert by_hand.bits_of(tmp_path / "trace", "transformer.h.1.mlp.act/output") == whole
+    assert probekit_("verify", tmp_path / "trace").code == 0
+
+
+def test_a_damaged_run_is_not_taken_for_a_complete_one(probekit_, config, tmp_path):
+    probekit_("run", config, "-q")
+    (shard,) = by_hand.shard_files(tmp_path / "trace")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    failed(probekit_("run", config), "is damaged: shards/00000.h5: has ", "--repair")
+
+
+# --- room
+
+
+def test_a_disk_that_is_too_small_is_told_before_and_refused(probekit_, config, monkeypatch):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=9 << 10))
+    ended = probekit_("plan", config)
+    assert ended.code == 0
+    assert "warning: store.path: " in ended.out
+    assert "and the disk has 9.0 KiB free" in ended.out
+    failed(probekit_("run", config), "and the disk has 9.0 KiB free", "--force")
+    assert probekit_("run", config, "-q", "--force").code == 0
+
+
+def test_what_a_library_runs_out_of_is_one_message(probekit_, config, monkeypatch):
+    from probekit import models
+
+    def load(*args: Any) -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "weights.safetensors")
+
+    monkeypatch.setattr(models, "load_model", load)
+    failed(probekit_("run", config), "has run out of something", "Too many open files", "weights")
+
+
+def test_other_errors_of_the_system_keep_their_traceback(probekit_, config, monkeypatch):
+    from probekit import models
+
+    def load(*args: Any) -> Any:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(models, "load_model", load)
+    with pytest.raises(OSError, match="Invalid argument"):
+        probekit_("run", config)
+
+
 # --- schema
 
 
@@ -431,6 +550,7 @@ def test_errors_of_every_kind_end_alike(probekit_, config, gpt2, tmp_path):
     failed(probekit_("modules", gpt2, "--match", "x.y"), "'x.y' matches no module of GPT2LMHead")
     failed(probekit_("modules", "./gone"), "there is no folder")
     failed(probekit_("info", tmp_path), "holds no trace")
+    failed(probekit_("verify", tmp_path), "is not a run's folder")
     failed(probekit_("info", tmp_path / "gone.h5"), "there is no such file")
     (tmp_path / "text.h5").write_text("hello")
     failed(probekit_("info", tmp_path / "text.h5"), "text.h5: ", "not whole HDF5")
@@ -463,7 +583,10 @@ def test_wrong_usage_says_how_it_is_used(probekit_):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["plan"], ["modules"], ["info"], ["report"], ["compare"], ["schema"]],
+    [
+        *([], ["run"], ["plan"], ["modules"], ["info"], ["verify"]),
+        *(["merge"], ["report"], ["compare"], ["schema"]),
+    ],
 )
 def test_help_is_at_hand(probekit_, command):
     ended = probekit_(*command, "--help")

@@ -14,6 +14,7 @@ import by_hand
 import pytest
 
 import probekit
+from probekit.records import write_record
 
 PACKAGE = Path(probekit.__file__).parent
 
@@ -29,6 +30,7 @@ LIGHT = (  # without torch
         "dimensions",
         "disk",
         "records",
+        "checksums",
         "compression",
         "flushing",
         "writer",
@@ -237,6 +239,8 @@ def test_the_light_commands_load_no_torch(tmp_path):
     assert loaded(code, "--help").endswith("[]")
     assert loaded(code, "info", tmp_path) == "[]"
     assert loaded(code, "report", tmp_path) == "[]"
+    write_record(tmp_path / "run.json", {"identity": {"shards": []}})
+    assert loaded(code, "verify", tmp_path).endswith("[]")
 
 
 def test_importing_probekit_takes_under_a_fifth_of_a_second():

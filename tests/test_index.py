@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,25 @@ def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
     made.shards[0].file.unlink()
     with pytest.raises(StoreError, match=r"shards/00000\.h5: .*there is no such file"):
         rebuild(made)
+
+
+def test_shards_that_do_not_follow_on_each_other_are_refused(tmp_path: Path) -> None:
+    made = write_trace(tmp_path, SITES)
+    specs = [s.spec for s in made.shards]
+    later = replace(specs[1], first_token=specs[1].first_token - 1)
+    before = (tmp_path / "trace.h5").read_bytes()
+    message = r"00001\.h5: begins at example 3, token 8; the shards before it end at 3, 9"
+    with pytest.raises(StoreError, match=message):
+        build_index(tmp_path, [specs[0], later, specs[2]], made.sites, {}, None)
+    with pytest.raises(StoreError, match=r"00002\.h5: begins at example 4, token 11; .* at 3, 9"):
+        build_index(tmp_path, [specs[0], specs[2]], made.sites, {}, None)
+    assert (tmp_path / "trace.h5").read_bytes() == before
+
+
+def test_equal_shards_make_equal_indexes(tmp_path: Path) -> None:
+    made = [write_trace(tmp_path / name, SITES) for name in ("one", "two")]
+    one, two = ([(m.folder / n).read_bytes() for n in ("trace.h5", "trace.json")] for m in made)
+    assert one == two
 
 
 def test_numbers_of_the_helper_are_not_the_bits() -> None:

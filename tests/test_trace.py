@@ -28,6 +28,7 @@ from tiny_traces import (
     Made,
     a_shard,
     extent,
+    forget_checksums,
     numbers,
     same_bits,
     site,
@@ -967,6 +968,7 @@ def test_an_external_link_is_refused(tmp_path: Path, secret: Path) -> None:
 def test_bytes_that_lie_in_another_file_are_refused(tmp_path: Path, shard: bool) -> None:
     (tmp_path / "passwd").write_bytes(b"secret!!" * 12)
     made = write_trace(tmp_path / "run", [site("m", dtype="float64")], [[1, 3]])
+    forget_checksums(tmp_path / "run")
     path = made.shards[0].file if shard else tmp_path / "run" / "trace.h5"
     with h5py.File(path, "r+") as file:
         axes = file["sites/m/output"].attrs["axes"]
@@ -982,6 +984,7 @@ def test_a_shard_whose_rows_lie_in_yet_another_file_is_refused(
     tmp_path: Path, secret: Path
 ) -> None:
     made = write_trace(tmp_path / "run", [site("m", dtype="float64")], [[1, 3]])
+    forget_checksums(tmp_path / "run")
     layout = h5py.VirtualLayout((4, 3), "f8")
     layout[:] = h5py.VirtualSource(str(secret), "sites/m/output", (4, 3))
     with h5py.File(made.shards[0].file, "r+") as file:
@@ -1003,6 +1006,7 @@ def test_a_shard_that_is_not_what_the_index_says_is_refused(
     tmp_path: Path, other: Array, message: str
 ) -> None:
     made = write_trace(tmp_path, [site("m", dtype="float64")], [[1, 3]])
+    forget_checksums(tmp_path)
     with h5py.File(made.shards[0].file, "r+") as file:
         del file["sites/m/output"]
         file["sites/m/output"] = other
@@ -1035,8 +1039,20 @@ def test_a_shard_that_was_cut_short_is_named(tmp_path: Path, n_bytes: int) -> No
         probekit.open(made.shards[1].file)
 
 
+def test_a_shard_that_is_cut_after_it_was_found_is_named(tmp_path: Path) -> None:
+    made = write_trace(tmp_path, [site("m", row_shape=(5000,))], [[2]])
+    found = probekit.open(tmp_path)["m"]
+    assert found.torch().shape == (2, 5000)
+    whole = made.shards[0].file.read_bytes()
+    made.shards[0].file.write_bytes(whole[: extent(made.shards[0].file, "m/output")[0] + 8])
+    for read in (found.torch, lambda: found[:]):
+        with pytest.raises(StoreError, match=r"00000\.h5: .*m/output reaches past the end of the"):
+            read()
+
+
 def test_a_shard_without_a_site_is_named(tmp_path: Path) -> None:
     made = write_trace(tmp_path)
+    forget_checksums(tmp_path)
     with h5py.File(made.shards[2].file, "r+") as file:
         del file["sites/block.0.mlp"]
     with pytest.raises(StoreError, match=r"shards/00002\.h5: there is no dataset .*block\.0\.mlp"):

@@ -281,7 +281,8 @@ def write_trace(
             drawn = random_rows(spec.n_rows[s.rows], s, draw)
             bits[s.name] = given[s.name][begin : taken[s.name]] if s.name in given else drawn
         shards.append(Shard(folder=folder, spec=spec, sites=sites, tables=tables, bits=bits))
-        shards[-1].write(executions[number] if executions else None, **options)
+        execution = executions[number] if executions else None
+        shards[-1].write(execution, attributes=attributes, **options)
         example, token = ends
     build_index(folder, [s.spec for s in shards], sites, attributes, vocabulary)
     whole = tables_of(all_lengths, sites, token_ids)
@@ -296,6 +297,12 @@ def write_trace(
         token_ids=token_ids,
         token_rows={rows: list(map(int, places)) for rows, places in whole.choices.items()},
     )
+
+
+def forget_checksums(folder: Path) -> None:
+    """Remove the records, as if the files were another program's."""
+    for record in (folder / "trace.json", *folder.glob("shards/*.json")):
+        record.unlink()
 
 
 def extent(file: Path, name: str) -> tuple[int, int]:

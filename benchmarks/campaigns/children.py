@@ -104,8 +104,11 @@ def log(line: str) -> None:
 
 def read_log(place: Path) -> list[str]:
     """Give the lines that the child in a directory has logged."""
-    file = place / ".log"
-    return file.read_text().splitlines() if file.exists() else []
+    return _text(place / ".log").splitlines()
+
+
+def _text(file: Path) -> str:
+    return file.read_text(errors="replace") if file.exists() else ""
 
 
 @cache

@@ -11,42 +11,42 @@ import resource
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from campaigns.children import Ended, run_probekit
 from campaigns.kills import COMMAND, Watched, finish
-from campaigns.runs import CONFIGS, FOLDER, Undisturbed, undisturbed
-from campaigns.tally import Tally
+from campaigns.runs import FOLDER, Undisturbed
+from campaigns.tally import Runs, Tally
 
 _FORCED = (*COMMAND, "--force")  # the disk is known to be too small: how the run fails is asked
 _NOBODY = 65534
 
 
-def starve(n: int, chance: Random, scratch: Path) -> Tally:
+def starve(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
     """Let runs run into n limits, in turn of each kind."""
     tally = Tally()
-    scratch.chmod(0o755)  # for a user without rights
-    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
-    kinds = {**EVERYWHERE, **(AS_ROOT if os.geteuid() == 0 else {})}
-    while tally.tried < n:
-        kind = min(kinds, key=lambda kind: sum(tally.counts[k] for k in (kind, _spared(kind))))
-        run = whole[chance.choice(list(whole))]
+    kinds = {
+        **EVERYWHERE,
+        **(ON_DISKS if _can_mount(scratch) else {}),
+        **(AS_ROOT if os.geteuid() == 0 else {}),
+    }
+    in_turn = cycle(chance.sample(list(kinds), len(kinds)))
+    for kind in islice(in_turn, n):
+        run = runs[chance.choice(list(runs))]
         place = run.fresh(scratch / "starved")
         try:
             ended = kinds[kind].starve(run, place, chance)
             spared = ended.code == 0  # it had enough
             problems = [] if spared else _unclear(ended, kinds[kind])
             kinds[kind].relieve(place)
-            tally.count(_spared(kind) if spared else kind, problems + finish(run, place))
+            shown = f"{kind}, but enough" if spared else kind
+            tally.count(shown, problems + finish(run, place))
         finally:
             _unmount(place)
     return tally
-
-
-def _spared(kind: str) -> str:
-    return f"{kind}, but enough"
 
 
 def _unclear(ended: Ended, way: _Way) -> list[str]:
@@ -121,12 +121,23 @@ def _out_of_the_way(place: Path) -> None:
         inner.parent.rmdir()
 
 
-# --- disks: what only root can mount
+# --- disks, where this process may mount them
 
 
 def _mount(place: Path, options: str) -> None:
     (place / FOLDER).mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place / FOLDER], check=True)
+
+
+def _can_mount(scratch: Path) -> bool:
+    place = scratch / "mounted"
+    place.mkdir()
+    try:
+        _mount(place, "size=64k")
+    except (OSError, subprocess.CalledProcessError):
+        return False  # the counts say which kinds were tried
+    _unmount(place)
+    return True
 
 
 def _unmount(place: Path) -> None:
@@ -201,7 +212,7 @@ EVERYWHERE = {
         starve=_folder_in_the_way, reasons=("Is a directory",), relieve=_out_of_the_way
     ),
 }
-AS_ROOT = {
+ON_DISKS = {
     "a full disk": _Way(starve=_full_disk, reasons=("No space left on device",), relieve=_grow),
     "a small disk": _Way(
         starve=_too_small_a_disk,
@@ -212,5 +223,7 @@ AS_ROOT = {
         starve=_no_more_names, reasons=("No space left on device",), relieve=_grow
     ),
     "read-only": _Way(starve=_read_only_disk, reasons=("Read-only file system",), relieve=_grow),
+}
+AS_ROOT = {
     "no rights": _Way(starve=_no_rights, reasons=("Permission denied",)),
 }

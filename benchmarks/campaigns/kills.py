@@ -19,8 +19,8 @@ from random import Random
 from typing import Any
 
 from campaigns.children import Child, Ended, log, read_log, run_probekit
-from campaigns.runs import CONFIGS, N_EXAMPLES, Undisturbed, n_examples_of, sealed, undisturbed
-from campaigns.tally import Tally
+from campaigns.runs import N_EXAMPLES, Undisturbed, n_examples_of, sealed
+from campaigns.tally import Runs, Tally
 
 COMMAND = ("run", "config.yaml")
 # Where in a run a child is killed: while its model runs, in the middle of a write, before and after
@@ -29,31 +29,32 @@ INSTANTS = ("forward", "write", "fsync", "fsynced", "rename", "renamed", "remove
 _MOST_LIVES = 4  # a run is killed up to so often before it may end
 
 
-def survive(n: int, chance: Random, scratch: Path) -> Tally:
+def survive(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
     """Kill runs n times, in turn at each kind of instant and after random delays."""
     tally = Tally()
-    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
-    events = {name: _count_events(run, scratch / "count") for name, run in whole.items()}
+    events = {name: _count_events(run, scratch / "count") for name, run in runs.items()}
     while tally.tried < n:
-        name = chance.choice(list(whole))
-        place = whole[name].fresh(scratch / "killed")
+        name = chance.choice(list(runs))
+        place = runs[name].fresh(scratch / "killed")
         for _ in range(min(chance.randint(1, _MOST_LIVES), n - tally.tried)):
             before = sealed(place)
-            kind = _next_kind(tally)
-            ended = _kill(whole[name], place, kind, events[name], chance)
+            kind = _next_kind(tally, chance)
+            ended = _kill(runs[name], place, kind, events[name], chance)
             if not ended.killed:
                 # The rest of this run holds no such instant: it has ended instead.
                 problems = [] if ended.code == 0 else [f"not killed, but {ended}"]
                 tally.lost += problems
                 break
             tally.count(kind, _touched(before, sealed(place)))
-        tally.lost += finish(whole[name], place)
+        tally.lost += finish(runs[name], place)
     return tally
 
 
-def _next_kind(tally: Tally) -> str:
-    """Give the kind that was tried least often."""
-    return min((*INSTANTS, "delay", "new process"), key=lambda kind: tally.counts[kind])
+def _next_kind(tally: Tally, chance: Random) -> str:
+    """Give one of the kinds that were tried least often."""
+    kinds = (*INSTANTS, "delay", "new process")
+    fewest = min(tally.counts[kind] for kind in kinds)
+    return chance.choice([kind for kind in kinds if tally.counts[kind] == fewest])
 
 
 def _kill(
@@ -136,7 +137,7 @@ class Watched:
             return load(*args, **kwargs)
 
         config.load_config = load_config
-        _after_loading(
+        after_loading(
             lambda model: model.register_forward_pre_hook(_log_examples, with_kwargs=True)
         )
 
@@ -147,7 +148,8 @@ def _log_examples(module: Any, args: Any, kwargs: Any) -> None:
         log(f"examples {n_examples}")
 
 
-def _after_loading(do: Callable[[Any], object]) -> None:
+def after_loading(do: Callable[[Any], object]) -> None:
+    """Do something to the model that this child loads."""
     from probekit import models
 
     load = models.load_model
@@ -211,7 +213,7 @@ class KillAt:
         around(os, "fsync", "fsync", "fsynced")
         around(Path, "replace", "rename", "renamed")
         around(Path, "unlink", "remove", None)
-        _after_loading(
+        after_loading(
             lambda model: torch.nn.modules.module.register_module_forward_pre_hook(
                 lambda module, args: _die() if at("forward") else None
             )

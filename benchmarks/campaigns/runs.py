@@ -70,6 +70,11 @@ class Undisturbed:
         return files_of(self.trace)
 
     @cached_property
+    def extents(self) -> dict[str, dict[str, range]]:
+        """By shard file and site: the bytes of rows that lie in one piece, as bare h5py says."""
+        return {f"shards/{p.name}": _extents(p) for p in self.trace.glob("shards/*.h5")}
+
+    @cached_property
     def contents(self) -> dict[str, Any]:
         """Every dataset and attribute but wall-clock seconds."""
         return contents_of(self.trace)
@@ -130,12 +135,28 @@ def sealed(place: Path) -> dict[str, tuple[int, int, bytes]]:
 
 def n_examples_of(place: Path) -> int:
     """Count the examples of the sealed shards."""
-    n_examples = 0
-    for name in sealed(place):
-        if name.endswith(".h5"):
-            with h5py.File(place / FOLDER / "shards" / name) as file:
-                n_examples += len(file["examples/n_tokens"])
-    return n_examples
+    numbers = [int(Path(name).stem) for name in sealed(place) if name.endswith(".h5")]
+    return sum(n_examples_in(place / FOLDER, number) for number in numbers)
+
+
+def n_examples_in(trace: Path, number: int) -> int:
+    """Count the examples of a shard; none where there is no such shard."""
+    path = trace / "shards" / f"{number:05d}.h5"
+    if not path.exists():
+        return 0
+    with h5py.File(path) as file:
+        return len(file["examples/n_tokens"])
+
+
+def _extents(shard: Path) -> dict[str, range]:
+    found = {}
+    with h5py.File(shard) as file:
+        for module, group in file["sites"].items():
+            for kind, dataset in group.items():
+                begin, size = dataset.id.get_offset(), dataset.id.get_storage_size()
+                if begin is not None:
+                    found[f"{module}/{kind}"] = range(begin, begin + size)
+    return found
 
 
 def contents_of(folder: Path) -> dict[str, Any]:

@@ -14,19 +14,18 @@ from random import Random
 
 from campaigns.children import Child, read_log
 from campaigns.kills import COMMAND, Watched, finish
-from campaigns.runs import CONFIGS, FOLDER, sealed, undisturbed
-from campaigns.tally import Tally
+from campaigns.runs import FOLDER, sealed
+from campaigns.tally import Runs, Tally
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ADVICE = "stopped; what is sealed stays, and the same command goes on from there"
 
 
-def stop(n: int, chance: Random, scratch: Path) -> Tally:
+def stop(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
     """Stop runs n times, at random instants."""
     tally = Tally()
-    whole = {name: undisturbed(name, scratch) for name in CONFIGS}
     while tally.tried < n:
-        run = whole[chance.choice(list(whole))]
+        run = runs[chance.choice(list(runs))]
         place = run.fresh(scratch / "stopped")
         number = _SIGNALS[tally.tried % 2]
         child = Child(place, *COMMAND, before=Watched())

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+
+from campaigns.runs import Undisturbed
+
+Runs = Mapping[str, Undisturbed]  # by the name of their config
 
 
 @dataclass(slots=True)
@@ -32,6 +36,6 @@ class Tally:
 class Campaign:
     """Something that is done to runs, and how often."""
 
-    carry_out: Callable[[int, Random, Path], Tally]  # how often, chance, a folder of its own
+    carry_out: Callable[[int, Random, Path, Runs], Tally]  # how often, chance, a folder, the runs
     full: int
     quick: int

@@ -1,0 +1,90 @@
+"""What a checksum of every row costs, against the write of the same rows with fsync.
+
+Rows come as a shard's do: block after block, each an example of a site, written at its offset and
+then digested. The measure is the time of the digests over that of the writes around them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import statistics
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from pairs import Comparison, options, report
+
+Digest = Callable[[memoryview], object]
+
+ALGORITHMS: dict[str, Digest] = {
+    "xxh3_64": xxhash.xxh3_64_intdigest,
+    "xxh3_128": xxhash.xxh3_128_intdigest,
+    "crc32": zlib.crc32,
+    "blake2b": lambda block: hashlib.blake2b(block).digest(),
+    "sha256": lambda block: hashlib.sha256(block).digest(),
+}
+BLOCKS = {"128 tokens x 3072 float32": 128 * 3072 * 4, "8 tokens x 768 bfloat16": 8 * 768 * 2}
+
+
+def write(path: Path, data: memoryview, block_bytes: int, algorithm: Digest) -> tuple[float, float]:
+    """Write blocks into a file and force it onto the disk, digesting each as it has been written.
+
+    Returns:
+        Seconds of the digests, and of all the rest.
+    """
+    digests_s = 0.0
+    begin = time.perf_counter()
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, len(data))
+    for offset in range(0, len(data), block_bytes):
+        block = data[offset : offset + block_bytes]
+        os.pwrite(fd, block, offset)
+        before = time.perf_counter()
+        algorithm(block)
+        digests_s += time.perf_counter() - before
+    os.fsync(fd)
+    os.close(fd)
+    all_s = time.perf_counter() - begin
+    path.unlink()
+    return digests_s, all_s - digests_s
+
+
+def main() -> None:
+    """Measure, print, and write JSON if asked."""
+    given = options(__doc__)
+    n_bytes, n_rounds = (64 << 20, 3) if given.quick else (256 << 20, 9)
+    data = memoryview(np.random.default_rng(0).bytes(n_bytes))
+    cases = [(name, shape) for shape in BLOCKS for name in ALGORITHMS]
+    times: dict[tuple[str, str], list[tuple[float, float]]] = {case: [] for case in cases}
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in range(n_rounds + 1):
+            for case in cases:
+                name, shape = case
+                path = Path(scratch) / "rows"
+                times[case].append(write(path, data, BLOCKS[shape], ALGORITHMS[name]))
+    results = [comparison(case, pairs[1:]) for case, pairs in times.items()]  # the first warms up
+    report(results, given.json)
+
+
+def comparison(case: tuple[str, str], pairs: list[tuple[float, float]]) -> Comparison:
+    """Sum the rounds of a case up."""
+    ratios = [digests_s / write_s for digests_s, write_s in pairs]
+    return Comparison(
+        measure=f"{case[0]}, blocks of {case[1]}",
+        ratio=statistics.median(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        ours_s=statistics.median(d for d, _ in pairs),
+        theirs_s=statistics.median(w for _, w in pairs),
+        n_pairs=len(pairs),
+        target="<= 0.05",
+    )
+
+
+if __name__ == "__main__":
+    main()
