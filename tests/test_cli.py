@@ -314,7 +314,7 @@ def test_merge_says_what_was_not_recorded(probekit_, config, tmp_path):
     probekit_("run", config, "-q")
     ended = probekit_("merge", tmp_path / "trace", tmp_path / "one.h5", "--sites", "h.0")
     assert ended.code == 2
-    assert "h.0 was not recorded; the nearest: transformer.h.*.mlp.act; recorded were" in ended.err
+    assert "h.0 was not recorded; the nearest: transformer.h.*.mlp.act; recorded: " in ended.err
     assert not (tmp_path / "one.h5").exists()
 
 
