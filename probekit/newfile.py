@@ -20,7 +20,7 @@ import numpy as np
 from probekit.disk import explained, fsync, write_all
 from probekit.errors import StoreError
 from probekit.mapped import MappedRows
-from probekit.schema import DTYPES, RUN_FILE
+from probekit.schema import DTYPES, RUN_FILE, SHARDS_FOLDER
 from probekit.site import Site
 
 Array = np.ndarray[Any, Any]
@@ -81,12 +81,13 @@ def _refuse(path: Path, overwrite: bool) -> None:
         raise StoreError(f"{path}: exists; give another name, or overwrite it (--overwrite)")
     if not path.absolute().parent.is_dir():
         raise StoreError(f"{path}: there is no folder {path.parent}; make it first")
-    for folder in path.resolve().parents:
-        if (folder / RUN_FILE).exists():
-            raise StoreError(
-                f"{path}: lies in the folder of a run, {folder}, which holds that run's files and "
-                "no others; give a name outside of it"
-            )
+    folder = path.resolve().parent
+    run = folder.parent if folder.name == SHARDS_FOLDER else folder
+    if (run / RUN_FILE).exists():
+        raise StoreError(
+            f"{path}: lies in the folder of a run, {run}, which holds that run's files and no "
+            "others; give a name outside of it"
+        )
 
 
 def refuse_full_disk(path: Path, n_bytes: int) -> None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-ORIGIN = ("token", "token_id", "position", "example")
 _SAMPLED = 16  # places that are asked for, to know whether the system has read all already
 
 

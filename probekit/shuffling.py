@@ -33,7 +33,7 @@ class Settings:
     shuffle: bool
     seed: int
     block_rows: int  # neighbouring rows that stay together in the first step
-    window_rows: int  # rows that are permuted among themselves in the second, at most
+    window_rows: int  # rows that are permuted among themselves in the second; whole batches
     world_size: int  # processes that share the rows out
     drop_last: bool
 
@@ -60,8 +60,7 @@ class EpochOrder:
         n, parts = settings.n_rows, settings.world_size
         self._first = n * rank // parts  # of this process, in the order of the blocks
         self._n_rows = n * (rank + 1) // parts - self._first
-        per_window = max(1, settings.window_rows // settings.batch_size)
-        self._n_windows = -(-settings.n_batches // per_window)
+        self._n_windows = min(-(-self._n_rows // settings.window_rows), settings.n_batches)
         self._window: tuple[int, Array] = (-1, np.empty(0, dtype=np.int64))
 
     def batch(self, number: int) -> Array:

@@ -130,6 +130,11 @@ class RowBatches(IterableDataset[Batch]):
         Raises:
             StoreError: if the state is of a dataset with another order; it says what differs.
         """
+        if not {"epoch", "batch"} <= set(state):
+            raise StoreError(
+                "load_state_dict: expected what `state_dict` gave, given a mapping of "
+                f"{', '.join(map(str, state)) or 'nothing'}"
+            )
         worker = get_worker_info()
         here = None if worker is None else worker.num_workers
         if state.get("n_workers", here) != here:
@@ -137,7 +142,7 @@ class RowBatches(IterableDataset[Batch]):
                 f"load_state_dict: the state is of one of {state['n_workers']} workers; load it "
                 "through the StatefulDataLoader it is from, with as many"
             )
-        now = {**asdict(self.settings), "order": self._order_at(state.get("epoch", 0)).digest}
+        now = {**asdict(self.settings), "order": self._order_at(state["epoch"]).digest}
         differs = [
             f"{key}: was {state.get(key, 'not set')}, is {value}"
             for key, value in now.items()
@@ -165,18 +170,18 @@ class RowBatches(IterableDataset[Batch]):
         begin, loads = 0, int(self._shared[_LOADS])
         if loads != self._loads:
             self._loads, begin = loads, int(self._shared[_BEGIN])
+        # Workers of a later pass are new copies, which have heeded no load: a DataLoader draws a
+        # seed for each pass, and only the first pass of all begins there.
+        this_pass = -1 if worker is None else worker.seed - worker.id
+        if begin and self._shared[_RESUMED] not in (0, this_pass):
+            begin = 0
+        elif begin:
+            self._shared[_RESUMED] = this_pass
         if worker is None:
             return begin, 1
         if self._turn is not None:
             begin, self._turn = self._turn, None
             return begin, worker.num_workers
-        # Workers of a later pass are new copies, which have heeded no load: a DataLoader draws a
-        # seed for each pass, and only that pass begins there whose workers were the first to.
-        seed = worker.seed - worker.id
-        if begin and self._shared[_RESUMED] not in (0, seed):
-            begin = 0
-        elif begin:
-            self._shared[_RESUMED] = seed
         return begin + worker.id, worker.num_workers
 
     def _order_now(self) -> EpochOrder:

@@ -53,18 +53,17 @@ def make_batches(
     kept = _kept(sites[0], rows)
     n_rows = len(sites[0]) if kept is None else len(kept)
     rank, world_size = _share(rank, world_size)
-    _whole("batch_size", batch_size, 1)
-    _whole("seed", seed, 0)
+    batch_size = _whole("batch_size", batch_size, 1)
     row_bytes = [prod(s.shape[1:]) * DTYPES[s.dtype].storage.itemsize for s in sites]
     if buffer_rows is None:
         buffer_rows = max(_BUFFER_BYTES // max(1, sum(row_bytes)), _BUFFER_BATCHES * batch_size)
-    _whole("buffer_rows", buffer_rows, batch_size)
+    buffer_rows = _whole("buffer_rows", buffer_rows, batch_size)
     settings = Settings(
         n_rows=n_rows,
         rows="all" if kept is None else xxhash.xxh3_64_hexdigest(kept.astype("<i8").tobytes()),
         batch_size=batch_size,
         shuffle=bool(shuffle),
-        seed=seed,
+        seed=_whole("seed", seed, 0),
         block_rows=max(1, min(_BLOCK_BYTES // max(1, *row_bytes), buffer_rows // _BLOCKS)),
         window_rows=buffer_rows,
         world_size=world_size,
@@ -133,15 +132,17 @@ def _share(rank: int | None, world_size: int | None) -> tuple[int, int]:
         raise StoreError(
             f"rank: {rank}, world_size: {world_size}; give both, or neither for torch.distributed's"
         )
-    _whole("world_size", world_size, 1)
+    world_size = _whole("world_size", world_size, 1)
     if not 0 <= rank < world_size:
         raise StoreError(f"rank: given {rank}, expected 0 to {world_size - 1} (world_size - 1)")
-    return rank, world_size
+    return int(rank), world_size
 
 
-def _whole(what: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _whole(what: str, value: Any, least: int) -> int:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
         raise StoreError(f"{what}: given {value!r}, expected a whole number of at least {least}")
+    return int(value)
 
 
 def _refuse_too_few(settings: Settings) -> None:

@@ -151,6 +151,13 @@ def test_a_window_is_made_of_whole_blocks_but_at_its_ends(world_size: int) -> No
             assert all(begin // 10 == (end - 1) // 10 for begin, end in stretches)
 
 
+@pytest.mark.parametrize("batch_size", [32, 999])
+def test_rows_that_fit_into_the_buffer_are_one_window(batch_size: int) -> None:
+    chosen = settings(1000, batch_size=batch_size, window_rows=1000)
+    order = EpochOrder(chosen, epoch=0, rank=0)
+    assert {order.window_of(number) for number in range(chosen.n_batches)} == {0}
+
+
 def test_there_is_nothing_behind_the_last_window() -> None:
     order = EpochOrder(settings(1003, window_rows=200), epoch=0, rank=0)
     last = order.window_of(settings(1003).n_batches - 1)

@@ -169,6 +169,21 @@ def test_a_pass_beside_a_later_one_stays_right(tmp_path: Path) -> None:
         assert_rows(made, batch, batch["token"].tolist())
 
 
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_a_shard_that_is_gone_is_an_error_and_no_gap(tmp_path: Path, n_workers: int) -> None:
+    made = write_trace(tmp_path, SITES, LENGTHS)
+    dataset = shuffled(probekit.open(tmp_path))
+    made.shards[2].file.unlink()
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=n_workers,
+        multiprocessing_context="fork" if n_workers else None,
+    )
+    with pytest.raises(StoreError, match=r"00002.h5: cannot be read: there is no such file"):
+        list(loader)
+
+
 def test_a_dataset_says_what_it_is(trace: Trace) -> None:
     assert repr(trace.dataset("resid_post", batch_size=100, shuffle=True)) == (
         "<RowBatches of h.0/output, h.1/output: 282 rows, 3 batches of 100, shuffled>"
@@ -337,6 +352,18 @@ def test_workers_go_on_where_a_state_says_and_only_once(trace: Trace, persistent
     assert tokens(loader) == wanted
 
 
+def test_what_workers_went_on_with_the_process_itself_does_not(trace: Trace) -> None:
+    dataset = shuffled(trace)
+    wanted = tokens(dataset)
+    dataset.load_state_dict(dataset.state_dict(batch=5))
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork")
+    assert tokens(loader) == wanted[5 * 16 :]
+    assert tokens(dataset) == wanted
+    dataset.load_state_dict(dataset.state_dict(batch=5))
+    assert tokens(dataset) == wanted[5 * 16 :]
+    assert tokens(loader) == wanted
+
+
 def test_what_workers_gave_only_the_caller_knows(trace: Trace) -> None:
     dataset = shuffled(trace)
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="fork")
@@ -386,6 +413,13 @@ def test_a_state_of_another_order_is_refused(
     state = shuffled(trace).state_dict()
     with pytest.raises(StoreError, match=f"batches in another order.*{says}"):
         shuffled(trace, **change).load_state_dict(state)
+
+
+def test_a_state_that_is_none_is_refused(trace: Trace) -> None:
+    with pytest.raises(
+        StoreError, match="expected what `state_dict` gave, given a mapping of step"
+    ):
+        shuffled(trace).load_state_dict({"step": 3})
 
 
 def test_other_rows_of_the_same_number_are_another_order(trace: Trace) -> None:

@@ -83,6 +83,11 @@ def test_what_makes_no_sense_is_said(
         trace.dataset(sites, **{"batch_size": 4, **given})
 
 
+def test_numpys_whole_numbers_are_whole_numbers(trace: Trace) -> None:
+    given = trace.dataset("h.0", batch_size=np.int64(4), seed=np.uint8(3)).settings
+    assert (type(given.batch_size), type(given.seed)) == (int, int)
+
+
 def test_a_map_refuses_the_same(trace: Trace) -> None:
     with pytest.raises(StoreError, match="must have the same rows"):
         trace.map_dataset(["h.0", "h.1"])
