@@ -192,4 +192,7 @@ def _check_structure(path: Path, record: Path, *now: tuple[int, int, int]) -> No
         what = "tables, attributes or structure do not have their checksum"
     else:
         return
-    raise StoreError(f"{path}: cannot be read: it is not whole HDF5: {what}")
+    raise StoreError(
+        f"{path}: cannot be read: it is not whole HDF5: {what} "
+        "(`probekit verify` says what else is damaged)"
+    )
