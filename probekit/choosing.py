@@ -36,7 +36,7 @@ def choose_sites(trace: Trace, patterns: Patterns | None) -> tuple[Site, ...]:
     given = [patterns] if isinstance(patterns, str) else list(patterns)
     names = dict.fromkeys(name for pattern in given for name in _names(trace, pattern))
     if not names:
-        raise StoreError(f"{trace.path}: no sites were asked for; {_recorded(trace)}")
+        raise StoreError(f"{trace.path}: no sites were asked for; {recorded(trace)}")
     return tuple(trace[name] for name in names)
 
 
@@ -65,10 +65,11 @@ def _not_recorded(trace: Trace, module: str, kind: str) -> str:
     same = kind or "output"
     near = [f"{p}/{kind}" if kind else p for p in nearest(module, _paths(trace, same), 3)]
     hint = f"the nearest: {', '.join(near)}; " if near else ""
-    return f"{says}; {hint}{_recorded(trace)}"
+    return f"{says}; {hint}{recorded(trace)}"
 
 
-def _recorded(trace: Trace) -> str:
+def recorded(trace: Trace) -> str:
+    """Say what was recorded: sites by layer, and portable names."""
     shown = ", ".join(collapse(trace.site_names))
     portable = f" ({', '.join(trace._portable)})" if trace._portable else ""
     return f"recorded were {shown}{portable}" if shown else "nothing was recorded"

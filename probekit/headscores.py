@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.blocks import ATTENTION, blocks, examples_of, tokens_of
+from probekit.choosing import Patterns, choose_sites, recorded
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.shown import Shown, Table
-from probekit.summary import collapse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,7 @@ def _check_kind(kind: str) -> None:
         raise StoreError(f"there is no kind of head {kind!r}; expected one of: {', '.join(KINDS)}")
 
 
-def head_scores(trace: Trace, sites: str | None) -> HeadScores:
+def head_scores(trace: Trace, sites: Patterns | None) -> HeadScores:
     """Score every recorded head; see `Trace.head_scores`."""
     chosen = _patterns(trace, sites)
     tallies = [_tally(site) for site in chosen]
@@ -146,18 +146,16 @@ def head_scores(trace: Trace, sites: str | None) -> HeadScores:
     )
 
 
-def _patterns(trace: Trace, sites: str | None) -> list[Site]:
-    names = trace.site_names if sites is None else [s.name for s in trace.match(sites)]
+def _patterns(trace: Trace, sites: Patterns | None) -> list[Site]:
     chosen = [
-        trace[name]
-        for name in names
-        if trace[name].axes == ATTENTION and trace[name].kind.startswith("pattern")
+        site
+        for site in choose_sites(trace, sites)
+        if site.axes == ATTENTION and site.kind.startswith("pattern")
     ]
     if not chosen:
-        there = ", ".join(collapse(trace.site_names)) or "none"
         raise StoreError(
             f"{trace.path}: no attention patterns were recorded{f' at {sites}' if sites else ''}; "
-            f"add the probe `- sites: pattern`. Recorded sites: {there}"
+            f"add the probe `- sites: pattern`; {recorded(trace)}"
         )
     if len({site.rows for site in chosen}) > 1:
         rows = ", ".join(sorted({f"{site.rows} ({site.name})" for site in chosen}))

@@ -11,9 +11,10 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from probekit.alignment import Alignment
+from probekit.choosing import Patterns, choose_sites, recorded
 from probekit.errors import StoreError
 from probekit.schema import FLOATS, PER_EXAMPLE
-from probekit.summary import collapse, layerless
+from probekit.summary import layerless
 
 if TYPE_CHECKING:
     from probekit.site import Site
@@ -43,14 +44,14 @@ def width(site: Site) -> int:
 
 
 def pair_up(
-    a: Trace, b: Trace, sites: Sequence[str] | None, alignment: Alignment
+    a: Trace, b: Trace, sites: Patterns | None, alignment: Alignment
 ) -> tuple[list[Group], list[str]]:
     """Find the places that two traces share.
 
     Args:
         a: a trace.
         b: another over the same texts.
-        sites: portable names and globs of sites of `a`; all where None.
+        sites: of `a`, as `choose_sites` takes them.
         alignment: of their rows.
 
     Returns:
@@ -60,7 +61,7 @@ def pair_up(
         StoreError: if there is nothing to compare.
     """
     notes: list[str] = []
-    ours = _by_place(_chosen(a, sites), alignment, notes)
+    ours = _by_place(choose_sites(a, sites), alignment, notes)
     theirs = _by_place([b[name] for name in b], alignment, [])
     groups = []
     for place in [place for place in ours if place in theirs]:
@@ -116,32 +117,10 @@ def _group(place: str, xs: Sequence[Site], ys: Sequence[Site]) -> Group:
     )
 
 
-def _chosen(trace: Trace, sites: Sequence[str] | None) -> list[Site]:
-    every = [trace[name] for name in trace]
-    if sites is None:
-        return every
-    found: dict[str, Site] = {}
-    for asked in sites:
-        by_name = trace.match(asked)
-        here = [*by_name, *(site for site in every if site.portable == asked)]
-        if not here:
-            raise StoreError(
-                f"{trace.path}: {asked!r} matches no recorded site; recorded: {_recorded(trace)}"
-            )
-        found |= {site.name: site for site in here}
-    return list(found.values())
-
-
-def _recorded(trace: Trace) -> str:
-    names = collapse(trace.site_names)
-    portable = sorted({str(trace[n].portable) for n in trace if trace[n].portable})
-    return ", ".join(names) + (f" ({', '.join(portable)})" if portable else "")
-
-
 def _nothing(a: Trace, b: Trace, notes: Sequence[str]) -> str:
     said = "".join(f"\n{note}" for note in notes[:5])
     hint = "" if not said else "\nrecord with `positions: last`, or with `pool`, to compare texts"
     return (
-        f"{a.path} and {b.path} have nothing that can be compared. Recorded in the first: "
-        f"{_recorded(a)}; in the second: {_recorded(b)}{said}{hint if 'tokenizers' in said else ''}"
+        f"{a.path} and {b.path} have nothing that can be compared. In the first, "
+        f"{recorded(a)}; in the second, {recorded(b)}{said}{hint if 'tokenizers' in said else ''}"
     )

@@ -216,7 +216,7 @@ def compare(
     """
     a, b = (t if isinstance(t, Trace) else open_trace(t) for t in (a, b))
     alignment = align(a, b)
-    groups, notes = pair_up(a, b, [sites] if isinstance(sites, str) else sites, alignment)
+    groups, notes = pair_up(a, b, sites, alignment)
     with_matrix = _two_models(a, b) if matrix is None else matrix
     pairs: list[SitePair] = []
     matrices: list[CKAMatrix] = []

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from probekit import handover, schema
+from probekit.choosing import Patterns
 from probekit.errors import StoreError
 from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
@@ -274,7 +275,7 @@ class Trace:
             around=around,
         )
 
-    def head_scores(self, sites: str | None = None) -> HeadScores:
+    def head_scores(self, sites: Patterns | None = None) -> HeadScores:
         """Score every recorded attention head as induction, previous-token and duplicate head.
 
         Each score is a mean, over the tokens that can show it, of the attention (0 to 1) on
@@ -293,7 +294,7 @@ class Trace:
         in it; a text of one token, and one in which nothing occurs twice, shows nothing.
 
         Args:
-            sites: a glob of sites, "transformer.h.{0..3}.attn/pattern"; all patterns where None.
+            sites: globs of sites, "transformer.h.{0..3}.attn/pattern"; all patterns where None.
 
         Raises:
             StoreError: if no patterns were recorded there.
@@ -301,12 +302,12 @@ class Trace:
         return head_scores(self, sites)
 
     def statistics(
-        self, sites: str | None = None, *, magnitude: float = 6.0, tokens: float = 0.06
+        self, sites: Patterns | None = None, *, magnitude: float = 6.0, tokens: float = 0.06
     ) -> TraceStatistics:
         """Give the statistics of every site of floats, one pass each; see `Site.statistics`.
 
         Args:
-            sites: a glob of sites, "transformer.h.*.mlp.act"; all of them where None.
+            sites: globs of sites or portable names, one or several; all of them where None.
             magnitude: of an outlier, in root mean squares of its row.
             tokens: the share of rows in which an outlier must be so large.
         """

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from probekit.choosing import Patterns, choose_sites
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.schema import FLOATS
@@ -109,18 +110,12 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
         )
 
 
-def trace_statistics(trace: Trace, sites: str | None, **options: float) -> TraceStatistics:
+def trace_statistics(trace: Trace, sites: Patterns | None, **options: float) -> TraceStatistics:
     """Work out the statistics of many sites; see `Trace.statistics`."""
-    if sites is not None:
-        chosen = [site.name for site in trace.match(sites)]
-        if not chosen:
-            raise StoreError(
-                f"{trace.path}: {sites!r} matches no recorded site; recorded: "
-                f"{', '.join(collapse(trace.site_names))}"
-            )
-    else:
-        chosen = [name for name in trace.site_names if trace[name].dtype in FLOATS]
+    chosen = choose_sites(trace, sites)
+    if sites is None:
+        chosen = [site for site in chosen if site.dtype in FLOATS]
     return TraceStatistics(
         path=str(trace.path),
-        sites=tuple(site_statistics(trace[name], **options) for name in chosen),
+        sites=tuple(site_statistics(site, **options) for site in chosen),
     )

@@ -54,6 +54,7 @@ def test_a_trace_has_statistics_of_all_sites_of_floats(tmp_path):
     assert list(found) == ["h.0/output", "h.1/output"]
     assert found["h.1"] is found["h.1/output"]
     assert list(trace.statistics("h.1")) == ["h.1/output"]
+    assert list(trace.statistics(["h.1", "h.*"])) == ["h.1/output", "h.0/output"]
     frame = found.to_pandas()
     assert frame.loc["h.1/output", "mean"] == pytest.approx(
         drawn(N_TOKENS, D_MODEL).mean(), rel=1e-5
