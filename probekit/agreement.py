@@ -61,9 +61,10 @@ class Check:
             logprobs: what the model makes of that, `[token, d_vocab]`; some cap it first.
         """
         for sums in self._sums:
-            _, here, rows = np.intersect1d(
-                tokens, sums.rows, assume_unique=True, return_indices=True
-            )
+            rows = np.searchsorted(sums.rows, tokens)
+            here = np.flatnonzero(rows < len(sums.rows))
+            here = here[sums.rows[rows[here]] == tokens[here]]
+            rows = rows[here]
             recorded = torch.from_numpy(np.array(sums.site[rows])).to(logprobs.device).float()
             if sums.site.kind == "output":
                 found = head_output[here].log_softmax(-1)

@@ -63,6 +63,8 @@ def lens(
         >>> probekit.lens("runs/quickstart").example(2)
     """
     trace = trace if isinstance(trace, Trace) else open_trace(trace)
+    if k < 1:
+        raise StoreError(f"k is {k}; expected 1 or more")
     layers = _residuals(trace, sites)
     final = _final(trace, layers[0].rows)
     readout = load_readout(trace, device) if model is None else readout_of(model)

@@ -53,16 +53,20 @@ def moments_of(values: Array, there: Array) -> Moments:
     """
     if not len(values):
         return no_moments(values.shape[1:])
-    count = there.sum(0)
+    count, every = there.sum(0), bool(there.all())
+
+    def kept(numbers: Array, otherwise: float) -> Array:
+        return numbers if every else np.where(there, numbers, otherwise)
+
     with np.errstate(invalid="ignore"):
-        mean = np.where(there, values, 0).sum(0) / count
-    apart = np.where(there, values - np.where(count > 0, mean, 0), 0)
+        mean = kept(values, 0).sum(0) / count
+    apart = kept(values - np.where(count > 0, mean, 0), 0)
     return Moments(
         count=count,
         mean=mean,
-        squares=(apart * apart).sum(0),
-        smallest=np.where(count > 0, np.where(there, values, np.inf).min(0), np.nan),
-        largest=np.where(count > 0, np.where(there, values, -np.inf).max(0), np.nan),
+        squares=np.einsum("v...,v...->...", apart, apart),
+        smallest=np.where(count > 0, kept(values, np.inf).min(0), np.nan),
+        largest=np.where(count > 0, kept(values, -np.inf).max(0), np.nan),
     )
 
 

@@ -74,6 +74,8 @@ def top_examples(
     site: Site, neuron: Neuron, k: int, *, smallest: bool, one_per_example: bool, around: int
 ) -> TopExamples:
     """Find the rows on which a neuron fires most; see `Trace.top_examples`."""
+    if k < 1:
+        raise StoreError(f"k is {k}; expected 1 or more")
     column = column_of(site, neuron)
     (best,) = top_rows(site, [column], k, smallest=smallest, one_per_example=one_per_example)
     return TopExamples(

@@ -121,6 +121,7 @@ def _nothing(a: Trace, b: Trace, notes: Sequence[str]) -> str:
     said = "".join(f"\n{note}" for note in notes[:5])
     hint = "" if not said else "\nrecord with `positions: last`, or with `pool`, to compare texts"
     return (
-        f"{a.path} and {b.path} have nothing that can be compared. In the first, "
-        f"{recorded(a)}; in the second, {recorded(b)}{said}{hint if 'tokenizers' in said else ''}"
+        f"{a.path} and {b.path} have nothing that can be compared (ids, top_k and scores never "
+        f"are). In the first, {recorded(a)}; in the second, {recorded(b)}{said}"
+        f"{hint if 'tokenizers' in said else ''}"
     )

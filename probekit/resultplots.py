@@ -34,9 +34,9 @@ from probekit.pictures import (
 from probekit.summary import layerless
 
 if TYPE_CHECKING:
+    from probekit.comparison import CKAMatrix, Comparison
     from probekit.headscores import HeadScores
     from probekit.lensresult import Lens, LensExample
-    from probekit.similarity import CKAMatrix, Comparison
     from probekit.tracestats import TraceStatistics
 
 Array = np.ndarray[Any, Any]

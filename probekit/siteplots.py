@@ -17,6 +17,7 @@ from probekit.errors import StoreError
 from probekit.neurons import Neuron, column_of
 from probekit.pictures import (
     COLORS,
+    MAP,
     NORMAL,
     SMALL,
     WEIGHTS,
@@ -63,6 +64,7 @@ def plot_site(
 def _attention(site: Site, example: int, head: int | None, ax: Axes | None) -> Figure:
     example = site.trace.examples.number(example)
     weights = float64(site.example(example))  # [head, query, key]
+    weights = np.where(np.isfinite(weights), weights, np.nan)  # masked scores stay blank
     tokens = site.trace.examples[example].tokens
     queries = [tokens[p] for p in _positions(site, example)]
     numbers = site.numbers("head")
@@ -78,7 +80,7 @@ def _attention(site: Site, example: int, head: int | None, ax: Axes | None) -> F
     side = float(np.clip(0.17 * len(tokens), 1.8, 7.5))
     high = float(np.clip(0.17 * len(queries), 1.0, 7.5))
     ax = axes_for(ax, side + 1.9, high + 1.1)
-    image = ax.imshow(weights[numbers.index(head)], cmap=WEIGHTS, vmin=0, aspect="auto")
+    image = ax.imshow(weights[numbers.index(head)], **_colors(site), aspect="auto")
     token_ticks(ax, "x", tokens)
     token_ticks(ax, "y", queries)
     name_axes(ax, "attended token", "attending token", f"{_place(site)}, head {head}")
@@ -93,12 +95,12 @@ def _all_heads(site: Site, example: int, weights: Array, numbers: tuple[int, ...
     high = side * weights.shape[1] / weights.shape[2] + 0.2
     figure = new_figure(WIDE, high * lines + 0.55)
     grid = figure.subplots(lines, columns, squeeze=False)
-    top = float(weights.max())
+    ends = {"vmin": float(np.nanmin(weights)), "vmax": float(np.nanmax(weights))}
     for place, ax in enumerate(grid.flat):
         if place >= len(numbers):
             ax.set_axis_off()
             continue
-        image = ax.imshow(weights[place], cmap=WEIGHTS, vmin=0, vmax=top)
+        image = ax.imshow(weights[place], **{**ends, **_colors(site)})
         ax.set_title(f"head {numbers[place]}", fontsize=SMALL, pad=2)
         ax.set_xticks([])
         ax.set_yticks([])
@@ -109,6 +111,11 @@ def _all_heads(site: Site, example: int, weights: Array, numbers: tuple[int, ...
     bar.set_label(_unit(site), fontsize=NORMAL)
     bar.ax.tick_params(labelsize=SMALL)
     return figure
+
+
+def _colors(site: Site) -> dict[str, Any]:
+    """Weights begin at 0, which is white; scores have no such end."""
+    return {"cmap": WEIGHTS, "vmin": 0} if site.kind.startswith("pattern") else {"cmap": MAP}
 
 
 def _unit(site: Site) -> str:

@@ -183,10 +183,12 @@ class _Tally:
     def add(self, rows: slice, values: Array) -> None:
         """Add a block `[row, ...]`."""
         there = self._there(rows, values)
-        special = (np.isnan(values), values == np.inf, values == -np.inf)
-        self._n_special += [np.count_nonzero(which & there) for which in special]
         finite = there & np.isfinite(values)
-        clean = np.where(finite, values, 0)
+        clean = values
+        if not finite.all():
+            special = (np.isnan(values), values == np.inf, values == -np.inf)
+            self._n_special += [np.count_nonzero(which & there) for which in special]
+            clean = np.where(finite, values, 0)
         norms = np.linalg.norm(clean, axis=-1) if values.ndim > 1 else np.abs(clean)
         whole = np.all(finite | ~there, axis=-1) if values.ndim > 1 else finite
         self._norms = merged(self._norms, moments_of(norms, whole))

@@ -20,10 +20,10 @@ from probekit.wording import human_bytes
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
+    from probekit.comparison import Comparison
     from probekit.newfile import Copied
     from probekit.planning import Plan
     from probekit.schema import SiteSpec
-    from probekit.similarity import Comparison
     from probekit.verify import Verdict
 
 _PLAIN_EVERY_S = 5.0

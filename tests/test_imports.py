@@ -38,7 +38,7 @@ LIGHT = (  # without torch
     *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
     *("site", "tables", "trace"),
     *("dataframes", "dataarrays", "newfile", "merging", "tensorfile", "shuffling"),
-    *("alignment", "pairing", "cka", "similarity", "lensresult"),
+    *("alignment", "pairing", "cka", "comparison", "similarity", "lensresult"),
     *("pictures", "siteplots", "resultplots"),
     *("room", "index", "spool", "inputs", "shards", "terminal", "stopping"),
     *("report.visible", "report.blocks", "report.codes", "report.roles", "report.example"),

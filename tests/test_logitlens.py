@@ -169,30 +169,18 @@ def test_what_is_not_there_is_an_error_that_says_what_is(tmp_path):
         probekit.lens(first, sites="resid_mid")
     with pytest.raises(StoreError, match=r"at resid_pre, resid_mid, resid_post; given 'embed'"):
         probekit.lens(first, sites="embed")
+    with pytest.raises(StoreError, match="k is 0; expected 1 or more"):
+        probekit.lens(first, k=0)
     pooled = run(tmp_path, probes=[{"sites": "resid_post", "pool": "mean"}], seed=3)
     with pytest.raises(StoreError, match="was not recorded as it is: it was pooled"):
         probekit.lens(pooled)
 
 
-def test_the_result_shows_itself(made):
+def test_an_example_says_what_each_layer_would_say(made):
     trace, logprobs = made
-    found = probekit.lens(trace)
-    assert repr(found).splitlines()[1].startswith("layer  median rank of next")
-    assert "the last layer gives lm_head/top_k.logprob to" in repr(found)
-    assert "<table" in found._repr_html_()
-    example = found.example(1)
+    example = probekit.lens(trace).example(1)
     first = len(EXAMPLES[0])
+    here = logprobs[:, first : first + len(EXAMPLES[1])]
     assert example.tokens == tuple(f" {n}" for n in EXAMPLES[1])
-    best = logprobs[:, first : first + len(EXAMPLES[1])].argmax(-1)
-    assert example.said == tuple(tuple(f" {n}" for n in row) for row in best)
-    np.testing.assert_allclose(
-        example.probability,
-        np.exp(logprobs[:, first : first + len(EXAMPLES[1])].max(-1)),
-        atol=1e-5,
-    )
-    assert example.said[0][0] in repr(example)
-    frame = found.to_pandas()
-    assert len(frame) == tiny.N_LAYERS * N_TOKENS
-    row = frame[(frame["layer"] == 2) & (frame["example"] == 1) & (frame["position"] == 4)]
-    assert row["token"].item() == f" {EXAMPLES[1][4]}"
-    assert row["rank"].item() == found.rank[2, first + 4]
+    assert example.said == tuple(tuple(f" {n}" for n in row) for row in here.argmax(-1))
+    np.testing.assert_allclose(example.probability, np.exp(here.max(-1)), atol=1e-5)

@@ -152,25 +152,6 @@ def test_few_rows_are_said(traces):
     assert not any("pattern" in note for note in notes)
 
 
-def test_the_result_shows_itself(traces):
-    found = probekit.compare(traces["float32"], traces["llama"], sites=["resid_post", "logits"])
-    assert "resid_post" in repr(found)
-    assert "<table" in found._repr_html_()
-    frame = found.to_pandas()
-    assert frame["a"].tolist() == [p.a for p in found.pairs]
-    square = found.matrix().to_pandas()
-    assert square.loc["2", "4"] == found.matrix().values[2, 4]
-    assert found.matrix().to_pandas(debiased=True).loc["0", "1"] == found.matrix().debiased[0, 1]
-    assert ": layers of " in repr(found.matrix())
-    plain = found.to_json()
-    assert plain["matrices"][0]["values"] == found.matrix().values.tolist()
-    assert json.loads(json.dumps(plain, allow_nan=False))["n_examples"] == len(by_hand.EXAMPLES)
-    with pytest.raises(StoreError, match="no CKA matrix of mlp_out; there is: resid_post"):
-        found.matrix("mlp_out")
-    with pytest.raises(StoreError, match=r"no CKA matrix was made; .*matrix=True"):
-        probekit.compare(traces["float32"], traces["bfloat16"]).matrix()
-
-
 def test_other_texts_are_refused(traces, tmp_path):
     other = by_hand.config(by_hand.save_tiny(tmp_path / "m", "gpt2"), tmp_path / "t", probes=PROBES)
     other["inputs"]["texts"][2] += " 50"

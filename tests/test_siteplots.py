@@ -25,6 +25,7 @@ def trace(tmp_path_factory):
         site("h.0.attn", "pattern", row_shape=(2, WIDTH), axes=("token", "head", "key"), layer=0,
              details={"heads": [7, 3]}),
         site("h.1.attn", "pattern", row_shape=(9, WIDTH), axes=("token", "head", "key"), rows="3:"),
+        site("h.2.attn", "scores", row_shape=(2, WIDTH), axes=("token", "head", "key"), layer=2),
         site("h.0", row_shape=(40,), axes=("token", "d_model"), layer=0),
         site("z", row_shape=(2, 4), axes=("token", "head", "d_head")),
         site("pooled", row_shape=(4,), axes=("example", "d_model"), rows="example"),
@@ -34,6 +35,8 @@ def trace(tmp_path_factory):
         s.name: draw.random((N_TOKENS, *s.row_shape)).astype("f4") for s in specs if s.rows == "all"
     }
     values["h.0/output"][:, 11] += 100
+    values["h.2.attn/scores"][:, :, 4:] = -np.inf
+    values["h.2.attn/scores"] -= 10
     kept = sum(max(0, n - 3) for of in LENGTHS for n in of)
     values["h.1.attn/pattern"] = draw.random((kept, 9, WIDTH)).astype("f4")
     values["pooled/output"] = draw.random((6, 4)).astype("f4")
@@ -72,6 +75,17 @@ def test_queries_that_were_chosen_label_their_rows_alone(trace):
     ax = trace["h.1.attn/pattern"].plot(example=2, head=0).axes[0]
     assert ax.images[0].get_array().shape == (6, 9)
     assert texts(ax.get_yticklabels()) == texts(ax.get_xticklabels())[3:]
+
+
+def test_masked_scores_are_blank_and_the_others_keep_their_range(trace):
+    scores = trace["h.2.attn/scores"].example(2).astype(float)
+    ax, scale = trace["h.2.attn/scores"].plot(example=2, head=1).axes
+    drawn = ax.images[0].get_array()
+    np.testing.assert_array_equal(drawn[:, :4], scores[1][:, :4])
+    assert drawn.mask[:, 4:].all()
+    assert ax.images[0].get_clim() == (scores[1][:, :4].min(), scores[1][:, :4].max())
+    assert scale.get_ylabel() == "attention score"
+    trace["h.2.attn/scores"].plot(example=2)._repr_png_()
 
 
 def test_values_over_the_tokens_of_an_example(trace):
