@@ -112,9 +112,7 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
 
 def trace_statistics(trace: Trace, sites: Patterns | None, **options: float) -> TraceStatistics:
     """Work out the statistics of many sites; see `Trace.statistics`."""
-    chosen = choose_sites(trace, sites)
-    if sites is None:
-        chosen = [site for site in chosen if site.dtype in FLOATS]
+    chosen = [s for s in choose_sites(trace, sites) if sites is not None or s.dtype in FLOATS]
     return TraceStatistics(
         path=str(trace.path),
         sites=tuple(site_statistics(site, **options) for site in chosen),

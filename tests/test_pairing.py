@@ -65,7 +65,7 @@ def test_sites_can_be_chosen_by_glob_and_by_portable_name(tmp_path):
         assert [group.place for group in groups] == places
     with pytest.raises(
         StoreError,
-        match=r"'q' matches no .*recorded: h\..* \(portable names: resid_post\)",
+        match=r"q was not recorded; .*recorded were h\..* \(resid_post\)",
     ):
         pair_up(a, b, ["q"], BESIDE)
 
@@ -117,6 +117,6 @@ def test_nothing_in_common_is_an_error_that_says_what_there_is(tmp_path):
     a, b = a_trace(tmp_path / "a", resid(0)), a_trace(tmp_path / "b", site("h.0.mlp"))
     with pytest.raises(
         StoreError,
-        match=r"in the first: h.0/output \(portable .*\); in the second: h.0.mlp/output",
+        match=r"In the first, .* h.0/output \(resid_post\); in the second, .* h.0.mlp/output",
     ):
         pair_up(a, b, None, BESIDE)
