@@ -43,7 +43,22 @@ class HeadScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class HeadScores(Shown, Sequence[HeadScore]):
-    """The scores of every recorded head, by layer and head."""
+    """The scores of every recorded head, by layer and head.
+
+    Each is a mean, over the tokens that can show it, of the attention (0 to 1) on
+
+    - previous token: the token just before;
+    - duplicate token: earlier occurrences of the same token (Wang et al. 2022, "Interpretability in
+      the Wild", name these heads);
+    - induction: the tokens that came after earlier occurrences of the same token, itself left out.
+      This is the prefix-matching score of Olsson et al. 2022, "In-context Learning and Induction
+      Heads", but for one thing: they average over the matching keys, and here attention is summed
+      over them, so that a head that looks at one of several is not less of one.
+
+    Heads are told apart best on random tokens that repeat, as there; on plain text compare with
+    `uniform`, what a head would score that looks at every token so far alike. Padding is never in
+    it; a text of one token, and one in which nothing occurs twice, shows nothing.
+    """
 
     path: str
     heads: tuple[HeadScore, ...]
