@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 # Bytes on disk, HDF5 and JSON together; tests/test_room.py compares the sums with real files.
 _FILE = 24 << 10  # of a shard or an index by itself
-_SITE = 2 << 10  # of a site in a shard, and in the index
+_SITE = 3 << 10  # of a site in a shard
+_SITE_INDEXED = 4 << 10  # of a site in the index and in run.json
 _SITE_LINK = 192  # of a site and a shard in the index
 _AXIS = 128  # of a site in the index, where its dimension is named
 _DIMENSION = 768  # a name and a size in the index

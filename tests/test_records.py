@@ -73,7 +73,7 @@ def test_a_record_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"a\.json: cannot be read: No such file"):
         read_record(tmp_path / "a.json")
     (tmp_path / "a.json").mkdir()
-    with pytest.raises(StoreError, match=r"a\.json: cannot be read: Is a directory"):
+    with pytest.raises(StoreError, match=r"a\.json: cannot be read: it is no plain file"):
         read_record(tmp_path / "a.json")
 
 

@@ -209,7 +209,9 @@ EVERYWHERE = {
         relieve=_out_of_the_way,
     ),
     "a folder in the way": _Way(
-        starve=_folder_in_the_way, reasons=("Is a directory",), relieve=_out_of_the_way
+        starve=_folder_in_the_way,
+        reasons=("Is a directory", "is no plain file"),
+        relieve=_out_of_the_way,
     ),
 }
 ON_DISKS = {
