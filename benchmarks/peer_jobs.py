@@ -17,8 +17,8 @@ with the batches that probekit makes and whatever the tool offers to end a pass 
 offers neither: its batches have one size, and one of 16 long texts takes it nine gigabytes.
 
 The process reads commands from standard input, one JSON object a line, and answers on standard
-output: `{"do": "run", "how": ..., "to": folder}` gives the seconds on the clock and those of the
-processor; `{"do": "rows", "how": ...,
+output: `{"do": "run", "how": ..., "to": folder}` gives the seconds on the wall's clock and those of
+the processor; `{"do": "rows", "how": ...,
 "of": folder, "to": file}` writes what the job left as one float32 array [layer, token, d_mlp].
 """
 
@@ -293,7 +293,11 @@ def main() -> None:
         command = json.loads(line)
         if command["do"] == "run":
             begin = time.perf_counter(), time.process_time()
-            tool.run(command["how"], Path(command["to"]))
+            try:
+                tool.run(command["how"], Path(command["to"]))
+            except Exception as error:  # whatever a tool raises: it is said, and the tool left out
+                answer(failed=f"{type(error).__name__}: {error}")
+                return
             answer(wall=time.perf_counter() - begin[0], cpu=time.process_time() - begin[1])
         else:
             np.save(command["to"], tool.rows(command["how"], Path(command["of"])))
