@@ -198,8 +198,12 @@ class RandomInputs(_Part):
         if isinstance(low, int) and isinstance(high, int) and high < low:
             yield "max_tokens", f"given {show(high)}, expected at least min_tokens ({show(low)})"
         n_examples = given.get("examples")
-        counted = isinstance(high, int) and isinstance(n_examples, int)
-        if counted and 0 < n_examples <= _MOST_EXAMPLES and n_examples * high > _MOST_RANDOM:
+        if (
+            isinstance(high, int)
+            and isinstance(n_examples, int)
+            and 0 < n_examples <= _MOST_EXAMPLES
+            and n_examples * high > _MOST_RANDOM
+        ):
             yield (
                 "max_tokens",
                 f"{n_examples} examples of up to {show(high)} tokens are more than "

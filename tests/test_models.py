@@ -477,7 +477,7 @@ def test_code_in_a_folder_is_never_run(own_gpt2, known):
     if known:  # transformers has this type itself: its own class is used
         assert type(load(own_gpt2)).__module__.startswith("transformers.")
     else:
-        with pytest.raises(ConfigError, match="set model.trust_remote_code: true"):
+        with pytest.raises(ConfigError, match=r"set model\.trust_remote_code: true"):
             load(own_gpt2)
     assert not (own_gpt2 / "exploded").exists()
 
