@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from probekit import models, schema
+from probekit import models, schema, selfcheck
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
 from probekit.folder import RunFolder, RunRecord, sealed_specs
@@ -39,6 +39,7 @@ def run(
     overwrite: bool = False,
     repair: bool = False,
     force: bool = False,
+    self_check: bool = True,
     on_plan: Callable[[Plan], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     on_start: Callable[[int, int], None] | None = None,
@@ -54,6 +55,8 @@ def run(
         overwrite: begin anew where the folder holds another run.
         repair: check every byte of what is sealed already, and compute what is damaged again.
         force: begin although the disk has not enough room.
+        self_check: record two short texts first, and compare them with bare hooks and with one of
+            them alone; see `probekit.selfcheck`.
         on_plan: told the plan, before weights load.
         on_note: told what the user should know of this run, one sentence each.
         on_start: told how many shards are sealed already, and how many there are.
@@ -94,13 +97,21 @@ def run(
         if todo or damaged:
             folder.reopen(damaged)  # not earlier: what is damaged is better than nothing
         if todo:
-            capture(model, plan, todo, path, device, on_progress)
+            checked = _checked(model, plan, device) if self_check else {"self_check": "skipped"}
+            capture(model, plan, todo, path, device, on_progress, attributes=checked)
         if todo or damaged or not index_is_whole(path, sums=repair):
             _index(plan, record, path)
     trace = open_trace(path)
     if todo:
         _warn_of_counts(trace)
     return trace
+
+
+def _checked(model: torch.nn.Module, plan: Plan, device: torch.device) -> dict[str, Any]:
+    def record(small: Plan, folder: Path) -> None:
+        capture(model, small, small.shards, folder, device)
+
+    return selfcheck.self_check(model, plan, record)
 
 
 def _damaged(path: Path, damages: Sequence[Damage]) -> str:
@@ -131,8 +142,10 @@ def capture(
     path: Path,
     device: torch.device,
     on_progress: Watcher | None = None,
+    *,
+    attributes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run the model over some shards of a plan and seal each."""
+    """Run the model over some shards of a plan and seal each, with more attributes if given."""
     record_shard = forward_shard if plan.config.generate is None else generate_shard
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
@@ -153,7 +166,7 @@ def capture(
             plan=plan,
             device=device,
             path=path,
-            attributes=about_model(plan, model, device),
+            attributes={**about_model(plan, model, device), **(attributes or {})},
             transfer=transfer,
             tally=tally,
             receiver=stack.enter_context(Receiver(model, plan.sites, transfer, tally, plan.stop)),

@@ -90,6 +90,12 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Begin although the disk has not enough room.")
     ] = False,
+    self_check: Annotated[
+        bool,
+        typer.Option(
+            help="Record two short texts first; compare with bare hooks and with one of them alone."
+        ),
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
     """Capture: run the model and record what the config asks for; a cut-short run goes on.
@@ -114,6 +120,7 @@ def run(
                     overwrite=overwrite,
                     repair=repair,
                     force=force,
+                    self_check=self_check,
                     on_plan=None if quiet else lambda plan: _notes(plan.notes),
                     on_note=None if quiet else lambda note: _say(f"note: {note}"),
                     on_start=None if quiet else _going_on,

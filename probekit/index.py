@@ -32,6 +32,7 @@ from probekit.schema import (
 )
 
 _OF_THE_MODEL = ("attention", "device")  # attributes known only once weights are loaded
+CHECKED = "self_check"  # attributes of the self-check begin so
 SUMMED = "generate_"  # attributes of a shard that the index adds up begin so
 
 
@@ -92,7 +93,8 @@ def _write(
         file.attrs.update(attributes)
         file.attrs["n_shards"] = len(shards)
         with open_file(folder / shards[0].file) as first:
-            file.attrs.update({k: first.attrs[k] for k in _OF_THE_MODEL if k in first.attrs})
+            of_the_run = [k for k in first.attrs if k in _OF_THE_MODEL or k.startswith(CHECKED)]
+            file.attrs.update({k: first.attrs[k] for k in of_the_run})
             _link_tables(file, first, shards)
             for spec in sites:
                 path = schema.site_path(spec)

@@ -133,6 +133,16 @@ def _string(values: Array, ends: Array, number: int) -> str:
     return bytes(values[ends[number] : ends[number + 1]]).decode()
 
 
+def few_examples(texts: Iterable[Array]) -> Examples:
+    """Make examples of token ids, each int `[token]`; their texts are empty."""
+    with _Spool() as tokens, _Spool() as bodies, _Spool() as ids:
+        for number, text in enumerate(texts):
+            tokens.append(np.asarray(text, dtype="<i4").tobytes())
+            bodies.append(b"")
+            ids.append(str(number).encode())
+        return Examples(n_truncated=0, tokens=tokens, texts=bodies, ids=ids)
+
+
 def read_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) -> Examples:
     """Read and tokenize the inputs a config names.
 

@@ -149,8 +149,8 @@ def attributes_of(node: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     for name in node.attrs:
         if name in BOOKKEEPING:
             continue
-        stored = h5py.h5a.open(node.id, name.encode("utf-8", "surrogateescape"))
-        if prod(stored.shape or ()) * stored.get_type().get_size() > _LONGEST_ATTRIBUTE:
+        stored = h5py.h5a.get_info(node.id, name.encode("utf-8", "surrogateescape"))
+        if stored.data_size > _LONGEST_ATTRIBUTE:
             raise StoreError(f"{node.file.filename}: attribute {name} of {node.name} is too long")
         found[name] = plain(node.attrs[name])
     return found

@@ -161,6 +161,8 @@ def show_info(info: dict[str, Any]) -> None:
             f"distinct order(s) in {execution['n_forwards']} forward passes, "
             f"{execution['seconds']:.2f} s"
         )
+    if "self_check" in made:
+        out.print(f"self-check: {_self_check(made)}")
     if "stopped_after" in made:
         out.print(
             f"each forward pass ended at {made['stopped_after']}: nothing later was asked for"
@@ -171,6 +173,19 @@ def show_info(info: dict[str, Any]) -> None:
     if "generate_compared" in made:
         same, all_ = made.get("generate_same"), made["generate_compared"]
         out.print(f"both ways gave the same tokens for {same} of {all_} examples")
+
+
+def _self_check(made: Mapping[str, Any]) -> str:
+    said = str(made["self_check"])
+    if "self_check_sites" in made:
+        said += f", {made['self_check_sites']} sites equal a bare hook bit for bit"
+    if "self_check_difference" in made:
+        differs, most = (made.get(f"self_check_{key}", "?") for key in ("difference", "tolerance"))
+        said += (
+            f"; alone and in a batch a text differs by {_number(differs, '.1g')} at most "
+            f"(rounding explains {_number(most, 'g')})"
+        )
+    return said
 
 
 def _escaped(value: Any) -> Any:

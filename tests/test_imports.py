@@ -60,7 +60,7 @@ HEAVY = (  # may import torch
         "planning",
     ),
     *("hooks", "order", "packing", "tally", "transfer", "receiver", "walk", "generation"),
-    *("provenance", "capture", "recording"),
+    *("provenance", "barehooks", "selfcheck", "capture", "recording"),
     *("readout", "agreement", "logitlens"),
     *("rowreader", "torchdata", "training"),
 )
