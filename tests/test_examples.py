@@ -55,6 +55,7 @@ def test_the_hunt_finds_the_samples_induction_head(tmp_path):
     assert is_png(out / "best_head.png")
 
 
+@pytest.mark.slow
 def test_the_comparison_says_that_its_weights_are_random(tmp_path):
     said = run("compare_models.py", tmp_path, "--random", "--out", tmp_path / "out")
     assert "Both models have random weights" in said
