@@ -568,7 +568,7 @@ def test_a_model_that_fails_ends_alike(probekit_, config, monkeypatch):
 
     monkeypatch.setattr(models, "load_model", broken)
     failed(
-        probekit_("run", config),
+        probekit_("run", config, "--no-self-check"),
         "error: the model failed on a batch of [2, 13] [example, token]: ZeroDivisionError",
     )
 
