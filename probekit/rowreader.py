@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -35,8 +35,8 @@ _SAMPLED = 16  # places that are asked for, to know whether the system has read 
 class Held:
     """Rows of compressed sites, unpacked."""
 
-    rows: Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # numbers, ascending
-    raw: Mapping[str, Array] = field(default_factory=dict)  # by site name, `[row, ...]`
+    rows: Array  # their numbers, ascending
+    raw: Mapping[str, Array]  # by site name, `[row, ...]`
 
 
 class RowReader:
@@ -88,11 +88,11 @@ class RowReader:
             if not all(_in_memory(file, offset) for file, offset, _ in starts):
                 _advise(extent for begin, end in pieces for extent in site.extents(begin, end))
 
-    def hold(self, stretches: Array) -> Held:
+    def hold(self, stretches: Array) -> Held | None:
         """Unpack rows that will be asked for, where they are compressed."""
         packed = [name for name in self.names if not self._sites[name].is_mapped]
         if not packed:
-            return Held()
+            return None
         ordered = stretches[np.argsort(stretches[:, 0])]
         numbers = np.concatenate([np.arange(begin, end) for begin, end in ordered])
         rows = numbers if self.kept is None else self.kept[numbers]

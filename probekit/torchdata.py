@@ -6,10 +6,8 @@ reading `rowreader`'s. `handover.dataset` and `handover.map_dataset` are the doo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from probekit.errors import StoreError
-from probekit.rowreader import Held, RowReader
+from probekit.rowreader import RowReader
 from probekit.shuffling import EpochOrder, Settings
 
 Array = np.ndarray[Any, Any]
@@ -75,28 +73,19 @@ class RowBatches(IterableDataset[Batch]):
         return self._batches(self._order_now(), first, step)
 
     def _batches(self, order: EpochOrder, first: int, step: int) -> Iterator[Batch]:
-        numbers = range(first, len(self), step)
-        wanted = self._rows_of(order, numbers)
-        batches = (
-            _one_ahead(self._reader, wanted)
-            if get_worker_info() is None
-            else starmap(self._reader, wanted)  # workers are ahead by themselves
-        )
-        for number, batch in zip(numbers, batches, strict=True):
-            self._next = number + step
-            yield batch
-
-    def _rows_of(self, order: EpochOrder, numbers: range) -> Iterator[tuple[Array, Held]]:
-        """Give the rows of batches, with what of them had to be unpacked."""
-        window, held = None, Held()
-        for number in numbers:
+        window, held = None, None
+        for number in range(first, len(self), step):
             if self.settings.shuffle and window != (now := order.window_of(number)):
                 if window is None:
                     self._reader.expect(order.blocks_of(now))
+                held = None  # before more is unpacked
                 held = self._reader.hold(order.blocks_of(now))
                 self._reader.expect(order.blocks_of(now + 1))
                 window = now
-            yield order.batch(number), held
+            batch = self._reader(order.batch(number), held)
+            self._next = number + step
+            yield batch
+            del batch  # so that its memory is free for the next one, if nobody else holds it
 
     def state_dict(self, *, batch: int | None = None) -> dict[str, Any]:
         """Say where in the epoch this is, as plain values; the same for all processes.
@@ -191,18 +180,6 @@ class RowBatches(IterableDataset[Batch]):
 
     def _order_at(self, epoch: int) -> EpochOrder:
         return EpochOrder(self.settings, epoch=epoch, rank=self.rank)
-
-
-def _one_ahead(read: Callable[..., Batch], wanted: Iterable[tuple[Array, Held]]) -> Iterator[Batch]:
-    """Read one thing after another, each while the one before is in use."""
-    with ThreadPoolExecutor(1) as thread:
-        begun: Future[Batch] | None = None
-        for given in wanted:
-            begun, done = thread.submit(read, *given), begun
-            if done is not None:
-                yield done.result()
-        if begun is not None:
-            yield begun.result()
 
 
 class RowItems(Dataset[Batch]):
