@@ -23,7 +23,8 @@ CAMPAIGNS = {
     "kills survived": Campaign(carry_out=kills.survive, full=100, quick=10),
     "stopped by a signal": Campaign(carry_out=stops.stop, full=40, quick=4),
     "starved": Campaign(carry_out=disks.starve, full=90, quick=9),
-    "damaged and found": Campaign(carry_out=damage.find, full=1000, quick=100),
+    "bytes changed and found": Campaign(carry_out=damage.find_bytes, full=1000, quick=100),
+    "files damaged and found": Campaign(carry_out=damage.find_files, full=600, quick=60),
     "damaged and repaired": Campaign(carry_out=damage.mend, full=100, quick=10),
     "damaged and opened": Campaign(carry_out=damage.read, full=400, quick=40),
 }

@@ -34,6 +34,7 @@ from probekit.errors import StoreError
 from probekit.flushing import Flusher
 from probekit.schema import LIBVER, Execution, ShardSpec, SiteSpec
 
+_PIECE_BYTES = 128 << 10  # small beside any cache, and large enough for xxhash to let threads run
 _NO_ROWS = xxhash.xxh3_64_intdigest(b"")
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
 ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
@@ -148,14 +149,15 @@ class ShardWriter:
                     f"{spec.name}: example {example} of the shard has {n_now} rows to write, "
                     f"the block holds {len(block) - start}"
                 )
-            row = int(first_row[example]) + done
+            offset = self._offsets[site] + (int(first_row[example]) + done) * spec.row_bytes
+            hasher = self._hashers.pop((site, example), None) or xxhash.xxh3_64()
             with explained(self._final):
                 self._flusher.wrote(len(rows))
-                write_all(self._fd, rows, self._offsets[site] + row * spec.row_bytes)
-            self._digest(site, example, rows, whole=n_now == wanted)
+                write_digested(self._fd, rows, offset, hasher)
+            self._digests[site, example] = hasher.intdigest()
             self._done[site, example] = done + n_now
-            if done + n_now == wanted:
-                self._hashers.pop((site, example), None)
+            if done + n_now < wanted:
+                self._hashers[site, example] = hasher
 
     def forget(self, examples: Sequence[int]) -> None:
         """Take back every row of some examples, of every site: they will come again."""
@@ -163,14 +165,6 @@ class ShardWriter:
         self._done[:, gone] = 0
         self._digests[:, gone] = _NO_ROWS
         self._hashers = {at: h for at, h in self._hashers.items() if at[1] not in gone}
-
-    def _digest(self, site: int, example: int, rows: memoryview, *, whole: bool) -> None:
-        if whole:
-            self._digests[site, example] = xxhash.xxh3_64_intdigest(rows)
-        else:
-            hasher = self._hashers.setdefault((site, example), xxhash.xxh3_64())
-            hasher.update(rows)
-            self._digests[site, example] = hasher.intdigest()
 
     def seal(
         self,
@@ -256,6 +250,14 @@ class ShardWriter:
             self._flusher.stop()
             os.close(self._fd)
             self._fd = -1
+
+
+def write_digested(fd: int, data: memoryview, offset: int, hasher: xxhash.xxh3_64) -> None:
+    """Write bytes and digest them, a piece at a time: each is digested while it is in the cache."""
+    for begin in range(0, len(data), _PIECE_BYTES):
+        piece = data[begin : begin + _PIECE_BYTES]
+        write_all(fd, piece, offset + begin)
+        hasher.update(piece)
 
 
 def _check_block(spec: SiteSpec, block: Array) -> None:

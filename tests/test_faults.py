@@ -23,7 +23,8 @@ SAMPLE = {
     "kills survived": 3,
     "stopped by a signal": 1,
     "starved": 3,
-    "damaged and found": 40,
+    "bytes changed and found": 40,
+    "files damaged and found": 18,
     "damaged and repaired": 1,
     "damaged and opened": 4,
 }
@@ -86,7 +87,7 @@ def test_damage_that_is_not_found_is_lost(
 ) -> None:
     whole = damage.verify_trace(runs["plain"].trace)
     monkeypatch.setattr(damage, "verify_trace", lambda path: whole)
-    tally = damage.find(8, Random(0), tmp_path, runs)
+    tally = damage.find_files(8, Random(0), tmp_path, runs)
     assert len(tally.lost) == tally.tried == 8
     assert "not found" in tally.lost[0]
 

@@ -1,6 +1,6 @@
 """Damaged: bytes that change, files that are cut, lost or swapped.
 
-`find`: verify must name what was hit, and be content again when it is undone. `mend`: a repair must
+`find_bytes`, `find_files`: verify must name what was hit, and be content again when it is undone. `mend`: a repair must
 give an undisturbed run's bytes again and compute no shard that was whole. `read`: whatever is read
 of a damaged trace, the interpreter lives and an error is one of probekit's.
 """
@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 from campaigns.children import log, run_probekit
-from campaigns.damages import KINDS, damaged
+from campaigns.damages import BYTES, FILES, KINDS, damaged
 from campaigns.kills import COMMAND, Watched
 from campaigns.runs import FOLDER, n_examples_in, sealed
 from campaigns.tally import Runs, Tally
@@ -25,12 +25,21 @@ _REPAIR = (*COMMAND, "--repair")
 _MEMORY_BYTES = 2 << 30  # that reading may take beyond what is loaded already
 
 
-def find(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
-    """Damage traces n times and verify each."""
+def find_bytes(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+    """Change one byte of a trace n times and verify each."""
+    return _find(BYTES, n, chance, runs)
+
+
+def find_files(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+    """Cut, lose, swap, rename or grow files of a trace n times and verify each."""
+    return _find(FILES, n, chance, runs)
+
+
+def _find(kinds: tuple[str, ...], n: int, chance: Random, runs: Runs) -> Tally:
     tally = Tally()
     while tally.tried < n:
         run = runs[chance.choice(list(runs))]
-        kind = KINDS[tally.tried % len(KINDS)]
+        kind = kinds[tally.tried % len(kinds)]
         with damaged(run, run.trace, kind, chance) as damage:
             verdict = verify_trace(run.trace)
         problems = []

@@ -10,7 +10,9 @@ from random import Random
 
 from campaigns.runs import Undisturbed
 
-KINDS = ("byte", "byte of the structure", "sector", "cut", "grown", "swapped", "renamed", "missing")
+BYTES = ("byte", "byte of the structure")  # one byte: any, or one outside of the rows
+FILES = ("sector", "cut", "grown", "swapped", "renamed", "missing")
+KINDS = (*BYTES, *FILES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
