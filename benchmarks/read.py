@@ -233,6 +233,19 @@ def hold(contest: Contest, jobs: Jobs, n_pairs: int) -> Iterator[Comparison]:
         )
 
 
+def hold_all(folder: Path, n_pairs: int, *, checked: bool) -> list[Comparison]:
+    """Hold every contest; nothing of the files is open before and after."""
+    results: list[Comparison] = []
+    with ExitStack() as stack:
+        trace = probekit.open(folder)
+        jobs = choose(trace)
+        for contest in contests(folder, trace, stack):
+            if not checked:
+                check(contest, jobs)
+            results += hold(contest, jobs, n_pairs)
+    return results
+
+
 def over_all(times: list[Comparison]) -> Comparison:
     """Join the comparisons of the same readers, each with files that lie elsewhere in memory."""
     return replace(
@@ -252,21 +265,14 @@ def main() -> None:
     torch.set_num_threads(1)
     n_rows, n_times, n_pairs = (60_000, 1, 3) if given.quick else (200_000, 5, 3)
     lengths = np.random.default_rng(2).integers(8, 513, n_rows // 260)
-    results: list[list[Comparison]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_trace(folder, tuple(STORAGE), lengths, D_MODEL, N_SHARDS)
         write_others(folder)
+        results = []
         for number in range(n_times):
             settle(folder)
-            with ExitStack() as stack:
-                trace = probekit.open(folder)
-                jobs = choose(trace)
-                results.append([])
-                for contest in contests(folder, trace, stack):
-                    if not number:
-                        check(contest, jobs)
-                    results[-1] += hold(contest, jobs, n_pairs)
+            results.append(hold_all(folder, n_pairs, checked=number > 0))
     report([over_all(list(times)) for times in zip(*results, strict=True)], given.json)
 
 
