@@ -37,7 +37,7 @@ def trace(made: Made) -> Trace:
         ("h.*.mlp.atc", {}, r"h.\*.mlp.atc was not recorded; the nearest: h.\*.mlp.act, "),
         ("h.{0,7}.mlp.act", {}, r"h.7.mlp.act was not recorded; the nearest: h.{0..1}.mlp.act"),
         ("h.0.attn", {}, "h.0.attn was not recorded; of h.0.attn there is: h.0.attn/pattern"),
-        ([], {}, "no sites were asked for; recorded were h.0.attn/pattern, "),
+        ([], {}, "no sites were asked for; recorded: h.0.attn/pattern, "),
         (
             ["h.0.mlp.act", "h.0"],
             {},
