@@ -99,6 +99,13 @@ def show_plan(plan: Plan) -> None:
 def show_verdict(verdict: Verdict) -> None:
     """Print what `probekit verify` found."""
     out = console()
+    if verdict.only_unfinished:
+        out.print(
+            f"{verdict.path}: not finished: {verdict.n_unsealed} of {verdict.n_shards} shards are "
+            "still to be written, the others are whole; the same `probekit run` goes on",
+            soft_wrap=True,
+        )
+        return
     for damage in verdict.damages[:_SHOWN]:
         out.print(str(damage), soft_wrap=True)
     if len(verdict.damages) > _SHOWN:

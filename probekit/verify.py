@@ -15,7 +15,7 @@ import numpy as np
 
 from probekit.checksums import FileRecord, rest_checksum, rows_checksum, stored_checksum
 from probekit.disk import explained
-from probekit.errors import StoreError
+from probekit.errors import StoreError, printable
 from probekit.folder import identity_digest, sealed_shards, shard_numbers
 from probekit.inside import dataset_in, names_in, node_in, numbers_in
 from probekit.mapped import open_file
@@ -42,7 +42,8 @@ class Damage:
     what: str  # "is missing", "does not have its checksum", ...
 
     def __str__(self) -> str:
-        return f"{self.file}: {f'{self.site}: ' if self.site else ''}{self.what}"
+        # Site names are a record's, and that can be a stranger's.
+        return printable(f"{self.file}: {f'{self.site}: ' if self.site else ''}{self.what}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ class Verdict:
 
     path: Path
     n_shards: int  # that the run was planned to have
+    n_unsealed: int  # of them, those that an unfinished run has still to write
     n_bytes: int  # of the files that were read
     damages: tuple[Damage, ...]
 
@@ -58,6 +60,11 @@ class Verdict:
     def whole(self) -> bool:
         """Whether every byte is as it was written, and nothing is missing."""
         return not self.damages
+
+    @property
+    def only_unfinished(self) -> bool:
+        """Whether nothing is wrong but that the run has not come to its end."""
+        return self.n_unsealed > 0 and {d.file for d in self.damages} == {INDEX_FILE}
 
     @property
     def damaged_shards(self) -> tuple[int, ...]:
@@ -70,6 +77,7 @@ class Verdict:
             "path": str(self.path),
             "whole": self.whole,
             "n_shards": self.n_shards,
+            "n_unsealed": self.n_unsealed,
             "n_bytes": self.n_bytes,
             "damaged_shards": list(self.damaged_shards),
             "damages": [asdict(damage) for damage in self.damages],
@@ -99,7 +107,9 @@ def verify_trace(
             "the checksums of a trace lie there"
         )
     run, damages = _read_run(folder)
-    numbers = sorted({*there, *range(run.n_shards if run is not None else 0)})
+    planned = set(range(run.n_shards)) if run is not None else set(there)
+    unsealed = planned - there if not (folder / INDEX_FILE).exists() else set()
+    numbers = sorted((planned | there) - unsealed)
     total = sum(_size(folder / name) for name in (INDEX_FILE, *map(_shard_file, numbers)))
     n_bytes = 0
     for number in numbers:
@@ -109,7 +119,13 @@ def verify_trace(
             on_progress(n_bytes, total)
     damages += _breaks(folder)
     damages += _in_index(folder, run, sums=True)
-    return Verdict(path=folder, n_shards=len(numbers), n_bytes=total, damages=tuple(damages))
+    return Verdict(
+        path=folder,
+        n_shards=len(planned),
+        n_unsealed=len(unsealed),
+        n_bytes=total,
+        damages=tuple(damages),
+    )
 
 
 def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:

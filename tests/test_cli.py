@@ -374,9 +374,24 @@ def test_verify_as_json_keeps_its_keys(probekit_, config, tmp_path):
     ended = probekit_("verify", tmp_path / "trace", "--json")
     found = json.loads(ended.out)
     assert (ended.code, ended.err) == (1, "")
-    assert set(found) == {"path", "whole", "n_shards", "n_bytes", "damaged_shards", "damages"}
+    assert set(found) == {
+        *("path", "whole", "n_shards", "n_unsealed", "n_bytes", "damaged_shards", "damages"),
+    }
     assert (found["whole"], found["damaged_shards"]) == (False, [0])
     assert [set(d) for d in found["damages"]] == [{"file", "shard", "site", "what"}]
+
+
+def test_verify_of_an_unfinished_run_says_how_far_it_is(probekit_, config, tmp_path):
+    probekit_("run", config, "-q", "--set", "store.shard_bytes=1")
+    folder = tmp_path / "trace"
+    for name in ("trace.h5", "trace.json", "shards/00005.h5", "shards/00005.json"):
+        (folder / name).unlink()
+    ended = probekit_("verify", folder)
+    assert ended.code == 1
+    assert ended.out == (
+        f"{folder}: not finished: 1 of 6 shards are still to be written, the others are whole; "
+        "the same `probekit run` goes on\n"
+    )
 
 
 def test_many_damages_are_cut_short(probekit_, config, tmp_path):

@@ -264,9 +264,20 @@ def test_a_run_that_is_not_finished_is_not_whole(run: Run) -> None:
     for name in ("trace.h5", "trace.json", "shards/00002.h5", "shards/00002.json"):
         (run.folder / name).unlink()
     verdict = verify_trace(run.folder)
-    assert verdict.damaged_shards == (2,)
-    assert [d.file for d in verdict.damages] == ["shards/00002.h5", "shards/00002.json", "trace.h5"]
+    assert not verdict.whole and verdict.only_unfinished
+    assert (verdict.n_unsealed, verdict.n_shards, verdict.damaged_shards) == (1, 3, ())
+    assert run.damages() == [("trace.h5", None)]
     assert sealed_damages(run.folder, sums=True) == [], "what is there is whole"
+    change(run.made.shards[1].file, 100)
+    assert not verify_trace(run.folder).only_unfinished
+    assert verify_trace(run.folder).damaged_shards == (1,)
+
+
+def test_a_shard_that_is_missing_in_a_finished_run_is_damage(run: Run) -> None:
+    both(lambda one, two: one.unlink(), run.folder, 2, 2)
+    verdict = verify_trace(run.folder)
+    assert not verdict.only_unfinished
+    assert (verdict.n_unsealed, verdict.damaged_shards) == (0, (2,))
 
 
 def test_without_a_run_file_the_shards_are_still_verified(run: Run) -> None:
@@ -328,6 +339,7 @@ def test_a_verdict_is_plain_json(run: Run) -> None:
         "path": str(run.folder),
         "whole": False,
         "n_shards": 3,
+        "n_unsealed": 0,
         "n_bytes": verdict.n_bytes,
         "damaged_shards": [1],
         "damages": [

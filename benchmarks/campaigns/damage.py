@@ -2,7 +2,7 @@
 
 `find_bytes`, `find_files`: verify must name what was hit, and be content again when it is undone.
 `mend`: a repair must give an undisturbed run's bytes again and compute no shard that was whole.
-`read`: whatever is read of a damaged trace, the interpreter lives and an error is one of ours.
+`read`: whatever is read of a damaged trace, the interpreter lives, and errors are probekit's.
 """
 
 from __future__ import annotations
