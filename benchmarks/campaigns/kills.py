@@ -124,28 +124,32 @@ def _count_events(run: Undisturbed, place: Path) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Log when the command begins, and the examples of every forward pass."""
+    """Log when the command begins, and the examples of every forward pass of the capture."""
 
     def __call__(self) -> None:
         """Patch the child it is called in."""
-        from probekit import config
+        from probekit import config, selfcheck
 
-        load = config.load_config
+        load, check, rehearsing = config.load_config, selfcheck.self_check, []
 
         def load_config(*args: Any, **kwargs: Any) -> Any:
             log("begin")
             return load(*args, **kwargs)
 
-        config.load_config = load_config
-        after_loading(
-            lambda model: model.register_forward_pre_hook(_log_examples, with_kwargs=True)
-        )
+        def self_check(*args: Any) -> Any:
+            rehearsing.append(True)
+            try:
+                return check(*args)
+            finally:
+                rehearsing.clear()
 
+        def log_examples(module: Any, args: Any, kwargs: Any) -> None:
+            n_examples, width = kwargs["input_ids"].shape
+            if width > 1 and not rehearsing:  # not one more token of a generation
+                log(f"examples {n_examples}")
 
-def _log_examples(module: Any, args: Any, kwargs: Any) -> None:
-    n_examples, width = kwargs["input_ids"].shape
-    if width > 1:  # not one more token of a generation
-        log(f"examples {n_examples}")
+        config.load_config, selfcheck.self_check = load_config, self_check
+        after_loading(lambda model: model.register_forward_pre_hook(log_examples, with_kwargs=True))
 
 
 def after_loading(do: Callable[[Any], object]) -> None:
