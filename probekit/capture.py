@@ -94,10 +94,10 @@ def run(
         if todo:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)
+            checked = _checked(model, plan, device) if self_check else {"self_check": "skipped"}
         if todo or damaged:
             folder.reopen(damaged)  # not earlier: what is damaged is better than nothing
         if todo:
-            checked = _checked(model, plan, device) if self_check else {"self_check": "skipped"}
             capture(model, plan, todo, path, device, on_progress, attributes=checked)
         if todo or damaged or not index_is_whole(path, sums=repair):
             _index(plan, record, path)

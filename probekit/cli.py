@@ -107,9 +107,8 @@ def run(
 
     try:
         with Stopping(say=_say) as stopping:
-            read = load_config(
-                config, overrides=settings or ()
-            )  # a typo is told before torch loads
+            # A typo is told before torch loads.
+            read = load_config(config, overrides=settings or ())
             import probekit
             from probekit import terminal
 

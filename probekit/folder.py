@@ -18,7 +18,7 @@ import xxhash
 import yaml
 
 from probekit.checksums import FileRecord
-from probekit.disk import explained
+from probekit.disk import explained, fsync
 from probekit.errors import StoreError
 from probekit.lock import LOCK_FILE, Lock
 from probekit.mapped import open_file
@@ -110,7 +110,9 @@ class RunFolder:
     def _begin_or_go_on(self) -> None:
         earlier = self._earlier()
         if earlier is None:
+            (self.path / SHARDS_FOLDER).mkdir(exist_ok=True)
             write_record(self.path / RUN_FILE, self._record.to_json())
+            fsync(self.path.absolute().parent)  # a sealed shard in a folder without a name is lost
             return
         differs = [
             key

@@ -237,15 +237,16 @@ def test_a_run_file_is_not_written_over_another_runs_shards(
     assert files(run) == before
 
 
-def test_what_is_damaged_stays_until_the_model_is_there(
-    gpt2: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["models.load_model", "selfcheck.self_check"])
+def test_what_is_damaged_stays_until_the_model_is_there_and_right(
+    gpt2: Path, run: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    def load_model(*args: Any) -> Any:
+    def fail(*args: Any) -> Any:
         raise ConfigError("the weights are gone")
 
     DAMAGES["a row"](run)
     before = files(run)
-    monkeypatch.setattr(models, "load_model", load_model)
+    monkeypatch.setattr(f"probekit.{name}", fail)
     with pytest.raises(ConfigError, match="gone"):
         probekit.run(config(gpt2), repair=True)
     assert files(run) == before
