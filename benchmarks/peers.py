@@ -166,11 +166,13 @@ def time_them(ways: list[tuple[Worker, str]], n_rounds: int) -> list[Comparison]
         first = number % len(ways)
         for worker, how in (*ways[first:], *ways[:first]):
             try:
-                times[worker, how].append(worker.run(how))
+                took = worker.run(how)
+                times[worker, how].append(took)
+                said = f"{took['wall']:.2f} s, processor {took['cpu']:.2f} s"
+                print(f"round {number + 1}: {worker.name}, {how}: {said}", file=sys.stderr)
             except ToolFailed as failure:
                 left_out(worker, how, failure)
                 ways.remove((worker, how))
-        print(f"round {number + 1} of {n_rounds} done", file=sys.stderr)
     ours = times[ways[0]]
     return [
         compared(
