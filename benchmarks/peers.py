@@ -130,6 +130,11 @@ def prepare(folder: Path, n_texts: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
+def left_out(worker: Worker, how: str, failure: ToolFailed) -> None:
+    """Say that a tool cannot do the job here, and why."""
+    print(f"{worker.name}, {how}: left out, it fails here: {str(failure)[:300]}")
+
+
 def checked(workers: list[Worker], ways: list[tuple[Worker, str]]) -> list[tuple[Worker, str]]:
     """Run each once, which warms it up, and compare its rows with those of plain hooks.
 
@@ -144,7 +149,7 @@ def checked(workers: list[Worker], ways: list[tuple[Worker, str]]) -> list[tuple
         try:
             worker.run(how)
         except ToolFailed as failure:
-            print(f"{worker.name}, {how}: left out, it fails here: {str(failure)[:300]}")
+            left_out(worker, how, failure)
             continue
         np.testing.assert_allclose(
             worker.rows(how), wanted, rtol=1e-4, atol=1e-5, err_msg=f"{worker.name}, {how}"
@@ -156,11 +161,18 @@ def checked(workers: list[Worker], ways: list[tuple[Worker, str]]) -> list[tuple
 def time_them(ways: list[tuple[Worker, str]], n_rounds: int) -> list[Comparison]:
     """Time all ways in turn, beginning with another one in each round; ours is the first."""
     times: dict[tuple[Worker, str], list[dict[str, float]]] = {way: [] for way in ways}
+    ways = list(ways)
     for number in range(n_rounds):
         first = number % len(ways)
         for worker, how in (*ways[first:], *ways[:first]):
-            times[worker, how].append(worker.run(how))
-        print(f"round {number + 1} of {n_rounds} done", file=sys.stderr)
+            try:
+                took = worker.run(how)
+                times[worker, how].append(took)
+                said = f"{took['wall']:.2f} s, processor {took['cpu']:.2f} s"
+                print(f"round {number + 1}: {worker.name}, {how}: {said}", file=sys.stderr)
+            except ToolFailed as failure:
+                left_out(worker, how, failure)
+                ways.remove((worker, how))
     ours = times[ways[0]]
     return [
         compared(
