@@ -27,6 +27,7 @@ from transformers.modeling_utils import AttentionInterface
 
 from probekit.errors import CaptureError
 from probekit.indexing import take
+from probekit.interrupts import uninterrupted
 
 KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")  # whose masks we can read
 SCORE_ARGUMENTS = frozenset({"scaling", "is_causal", "position_bias", "softcap", "s_aux"})
@@ -219,16 +220,23 @@ class AttentionTap:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            modules = {path: self._model.get_submodule(path) for path in self._listeners}
-            for kernel in {kernel_of(module, self._model) for module in modules.values()}:
-                _REGISTRY.replace(kernel)
-                stack.callback(_REGISTRY.put_back, kernel)
-            for path, listener in self._listeners.items():
-                _REGISTRY.listen(modules[path], listener)
-                stack.callback(_REGISTRY.forget, modules[path], listener)
-            self._stack = stack.pop_all()
-        return self
+        try:
+            with uninterrupted():
+                self._attach()
+            return self
+        except BaseException:
+            with uninterrupted():
+                self._stack.close()
+            raise
+
+    def _attach(self) -> None:
+        modules = {path: self._model.get_submodule(path) for path in self._listeners}
+        for kernel in {kernel_of(module, self._model) for module in modules.values()}:
+            _REGISTRY.replace(kernel)
+            self._stack.callback(_REGISTRY.put_back, kernel)
+        for path, listener in self._listeners.items():
+            _REGISTRY.listen(modules[path], listener)
+            self._stack.callback(_REGISTRY.forget, modules[path], listener)
 
     def __exit__(
         self,
@@ -236,7 +244,11 @@ class AttentionTap:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        try:
+            with uninterrupted():
+                self._stack.close()
+        finally:
+            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
 
 
 def kernel_of(module: torch.nn.Module, model: torch.nn.Module) -> str:

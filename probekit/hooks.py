@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 
 from probekit.errors import CaptureError
+from probekit.interrupts import uninterrupted
 
 Sink = Callable[[torch.Tensor], None]
 
@@ -52,22 +53,29 @@ class HookManager:
     def __enter__(self) -> Self:
         if self._attached:
             raise CaptureError("these hooks are attached already; leave the block first")
-        with ExitStack() as stack:
-            if any(tap.call is not None for tap in self._taps):
-                begin = self._model.register_forward_pre_hook(self._begin)
-                stack.callback(begin.remove)
-            for (path, side), taps in _grouped(self._taps).items():
-                module = self._model.get_submodule(path)
-                if side == "input":
-                    handle = module.register_forward_pre_hook(
-                        self._on_input(path, module, taps), with_kwargs=True
-                    )
-                else:
-                    handle = module.register_forward_hook(self._on_output(path, taps))
-                stack.callback(handle.remove)
-            self._stack = stack.pop_all()
-        self._attached = True
-        return self
+        try:
+            with uninterrupted():
+                self._attach()
+            self._attached = True
+            return self
+        except BaseException:
+            with uninterrupted():
+                self._stack.close()
+            raise
+
+    def _attach(self) -> None:
+        if any(tap.call is not None for tap in self._taps):
+            begin = self._model.register_forward_pre_hook(self._begin)
+            self._stack.callback(begin.remove)
+        for (path, side), taps in _grouped(self._taps).items():
+            module = self._model.get_submodule(path)
+            if side == "input":
+                handle = module.register_forward_pre_hook(
+                    self._on_input(path, module, taps), with_kwargs=True
+                )
+            else:
+                handle = module.register_forward_hook(self._on_output(path, taps))
+            self._stack.callback(handle.remove)
 
     def __exit__(
         self,
@@ -75,8 +83,12 @@ class HookManager:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._attached = False
-        self._stack.close()
+        try:
+            with uninterrupted():
+                self._stack.close()
+        finally:
+            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
+            self._attached = False
 
     def _begin(self, module: torch.nn.Module, args: Any) -> None:
         self._calls.clear()

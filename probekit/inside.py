@@ -29,7 +29,7 @@ def node_in(file: h5py.File, path: str) -> h5py.Group | h5py.Dataset | None:
         StoreError: if a link on the way leads anywhere but to an object of this file.
     """
     here: Any = file["/"]
-    for name in path.strip("/").split("/"):
+    for name in filter(None, path.split("/")):
         link = name.encode("utf-8", "surrogateescape")
         if not isinstance(here, h5py.Group) or not here.id.links.exists(link):
             return None

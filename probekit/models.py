@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from threading import RLock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,6 +42,9 @@ BUNDLED = {  # architectures that build with no network, by the model's name in 
     "openai-community/gpt2": "gpt2",
     "microsoft/phi-3-mini-4k-instruct": "phi-3-mini-4k-instruct",
 }
+# How transformers builds a model, and torch's seed, are settings of the whole process: one thread
+# at a time, or another one's random weights are never drawn.
+BUILDING = RLock()
 _CONNECT_S = 3.0
 _PAIR_BATCH = 8192
 _PIECES, _PIECE_BYTES = 64, 1 << 16
@@ -273,7 +277,7 @@ def load_model(
     kind, dtype = model_class(hf_config), compute_dtype(model, hf_config)
     kernel: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     if model.weights == "random":
-        with _explained(config.where("model"), ""), torch.random.fork_rng():
+        with BUILDING, _explained(config.where("model"), ""), torch.random.fork_rng():
             # Built on the CPU whatever the device is: the same seed gives the same weights there.
             torch.manual_seed(config.seed)
             loaded = kind._from_config(hf_config, dtype=dtype, **kernel)
@@ -282,7 +286,7 @@ def load_model(
         source = locate(model.name, where)
         # The very commit that was planned, and that a run which goes on must have.
         revision = hf_config._commit_hash or model.revision
-        with _explained(where, _out_of_reach(model, source)):
+        with BUILDING, _explained(where, _out_of_reach(model, source)):
             loaded, report = kind.from_pretrained(
                 source.place,
                 config=hf_config,

@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from probekit.interrupts import uninterrupted
 from probekit.schema import Execution, Forward
 
 Array = np.ndarray[Any, Any]
@@ -34,16 +35,23 @@ class OrderRecorder:
         self._forwards: list[Forward] = []
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for number, path in enumerate(self._paths):
-                module = self._model.get_submodule(path)
-                for handle in (
-                    module.register_forward_pre_hook(self._append(2 * number)),
-                    module.register_forward_hook(self._append(2 * number + 1)),
-                ):
-                    stack.callback(handle.remove)
-            self._stack = stack.pop_all()
-        return self
+        try:
+            with uninterrupted():
+                self._attach()
+            return self
+        except BaseException:
+            with uninterrupted():
+                self._stack.close()
+            raise
+
+    def _attach(self) -> None:
+        for number, path in enumerate(self._paths):
+            module = self._model.get_submodule(path)
+            for handle in (
+                module.register_forward_pre_hook(self._append(2 * number)),
+                module.register_forward_hook(self._append(2 * number + 1)),
+            ):
+                self._stack.callback(handle.remove)
 
     def __exit__(
         self,
@@ -51,7 +59,11 @@ class OrderRecorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        try:
+            with uninterrupted():
+                self._stack.close()
+        finally:
+            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
 
     def _append(self, event: int) -> Callable[..., None]:
         def listen(*_: Any) -> None:

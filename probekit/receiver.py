@@ -18,6 +18,7 @@ import torch
 from probekit.attention import AttentionCall, AttentionTap, shown_weights
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap
+from probekit.interrupts import uninterrupted
 from probekit.packing import KNOWN_NEXT, Batch, Rows, pack, padded
 from probekit.recipe import Recipe
 from probekit.resolve import SitePlan
@@ -70,11 +71,15 @@ class Receiver:
                 taps.append(_tap(source, partial(sink, numbers)))
         if self._stop is not None:
             taps.append(_tap(self._stop, _end_forward))
-        with ExitStack() as stack:
-            stack.enter_context(HookManager(self._model, taps))
-            stack.enter_context(AttentionTap(self._model, _each(calls)))
-            self._stack = stack.pop_all()
-        return self
+        try:
+            with uninterrupted():
+                self._stack.enter_context(HookManager(self._model, taps))
+                self._stack.enter_context(AttentionTap(self._model, _each(calls)))
+            return self
+        except BaseException:
+            with uninterrupted():
+                self._stack.close()
+            raise
 
     def __exit__(
         self,
@@ -82,7 +87,11 @@ class Receiver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        try:
+            with uninterrupted():
+                self._stack.close()
+        finally:
+            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
 
     def expect(self, batch: Batch, out: RowSink) -> None:
         """Say which batch runs next, and where its rows go."""

@@ -20,6 +20,7 @@ from probekit.config import RecordKind
 from probekit.errors import CaptureError, Fault, PlanError
 from probekit.globs import match_paths
 from probekit.hooks import HookManager, Tap
+from probekit.interrupts import uninterrupted
 from probekit.misses import nearest
 from probekit.sources import BLOCK_KINDS, HEAD_KINDS
 
@@ -75,11 +76,15 @@ class Recording:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(self._hooks)
-            stack.enter_context(self._attention)
-            self._stack = stack.pop_all()
-        return self
+        try:
+            with uninterrupted():
+                self._stack.enter_context(self._hooks)
+                self._stack.enter_context(self._attention)
+            return self
+        except BaseException:
+            with uninterrupted():
+                self._stack.close()
+            raise
 
     def __exit__(
         self,
@@ -87,7 +92,11 @@ class Recording:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
+        try:
+            with uninterrupted():
+                self._stack.close()
+        finally:
+            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
         # Of what a glob matches some may never run, as lists of modules do not; not all of it.
         silent = [
             pattern

@@ -304,8 +304,10 @@ def _compare(
 
 def _share(a: Array, b: Array) -> float:
     """Give the largest difference as a share of the largest value; infinite if NaNs differ."""
-    odd = ~np.isfinite(b)
-    if a.shape != b.shape or not np.array_equal(a[odd], b[odd], equal_nan=True):
+    if a.shape != b.shape:
+        return float("inf")
+    odd = ~(np.isfinite(a) & np.isfinite(b))
+    if not np.array_equal(a[odd], b[odd], equal_nan=True):
         return float("inf")
     if odd.all():
         return 0.0

@@ -20,7 +20,7 @@ from transformers.initialization import no_init_weights
 
 from probekit.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.errors import PlanError
-from probekit.models import model_class
+from probekit.models import BUILDING, model_class
 
 # Two forward passes: an axis that goes 2 -> 3 is the batch, 7 -> 11 the position, 14 -> 33 both.
 _FIRST, _SECOND = (2, 7), (3, 11)
@@ -101,7 +101,7 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
     kernel = {"auto": {}, "eager": {"attn_implementation": "eager"}}.get(
         attention, {"attn_implementation": "sdpa"}
     )
-    with FakeTensorMode(), torch.no_grad():
+    with BUILDING, FakeTensorMode(), torch.no_grad():
         try:
             model = _build(kind, hf_config, dtype, kernel)
             shapes = _observe_attention(model)

@@ -13,8 +13,9 @@ import resource
 import select
 import signal
 import traceback
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ class Outcome:
     def is_fault(self) -> bool:
         """Say whether it ended as nothing may end."""
         return self.kind not in ("done", "refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """How many times something was tried, how it ended, and what ended as nothing may."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
 
 
 def attempt(
@@ -87,7 +96,7 @@ def _carry_out(action: Callable[[], Any], refusals: Any, limits: Limits, writer:
         before = _peak_bytes()
         room = _virtual_bytes() + limits.n_bytes + (256 << 20)  # stacks and arenas are no use of it
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
-        seconds = int(20 * limits.cpu_s) + 1
+        seconds = max(1, int(10 * limits.cpu_s))
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         try:
             kind, said = "done", str(action())

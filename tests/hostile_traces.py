@@ -12,7 +12,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 import tiny_traces
+from attempts import Limits, Tried, attempt
 
 import probekit
 from probekit.errors import StoreError
@@ -129,7 +130,7 @@ def _steps(path: Path) -> Iterator[Callable[[], Any]]:
     yield lambda: [trace.context(n) for n in range(min(9, len(trace.tokens)))]
     yield lambda: trace.execution and trace.execution.forwards[:9]
     yield lambda: trace.execution and trace.execution_order[:9]
-    yield lambda: trace.select("resid_post", layer=-1)
+    yield lambda: trace.select("resid_post", layer=-4)
     yield lambda: trace.match("**")
     yield lambda: trace.next_tokens(0) if len(trace.examples) else None
     for name in trace.site_names[:20]:
@@ -562,3 +563,39 @@ def catalogue() -> list[HostileTrace]:
 
 _TABLES = (*DATASETS[2:8], *DATASETS[13:])
 _OF_GROUPS = ("an external link", "a soft link", "a cycle", "another object")
+
+
+# --- trying them
+
+
+READING = Limits(cpu_s=3)  # of everything there is, in twenty ways
+
+
+def try_traces(lies: Iterable[HostileTrace], seed: int, folder: Path) -> Tried:
+    """Read hostile traces, each in a process of its own.
+
+    Args:
+        lies: what to do to the traces.
+        seed: of what is left to chance.
+        folder: for their files.
+    """
+    tried = Tried()
+    base_trace(folder / "base")
+    for number, hostile in enumerate(lies):
+        scratch = folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        place = place_at(scratch)
+        shutil.copytree(folder / "base", place.folder)
+        chance = random.Random(f"{seed} {number} {hostile.name}")
+        # Made in a child too: h5py itself does not survive everything.
+        made = attempt(lambda p=place, h=hostile, c=chance: h.lie(p, c), (), Limits(cpu_s=20))
+        if made.kind != "done":
+            tried.counts["not to be made"] += 1
+            continue
+        outcome = attempt(lambda p=place: read_all(p.folder), (), READING)
+        kind = "leaked" if SECRET in outcome.said else outcome.kind
+        tried.counts[kind] += 1
+        if kind != "done":
+            said = outcome.said[-800:]
+            tried.faults.append(f"{kind} ({outcome.cpu_s:.1f} s): {hostile.name}: {said}")
+    return tried

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from probekit.errors import PlanError
 from probekit.globs import compile_glob, match_paths
-from probekit.misses import nearest, unmatched_choices
 
 GPT2_BLOCK = " .ln_1 .attn .attn.c_attn .attn.c_proj .mlp .mlp.c_fc .mlp.act .mlp.c_proj"
 GPT2 = (
@@ -186,61 +185,7 @@ def test_a_pattern_of_every_expert_of_a_large_model_is_quick() -> None:
     assert time.perf_counter() - start < 5
 
 
-@pytest.mark.parametrize(
-    ("pattern", "paths", "first"),
-    [
-        ("transformer.h.*.mlp.activation", GPT2, "transformer.h.*.mlp.act"),
-        ("transformer.h.*.atn", GPT2, "transformer.h.*.attn"),
-        ("h.0.attn", GPT2, "transformer.h.*.attn"),
-        ("lm_haed", GPT2, "lm_head"),
-        ("wte", GPT2, "transformer.wte"),
-        ("**.mlp.act", PHI3, "model.layers.*.mlp.activation_fn"),
-        ("transformer.h.*.mlp.act", PHI3, "model.layers.*.mlp.activation_fn"),
-        ("transformer.h.{0,2}.attn", PHI3, "model.layers.*.self_attn"),
-        ("transformer.h.14.mlp", GPT2, "transformer.h.{0..11}.mlp"),
-        ("transformer.h.{12,13}.mlp.act", GPT2, "transformer.h.{0..11}.mlp.act"),
-        ("transformer.h.{12..23}.mlp.act", GPT2, "transformer.h.{0..11}.mlp.act"),
-        ("model.layers.32.mlp", PHI3, "model.layers.{0..31}.mlp"),
-    ],
-)
-def test_the_nearest_pattern_is_the_one_that_was_meant(
-    pattern: str, paths: tuple[str, ...], first: str
-) -> None:
-    assert match_paths(pattern, paths) == ()
-    assert nearest(pattern, paths)[0] == first
-
-
-def test_a_wrong_number_names_the_numbers_that_exist() -> None:
-    paths = [f"h.{layer}.moe" for layer in (1, 2, 3, 7)] + ["h.0.mlp"]
-    assert nearest("h.5.moe", paths) == ("h.{1..3,7}.moe",)
-    assert nearest("h.5.mlp", paths) == ("h.0.mlp",)
-
-
-def test_near_misses_are_distinct_and_at_most_n() -> None:
-    found = nearest("transformer.h.*.mlp.gate", GPT2, n=3)
-    assert len(set(found)) == 3
-    assert nearest("anything", ()) == ()
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    words=st.lists(st.sampled_from(["h", "mlp", "0", "7", "99", "act", "{1,2}"]), min_size=1),
-    paths=st.lists(PATH, max_size=10),
-)
-def test_every_near_miss_matches_something(words: list[str], paths: list[str]) -> None:
-    for near in nearest(".".join(words), paths):
-        assert match_paths(near, paths)
-
-
 def test_the_oracle_can_say_no() -> None:
     assert oracle("a.{b,c}.**", "a.c")
     assert not oracle("a.{b,c}.*", "a.c")
     assert [*written_out("x{a,{b,c}}")] == ["xa", "xb", "xa", "xc"]
-
-
-def test_a_choice_that_matches_nothing_is_found() -> None:
-    paths = [f"h.{layer}.{part}" for layer in range(3) for part in ("attn", "mlp", "mlp.act")]
-    assert unmatched_choices("h.{0..4}.mlp", paths) == ("h.3.mlp", "h.4.mlp")
-    assert unmatched_choices("h.{0..2}.{attn,mlp.act}", paths) == ()
-    assert unmatched_choices("h.*.{attn,norm}", paths) == ("h.*.norm",)
-    assert unmatched_choices("h.*.mlp", paths) == ()

@@ -20,7 +20,7 @@ PACKAGE = Path(probekit.__file__).parent
 
 # Each file imports only from files above it. A new file gets its place here.
 LIGHT = (  # without torch
-    *("errors", "wording", "places", "yamltext", "plainwords", "fields", "config"),
+    *("errors", "interrupts", "wording", "places", "yamltext", "plainwords", "fields", "config"),
     *(
         "globs",
         "misses",
