@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from probekit.verify import verify_trace
 MLP = [{"modules": "transformer.h.*.mlp.act"}, {"modules": "transformer.h.1", "positions": "last"}]
 N_SHARDS = 3
 
+go = partial(probekit.run, self_check=False)
+
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +38,7 @@ def config(gpt2: Path, **more: Any) -> dict[str, Any]:
 def undisturbed(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("undisturbed"))
-        probekit.run(config(gpt2))
+        go(config(gpt2))
         return Path("run").absolute()
 
 
@@ -107,7 +110,7 @@ def test_only_the_damaged_shard_is_computed_again_and_to_the_same_bytes(
     DAMAGES[name](run)
     assert verify_trace(run).damaged_shards == (1,)
     done: list[int] = []
-    probekit.run(config(gpt2), repair=True, on_progress=lambda p: done.append(p.examples))
+    go(config(gpt2), repair=True, on_progress=lambda p: done.append(p.examples))
     assert files(run) == files(undisturbed)
     assert verify_trace(run).whole
     assert [by_hand.fingerprint(file) for file in others] == before
@@ -120,9 +123,7 @@ def test_what_is_damaged_is_told(gpt2: Path, run: Path) -> None:
     cut(run / "shards/00002.h5")
     notes: list[str] = []
     started: list[tuple[int, int]] = []
-    probekit.run(
-        config(gpt2), repair=True, on_note=notes.append, on_start=lambda *n: started.append(n)
-    )
+    go(config(gpt2), repair=True, on_note=notes.append, on_start=lambda *n: started.append(n))
     assert len(notes) == 2
     assert notes[0].startswith("damaged, and computed again: shards/00001.h5: transformer.h.2.mlp")
     assert notes[1].startswith("damaged, and computed again: shards/00002.h5: has ")
@@ -131,7 +132,7 @@ def test_what_is_damaged_is_told(gpt2: Path, run: Path) -> None:
 
 def test_a_whole_run_is_left_alone(gpt2: Path, run: Path, loads: list[int]) -> None:
     before = [by_hand.fingerprint(p) for p in sorted(run.rglob("*")) if p.is_file()]
-    probekit.run(config(gpt2), repair=True)
+    go(config(gpt2), repair=True)
     assert [by_hand.fingerprint(p) for p in sorted(run.rglob("*")) if p.is_file()] == before
     assert loads == []
 
@@ -152,7 +153,7 @@ def test_index_and_run_file_are_written_again_without_the_model(
     gpt2: Path, run: Path, undisturbed: Path, loads: list[int], name: str, damage: Any
 ) -> None:
     damage(run / name)
-    probekit.run(config(gpt2), repair=True)
+    go(config(gpt2), repair=True)
     assert files(run) == files(undisturbed)
     assert loads == []
 
@@ -161,8 +162,8 @@ def test_a_renamed_shard_is_taken_away(gpt2: Path, run: Path, undisturbed: Path)
     for ending in ("h5", "json"):
         (run / f"shards/00001.{ending}").rename(run / f"shards/00008.{ending}")
     with pytest.raises(StoreError, match=r"shards/00008\.h5: is not of this run.*--repair"):
-        probekit.run(config(gpt2))
-    probekit.run(config(gpt2), repair=True)
+        go(config(gpt2))
+    go(config(gpt2), repair=True)
     assert files(run) == files(undisturbed)
 
 
@@ -172,7 +173,7 @@ def test_an_unfinished_run_is_repaired_and_goes_on(
     for name in ("trace.h5", "trace.json", "shards/00002.h5", "shards/00002.json"):
         (run / name).unlink()
     DAMAGES["a row"](run)
-    probekit.run(config(gpt2), repair=True)
+    go(config(gpt2), repair=True)
     assert files(run) == files(undisturbed)
 
 
@@ -185,10 +186,10 @@ def test_a_repair_that_is_cut_short_goes_on_without_being_asked_again(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        probekit.run(config(gpt2), repair=True, on_progress=stop)
+        go(config(gpt2), repair=True, on_progress=stop)
     with pytest.raises(StoreError, match="2 of 3 shards are sealed"):
         probekit.open(run)
-    probekit.run(config(gpt2))
+    go(config(gpt2))
     assert files(run) == files(undisturbed)
 
 
@@ -197,10 +198,10 @@ def test_compressed_shards_are_repaired(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     packed = config(gpt2, store__compression="gzip")
-    probekit.run(packed)
+    go(packed)
     whole = files(Path("run"))
     DAMAGES["structure"](Path("run"))
-    probekit.run(packed, repair=True)
+    go(packed, repair=True)
     assert files(Path("run")) == whole
 
 
@@ -214,7 +215,7 @@ def test_without_being_asked_to_a_damaged_run_is_refused_and_left_alone(
     DAMAGES[name](run)
     before = files(run)
     with pytest.raises(StoreError, match=r"run: is damaged: shards/00001\.(h5|json): .*--repair"):
-        probekit.run(config(gpt2))
+        go(config(gpt2))
     assert files(run) == before
 
 
@@ -222,7 +223,7 @@ def test_another_run_is_not_repaired_into_this_one(gpt2: Path, run: Path) -> Non
     DAMAGES["a row"](run)
     before = files(run)
     with pytest.raises(StoreError, match="holds another run"):
-        probekit.run(config(gpt2, seed=1), repair=True)
+        go(config(gpt2, seed=1), repair=True)
     assert files(run) == before
 
 
@@ -233,7 +234,7 @@ def test_a_run_file_is_not_written_over_another_runs_shards(
     (run / "run.json").unlink() if lost else change(run / "run.json", 300)
     before = files(run)
     with pytest.raises(StoreError, match="--overwrite"):
-        probekit.run(config(gpt2, seed=1), repair=True)
+        go(config(gpt2, seed=1), repair=True)
     assert files(run) == before
 
 
@@ -248,7 +249,7 @@ def test_what_is_damaged_stays_until_the_model_is_there_and_right(
     before = files(run)
     monkeypatch.setattr(f"probekit.{name}", fail)
     with pytest.raises(ConfigError, match="gone"):
-        probekit.run(config(gpt2), repair=True)
+        go(config(gpt2), repair=True, self_check=True)
     assert files(run) == before
 
 
@@ -259,7 +260,7 @@ def test_going_on_with_other_free_settings_is_told(gpt2: Path, run: Path) -> Non
     for name in ("trace.h5", "trace.json", "shards/00002.h5", "shards/00002.json"):
         (run / name).unlink()
     notes: list[str] = []
-    probekit.run(config(gpt2, inputs__batch_tokens=13), on_note=notes.append)
+    go(config(gpt2, inputs__batch_tokens=13), on_note=notes.append)
     assert notes == [
         "2 sealed shards were made otherwise (inputs.batch_tokens: was 30, now 13): the rows that "
         "come now agree with what they would have given to rounding, not bit for bit"
@@ -274,7 +275,7 @@ def test_going_on_on_another_device_is_told(
         (run / name).unlink()
     notes: list[str] = []
     monkeypatch.setattr("platform.machine", lambda: "another machine")
-    probekit.run(config(gpt2), on_note=notes.append)
+    go(config(gpt2), on_note=notes.append)
     assert len(notes) == 1
     assert notes[0].startswith("2 sealed shards were made otherwise (device: was cpu (")
     assert "), now cpu (another machine)): the rows" in notes[0]
@@ -286,6 +287,6 @@ def test_going_on_as_before_is_not_mentioned(gpt2: Path, run: Path) -> None:
     for name in ("trace.h5", "trace.json", "shards/00002.h5", "shards/00002.json"):
         (run / name).unlink()
     notes: list[str] = []
-    probekit.run(config(gpt2), on_note=notes.append)
-    probekit.run(config(gpt2, inputs__batch_tokens=13), on_note=notes.append)
+    go(config(gpt2), on_note=notes.append)
+    go(config(gpt2, inputs__batch_tokens=13), on_note=notes.append)
     assert notes == [], "a finished run computes no more rows"

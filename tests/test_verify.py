@@ -113,7 +113,7 @@ def test_every_changed_byte_of_a_file_is_found(run: Run) -> None:
     files = [p for p in sorted(run.folder.rglob("*")) if p.is_file()]
     assert len(files) == 9
     for path in files:
-        for _ in range(15):
+        for _ in range(8):
             at = chance.randrange(path.stat().st_size)
             by = chance.randint(1, 255)
             change(path, at, by)
