@@ -7,19 +7,18 @@ Its parent says how it ended. Nothing here imports probekit.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import pickle
 import resource
 import select
 import signal
 import traceback
-from collections import Counter
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-PATIENCE_S = 60  # of wall time, after which a child is killed: it waits for something
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +27,7 @@ class Limits:
 
     cpu_s: float = 1.0  # of processor time: what a busy machine does not change
     n_bytes: int = 1 << 30  # of memory, beyond what the process had before
+    wall_s: float = 60.0  # after which it is killed: it waits for something
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +45,9 @@ class Outcome:
         return self.kind not in ("done", "refused")
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """How many times something was tried, how it ended, and what ended as nothing may."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-
-
 def attempt(
     action: Callable[[], Any],
-    refusals: type[Exception] | tuple[type[Exception], ...],
+    refusals: type[Exception] | tuple[type[Exception], ...] = (),
     limits: Limits = Limits(),
 ) -> Outcome:
     """Carry an action out in a forked child.
@@ -66,13 +58,15 @@ def attempt(
         limits: what it may take.
     """
     reader, writer = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # our other threads do nothing
+        child = os.fork()
     if not child:
         os.close(reader)
         _carry_out(action, refusals, limits, writer)
     os.close(writer)
     try:
-        answer = _read(reader)
+        answer = _read(reader, limits.wall_s)
     finally:
         os.close(reader)
         with contextlib.suppress(ProcessLookupError):
@@ -93,6 +87,7 @@ def attempt(
 def _carry_out(action: Callable[[], Any], refusals: Any, limits: Limits, writer: int) -> None:
     """Be the child: never returns."""
     try:
+        faulthandler.disable()  # a crash is told by how the child ends
         before = _peak_bytes()
         room = _virtual_bytes() + limits.n_bytes + (256 << 20)  # stacks and arenas are no use of it
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
@@ -110,10 +105,10 @@ def _carry_out(action: Callable[[], Any], refusals: Any, limits: Limits, writer:
         os._exit(0)
 
 
-def _read(reader: int) -> Any:
+def _read(reader: int, wall_s: float) -> Any:
     """Read what a child says; None where it says nothing."""
     data = b""
-    while select.select([reader], [], [], PATIENCE_S)[0]:
+    while select.select([reader], [], [], wall_s)[0]:
         piece = os.read(reader, 1 << 16)
         if not piece:
             return pickle.loads(data) if data else None
