@@ -94,7 +94,9 @@ def run(
         if todo:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)
-            checked = _checked(model, plan, device) if self_check else {"self_check": "skipped"}
+            checked = (
+                _checked(model, plan, path, device) if self_check else {"self_check": "skipped"}
+            )
         if todo or damaged:
             folder.reopen(damaged)  # not earlier: what is damaged is better than nothing
         if todo:
@@ -107,11 +109,13 @@ def run(
     return trace
 
 
-def _checked(model: torch.nn.Module, plan: Plan, device: torch.device) -> dict[str, Any]:
+def _checked(
+    model: torch.nn.Module, plan: Plan, path: Path, device: torch.device
+) -> dict[str, Any]:
     def record(small: Plan, folder: Path) -> None:
         capture(model, small, small.shards, folder, device)
 
-    return selfcheck.self_check(model, plan, record)
+    return selfcheck.self_check(model, plan, record, path)
 
 
 def _damaged(path: Path, damages: Sequence[Damage]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from probekit.mapped import open_file
 from probekit.records import read_record, write_record
 from probekit.schema import INDEX_FILE, INDEX_RECORD, RUN_FILE, SHARDS_FOLDER, ShardSpec
 
+SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _SHOWN = 5  # changed settings named in a message
 _LONG = 60  # characters of one
 _SHARD_FILE = re.compile(r"\d{5,}\.(h5|json)|\.\d{5,}\.(h5\.part(\.packed)?|json\.part)")
@@ -150,6 +152,7 @@ class RunFolder:
         return {digest for file in files if (digest := _digest_in(file))} == {self._record.digest}
 
     def _remove_leftovers(self) -> None:
+        _remove_scratch(self.path)
         for name in _PARTS:
             (self.path / name).unlink(missing_ok=True)
         whole = self.sealed()
@@ -252,10 +255,16 @@ def clear(folder: Path) -> None:
     run.json goes last: shards without it could be taken for another run's.
     """
     _refuse_foreign(folder)
+    _remove_scratch(folder)
     for file in _shard_files(folder):
         file.unlink()
     for name in (*_PARTS, *_FILES):
         (folder / name).unlink(missing_ok=True)
+
+
+def _remove_scratch(folder: Path) -> None:
+    for left in folder.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left)
 
 
 def _shard_files(folder: Path) -> tuple[Path, ...]:
@@ -275,7 +284,8 @@ def _make(path: Path) -> None:
 
 
 def _refuse_foreign(path: Path) -> None:
-    foreign = sorted(p.name for p in path.iterdir() if p.name not in _OURS)
+    there = [p.name for p in path.iterdir() if not p.name.startswith(SCRATCH)]
+    foreign = sorted(name for name in there if name not in _OURS)
     inside = (path / SHARDS_FOLDER).glob("*")
     foreign += sorted(f"shards/{p.name}" for p in inside if not _SHARD_FILE.fullmatch(p.name))
     if foreign:

@@ -26,7 +26,9 @@ import torch
 
 from probekit import packing, shards
 from probekit.barehooks import BareHooks
+from probekit.disk import explained
 from probekit.errors import CaptureError
+from probekit.folder import SCRATCH
 from probekit.inputs import few_examples
 from probekit.planning import Plan
 from probekit.recipe import Recipe
@@ -60,13 +62,14 @@ class _Worst:
         return f"{self.site} by {self.difference:.2g} of its largest value"
 
 
-def self_check(model: torch.nn.Module, plan: Plan, record: Record) -> dict[str, Any]:
+def self_check(model: torch.nn.Module, plan: Plan, record: Record, place: Path) -> dict[str, Any]:
     """Rehearse a run and compare.
 
     Args:
         model: loaded, as the run will use it.
         plan: of the run.
         record: what will carry the run out.
+        place: the run's folder; what is rehearsed lies there meanwhile.
 
     Returns:
         Attributes for the trace: `self_check` ("passed"), `self_check_sites` (how many sites equal
@@ -83,8 +86,10 @@ def self_check(model: torch.nn.Module, plan: Plan, record: Record) -> dict[str, 
         return {"self_check": "nothing to check"}
     assert small.examples is not None
     short = int(small.examples.n_tokens.argmin())
-    with TemporaryDirectory(prefix="probekit-") as scratch:
-        folder = Path(scratch)
+    with explained(place):
+        scratch = TemporaryDirectory(prefix=SCRATCH, dir=place)
+    with scratch:
+        folder = Path(scratch.name)
         together, n_equal = _against_hooks(model, small, short, record, folder / "together")
         found: dict[str, Any] = {"self_check": "passed", "self_check_sites": n_equal}
         if len(small.examples) == 1:

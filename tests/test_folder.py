@@ -331,6 +331,23 @@ def test_leftovers_of_a_killed_run_are_removed(path: Path) -> None:
     assert tree(path) == whole
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_scratch_of_a_killed_run_is_removed(path: Path, overwrite: bool) -> None:
+    whole = tree(path)
+    put(path, ".scratch-x1/together/shards/00000.h5", ".scratch-y2/a")
+    with RunFolder(path, RECORD, overwrite=overwrite):
+        pass
+    assert tree(path) == ({"run.json"} if overwrite else whole)
+    assert {p.name for p in path.iterdir()} <= {"run.json", "trace.h5", "shards"}
+
+
+def test_scratch_alone_does_not_make_a_folder_foreign(tmp_path: Path) -> None:
+    put(tmp_path, ".scratch-x1/a")
+    with RunFolder(tmp_path, RECORD):
+        pass
+    assert tree(tmp_path) == {"run.json"}
+
+
 def test_going_on_leaves_foreign_files_alone(path: Path) -> None:
     put(path, "notes.txt", "shards/notes.txt", "shards/.DS_Store", "shards/more/a.h5")
     before = tree(path)

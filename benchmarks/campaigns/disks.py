@@ -201,8 +201,7 @@ def _no_rights(run: Undisturbed, place: Path, chance: Random) -> Ended:
 
 
 EVERYWHERE = {
-    # The first file may be the self-check's, which is a temporary one.
-    "too large a file": _Way(starve=_small_files, reasons=("File too large",), place=""),
+    "too large a file": _Way(starve=_small_files, reasons=("File too large",)),
     "too many files": _Way(starve=_few_files, reasons=("Too many open files",), place=""),
     "a file in the way": _Way(
         starve=_file_in_the_way,
