@@ -616,7 +616,7 @@ def test_a_tensor_of_another_shape_than_planned_is_an_error(gpt2, tmp_path, monk
         model.transformer.h[0].mlp.act.forward = lambda x: torch.cat([x, x], dim=-1)
 
     alter_loaded_model(monkeypatch, widen)
-    said = r"transformer.h.0.mlp.act/output: .*\[2, 5, 72\], .*\[2, 5, 144\]"  # in the self-check
+    said = r"transformer.h.0.mlp.act/output: .*\[2, 13, 72\], .*\[2, 13, 144\]"
     with pytest.raises(CaptureError, match=said):
         probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP), self_check=False)
 
