@@ -1,4 +1,4 @@
-"""Faults: kill it, starve it, damage it, and count what is lost.
+"""Faults: kill it, starve it, damage it, lie to it, and count what is lost.
 
     python benchmarks/faults.py [--quick] [--only NAME]... [--seed N]
 
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from random import Random
 
-from campaigns import damage, disks, kills, stops
+from campaigns import damage, disks, kills, lies, stops
 from campaigns.runs import CONFIGS, undisturbed
 from campaigns.tally import Campaign, Tally
 
@@ -27,6 +27,8 @@ CAMPAIGNS = {
     "files damaged and found": Campaign(carry_out=damage.find_files, full=600, quick=60),
     "damaged and repaired": Campaign(carry_out=damage.mend, full=100, quick=10),
     "damaged and opened": Campaign(carry_out=damage.read, full=400, quick=40),
+    "configs tried": Campaign(carry_out=lies.configs, full=10_000, quick=1000),
+    "hostile files tried": Campaign(carry_out=lies.traces, full=1500, quick=150),
 }
 _SHOWN = 20  # descriptions of what was lost
 

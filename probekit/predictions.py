@@ -47,7 +47,8 @@ def next_tokens(trace: Trace, example: int, position: int, k: int) -> NextTokens
         raise IndexError(f"position {position} is out of range: the example has {n_tokens} tokens")
     token = first + position % n_tokens
     ids, logprobs = _top(trace, token, k)
-    probabilities = np.exp(logprobs.astype(np.float64))
+    with np.errstate(over="ignore"):  # a stranger's log-probabilities may be anything
+        probabilities = np.exp(logprobs.astype(np.float64))
     return NextTokens(
         candidates=tuple(
             Candidate(id=int(i), text=trace.token_text(int(i)), probability=float(p))

@@ -27,6 +27,8 @@ SAMPLE = {
     "files damaged and found": 18,
     "damaged and repaired": 1,
     "damaged and opened": 4,
+    "configs tried": 40,
+    "hostile files tried": 20,
 }
 
 

@@ -1,63 +1,133 @@
-"""Lied to: a fixed sample of hostile configs and traces; benchmarks/hostile.py tries them all."""
+"""Lied to: what the campaigns of tests/test_faults.py rest on, and more of them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
-from attempts import Limits, attempt
-from hostile_configs import try_configs
-from hostile_traces import BESIDE, INSIDE, base_trace, catalogue, read_all, try_traces
+from campaigns import lies
+from campaigns.attempts import Limits, attempt
+from campaigns.hostile_configs import HostileConfig, right, written
+from campaigns.hostile_traces import (
+    BESIDE,
+    ELSEWHERE,
+    INSIDE,
+    HostileTrace,
+    base_trace,
+    catalogue,
+    read_all,
+)
+from hypothesis import strategies as st
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of a process are Linux's")
 
 
-def test_a_sample_of_hostile_configs_is_planned_or_refused(tmp_path):
-    tried = try_configs(40, 0, tmp_path)
-    assert tried.faults == []
-    assert tried.counts.total() >= 40
-    assert tried.counts["planned"] and tried.counts["refused"] and tried.counts["run"]
-
-
-def test_a_sample_of_hostile_traces_is_read_or_refused(tmp_path):
-    tried = try_traces(catalogue()[::25], 0, tmp_path)
-    assert tried.faults == []
-    assert tried.counts["done"] > 15
-
-
 @pytest.mark.slow
 def test_thousands_of_hostile_configs_are_planned_or_refused(tmp_path):
-    tried = try_configs(3000, 1, tmp_path)
-    assert tried.faults == []
-    assert tried.counts["planned"] > 300
+    tally = lies.configs(3000, Random(1), tmp_path, {})
+    assert tally.lost == []
+    assert tally.counts["planned"] > 300
+    assert tally.counts["run"] > 30
 
 
 @pytest.mark.slow
 def test_every_hostile_trace_is_read_or_refused(tmp_path):
-    assert try_traces(catalogue(), 1, tmp_path).faults == []
+    assert lies.traces(600, Random(1), tmp_path, {}).lost == []
 
 
-def test_every_kind_of_lie_is_told():
-    names = [hostile.name for hostile in catalogue()]
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "t"
+    base_trace(folder)
+    return folder
+
+
+def test_every_kind_of_lie_is_told(base):
+    names = [hostile.name for hostile in catalogue(base)]
     assert len(names) > 500
-    assert all(any(name.startswith(kind) for name in names) for kind in (*INSIDE, *BESIDE))
+    for kind in (*INSIDE, *ELSEWHERE, *BESIDE, "other numbers", "a bomb", "many sites"):
+        assert any(name.startswith(kind) for name in names), kind
 
 
-def test_a_trace_without_lies_is_read_without_a_refusal(tmp_path):
-    base_trace(tmp_path / "t")
-    said = read_all(tmp_path / "t").splitlines()
-    refused = [line for line in said if line.startswith("refused: ")]
-    # The index and two shards; a run.json by hand has no checksum of its own.
-    assert sum("neither logits nor top_k" in line for line in refused) == 3
-    assert sum("run.json: is damaged or not probekit's" in line for line in refused) == 1
-    assert len(refused) == 4
-    assert any("text 2" in line for line in said)
+def test_a_trace_without_lies_is_read_without_a_refusal(base):
+    said = read_all(base).splitlines()
+    assert len(list((base / "shards").glob("*.h5"))) > 1
+    assert [line for line in said if line.startswith("refused: ")] == []
+    assert any("The capital of Japan is" in line for line in said)
 
 
-# --- what tries can tell faults
+# --- the campaigns can fail
+
+
+@pytest.mark.parametrize(
+    ("say", "lost"),
+    [
+        (lambda: 1 / 0, "ZeroDivisionError"),
+        (lambda: bytes(2 << 30), "MemoryError"),
+        (lambda: sum(range(100_000_000)), "slow"),
+        (lambda: lies.probekit.plan({"\u202e": 1}), ""),
+        (lambda: (_ for _ in ()).throw(Odd("\u202e")), "does not print"),
+        (lambda: (_ for _ in ()).throw(Odd("x" * 9000)), "without an end"),
+    ],
+)
+def test_a_config_that_ends_as_none_may_is_lost(tmp_path, monkeypatch, say, lost):
+    hostile = HostileConfig(text=written(right()))
+    monkeypatch.setattr(lies, "HOSTILE_CONFIGS", st.just(hostile))
+    monkeypatch.setattr(lies, "_plan", lambda *_: say())
+    tally = lies.configs(1, Random(0), tmp_path, {})
+    assert len(tally.lost) == bool(lost)
+    assert all(lost in problem for problem in tally.lost)
+
+
+class Odd(lies.ConfigError):
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)
+
+
+def follow(place: Any, draw: Random) -> None:
+    """Put the secret where a reader finds it, as if a link had been followed."""
+    shard = place.folder / "shards" / "00000.h5"
+    shard.with_suffix(".json").unlink()
+    shard.write_bytes(place.secret.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("lie", "lost"),
+    [(follow, "what lies outside was read"), (lambda place, draw: None, "")],
+)
+def test_a_trace_that_shows_what_lies_outside_is_lost(tmp_path, monkeypatch, lie, lost):
+    monkeypatch.setattr(lies, "catalogue", lambda base: [HostileTrace("a lie", lie)])
+    tally = lies.traces(1, Random(0), tmp_path, {})
+    assert tally.tried == 1
+    assert [lost in problem for problem in tally.lost] == [True] * bool(lost)
+
+
+def crash(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def follow_trap(folder: Path) -> None:
+    (folder.parent / "trap.h5").open()
+
+
+def test_a_crash_and_a_wait_without_end_are_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(lies, "catalogue", lambda base: [HostileTrace("x", lambda *_: None)])
+    monkeypatch.setattr(lies, "_READING", Limits(wall_s=2))
+    for number, how in enumerate((crash, follow_trap)):
+        scratch = tmp_path / str(number)
+        scratch.mkdir()
+        monkeypatch.setattr(lies, "read_all", how)
+        (problem,) = lies.traces(1, Random(0), scratch, {}).lost
+        assert "killed" in problem
+
+
+# --- what tries can tell apart
 
 
 def hang() -> None:
@@ -71,13 +141,13 @@ def hang() -> None:
         (lambda: "fine", "done"),
         (lambda: int("x"), "refused"),
         (lambda: {}["x"], "traceback"),
-        (lambda: time.sleep(0) or os.kill(os.getpid(), 11), "killed"),
+        (lambda: os.kill(os.getpid(), 11), "killed"),
         (lambda: sum(range(30_000_000)), "slow"),
-        (lambda: (bytearray(b"x") * (100 << 20)).count(1), "large"),
+        (lambda: len(bytearray(b"x") * (100 << 20)), "large"),
         (lambda: len(bytes(1 << 33)), "traceback"),
         (hang, "killed"),
     ],
 )
-def test_every_way_to_end_is_told_apart(action: Any, kind: str):
-    limits = Limits(cpu_s=0.1, n_bytes=64 << 20)
-    assert attempt(action, (ValueError,), limits).kind == kind
+def test_every_way_to_end_is_told_apart(action: Callable[[], Any], kind: str):
+    limits = Limits(cpu_s=0.3, n_bytes=64 << 20)
+    assert attempt(action, ValueError, limits).kind == kind

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 import tiny_models as tiny
 import torch
-from attempts import Limits, attempt
 from by_hand import EXAMPLES
+from campaigns.attempts import Limits, attempt
 from transformers.modeling_utils import AttentionInterface
 
 import probekit

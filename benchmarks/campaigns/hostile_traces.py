@@ -12,25 +12,23 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import tiny_traces
-from attempts import Limits, Tried, attempt
 
 import probekit
+from campaigns.attempts import Limits, attempt
 from probekit.errors import StoreError
 from probekit.folder import read_run, sealed_specs
-from probekit.schema import Execution, Forward
 from probekit.summary import summarize_trace
 from probekit.terminal import show_info
 from probekit.verify import verify_trace
 
-SECRET = "424242"  # what the secret file holds
+SECRET = "421888"  # what the secret file holds; bfloat16 has this number
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,44 +43,54 @@ class Place:
 Lie = Callable[[h5py.File, str, Place, random.Random], None]
 
 
+BASE: dict[
+    str, Any
+] = {  # two shards, choices, a pool, bfloat16, an execution: a trace with everything
+    "model": {"name": "sample:tiny-gpt2", "device": "cpu", "dtype": "bfloat16"},
+    "inputs": {"texts": ["Cats are ", "The capital of Japan is", "Dogs"], "batch_tokens": 8},
+    "probes": [
+        {"modules": "transformer.h.0.mlp.act", "neurons": [0, 1, 2]},
+        {"sites": "resid_post", "layers": 0, "neurons": [0, 1, 2, 3]},
+        {"sites": "mlp_out", "positions": "last", "neurons": [0, 1]},
+        {"sites": "attn_out", "pool": "mean", "neurons": [0, 1]},
+        {"modules": "lm_head", "record": "top_k", "k": 2},
+    ],
+    "execution_order": True,
+    "store": {"shard_bytes": 300},
+}
+
+
 def base_trace(folder: Path) -> None:
-    """Write a trace with everything in it: two shards, choices, bfloat16, an execution."""
-    order = np.array([[0, 1, 0], [1, 1, 1], [1, 0, 1], [0, 0, 0]], dtype="i4")
-    tiny_traces.write_trace(
-        folder,
-        [
-            tiny_traces.site("h.0.mlp", dtype="bfloat16", row_shape=(4,), layer=0),
-            tiny_traces.site("h.0", row_shape=(4,), layer=0, portable="resid_post"),
-            tiny_traces.site("h.0.ln", row_shape=(4,), rows="last"),
-            tiny_traces.site("h.0.sum", row_shape=(), rows="example"),
-        ],
-        [[3, 1], [2]],
-        executions=[
-            Execution(
-                modules=("h.0", "h.0.mlp"),
-                orders=(order,),
-                forwards=(
-                    Forward(order=0, phase="forward", examples=examples, n_tokens=2, seconds=0.5),
-                ),
-            )
-            for examples in ((0, 1), (2,))
-        ],
-    )
-    with h5py.File(folder / "trace.h5", "r+") as file:
-        file.attrs.update({"n_parameters": 7, "generate_cached_s": 0.5, "config": "a: 1"})
-    (folder / "run.json").write_text(json.dumps({"identity": {"shards": [1, 2]}}))
+    """Record a small trace."""
+    config = {**BASE, "store": {**BASE["store"], "path": str(folder)}}
+    made = attempt(lambda: probekit.run(config), limits=Limits(cpu_s=60, wall_s=600))
+    assert made.kind == "done", made.said
 
 
-def place_at(scratch: Path) -> Place:
-    """Lay a trap and a secret out, beside where a trace will lie."""
-    scratch.mkdir(parents=True, exist_ok=True)
+def place_at(scratch: Path, base: Path) -> Place:
+    """Lay out a copy of a trace, and a trap and a secret beside it."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(base, scratch / "run")
     os.mkfifo(scratch / "trap.h5")
-    base_trace(scratch / "other")
-    (scratch / "other" / "shards" / "00000.h5").rename(scratch / "secret.h5")
+    shutil.copy(base / "shards" / "00000.h5", scratch / "secret.h5")
     with h5py.File(scratch / "secret.h5", "r+") as file:
-        file["sites/h.0/output"][:] = float(SECRET)
+        for name in _datasets(file):
+            if name.startswith("sites/") and file[name].dtype.kind == "f":
+                file[name][:] = float(SECRET)
         file["examples/text"][:] = SECRET
     return Place(scratch / "run", scratch / "trap.h5", scratch / "secret.h5")
+
+
+def _datasets(file: h5py.File) -> tuple[str, ...]:
+    found: list[str] = []
+    file.visititems(lambda n, o: found.append(n) if isinstance(o, h5py.Dataset) else None)
+    return tuple(found)
+
+
+def _groups(file: h5py.File) -> tuple[str, ...]:
+    found: list[str] = []
+    file.visititems(lambda n, o: found.append(n) if isinstance(o, h5py.Group) else None)
+    return tuple(found)
 
 
 # --- reading
@@ -130,7 +138,7 @@ def _steps(path: Path) -> Iterator[Callable[[], Any]]:
     yield lambda: [trace.context(n) for n in range(min(9, len(trace.tokens)))]
     yield lambda: trace.execution and trace.execution.forwards[:9]
     yield lambda: trace.execution and trace.execution_order[:9]
-    yield lambda: trace.select("resid_post", layer=-4)
+    yield lambda: trace.select("resid_post", layer=-2)
     yield lambda: trace.match("**")
     yield lambda: trace.next_tokens(0) if len(trace.examples) else None
     for name in trace.site_names[:20]:
@@ -153,16 +161,6 @@ def _shown(trace: probekit.Trace) -> str:
 
 
 # --- lies inside of a file
-
-
-DATASETS = (
-    *("examples/id", "examples/text", "examples/first_token", "examples/n_tokens"),
-    *("tokens/id", "tokens/position", "tokens/example", "rows/last", "vocabulary"),
-    *("sites/h.0.mlp/output", "sites/h.0/output", "sites/h.0.ln/output", "sites/h.0.sum/output"),
-    *("execution/modules", "execution/orders/0", "execution/forwards"),
-    "execution/forward_examples",
-)
-GROUPS = ("examples", "tokens", "rows", "sites", "sites/h.0", "execution", "execution/orders")
 
 
 def _cleared(file: h5py.File, path: str) -> dict[str, Any]:
@@ -424,7 +422,6 @@ ELSEWHERE: dict[str, Lie] = {
     "a root attribute": root_attribute,
     "a site's attribute": site_attribute,
     "odd names": names,
-    "other numbers": numbers,
 }
 
 # --- lies beside the files
@@ -536,66 +533,23 @@ def _in_file(kind: str, lie: Lie, file: str, path: str) -> HostileTrace:
         # A stranger leaves no record that does not fit: nothing is checked against it.
         (place.folder / file).with_suffix(".json").unlink(missing_ok=True)
 
-    return HostileTrace(f"{kind} at {path} in {file}", apply)
+    return HostileTrace(f"{kind} at {path} in {file}" if path else f"{kind} in {file}", apply)
 
 
-def catalogue() -> list[HostileTrace]:
-    """Give every way to lie, each at every place it can be told."""
-    files = ("trace.h5", "shards/00000.h5")
-    found = [
-        _in_file(kind, lie, file, path)
-        for kind, lie in INSIDE.items()
-        for file in files
-        for path in (*DATASETS, *(GROUPS if kind in _OF_GROUPS else ()))
-        if not (file != "trace.h5" and path == "vocabulary")
-    ]
-    found += [
-        _in_file(kind, lie, file, path)
-        for kind, lie in ELSEWHERE.items()
-        for file in files
-        for path in (_TABLES if kind == "other numbers" else ("",) * 12)
-    ]
-    found += [_in_file("a bomb", bomb, "trace.h5", path) for path in DATASETS[2:12:3]]
-    found += [_in_file("many sites", many, "trace.h5", "sites")]
-    found += [HostileTrace(name, lambda p, _, s=spoil: s(p)) for name, spoil in BESIDE.items()]
-    return found
+def catalogue(base: Path) -> list[HostileTrace]:
+    """Give every way to lie in a trace, each at every place where it can be told."""
+    found = [HostileTrace(name, lambda p, _, s=spoil: s(p)) for name, spoil in BESIDE.items()]
+    for file in ("trace.h5", "shards/00000.h5"):
+        with h5py.File(base / file, "r") as opened:
+            datasets, groups = _datasets(opened), _groups(opened)
+        for kind, lie in INSIDE.items():
+            places = (*datasets, *groups) if kind in _OF_GROUPS else datasets
+            found += [_in_file(kind, lie, file, path) for path in places]
+        tables = [path for path in datasets if not path.startswith("sites/")]
+        found += [_in_file("other numbers", numbers, file, path) for path in tables]
+        found += [_in_file(kind, lie, file, "") for kind, lie in ELSEWHERE.items()] * 12
+        found += [_in_file("a bomb", bomb, file, path) for path in tables[::3]]
+    return [*found, _in_file("many sites", many, "trace.h5", "sites")]
 
 
-_TABLES = (*DATASETS[2:8], *DATASETS[13:])
 _OF_GROUPS = ("an external link", "a soft link", "a cycle", "another object")
-
-
-# --- trying them
-
-
-READING = Limits(cpu_s=3)  # of everything there is, in twenty ways
-
-
-def try_traces(lies: Iterable[HostileTrace], seed: int, folder: Path) -> Tried:
-    """Read hostile traces, each in a process of its own.
-
-    Args:
-        lies: what to do to the traces.
-        seed: of what is left to chance.
-        folder: for their files.
-    """
-    tried = Tried()
-    base_trace(folder / "base")
-    for number, hostile in enumerate(lies):
-        scratch = folder / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)
-        place = place_at(scratch)
-        shutil.copytree(folder / "base", place.folder)
-        chance = random.Random(f"{seed} {number} {hostile.name}")
-        # Made in a child too: h5py itself does not survive everything.
-        made = attempt(lambda p=place, h=hostile, c=chance: h.lie(p, c), (), Limits(cpu_s=20))
-        if made.kind != "done":
-            tried.counts["not to be made"] += 1
-            continue
-        outcome = attempt(lambda p=place: read_all(p.folder), (), READING)
-        kind = "leaked" if SECRET in outcome.said else outcome.kind
-        tried.counts[kind] += 1
-        if kind != "done":
-            said = outcome.said[-800:]
-            tried.faults.append(f"{kind} ({outcome.cpu_s:.1f} s): {hostile.name}: {said}")
-    return tried

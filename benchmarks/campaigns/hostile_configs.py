@@ -2,31 +2,17 @@
 
 Five kinds: right configs with values that a hasty hand would write, right configs with absurd ones,
 texts made to break a YAML reader, right configs whose very characters were changed, and odd `--set`
-strings.
+strings. Nothing here imports probekit.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import json
-import os
-import tempfile
 from dataclasses import dataclass
-from itertools import count
-from pathlib import Path
 from typing import Any
 
-import hypothesis
 import yaml
-from attempts import Limits, Outcome, Tried, attempt
-from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-
-import probekit
-from probekit import capture, terminal  # noqa: F401 (loaded before the children are forked)
-from probekit.errors import ConfigError, PlanError, ProbekitError, StoreError
 
 Strategy = st.SearchStrategy[Any]
 
@@ -547,79 +533,3 @@ HOSTILE_CONFIGS = st.one_of(
     *(plausible_trees(), plausible_trees(), wrong_trees(), wrong_trees()),
     *(hostile_texts(), changed_texts(), hostile_settings()),
 )
-
-
-# --- trying them
-
-
-def try_configs(n: int, seed: int, folder: Path, *, run_every: int = 10) -> Tried:
-    """Plan configs, each in a process of its own, and run some of those that can be planned.
-
-    Args:
-        n: how many.
-        seed: of the generator.
-        folder: for their files; becomes the working directory of the children.
-        run_every: of those that can be planned, which are also run.
-    """
-    tried = Tried()
-    planned = count()
-
-    @hypothesis.seed(seed)
-    @settings(
-        max_examples=n,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(config=HOSTILE_CONFIGS)
-    def try_one(config: HostileConfig) -> None:
-        path = folder / "hostile.yaml"
-        path.write_bytes(config.text)
-        outcome = attempt(lambda: _plan(path, config), PLANNING)
-        _judge(tried, config, outcome)
-        if outcome.said == "small" and next(planned) % run_every == 0:
-            _judge(tried, config, attempt(lambda: _run(path, config), ANY, RUNNING), "run")
-
-    try_one()
-    return tried
-
-
-PLANNING = (ConfigError, PlanError, StoreError)
-ANY = (ProbekitError,)
-RUNNING = Limits(cpu_s=20)  # weights, a self-check and a trace: not what a config costs
-_LINES, _LINE = 21, 2100  # of a message
-
-
-def _plan(path: Path, config: HostileConfig) -> str:
-    """Plan, and show the plan in both ways; says whether it is small enough to be run."""
-    os.chdir(path.parent)
-    plan = probekit.plan(path, overrides=config.settings)
-    json.dumps(plan.to_json())
-    with contextlib.redirect_stdout(io.StringIO()):
-        terminal.show_plan(plan)
-    inside = not Path(plan.config.store.path).is_absolute()
-    return "small" if plan.total_bytes < 20_000_000 and inside else "large"
-
-
-def _run(path: Path, config: HostileConfig) -> str:
-    os.chdir(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent) as place:
-        settings = (*config.settings, f"store.path={place}/run")
-        return repr(probekit.run(path, overrides=settings))
-
-
-def _judge(tried: Tried, config: HostileConfig, outcome: Outcome, how: str = "planned") -> None:
-    kind = how if outcome.kind == "done" else outcome.kind
-    lines = outcome.said.split("\n")
-    if kind == "refused" and not all(line.isprintable() for line in lines):
-        kind = "unprintable"
-    if kind == "refused" and (len(lines) > _LINES or max(map(len, lines)) > _LINE):
-        kind = "endless"
-    tried.counts[kind] += 1
-    if kind not in ("planned", "run", "refused"):
-        said = outcome.said[-500:]
-        tried.faults.append(
-            f"{kind} ({outcome.cpu_s:.1f} s, {outcome.n_bytes >> 20} MiB): "
-            f"{config.text[-500:]!r} {[s[:200] for s in config.settings]}: {said}"
-        )

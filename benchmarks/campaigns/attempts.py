@@ -13,13 +13,11 @@ import resource
 import select
 import signal
 import traceback
-from collections import Counter
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-PATIENCE_S = 60  # of wall time, after which a child is killed: it waits for something
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +26,7 @@ class Limits:
 
     cpu_s: float = 1.0  # of processor time: what a busy machine does not change
     n_bytes: int = 1 << 30  # of memory, beyond what the process had before
+    wall_s: float = 60.0  # after which it is killed: it waits for something
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +44,9 @@ class Outcome:
         return self.kind not in ("done", "refused")
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """How many times something was tried, how it ended, and what ended as nothing may."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
-
-
 def attempt(
     action: Callable[[], Any],
-    refusals: type[Exception] | tuple[type[Exception], ...],
+    refusals: type[Exception] | tuple[type[Exception], ...] = (),
     limits: Limits = Limits(),
 ) -> Outcome:
     """Carry an action out in a forked child.
@@ -66,13 +57,15 @@ def attempt(
         limits: what it may take.
     """
     reader, writer = os.pipe()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # our other threads do nothing
+        child = os.fork()
     if not child:
         os.close(reader)
         _carry_out(action, refusals, limits, writer)
     os.close(writer)
     try:
-        answer = _read(reader)
+        answer = _read(reader, limits.wall_s)
     finally:
         os.close(reader)
         with contextlib.suppress(ProcessLookupError):
@@ -110,10 +103,10 @@ def _carry_out(action: Callable[[], Any], refusals: Any, limits: Limits, writer:
         os._exit(0)
 
 
-def _read(reader: int) -> Any:
+def _read(reader: int, wall_s: float) -> Any:
     """Read what a child says; None where it says nothing."""
     data = b""
-    while select.select([reader], [], [], PATIENCE_S)[0]:
+    while select.select([reader], [], [], wall_s)[0]:
         piece = os.read(reader, 1 << 16)
         if not piece:
             return pickle.loads(data) if data else None
