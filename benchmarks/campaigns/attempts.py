@@ -7,6 +7,7 @@ Its parent says how it ended. Nothing here imports probekit.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import pickle
 import resource
@@ -86,6 +87,7 @@ def attempt(
 def _carry_out(action: Callable[[], Any], refusals: Any, limits: Limits, writer: int) -> None:
     """Be the child: never returns."""
     try:
+        faulthandler.disable()  # a crash is told by how the child ends
         before = _peak_bytes()
         room = _virtual_bytes() + limits.n_bytes + (256 << 20)  # stacks and arenas are no use of it
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
