@@ -588,6 +588,23 @@ def test_a_model_that_fails_ends_alike(probekit_, config, monkeypatch):
     )
 
 
+def test_a_trace_cannot_write_to_the_terminal(probekit_, config, tmp_path):
+    assert probekit_("run", config).code == 0
+    path = next(tmp_path.rglob("trace.h5"))
+    path.with_suffix(".json").unlink()  # whoever changes a trace leaves no record of how it was
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_name"] = "\x1b[2Jevil\u202e"
+        file.attrs["n_parameters"] = "many"
+        file.attrs["generate_cached_s"] = [1, 2]
+        file.attrs["self_check_difference"] = "small"
+    shown = probekit_("info", path.parent)
+    assert shown.code == 0, shown.err
+    assert "\\x1b[2Jevil\\u202e (GPT2LMHeadModel, many" in shown.out
+    as_json = probekit_("info", path.parent, "--json").out
+    assert all(line.isprintable() for line in (*shown.out.splitlines(), *as_json.splitlines()))
+    assert json.loads(as_json)["provenance"]["model_name"] == "\x1b[2Jevil\u202e"
+
+
 def test_wrong_usage_says_how_it_is_used(probekit_):
     for arguments in (["run"], ["fly"], ["plan", "a.yaml", "--fast"]):
         ended = probekit_(*arguments)

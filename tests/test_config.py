@@ -1077,6 +1077,72 @@ def test_several_faults_make_one_error() -> None:
     assert PlanError("plain").faults == ()
 
 
+def test_of_many_faults_the_first_twenty_are_told_and_all_are_kept() -> None:
+    error = PlanError.of([Fault(f"a.yaml:{n}", "is wrong") for n in range(1, 26)])
+    lines = str(error).splitlines()
+    assert lines[19:] == ["a.yaml:20: is wrong", "... and more; these are the first 20"]
+    assert len(error.faults) == 25
+
+
+@pytest.mark.parametrize(
+    ("odd", "shown"),
+    [
+        ("\x1b[2Jx", "\\x1b[2Jx"),  # a terminal's order to clear itself
+        ("\u202eevil", "\\u202eevil"),  # turns the text around
+        ("\x9b31m", "\\x9b31m"),
+        ("a\ud800", "a\\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+        ("\u200b", "\\u200b"),
+        ("é中💥", "é中💥"),
+    ],
+)
+def test_what_does_not_print_is_escaped_in_every_message(odd: str, shown: str) -> None:
+    assert str(PlanError(f"no {odd} here")) == f"no {shown} here"
+    assert str(PlanError.of([Fault(odd, odd)])) == f"{shown}: {shown}"
+    assert str(Fault("x", f"{odd}\nb")) == f"x: {shown}\\nb"  # one fault is one line
+    assert str(PlanError("two\nlines")) == "two\nlines"
+
+
+def test_a_line_without_an_end_is_cut_in_its_middle() -> None:
+    said = str(PlanError(f"{'a' * 5000} is the reason\nand more"))
+    first, second = said.splitlines()
+    assert len(first) < 2100
+    assert first.endswith("a is the reason")
+    assert second == "and more"
+
+
+def test_a_list_of_wrong_values_is_told_quickly_and_shortly() -> None:
+    start = time.perf_counter()
+    for values in ([None] * 19_000, [*range(19_000), 0]):
+        with pytest.raises(ConfigError) as caught:
+            load_config(tree(probes=[{"modules": "x", "heads": values}]))
+        assert len(str(caught.value).splitlines()) <= 21
+    assert time.perf_counter() - start < 10
+
+
+def test_more_patterns_than_anybody_writes_are_refused() -> None:
+    (line,) = faults_of(tree(probes=[{"modules": [f"a.{n}" for n in range(2001)]}]))
+    assert line.startswith("config: probes: 2001 patterns and sites in all, expected at most 2000")
+
+
+@pytest.mark.parametrize(
+    ("examples", "max_tokens", "message"),
+    [
+        (100_001, 8, "inputs.random.examples: given 100001 .*expected at most 100000"),
+        (100_000, 501, "inputs.random.max_tokens: 100000 examples of up to 501 tokens are more th"),
+    ],
+)
+def test_more_random_tokens_than_a_disk_holds_are_refused(examples, max_tokens, message) -> None:
+    random = {"examples": examples, "max_tokens": max_tokens}
+    (line,) = faults_of(tree(inputs={"random": random}))
+    assert re.search(message, line)
+
+
+def test_a_set_deeper_than_any_config_is_refused() -> None:
+    (line,) = faults_of(tree(), f"a{'.a' * 60}=1")
+    assert "is nested deeper than 50 levels" in line
+
+
 def test_configs_and_globs_need_no_torch() -> None:
     code = (
         "import sys, probekit.config, probekit.globs;"
