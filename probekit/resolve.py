@@ -116,17 +116,15 @@ class Resolver:
         self._n_edges += compile_glob(pattern).n_edges
         if self._n_edges > MAX_EDGES:
             raise PlanError(
-                f"the patterns of all probes together have more than {MAX_EDGES} choices and "
-                "segments; use * or **"
+                f"all patterns together have more than {MAX_EDGES} choices and segments; use * or **"
             )
         there = tuple(self._skeleton.modules)
         paths = match_paths(pattern, there)
         if not paths:
             raise PlanError(no_match(pattern, there, self._skeleton.model_class))
         if lost := unmatched_choices(pattern, there):
-            raise PlanError(
-                f"{pattern!r}: {len(lost)} of its choices match no module: {_listed(lost)}"
-            )
+            said = f"{len(lost)} of its choices match no module: {_listed(lost)}"
+            raise PlanError(f"{pattern!r}: {said}")
         return paths
 
     def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind], ...]:
