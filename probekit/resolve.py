@@ -116,7 +116,7 @@ class Resolver:
         self._n_edges += compile_glob(pattern).n_edges
         if self._n_edges > MAX_EDGES:
             raise PlanError(
-                f"all patterns together have more than {MAX_EDGES} choices and segments; use * or **"
+                f"the patterns have more than {MAX_EDGES} choices and segments; use * or **"
             )
         there = tuple(self._skeleton.modules)
         paths = match_paths(pattern, there)
