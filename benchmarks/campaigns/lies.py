@@ -62,7 +62,7 @@ def configs(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
             outcome, kind = attempt(lambda: _run(path, config), ProbekitError, _RUNNING), "run"
         fault = _fault(outcome)
         shown = (
-            f"{config.text[-500:]!r} {[s[:200] for s in config.settings]}: {outcome.said[-500:]}"
+            f"{config.text[-300:]!r} {[s[:200] for s in config.settings]}: {outcome.said[-300:]}"
         )
         tally.count(
             kind if outcome.kind == "done" else outcome.kind, [f"{fault}: {shown}"] * bool(fault)
