@@ -344,7 +344,7 @@ def test_modules_that_match_nothing_name_the_nearest(architecture):
         list_modules(str(architecture), match="**.mpl")
 
 
-@pytest.mark.parametrize("name", ["a" * 300, "a/" + "b" * 300, "x/" * 3000])
+@pytest.mark.parametrize("name", ["a" * 300, "x/" * 3000])
 def test_a_place_that_no_disk_can_have_is_refused_by_the_plan(architecture, tmp_path, name):
     config = {
         "model": {"name": str(architecture), "weights": "random"},
