@@ -82,6 +82,7 @@ class BareHooks:
             whole = mask is None or int(mask[place].sum()) == n_tokens
             if whole and torch.equal(ids[place, :n_tokens], self._tokens):
                 self._place = place
+                break
 
     def _before(self, key: tuple[str, str], names: list[str]) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: Any, kwargs: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from probekit import models, schema, selfcheck
+from probekit import models, schema, selfcheck, tokenizing
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
 from probekit.folder import RunFolder, RunRecord, sealed_specs
@@ -210,6 +210,6 @@ def _check_model(model: torch.nn.Module, plan: Plan) -> None:
 
 
 def _index(plan: Plan, record: RunRecord, path: Path) -> None:
-    vocabulary = None if plan.tokenizer is None else models.token_strings(plan.tokenizer)
+    vocabulary = None if plan.tokenizer is None else tokenizing.token_strings(plan.tokenizer)
     attributes = {**about(plan), "run_digest": record.digest}
     build_index(path, sealed_specs(path), [s.spec for s in plan.sites], attributes, vocabulary)

@@ -39,6 +39,7 @@ from probekit.fields import (
     Dtype,
     Indices,
     Layers,
+    Name,
     Overrides,
     Patterns,
     PortableNames,
@@ -150,7 +151,7 @@ def _one_source(given: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple
 class ModelConfig(_Part):
     """Which model, and how it is loaded and run."""
 
-    name: Text = Field(
+    name: Name = Field(
         description="Hub id, local folder, .gguf file, or sample:tiny-gpt2 (ships with probekit)."
     )
     revision: Text | None = Field("main", description="Branch, tag or commit on the hub.")
@@ -159,7 +160,7 @@ class ModelConfig(_Part):
     weights: Literal["pretrained", "random"] = Field(
         "pretrained", description="random: the architecture with seeded random weights."
     )
-    tokenizer: Text | None = Field(None, description="Another tokenizer than the model's own.")
+    tokenizer: Name | None = Field(None, description="Another tokenizer than the model's own.")
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="The attention kernel that the model runs with."
     )
@@ -220,7 +221,7 @@ class InputsConfig(_Part):
     model_config = ConfigDict(json_schema_extra=_exactly_one(*_SOURCES))
 
     texts: Texts | None = Field(None, description="The texts themselves; one is one example.")
-    file: Text | None = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
+    file: Name | None = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
     dataset: DatasetInputs | None = Field(None, description="A dataset of the hub.")
     random: RandomInputs | None = Field(None, description="Seeded random tokens.")
     field: Text = Field("text", description="The field or column that holds the text.")
@@ -351,7 +352,7 @@ class GenerateConfig(_Part):
 class StoreConfig(_Part):
     """The trace on disk."""
 
-    path: Text = Field(description="The folder of the trace.")
+    path: Name = Field(description="The folder of the trace.")
     dtype: Dtype = Field("auto", description="Dtype on disk; auto: as computed.")
     shard_bytes: ByteCount = Field(
         2**30, description="Planned bytes of a shard: a number, or text such as 512MiB or 1GiB."

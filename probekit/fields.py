@@ -116,6 +116,12 @@ def _storable(text: str) -> str:
     return text
 
 
+def _printing(text: str) -> str:
+    if not text.isprintable():  # in a name such a character is a mistake or a trick
+        raise ValueError("expected a name of characters that print, on one line")
+    return text
+
+
 def listed(value: object) -> object:
     """Make a tuple of a list: strict pydantic takes no list for a tuple."""
     return tuple(value) if isinstance(value, list | tuple) else value
@@ -222,6 +228,7 @@ _SCALAR = {"type": ["string", "number", "boolean", "null"]}
 _ATTRIBUTE = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
+Name = Annotated[Text, AfterValidator(_printing)]
 Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -269,7 +269,9 @@ def _remove_scratch(folder: Path) -> None:
 
 def _shard_files(folder: Path) -> tuple[Path, ...]:
     """Give the files under shards/ that have a name of ours."""
-    return tuple(p for p in (folder / SHARDS_FOLDER).glob("*") if _SHARD_FILE.fullmatch(p.name))
+    with explained(folder, "looked into"):
+        inside = tuple((folder / SHARDS_FOLDER).glob("*"))
+    return tuple(path for path in inside if _SHARD_FILE.fullmatch(path.name))
 
 
 def _make(path: Path) -> None:

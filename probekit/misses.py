@@ -38,6 +38,15 @@ def nearest(pattern: str, paths: Sequence[str], n: int = 5) -> tuple[str, ...]:
     return tuple(sorted(shapes, key=lambda shape: -_likeness(loose, shape))[:n])
 
 
+def no_match(pattern: str, paths: Iterable[str], model_class: str) -> str:
+    """Say that a pattern matches no module of a model, and what is near."""
+    near = nearest(pattern, tuple(paths))
+    return (
+        f"{pattern!r} matches no module of {model_class}; the nearest: "
+        f"{', '.join(near) or 'none'}. `probekit modules` lists them all"
+    )
+
+
 # --- choices that match nothing
 
 

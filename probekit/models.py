@@ -1,4 +1,4 @@
-"""Models by name: where a config, its weights and its tokenizer come from.
+"""Models by name: where a config and its weights come from.
 
 Knows the hub, local folders, .gguf files, the embedded sample and the bundled architecture files;
 nothing of probes. Only safetensors and GGUF weights are read, and no code from a model's repository
@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +27,6 @@ import xxhash
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from probekit import trust
 from probekit.config import ModelConfig, ProbeConfig
@@ -46,7 +45,6 @@ BUNDLED = {  # architectures that build with no network, by the model's name in 
 # at a time, or another one's random weights are never drawn.
 BUILDING = RLock()
 _CONNECT_S = 3.0
-_PAIR_BATCH = 8192
 _PIECES, _PIECE_BYTES = 64, 1 << 16
 _REASON = 400  # characters of what a library says
 
@@ -149,7 +147,7 @@ def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, s
     if model.weights == "pretrained" and not source.on_hub and source.gguf_file is None:
         trust.check_weights(Path(source.place), where)
     hint, arguments = _out_of_reach(model, source), source.arguments(model.revision)
-    with _explained(where, hint):
+    with explained(where, hint):
         values, _ = transformers.PreTrainedConfig.get_config_dict(source.place, **arguments)
     trust.check_sizes(values, where)
     trust.check_kernel(values, where)
@@ -160,7 +158,7 @@ def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, s
         where=where,
         trusted=model.trust_remote_code,
     )
-    with _explained(where, hint):
+    with explained(where, hint):
         found = transformers.AutoConfig.from_pretrained(
             source.place, trust_remote_code=model.trust_remote_code, **arguments
         )
@@ -204,7 +202,7 @@ def with_overrides(found: Any, overrides: Mapping[str, Any], config: ProbeConfig
     n_layers = values.get(found.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
     if kinds is not None and "layer_types" not in overrides and len(kinds) != n_layers:
         values["layer_types"] = kinds[:n_layers] if n_layers < len(kinds) else None
-    with _explained(config.where("model.overrides"), f"{found.model_type} does not take them"):
+    with explained(config.where("model.overrides"), f"{found.model_type} does not take them"):
         return type(found).from_dict(values)
 
 
@@ -277,7 +275,7 @@ def load_model(
     kind, dtype = model_class(hf_config), compute_dtype(model, hf_config)
     kernel: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     if model.weights == "random":
-        with BUILDING, _explained(config.where("model"), ""), torch.random.fork_rng():
+        with BUILDING, explained(config.where("model"), ""), torch.random.fork_rng():
             # Built on the CPU whatever the device is: the same seed gives the same weights there.
             torch.manual_seed(config.seed)
             loaded = kind._from_config(hf_config, dtype=dtype, **kernel)
@@ -286,7 +284,7 @@ def load_model(
         source = locate(model.name, where)
         # The very commit that was planned, and that a run which goes on must have.
         revision = hf_config._commit_hash or model.revision
-        with BUILDING, _explained(where, _out_of_reach(model, source)):
+        with BUILDING, explained(where, _out_of_reach(model, source)):
             loaded, report = kind.from_pretrained(
                 source.place,
                 config=hf_config,
@@ -341,62 +339,6 @@ def weights_digest(config: ProbeConfig) -> str | None:
     return digest.hexdigest()
 
 
-def load_tokenizer(config: ProbeConfig) -> Any:
-    """Load the tokenizer that `model.tokenizer` names, or the model's own.
-
-    Raises:
-        ConfigError: if it cannot be had.
-    """
-    key = "model.name" if config.model.tokenizer is None else "model.tokenizer"
-    name = config.model.tokenizer or config.model.name
-    source = locate(name, config.where(key))
-    revision = config.model.revision if config.model.tokenizer is None else None
-    hint, arguments = _no_tokenizer(name, source), source.arguments(revision)
-    trusted = config.model.trust_remote_code and config.model.tokenizer is None
-    with _explained(config.where(key), hint):
-        if trusted:
-            values = get_tokenizer_config(source.place, **arguments)
-            trust.check_code(
-                values, ("AutoTokenizer",), place=source.place, where=hint, trusted=True
-            )
-        found = transformers.AutoTokenizer.from_pretrained(
-            source.place, trust_remote_code=trusted, **arguments
-        )
-    # Where a folder has no tokenizer, some classes make one that knows nothing but special tokens.
-    if not set(found.get_vocab()) - set(found.all_special_tokens):
-        raise ConfigError(f"{config.where(key)}: {_no_tokenizer(name, source)}")
-    return found
-
-
-def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
-    """Give the function from texts to token ids, special tokens as the tokenizer adds them."""
-
-    def encode(texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = tokenizer(texts, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
-        return ids
-
-    return encode
-
-
-def token_strings(tokenizer: Any) -> tuple[str, ...]:
-    """Give every token as it reads inside a text: " Tokyo", with its space.
-
-    Some tokenizers drop the space of a first token, so each is decoded behind another token and
-    that one's text is taken off again.
-    """
-    size = len(tokenizer)
-    lead = tokenizer.encode("a", add_special_tokens=False)[-1:]
-    plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-    prefix = tokenizer.decode(lead, **plain)
-    strings: list[str] = []
-    for begin in range(0, size, _PAIR_BATCH):
-        pairs = [[*lead, token] for token in range(begin, min(size, begin + _PAIR_BATCH))]
-        strings += [text.removeprefix(prefix) for text in tokenizer.batch_decode(pairs, **plain)]
-    return tuple(strings)
-
-
 def trust_notes(config: ProbeConfig, hf_config: Any) -> list[str]:
     """Say loudly that a model's own code may run, where it may."""
     if not config.model.trust_remote_code:
@@ -410,7 +352,7 @@ def trust_notes(config: ProbeConfig, hf_config: Any) -> list[str]:
 
 
 @contextmanager
-def _explained(where: str, hint: str) -> Iterator[None]:
+def explained(where: str, hint: str) -> Iterator[None]:
     """Turn what transformers and the hub client raise on missing or foreign files into ours."""
     try:
         yield
@@ -441,17 +383,4 @@ def _out_of_reach(model: ModelConfig, source: Source) -> str:
     return (
         f"the pretrained {model.name} cannot be had{reach}: {random}"
         "give a local folder or a .gguf file as model.name"
-    )
-
-
-def _no_tokenizer(name: str, source: Source) -> str:
-    if not source.on_hub:
-        return (
-            f"there is no tokenizer in {source.place}: set model.tokenizer to another folder or to "
-            "sample:tiny-gpt2, or use inputs.random, which needs none"
-        )
-    reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
-    return (
-        f"the tokenizer of {name} cannot be had{reach}: set model.tokenizer to a local folder "
-        "or to sample:tiny-gpt2, or use inputs.random, which needs none"
     )

@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from probekit import families, models, room, shards
+from probekit import families, models, room, shards, tokenizing
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError, Fault, PlanError
 from probekit.families import Sizes
 from probekit.globs import match_paths
 from probekit.inputs import Examples, Limits, read_examples
-from probekit.resolve import Resolver, SitePlan, moment, no_match
+from probekit.misses import no_match
+from probekit.resolve import Resolver, SitePlan, moment
 from probekit.schema import ALL_TOKENS, ShardSpec, SiteSpec
 from probekit.skeleton import Skeleton, build_skeleton
 from probekit.sources import Source
@@ -282,7 +283,7 @@ def _read(
             raise missing
         notes.append(f"texts cannot be counted in tokens: {missing}")
         return None, None
-    encode = None if tokenizer is None else models.encoder(tokenizer)
+    encode = None if tokenizer is None else tokenizing.encoder(tokenizer)
     examples = read_examples(config, encode, limits)
     if examples.n_truncated:
         notes.append(
@@ -294,7 +295,7 @@ def _read(
 
 def _tokenizer(config: ProbeConfig) -> tuple[Any, ConfigError]:
     try:
-        return models.load_tokenizer(config), ConfigError()
+        return tokenizing.load_tokenizer(config), ConfigError()
     except ConfigError as error:
         return None, error
 
@@ -372,5 +373,5 @@ def list_modules(
     skeleton = build_skeleton(hf_config, dtype, config.model.attention)
     paths = match_paths(match, tuple(skeleton.modules))
     if not paths:
-        raise PlanError(no_match(match, skeleton))
+        raise PlanError(no_match(match, skeleton.modules, skeleton.model_class))
     return summarize_modules(skeleton, paths)

@@ -144,7 +144,12 @@ def einops_step(
     """
     left, arrow, right = (part.strip() for part in pattern.partition("->"))
     first = left.split()[0] if left.split() else ""
-    if not arrow or not first.isidentifier() or (right.split() or [""])[0] != first:
+    if (
+        not arrow
+        or "->" in right
+        or not first.isidentifier()
+        or (right.split() or [""])[0] != first
+    ):
         raise PlanError(
             f"einops pattern {pattern!r}: expected `token ... -> token ...`: the first axis is the "
             "rows' and stays where it is (pool reduces over an example's tokens)"

@@ -18,11 +18,11 @@ from probekit import families, schema
 from probekit.config import ProbeConfig, ProbeRule, RecordKind
 from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
 from probekit.globs import MAX_EDGES, compile_glob, match_paths
-from probekit.misses import nearest, unmatched_choices
+from probekit.misses import no_match, unmatched_choices
 from probekit.recipe import Einops, Recipe, einops_step, right_axes
 from probekit.schema import PER_EXAMPLE, SiteSpec
 from probekit.shards import Choice
-from probekit.skeleton import Skeleton
+from probekit.skeleton import Skeleton, layer_of
 from probekit.sources import BLOCK_KINDS, LOGIT_KINDS, Found, OnlyEagerError, Source, find
 
 _NAMED = 5  # so many modules are named in a message, the rest are counted
@@ -96,12 +96,6 @@ class Resolver:
         for pattern in probe.modules or ():
             try:
                 paths = self._matched(pattern)
-                if not paths:
-                    raise PlanError(no_match(pattern, self._skeleton))
-                if lost := unmatched_choices(pattern, tuple(self._skeleton.modules)):
-                    raise PlanError(
-                        f"{pattern!r}: {len(lost)} of its choices match no module: {_listed(lost)}"
-                    )
             except PlanError as error:
                 self._fault(f"{where}.modules", str(error))
                 continue
@@ -118,13 +112,20 @@ class Resolver:
                 yield _Wanted(places=places, asked_by=name, key="sites")
 
     def _matched(self, pattern: str) -> tuple[str, ...]:
+        """Give the modules a pattern matches; refuse one that matches none, or with a choice."""
         self._n_edges += compile_glob(pattern).n_edges
         if self._n_edges > MAX_EDGES:
             raise PlanError(
-                f"the patterns of all probes together have more than {MAX_EDGES} choices and "
-                "segments; use * or **"
+                f"the patterns have more than {MAX_EDGES} choices and segments; use * or **"
             )
-        return match_paths(pattern, tuple(self._skeleton.modules))
+        there = tuple(self._skeleton.modules)
+        paths = match_paths(pattern, there)
+        if not paths:
+            raise PlanError(no_match(pattern, there, self._skeleton.model_class))
+        if lost := unmatched_choices(pattern, there):
+            said = f"{len(lost)} of its choices match no module: {_listed(lost)}"
+            raise PlanError(f"{pattern!r}: {said}")
+        return paths
 
     def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind], ...]:
         """Find a portable name; it says itself what is recorded, but for what derives of logits."""
@@ -376,20 +377,6 @@ def moment(skeleton: Skeleton, source: Source) -> int:
         if call.number == source.call:
             return call.entered if source.side == "input" else call.left
     return max(call.left for call in skeleton.calls) + 1
-
-
-def layer_of(module: str) -> int | None:
-    """Read the layer a module belongs to off its path; None outside the layers."""
-    return next((int(part) for part in module.split(".") if part.isdigit()), None)
-
-
-def no_match(pattern: str, skeleton: Skeleton) -> str:
-    """Say that a glob matches nothing, and what is near."""
-    near = nearest(pattern, tuple(skeleton.modules))
-    return (
-        f"{pattern!r} matches no module of {skeleton.model_class}; the nearest: "
-        f"{', '.join(near) or 'none'}. `probekit modules` lists them all"
-    )
 
 
 def _steps(recipe: Recipe) -> list[str]:

@@ -141,7 +141,7 @@ def _rehearsal(plan: Plan) -> Plan | None:
     numbers = [0, second] if len(examples) > 1 else [0]
     whole = [examples.token_ids(n, n + 1) for n in numbers]
     row_bytes = sum(site.spec.row_bytes for site in sites)
-    room = min(_MOST_TOKENS, max(_LEAST_TOKENS, _MOST_BYTES // row_bytes))
+    room = min(_MOST_TOKENS, max(_LEAST_TOKENS, _MOST_BYTES // max(1, row_bytes)))
     first = min(room, len(whole[0]))
     # While tokens are generated only texts of one length share a batch.
     other = first if plan.config.generate else max(1, 2 * first // 3)

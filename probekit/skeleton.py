@@ -160,6 +160,11 @@ def _numbers_positions_itself(model: torch.nn.Module) -> bool:
     )
 
 
+def layer_of(module: str) -> int | None:
+    """Read the layer a module belongs to off its path; None outside the layers."""
+    return next((int(part) for part in module.split(".") if part.isdigit()), None)
+
+
 def forward_arguments(accepted: frozenset[str]) -> frozenset[str]:
     """Give the arguments probekit passes to a forward: masks and positions always explicitly."""
     return accepted & {"input_ids", "attention_mask", "position_ids", "use_cache"}

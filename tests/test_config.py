@@ -799,6 +799,7 @@ TEXT = st.sampled_from(ODD_TEXTS) | st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20
 )
 COUNT = st.integers(1, 2**31 - 1)
+NAME = TEXT.filter(str.isprintable)
 SCALAR = (st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | TEXT) | st.floats(
     allow_nan=False, allow_infinity=False, width=32
 )
@@ -815,13 +816,13 @@ def one_or_many(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 MODEL = st.builds(
     lambda name, rest: {"name": name} | rest,
-    TEXT,
+    NAME,
     some(
         revision=st.none() | TEXT,
         dtype=DTYPE,
         device=st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
         weights=st.sampled_from(["pretrained", "random"]),
-        tokenizer=st.none() | TEXT,
+        tokenizer=st.none() | NAME,
         attention=st.sampled_from(["auto", "sdpa", "eager", "flash_attention_2"]),
         overrides=st.dictionaries(
             st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True),
@@ -832,7 +833,7 @@ MODEL = st.builds(
 )
 SOURCE = st.one_of(
     st.fixed_dictionaries({"texts": st.lists(TEXT, min_size=1, max_size=3)}),
-    st.fixed_dictionaries({"file": TEXT}, optional={"texts": st.none()}),
+    st.fixed_dictionaries({"file": NAME}, optional={"texts": st.none()}),
     st.fixed_dictionaries(
         {
             "dataset": st.fixed_dictionaries(
@@ -876,7 +877,7 @@ PROBE = st.builds(
 )
 STORE = st.builds(
     lambda path, rest: {"path": path} | rest,
-    TEXT,
+    NAME,
     some(
         dtype=DTYPE,
         shard_bytes=st.integers(1, 2**50) | st.sampled_from(["512MiB", "1 GiB", "2GB", "77"]),
@@ -1136,6 +1137,16 @@ def test_more_random_tokens_than_a_disk_holds_are_refused(examples, max_tokens, 
     random = {"examples": examples, "max_tokens": max_tokens}
     (line,) = faults_of(tree(inputs={"random": random}))
     assert re.search(message, line)
+
+
+@pytest.mark.parametrize("key", ["model.name", "model.tokenizer", "inputs.file", "store.path"])
+@pytest.mark.parametrize("odd", ["a\nb", "\u202egpt2", "a\x1b[2J"])
+def test_a_name_that_does_not_print_is_refused(key: str, odd: str) -> None:
+    given_tree = tree(inputs={})
+    places.assign(given_tree, places.parse_path("inputs.file"), "a.txt")
+    places.assign(given_tree, places.parse_path(key), odd)
+    (line,) = faults_of(given_tree)
+    assert line.endswith("expected a name of characters that print, on one line")
 
 
 def test_a_set_deeper_than_any_config_is_refused() -> None:

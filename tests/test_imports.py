@@ -48,21 +48,11 @@ LIGHT = (  # without torch
     "report",
 )
 HEAVY = (  # may import torch
-    *(
-        "trust",
-        "models",
-        "indexing",
-        "attention",
-        "skeleton",
-        "sources",
-        "recipe",
-        "resolve",
-        "planning",
-    ),
-    *("hooks", "order", "packing", "tally", "transfer", "receiver", "walk", "generation"),
-    *("provenance", "barehooks", "selfcheck", "capture", "recording"),
-    *("readout", "agreement", "logitlens"),
-    *("rowreader", "torchdata", "training"),
+    *("trust", "models", "tokenizing", "indexing", "attention", "skeleton", "sources"),
+    *("recipe", "resolve", "planning", "hooks", "order", "packing", "tally", "transfer"),
+    *("receiver", "walk", "generation", "provenance", "barehooks", "selfcheck"),
+    *("capture", "recording", "readout", "agreement", "logitlens", "rowreader"),
+    *("torchdata", "training"),
 )
 ORDER = (*LIGHT, *HEAVY, "cli")
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")

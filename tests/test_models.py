@@ -20,7 +20,7 @@ from tokenizers import models as token_models
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import probekit
-from probekit import models
+from probekit import models, tokenizing
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError, PlanError, StoreError
 
@@ -149,9 +149,9 @@ def test_an_architecture_that_is_not_bundled_is_not_promised(name):
 def test_a_tokenizer_out_of_reach_says_how_to_go_on():
     said = r"config: model.name: the tokenizer of gpt2 cannot be had.*out of reach.*model.tokenizer"
     with pytest.raises(ConfigError, match=said):
-        models.load_tokenizer(config("gpt2", weights="random"))
+        tokenizing.load_tokenizer(config("gpt2", weights="random"))
     with pytest.raises(ConfigError, match=r"config: model.tokenizer: the tokenizer of acme/words"):
-        models.load_tokenizer(config("gpt2", tokenizer="acme/words"))
+        tokenizing.load_tokenizer(config("gpt2", tokenizer="acme/words"))
 
 
 # --- the hub's cache
@@ -490,7 +490,7 @@ def test_code_in_a_tokenizers_folder_is_never_run(own_gpt2):
     settings["tokenizer_class"] = "Bomb"
     (words / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=r"there is no tokenizer in .*contains custom code"):
-        models.load_tokenizer(config(own_gpt2, tokenizer=str(words)))
+        tokenizing.load_tokenizer(config(own_gpt2, tokenizer=str(words)))
     assert not (words / "exploded").exists()
 
 
@@ -516,27 +516,27 @@ def test_a_model_saved_without_its_tokenizer_has_none(tmp_path, model_type):
     # For some types transformers makes one up that reads every text as nothing, or as <unk>.
     tiny.build(model_type).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=rf"there is no tokenizer in {tmp_path}: set model.tok"):
-        models.load_tokenizer(config(tmp_path))
+        tokenizing.load_tokenizer(config(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["{nope", "{}", ""])
 def test_a_damaged_tokenizer_is_refused(own_gpt2, text):
     (own_gpt2 / "words" / "tokenizer.json").write_text(text)
     with pytest.raises(ConfigError, match=r"config: model.tokenizer: there is no tokenizer in"):
-        models.load_tokenizer(config(own_gpt2, tokenizer=str(own_gpt2 / "words")))
+        tokenizing.load_tokenizer(config(own_gpt2, tokenizer=str(own_gpt2 / "words")))
 
 
 def test_texts_become_the_ids_the_tokenizer_gives():
     tokenizer = AutoTokenizer.from_pretrained(models.locate("sample:tiny-gpt2", "").place)
     texts = ["The capital of Japan is", "Cats are ", "x"]
-    encode = models.encoder(models.load_tokenizer(config("sample:tiny-gpt2")))
+    encode = tokenizing.encoder(tokenizing.load_tokenizer(config("sample:tiny-gpt2")))
     assert encode(texts) == [tokenizer(text)["input_ids"] for text in texts]
 
 
 def test_a_text_longer_than_the_tokenizer_likes_is_no_warning(gpt2, tmp_path, caplog):
     words = AutoTokenizer.from_pretrained(gpt2 / "words", model_max_length=4)
     words.save_pretrained(tmp_path)
-    encode = models.encoder(models.load_tokenizer(config(gpt2, tokenizer=str(tmp_path))))
+    encode = tokenizing.encoder(tokenizing.load_tokenizer(config(gpt2, tokenizer=str(tmp_path))))
     assert encode(["1 2 3 4 5 6"]) == [[1, 2, 3, 4, 5, 6]]
     assert "longer" not in caplog.text
 
@@ -560,13 +560,13 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 def test_token_strings_keep_the_space_that_a_first_word_loses():
     tokenizer = metaspace_tokenizer()
     assert tokenizer.decode([1]) == "Tokyo", "alone, the space is gone"
-    strings = models.token_strings(tokenizer)
+    strings = tokenizing.token_strings(tokenizer)
     assert strings == ("<unk>", " Tokyo", " a", "a", "k", " ", "\n", "<s>")
 
 
 def test_token_strings_of_byte_level_bpe_read_as_in_a_text():
-    tokenizer = models.load_tokenizer(config("sample:tiny-gpt2"))
-    strings = models.token_strings(tokenizer)
+    tokenizer = tokenizing.load_tokenizer(config("sample:tiny-gpt2"))
+    strings = tokenizing.token_strings(tokenizer)
     assert len(strings) == len(tokenizer)
     assert " Tokyo" in strings
     text = "The capital of Japan is Tokyo. Cats are grey!"
@@ -579,7 +579,7 @@ def test_token_strings_of_parts_of_a_character_are_replacement_marks(tmp_path):
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
-    strings = models.token_strings(tokenizer)
+    strings = tokenizing.token_strings(tokenizer)
     assert sorted(s for s in strings if s != "\ufffd") == [chr(byte) for byte in range(128)]
     assert strings.count("\ufffd") == 128
     ids = tokenizer("é")["input_ids"]

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 
 import probekit
 from probekit import models
-from probekit.errors import ConfigError, PlanError
+from probekit.errors import ConfigError, PlanError, StoreError
 from probekit.planning import list_modules
 
 ROOT = Path(__file__).parent.parent
@@ -342,3 +342,15 @@ def test_modules_that_match_nothing_name_the_nearest(architecture):
         PlanError, match=r"'\*\*.mpl' matches no module of GPT2LMHeadModel; the near"
     ):
         list_modules(str(architecture), match="**.mpl")
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "x/" * 3000])
+def test_a_place_that_no_disk_can_have_is_refused_by_the_plan(architecture, tmp_path, name):
+    config = {
+        "model": {"name": str(architecture), "weights": "random"},
+        "inputs": {"random": {"examples": 1, "max_tokens": 8}},
+        "execution_order": True,
+        "store": {"path": str(tmp_path / name)},
+    }
+    with pytest.raises(StoreError, match="cannot be looked into: File name too long"):
+        probekit.plan(config).to_json()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import probekit
-from probekit import models
+from probekit import models, tokenizing
 from probekit.config import load_config
 
 TEXTS = ["The capital of Japan is", "What is the capital of France?", "Cats are"]
@@ -26,7 +26,7 @@ def by_hand(text):
     """Probabilities of the token after a text, from the model itself."""
     where = config_of_the_sample()
     model = models.load_model(where, models.load_hf_config(where), torch.device("cpu"))
-    ids = models.load_tokenizer(where)(text, return_tensors="pt")["input_ids"]
+    ids = tokenizing.load_tokenizer(where)(text, return_tensors="pt")["input_ids"]
     with torch.no_grad():
         return model(ids).logits[0, -1].double().softmax(-1)
 

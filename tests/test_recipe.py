@@ -205,6 +205,10 @@ def test_capped_logits_are_those_the_model_returns(tmp_path):
             {"modules": MLP, "einops": {"rearrange": "token d -> d token"}},
             r"first axis is the rows' and stays where it is",
         ),
+        (
+            {"modules": MLP, "einops": {"rearrange": "token d -> token -> token d"}},
+            r"expected `token ... -> token ...`",
+        ),
         ({"modules": ATTN, "record": "pattern", "pool": "mean"}, r"no pool"),
         ({"modules": MLP, "record": "top_k", "pool": "mean"}, r"a mean of token ids"),
         ({"sites": "logits", "record": "token_logprob", "pool": "mean"}, r"NaN at the last"),

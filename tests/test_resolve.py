@@ -320,6 +320,19 @@ def test_what_cannot_be_recorded_is_refused_with_the_reason(plan, case):
     assert refusal(plan, probes, model).startswith(said)
 
 
+def test_only_so_many_choices_are_looked_for(plan):
+    probes = "".join(f"  - modules: '{{0..4000}}.{n}'\n" for n in range(3))
+    last = refusal(plan, probes).splitlines()[-1]
+    assert last.endswith("the patterns have more than 10000 choices and segments; use * or **")
+
+
+def test_of_many_patterns_that_match_nothing_the_first_twenty_are_told(plan):
+    probes = "".join(f"  - modules: gone.{n}\n" for n in range(60))
+    lines = refusal(plan, probes).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "... and more; these are the first 20"
+
+
 def test_eager_attention_weights_are_refused_as_an_output(plan):
     probe = "  - {modules: transformer.h.0.attn, record: output.1}\n"
     assert refusal(plan, probe, attention="eager").startswith(

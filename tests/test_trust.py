@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 import probekit
-from probekit import models
+from probekit import models, tokenizing
 from probekit.config import load_config
 from probekit.errors import CaptureError, ConfigError, StoreError
 
@@ -186,7 +186,7 @@ def test_trust_in_a_model_is_none_in_another_tokenizer(own, marker, tmp_path):
     (own / "words" / "modeling_own.py").write_text((own / "modeling_own.py").read_text())
     asked = load_config(config(own, tmp_path / "t", trust_remote_code=True))
     with pytest.raises(ConfigError, match="contains custom code"):
-        models.load_tokenizer(asked)
+        tokenizing.load_tokenizer(asked)
     assert not marker.exists()
 
 
@@ -194,7 +194,7 @@ def test_a_tokenizers_code_of_another_repository_is_not_run(own, tmp_path):
     edit(own, "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil/x--a.B", None]})
     asked = config(own, tmp_path / "t", trust_remote_code=True, tokenizer=None)
     with pytest.raises(ConfigError, match=r"from another repository \(evil/x--a.B"):
-        models.load_tokenizer(load_config(asked))
+        tokenizing.load_tokenizer(load_config(asked))
 
 
 def test_a_kernel_off_the_hub_is_not_fetched(own, tmp_path):

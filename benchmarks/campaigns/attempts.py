@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -88,6 +90,9 @@ def _carry_out(action: Callable[[], Any], refusals: Any, limits: Limits, writer:
     """Be the child: never returns."""
     try:
         faulthandler.disable()  # a crash is told by how the child ends
+        torch.set_num_threads(
+            1
+        )  # a pool lost in forking is made anew before threads want it at once
         before = _peak_bytes()
         room = _virtual_bytes() + limits.n_bytes + (256 << 20)  # stacks and arenas are no use of it
         resource.setrlimit(resource.RLIMIT_AS, (room, room))

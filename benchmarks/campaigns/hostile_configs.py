@@ -108,6 +108,7 @@ EINOPS = st.one_of(
     st.sampled_from(
         [
             *("token d -> d token", "token (a b) -> token a b", "token ... -> token ...", "-> ->"),
+            *("token d -> token -> token d", "token () -> token"),
             *("token (d -> token", "token d d -> token d", "token -> token d", "token d ->", "()"),
             *("token (a (b c)) -> token a b c", "token 0 -> token 0", "token lambda -> token"),
             *(
