@@ -1,8 +1,9 @@
 """What a checksum of every row costs, against the write of the same rows with fsync.
 
 Rows come as a shard's do: block after block, each an example of a site, written at its offset piece
-by piece, and each piece digested once it is written. The measure is the time of the digests over
-that of the writes around them.
+by piece, and each piece digested once it is written, on the same core. The measure is the time of
+the digests over that of the writes around them. The writer does no worse: it digests small blocks
+just before they are written, and large ones on another core while they are.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ ALGORITHMS: dict[str, Callable[[], Hasher]] = {
     "blake2b": hashlib.blake2b,
     "sha256": hashlib.sha256,
 }
-PIECE_BYTES = 64 << 10  # as in probekit.writer; of a whole block a cache has lost the beginning
+PIECE_BYTES = 64 << 10  # of a whole block a cache has lost the beginning
 BLOCKS = {"128 tokens x 3072 float32": 128 * 3072 * 4, "8 tokens x 768 bfloat16": 8 * 768 * 2}
 
 

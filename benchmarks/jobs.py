@@ -22,13 +22,16 @@ class Job:
 
     model: torch.nn.Module
     plan: Plan
-    folder: Path  # emptied before every capture
+    folder: Path  # to be cleared before every capture
     device: torch.device
 
     def record(self) -> None:
         """Capture to disk: hooks, rows, files, checksums and fsync; no index."""
-        shutil.rmtree(self.folder, ignore_errors=True)
         capture.capture(self.model, self.plan, self.plan.shards, self.folder, self.device)
+
+    def clear(self) -> None:
+        """Remove the last capture."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def bare(self) -> None:
         """Run the very batches of the capture and keep nothing."""
@@ -44,7 +47,7 @@ class Job:
         with torch.inference_mode():
             for shard in self.plan.shards:
                 tables = shards.tables(self.plan.examples, shard)
-                budget = shards.Budget(self.plan.config.inputs.batch_tokens)
+                budget = shards.Budget.on(self.device.type, self.plan.config.inputs.batch_tokens)
                 made += [
                     packing.make_batch(
                         numbers,

@@ -2,17 +2,43 @@
 
 The bare side runs the very batches of the capture and records nothing, logits of every token
 included. The capture side is `probekit.capture.capture` on the same loaded model: hooks, rows,
-files, checksums and fsync.
+files, checksums and fsync. What of that is the disk's is shown by the least that any capture must
+do: hooks that write what they see into one open file, one fsync at the end, and nothing else.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
 from jobs import Job, load, mlp_acts, plan_of
 from pairs import compare, options, report
+
+from probekit.writer import write_in_pieces
+
+
+def write_only(job: Job) -> None:
+    """Run the batches with hooks that write what they see, and nothing else."""
+    job.folder.mkdir()
+    fd = os.open(job.folder / "plain", os.O_WRONLY | os.O_CREAT)
+    os.ftruncate(fd, sum(job.plan.site_bytes(site.spec) for site in job.plan.sites))
+    ends = [0]  # of what is written
+
+    def write(module: torch.nn.Module, args: object, output: torch.Tensor) -> None:
+        data = memoryview(output.numpy().reshape(-1)).cast("B")
+        write_in_pieces(fd, data, ends[-1])
+        ends.append(ends[-1] + len(data))
+
+    modules = [job.model.get_submodule(site.spec.module) for site in job.plan.sites]
+    handles = [module.register_forward_hook(write) for module in modules]
+    job.bare()
+    for handle in handles:
+        handle.remove()
+    os.fsync(fd)
+    os.close(fd)
 
 
 def main() -> None:
@@ -34,7 +60,29 @@ def main() -> None:
             model = model or load(plan)
             job = Job(model=model, plan=plan, folder=folder, device=torch.device("cpu"))
             measure = f"{measure}, {n_examples} x 128 tokens"
-            results.append(compare(measure, job.record, job.bare, n_pairs=n_pairs, target=target))
+            results.append(
+                compare(
+                    measure,
+                    job.record,
+                    job.bare,
+                    n_pairs=n_pairs,
+                    target=target,
+                    before=job.clear,
+                )
+            )
+            if not more:
+                continue
+            measure = f"the same by hooks that only write, {n_examples} x 128 tokens"
+            results.append(
+                compare(
+                    measure,
+                    partial(write_only, job),
+                    job.bare,
+                    n_pairs=n_pairs,
+                    target="(the least)",
+                    before=job.clear,
+                )
+            )
     report(results, given.json)
 
 

@@ -39,21 +39,26 @@ def compare(
     *,
     n_pairs: int,
     target: str,
+    before: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
     """Time two ways in turn, after one round to warm up; who goes first alternates.
 
+    `before` comes before each of them and is not timed: it removes what the last one left.
+
     `time.thread_time` is a steadier clock where others use the machine; it is fair only where
     neither way waits or has a second thread work for it.
     """
+    before()
     ours()
+    before()
     theirs()
     times: list[tuple[float, float]] = []
     for number in range(n_pairs):
         if number % 2:
-            their_s, our_s = _seconds(theirs, clock), _seconds(ours, clock)
+            their_s, our_s = _seconds(theirs, before, clock), _seconds(ours, before, clock)
         else:
-            our_s, their_s = _seconds(ours, clock), _seconds(theirs, clock)
+            our_s, their_s = _seconds(ours, before, clock), _seconds(theirs, before, clock)
         times.append((our_s, their_s))
     ratios = [a / b for a, b in times]
     return Comparison(
@@ -68,7 +73,10 @@ def compare(
     )
 
 
-def _seconds(way: Callable[[], object], clock: Callable[[], float]) -> float:
+def _seconds(
+    way: Callable[[], object], before: Callable[[], object], clock: Callable[[], float]
+) -> float:
+    before()
     begin = clock()
     way()
     return clock() - begin

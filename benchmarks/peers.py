@@ -8,8 +8,8 @@ and by the processor's, which others on the machine disturb less; loading the mo
 left out.
 
 "documented" is what a user has who follows that tool's documentation: batches of 16 texts in the
-order given, padded. "tuned" gives the tool probekit's own batches (texts of like length, 8 192
-padded tokens at most) and ends the forward pass early where the tool can. probekit's files are
+order given, padded. "tuned" gives the tool probekit's own batches (texts of like length, 128
+tokens of padding at most) and ends the forward pass early where the tool can. probekit's files are
 checksummed and forced onto the disk (fsync), torchlens's too; those of the others are not.
 
 `make bench` installs the tools; so does `pip install -c constraints.txt -e '.[bench]'`. What is
@@ -123,7 +123,7 @@ def prepare(folder: Path, n_texts: int) -> None:
     model.save_pretrained(folder / "model")
     n_tokens = plan.examples.n_tokens
     np.savez(folder / "texts.npz", ids=plan.examples.token_ids(0, n_texts), n_tokens=n_tokens)
-    budget = shards.Budget(plan.config.inputs.batch_tokens)
+    budget = shards.Budget.on("cpu", plan.config.inputs.batch_tokens)
     batches = shards.batches(n_tokens, budget, plan.length_border)
     (folder / "tuned.json").write_text(json.dumps([batch.tolist() for batch in batches]))
     config["model"] = {"name": str(folder / "model"), "device": "cpu"}

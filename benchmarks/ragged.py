@@ -85,6 +85,7 @@ def main() -> None:
             job.record,
             lambda: by_hand(job, file),
             n_pairs=n_pairs,
+            before=job.clear,
             target="<= 0.40",
         )
     report([result], given.json)

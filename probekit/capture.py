@@ -176,7 +176,7 @@ def capture(
             receiver=stack.enter_context(Receiver(model, plan.sites, transfer, tally, plan.stop)),
             order=order,
             meter=Meter(plan.shards, todo, on_progress),
-            budget=Budget(plan.config.inputs.batch_tokens),
+            budget=Budget.on(device.type, plan.config.inputs.batch_tokens),
         )
         for shard in todo:
             record_shard(walk, shard)

@@ -6,6 +6,7 @@ Knows plans and versions; writes nothing.
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -41,7 +42,7 @@ def about(plan: Plan) -> dict[str, Any]:
     known = {
         "probekit_format": schema.FORMAT,
         "probekit_version": __version__,
-        **{f"{name}_version": metadata.version(name) for name in _LIBRARIES},
+        **_versions(),
         "python_version": platform.python_version(),
         "model_name": model.name,
         "model_revision": model.revision,
@@ -66,6 +67,11 @@ def about(plan: Plan) -> dict[str, Any]:
         "config_digest": plan.config.digest,
     }
     return {key: value for key, value in known.items() if value is not None}
+
+
+@cache  # finding one takes a millisecond, and every run asks twice
+def _versions() -> dict[str, str]:
+    return {f"{name}_version": metadata.version(name) for name in _LIBRARIES}
 
 
 def about_model(plan: Plan, model: torch.nn.Module, device: torch.device) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,6 +17,11 @@ from probekit.schema import ALL_TOKENS, PER_EXAMPLE, ShardSpec, SiteSpec
 from probekit.writer import ShardTables
 
 Array = np.ndarray[Any, Any]
+
+# How many tokens of padding cost as much as one more batch, by measure on a CPU (RESULTS.md); the
+# other is an estimate from the launches of a dozen layers.
+_A_BATCH_COSTS: Mapping[str, int] = {"cpu": 128}
+_A_LAUNCH_COSTS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +125,19 @@ def _choices(shard: ShardSpec, n_tokens: Array) -> Mapping[str, Array]:
 
 @dataclass(slots=True)
 class Budget:
-    """How many padded tokens a batch may have; it shrinks when the device's memory is too small."""
+    """How many padded tokens a batch may have; it shrinks when the device's memory is too small.
+
+    Examples of other lengths fill a batch only while the padding costs no more than a batch of
+    their own would: reading the weights once more, and on a GPU the launch of every kernel.
+    """
 
     tokens: int
+    padding: int | None = None  # most tokens of padding; None for whatever fits
+
+    @classmethod
+    def on(cls, device: str, tokens: int) -> Self:
+        """Give the budget for a type of device, such as "cpu"."""
+        return cls(tokens, _A_BATCH_COSTS.get(device, _A_LAUNCH_COSTS))
 
     def examples(self, n_tokens: int) -> int:
         """Say how many examples of so many tokens fit; one always does."""
@@ -144,5 +159,8 @@ def batches(n_tokens: Array, budget: Budget, border: int | None = None) -> Itera
         size = budget.examples(int(n_tokens[order[begin]]))
         if border is not None and n_tokens[order[begin]] > border:
             size = min(size, int((n_tokens[order[begin:]] > border).sum()))
+        if budget.padding is not None:
+            lengths = n_tokens[order[begin : begin + size]]
+            size = int(np.searchsorted(np.cumsum(lengths[0] - lengths), budget.padding, "right"))
         yield order[begin : begin + size]
         begin += size

@@ -8,8 +8,9 @@ and allocated, so that each dataset's bytes lie at a known offset. From then on 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +35,8 @@ from probekit.errors import StoreError
 from probekit.flushing import Flusher
 from probekit.schema import LIBVER, Execution, ShardSpec, SiteSpec
 
-_PIECE_BYTES = 64 << 10  # benchmarks/checksum.py: small beside a cache, large beside a call
+_PIECE_BYTES = 256 << 10  # of a write: small beside a cache, large beside a call
+_ASIDE_BYTES = 1 << 20  # from here on a digest is worth waking a thread
 _NO_ROWS = xxhash.xxh3_64_intdigest(b"")
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
 ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
@@ -53,6 +55,17 @@ class ShardTables:
     choices: Mapping[str, Array]  # rows of a choice of positions: the token each row is, in the run
     counts: Mapping[str, Array]  # by a site's `rows`: how many rows each example gives [example]
     steps: Array | None = None  # 0 for a text's own tokens, 1, 2, ... for generated ones [token]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """Rows of one example of one site, on their way into the file."""
+
+    site: int
+    example: int
+    data: memoryview
+    offset: int  # in the file
+    hasher: xxhash.xxh3_64  # of the rows of this example
 
 
 class ShardWriter:
@@ -82,6 +95,9 @@ class ShardWriter:
         self._offsets: list[int] = []
         self._fd = -1
         self._flusher = Flusher(-1)
+        self._aside = ThreadPoolExecutor(
+            1, "probekit-digest"
+        )  # its thread starts when it is needed
         self._stack = ExitStack()
         # A digest for each example of each site, and how many of its rows have come.
         shape = (len(self._sites), shard.n_examples)
@@ -135,6 +151,7 @@ class ShardWriter:
         _check_block(spec, block)
         counts, first_row = self._tables.counts[spec.rows], self._first_row[spec.rows]
         data = memoryview(block.reshape(-1).view(np.uint8).data)  # flat bytes; no copy
+        pieces = []
         for place, (example, start) in enumerate(zip(examples, starts, strict=True)):
             done, wanted = int(self._done[site, example]), int(counts[example])
             n_now = wanted if n_rows is None else n_rows[place]
@@ -151,13 +168,34 @@ class ShardWriter:
                 )
             offset = self._offsets[site] + (int(first_row[example]) + done) * spec.row_bytes
             hasher = self._hashers.pop((site, example), None) or xxhash.xxh3_64()
-            with explained(self._final):
-                self._flusher.wrote(len(rows))
-                write_digested(self._fd, rows, offset, hasher)
-            self._digests[site, example] = hasher.intdigest()
+            pieces.append(
+                _Piece(site=site, example=example, data=rows, offset=offset, hasher=hasher)
+            )
             self._done[site, example] = done + n_now
             if done + n_now < wanted:
                 self._hashers[site, example] = hasher
+        with explained(self._final), self._digested(pieces):
+            self._flusher.wrote(sum(len(piece.data) for piece in pieces))
+            for piece in pieces:
+                write_in_pieces(self._fd, piece.data, piece.offset)
+
+    @contextmanager
+    def _digested(self, pieces: Sequence[_Piece]) -> Iterator[None]:
+        """Digest rows while they are written, on another core where that is worth its while."""
+        if sum(len(piece.data) for piece in pieces) < _ASIDE_BYTES:
+            self._digest(pieces)
+            yield
+            return
+        digesting = self._aside.submit(self._digest, pieces)
+        try:
+            yield
+        finally:
+            digesting.result()  # the rows are lent: nobody may look at them any longer
+
+    def _digest(self, pieces: Sequence[_Piece]) -> None:
+        for piece in pieces:
+            piece.hasher.update(piece.data)
+            self._digests[piece.site, piece.example] = piece.hasher.intdigest()
 
     def forget(self, examples: Sequence[int]) -> None:
         """Take back every row of some examples, of every site: they will come again."""
@@ -248,16 +286,15 @@ class ShardWriter:
     def _close(self) -> None:
         if self._fd >= 0:
             self._flusher.stop()
+            self._aside.shutdown()
             os.close(self._fd)
             self._fd = -1
 
 
-def write_digested(fd: int, data: memoryview, offset: int, hasher: xxhash.xxh3_64) -> None:
-    """Write bytes and digest them, a piece at a time: each is digested while it is in the cache."""
+def write_in_pieces(fd: int, data: memoryview, offset: int) -> None:
+    """Write bytes a piece at a time: calls of megabytes wait for memory in one piece."""
     for begin in range(0, len(data), _PIECE_BYTES):
-        piece = data[begin : begin + _PIECE_BYTES]
-        write_all(fd, piece, offset + begin)
-        hasher.update(piece)
+        write_all(fd, data[begin : begin + _PIECE_BYTES], offset + begin)
 
 
 def _check_block(spec: SiteSpec, block: Array) -> None:

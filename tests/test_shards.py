@@ -199,15 +199,17 @@ def test_tables_say_what_lies_in_a_shard(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200)
-@given(LENGTHS, st.integers(1, 60))
+@given(LENGTHS, st.integers(1, 60), st.none() | st.integers(0, 60))
 def test_batches_hold_every_example_once_within_the_budget(
-    lengths: list[int], batch_tokens: int
+    lengths: list[int], batch_tokens: int, padding: int | None
 ) -> None:
-    found = [batch.tolist() for batch in shards.batches(int64(lengths), Budget(batch_tokens))]
+    budget = Budget(batch_tokens, padding)
+    found = [batch.tolist() for batch in shards.batches(int64(lengths), budget)]
     assert sorted(n for batch in found for n in batch) == list(range(len(lengths)))
     for batch in found:
         padded = len(batch) * max(lengths[n] for n in batch)
         assert padded <= batch_tokens or len(batch) == 1
+        assert padding is None or padded - sum(lengths[n] for n in batch) <= padding
 
 
 @settings(max_examples=100)
@@ -219,3 +221,10 @@ def test_batches_come_longest_first_and_are_filled(lengths: list[int], batch_tok
     assert order == sorted(order, key=lambda n: (-lengths[n], n))  # equal ones stay in order
     for batch in found[:-1]:
         assert (len(batch) + 1) * lengths[batch[0]] > batch_tokens
+
+
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [2, 2]), ("cuda", [4])])
+def test_a_batch_is_padded_while_that_costs_less_than_another(device, sizes) -> None:
+    lengths = int64([300, 100, 40, 400])  # 400 + 300 pad 100, 100 + 40 pad 60, all of them 760
+    budget = Budget.on(device, 8192)
+    assert [len(batch) for batch in shards.batches(lengths, budget)] == sizes
