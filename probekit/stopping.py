@@ -3,16 +3,21 @@
 Knows signals; nothing of runs. A signal that Python's own handling turns into an exception can come
 at any line, and is lost where it comes inside a destructor or a callback. While batches run, a
 signal is therefore noted and acted on between two of them; a second one ends the program at once.
+Before the first batch an exception that was lost so is raised again a moment later.
 """
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections.abc import Callable
+from threading import Timer
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MOMENT_S = 0.05
 
 
 class Stopped(KeyboardInterrupt):
@@ -20,6 +25,7 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.exit_code = 128 + number  # as a shell counts it: 130 for Ctrl-C, 143 for SIGTERM
 
 
@@ -36,8 +42,12 @@ class Stopping:
         self._raised: int | None = None
         self._in_batches = False
         self._earlier: dict[int, Any] = {}
+        self._earlier_hook: Callable[[Any], object] = sys.unraisablehook
+        self._again: Timer | None = None
 
     def __enter__(self) -> Self:
+        self._earlier_hook = sys.unraisablehook
+        sys.unraisablehook = self._take_lost
         self._earlier = {number: signal.signal(number, self._take) for number in _SIGNALS}
         return self
 
@@ -47,8 +57,11 @@ class Stopping:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._again is not None:
+            self._again.cancel()
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
+        sys.unraisablehook = self._earlier_hook
         if self._raised is not None and isinstance(error, Exception):
             # Code that was cut short stumbled while it cleaned up: not what the user should read.
             raise Stopped(self._raised) from error
@@ -65,3 +78,11 @@ class Stopping:
             raise Stopped(number)
         self._asked = number
         self._say("stopping after this batch; once more to stop at once")
+
+    def _take_lost(self, lost: sys.UnraisableHookArgs) -> None:
+        """Take what Python could not raise where it came: ours comes again, at another line."""
+        if not isinstance(lost.exc_value, Stopped):
+            self._earlier_hook(lost)
+            return
+        self._again = Timer(_MOMENT_S, os.kill, (os.getpid(), lost.exc_value.number))
+        self._again.start()

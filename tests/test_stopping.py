@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -65,6 +68,40 @@ def test_a_signal_that_others_swallowed_counts_at_the_first_batch() -> None:
             send(signal.SIGINT)
         stopping.between_batches()
         pytest.fail("went on")
+
+
+class Sends:
+    """Gets a signal while it is destroyed, where Python can raise nothing."""
+
+    def __del__(self) -> None:
+        send(signal.SIGTERM)
+
+
+def test_a_signal_that_comes_in_a_destructor_ends_the_program_a_moment_later(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begin = time.monotonic()
+    with pytest.raises(Stopped) as stopped, Stopping(say=print):
+        Sends()
+        while time.monotonic() < begin + 60:
+            time.sleep(0.001)
+    assert stopped.value.exit_code == 143
+    assert capsys.readouterr() == ("", "")
+
+
+class Fails:
+    def __del__(self) -> None:
+        raise ZeroDivisionError
+
+
+def test_other_errors_of_destructors_are_shown_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: seen.append(lost.exc_type))
+    before = sys.unraisablehook
+    with Stopping(say=print):
+        Fails()
+    assert seen == [ZeroDivisionError]
+    assert sys.unraisablehook is before
 
 
 def test_an_error_of_the_batch_in_which_a_signal_waits_is_raised() -> None:
