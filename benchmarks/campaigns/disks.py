@@ -201,7 +201,8 @@ def _no_rights(run: Undisturbed, place: Path, chance: Random) -> Ended:
 
 
 EVERYWHERE = {
-    "too large a file": _Way(starve=_small_files, reasons=("File too large",)),
+    # The first file can be one of temporary ones, where texts wait for their run.
+    "too large a file": _Way(starve=_small_files, reasons=("File too large",), place=""),
     "too many files": _Way(starve=_few_files, reasons=("Too many open files",), place=""),
     "a file in the way": _Way(
         starve=_file_in_the_way,
