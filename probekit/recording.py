@@ -153,25 +153,30 @@ class Recording:
 
     def _tap(self, name: str) -> Tap:
         module, kind = self._sites[name]
-        keep = partial(self._keep, name)
+        keep = partial(_keep, self._calls[name])
         return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=keep)
 
-    def _keep(self, name: str, tensor: torch.Tensor) -> None:
-        if tensor.is_inference():  # has no count of changes, so only a copy is sure
-            self._calls[name].append(_Kept(tensor.clone(), None))
-        else:
-            self._calls[name].append(_Kept(tensor, tensor._version))
-
     def _listeners(self, inside: _Sites) -> dict[str, Listener]:
-        wanted: dict[str, list[tuple[str, str]]] = {}
+        wanted: dict[str, list[tuple[list[_Kept], str]]] = {}
         for name, (module, kind) in inside.items():
-            wanted.setdefault(module, []).append((name, kind.name))
+            wanted.setdefault(module, []).append((self._calls[name], kind.name))
+        return {module: partial(_keep_parts, asked) for module, asked in wanted.items()}
 
-        def keep(asked: list[tuple[str, str]], call: AttentionCall) -> None:
-            for name, kind in asked:
-                self._keep(name, call.whole(kind))
 
-        return {module: partial(keep, asked) for module, asked in wanted.items()}
+# Neither of these knows the Recording: a circle of references would hold tensors, and with them a
+# device's memory, until Python happens to look for circles.
+
+
+def _keep(kept: list[_Kept], tensor: torch.Tensor) -> None:
+    if tensor.is_inference():  # has no count of changes, so only a copy is sure
+        kept.append(_Kept(tensor.clone(), None))
+    else:
+        kept.append(_Kept(tensor, tensor._version))
+
+
+def _keep_parts(asked: list[tuple[list[_Kept], str]], call: AttentionCall) -> None:
+    for kept, kind in asked:
+        _keep(kept, call.whole(kind))
 
 
 def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:

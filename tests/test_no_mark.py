@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import timeit
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -161,6 +162,20 @@ def test_memory_stays_flat_and_no_file_stays_open(gpt2, how, n):
     share, n_files = outcome.said.split()
     assert float(share) < 0.01
     assert int(n_files) == 0
+
+
+def test_what_was_recorded_goes_with_its_last_name(gpt2):
+    gc.collect()
+    gc.disable()  # a device's memory cannot wait until Python looks for circles of references
+    try:
+        with probekit.record(gpt2.model, PATTERNS) as rec:
+            gpt2.forward()
+        tensors = [weakref.ref(rec[name]) for name in rec]
+        assert all(tensor() is not None for tensor in tensors)
+        del rec
+        assert [tensor() for tensor in tensors] == [None] * 7
+    finally:
+        gc.enable()
 
 
 # --- hooks of others
