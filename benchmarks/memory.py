@@ -56,7 +56,7 @@ def main() -> None:
         capture(int(sys.argv[2]), Path(sys.argv[3]))
         return
     given = options(__doc__)
-    n_examples, n_pairs = (8, 2) if given.quick else (64, 7)
+    n_examples, n_pairs = (4, 1) if given.quick else (64, 7)
     ratios, longs, shorts = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(n_pairs):

@@ -204,11 +204,11 @@ def compared(measure: str, ours: list[float], theirs: list[float], target: str) 
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     extra = argparse.ArgumentParser(add_help=False)
-    extra.add_argument("--texts", type=int, help="how many; else 64, with --quick 8")
-    extra.add_argument("--rounds", type=int, help="how often each; else 7, with --quick 2")
+    extra.add_argument("--texts", type=int, help="how many; else 64, with --quick 4")
+    extra.add_argument("--rounds", type=int, help="how often each; else 7, with --quick 1")
     given = options(__doc__, extra)
-    n_texts = given.texts or (8 if given.quick else 64)
-    n_rounds = given.rounds or (2 if given.quick else 7)
+    n_texts = given.texts or (4 if given.quick else 64)
+    n_rounds = given.rounds or (1 if given.quick else 7)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
         prepare(folder, n_texts)
