@@ -15,11 +15,9 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Lock
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,7 +25,7 @@ from transformers.modeling_utils import AttentionInterface
 
 from probekit.errors import CaptureError
 from probekit.indexing import take
-from probekit.interrupts import uninterrupted
+from probekit.interrupts import Attachment
 
 KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")  # whose masks we can read
 SCORE_ARGUMENTS = frozenset({"scaling", "is_causal", "position_bias", "softcap", "s_aux"})
@@ -206,7 +204,7 @@ def shown_weights(weights: torch.Tensor) -> AttentionCall:
 Listener = Callable[[AttentionCall], None]
 
 
-class AttentionTap:
+class AttentionTap(Attachment):
     """Listen at the attention modules of a model for the time of a block.
 
     Args:
@@ -215,19 +213,9 @@ class AttentionTap:
     """
 
     def __init__(self, model: torch.nn.Module, listeners: Mapping[str, Listener]) -> None:
+        super().__init__()
         self._model = model
         self._listeners = dict(listeners)
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        try:
-            with uninterrupted():
-                self._attach()
-            return self
-        except BaseException:
-            with uninterrupted():
-                self._stack.close()
-            raise
 
     def _attach(self) -> None:
         modules = {path: self._model.get_submodule(path) for path in self._listeners}
@@ -237,18 +225,6 @@ class AttentionTap:
         for path, listener in self._listeners.items():
             _REGISTRY.listen(modules[path], listener)
             self._stack.callback(_REGISTRY.forget, modules[path], listener)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with uninterrupted():
-                self._stack.close()
-        finally:
-            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
 
 
 def kernel_of(module: torch.nn.Module, model: torch.nn.Module) -> str:

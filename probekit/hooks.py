@@ -9,15 +9,13 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
 from probekit.errors import CaptureError
-from probekit.interrupts import uninterrupted
+from probekit.interrupts import Attachment
 
 Sink = Callable[[torch.Tensor], None]
 
@@ -37,31 +35,17 @@ class Tap:
     sink: Sink
 
 
-class HookManager:
+class HookManager(Attachment):
     """Attach taps to a model for the time of a block.
 
     Calls of a module are numbered from 0 in each forward pass of the whole model.
     """
 
     def __init__(self, model: torch.nn.Module, taps: Iterable[Tap]) -> None:
+        super().__init__()
         self._model = model
         self._taps = tuple(taps)
         self._calls: Counter[tuple[str, str]] = Counter()
-        self._stack = ExitStack()
-        self._attached = False
-
-    def __enter__(self) -> Self:
-        if self._attached:
-            raise CaptureError("these hooks are attached already; leave the block first")
-        try:
-            with uninterrupted():
-                self._attach()
-            self._attached = True
-            return self
-        except BaseException:
-            with uninterrupted():
-                self._stack.close()
-            raise
 
     def _attach(self) -> None:
         if any(tap.call is not None for tap in self._taps):
@@ -76,19 +60,6 @@ class HookManager:
             else:
                 handle = module.register_forward_hook(self._on_output(path, taps))
             self._stack.callback(handle.remove)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with uninterrupted():
-                self._stack.close()
-        finally:
-            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
-            self._attached = False
 
     def _begin(self, module: torch.nn.Module, args: Any) -> None:
         self._calls.clear()

@@ -1,4 +1,4 @@
-"""Ctrl-C: it waits while hooks are put on or taken off, and then it comes.
+"""Ctrl-C: it waits while something is put on or taken off, and then it comes.
 
 Knows signals of the process; nothing of what must not be half done.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from probekit.errors import CaptureError
 
 
 @contextmanager
@@ -30,3 +33,47 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, own)
         if came:
             own(*came[0])
+
+
+class Attachment:
+    """Something that is put on for the time of a block: all of it or nothing, and then it is gone.
+
+    A subclass puts it on in `_attach` and says in `self._stack` how it is taken off.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._attached = False
+
+    def _attach(self) -> None:
+        raise NotImplementedError
+
+    def _left(self, error: BaseException | None) -> None:
+        """Look at what the block did, once everything is off again."""
+
+    def __enter__(self) -> Self:
+        if self._attached:
+            raise CaptureError("these hooks are attached already; leave the block first")
+        try:
+            with uninterrupted():
+                self._attach()
+            self._attached = True
+            return self
+        except BaseException:
+            with uninterrupted():
+                self._stack.close()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            with uninterrupted():
+                self._stack.close()
+        finally:
+            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
+            self._attached = False
+        self._left(error)

@@ -6,26 +6,24 @@ Knows torch's hooks. A hook appends one number to a list; all else happens betwe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 
-from probekit.interrupts import uninterrupted
+from probekit.interrupts import Attachment
 from probekit.schema import Execution, Forward
 
 Array = np.ndarray[Any, Any]
 
 
-class OrderRecorder:
+class OrderRecorder(Attachment):
     """Record the execution order of every module below a model, for the time of a block."""
 
     def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
         self._model = model
         self._paths = tuple(path for path, _ in model.named_modules() if path)
-        self._stack = ExitStack()
         self.clear()
 
     def clear(self) -> None:
@@ -33,16 +31,6 @@ class OrderRecorder:
         self._events: list[int] = []  # 2 * module when it is entered, 2 * module + 1 when left
         self._orders: dict[bytes, int] = {}
         self._forwards: list[Forward] = []
-
-    def __enter__(self) -> Self:
-        try:
-            with uninterrupted():
-                self._attach()
-            return self
-        except BaseException:
-            with uninterrupted():
-                self._stack.close()
-            raise
 
     def _attach(self) -> None:
         for number, path in enumerate(self._paths):
@@ -52,18 +40,6 @@ class OrderRecorder:
                 module.register_forward_hook(self._append(2 * number + 1)),
             ):
                 self._stack.callback(handle.remove)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with uninterrupted():
-                self._stack.close()
-        finally:
-            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
 
     def _append(self, event: int) -> Callable[..., None]:
         def listen(*_: Any) -> None:

@@ -7,10 +7,9 @@ recipe come from the plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ import torch
 from probekit.attention import AttentionCall, AttentionTap, shown_weights
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap
-from probekit.interrupts import uninterrupted
+from probekit.interrupts import Attachment
 from probekit.packing import KNOWN_NEXT, Batch, Rows, pack, padded
 from probekit.recipe import Recipe
 from probekit.resolve import SitePlan
@@ -29,7 +28,7 @@ from probekit.transfer import Label, RowSink, Transfer
 Array = np.ndarray[Any, Any]
 
 
-class Receiver:
+class Receiver(Attachment):
     """Attach a plan's sites to a model for the time of a block.
 
     Sites that come from the same tensor with the same rows and recipe (the ids and the
@@ -44,6 +43,7 @@ class Receiver:
         tally: Tally,
         stop: Source | None = None,
     ) -> None:
+        super().__init__()
         self._model = model
         self._transfer = transfer
         self._tally = tally
@@ -56,10 +56,9 @@ class Receiver:
             key = (site.source, site.choice, site.recipe)
             self._groups.setdefault(key, []).append(number)
         self._came = [False] * len(sites)
-        self._stack = ExitStack()
         self.n_bytes = 0  # handed on so far
 
-    def __enter__(self) -> Self:
+    def _attach(self) -> None:
         taps: list[Tap] = []
         calls: dict[str, list[Callable[[AttentionCall], None]]] = {}
         for numbers in self._groups.values():
@@ -71,27 +70,8 @@ class Receiver:
                 taps.append(_tap(source, partial(sink, numbers)))
         if self._stop is not None:
             taps.append(_tap(self._stop, _end_forward))
-        try:
-            with uninterrupted():
-                self._stack.enter_context(HookManager(self._model, taps))
-                self._stack.enter_context(AttentionTap(self._model, _each(calls)))
-            return self
-        except BaseException:
-            with uninterrupted():
-                self._stack.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with uninterrupted():
-                self._stack.close()
-        finally:
-            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
+        self._stack.enter_context(HookManager(self._model, taps))
+        self._stack.enter_context(AttentionTap(self._model, _each(calls)))
 
     def expect(self, batch: Batch, out: RowSink) -> None:
         """Say which batch runs next, and where its rows go."""

@@ -6,11 +6,8 @@ Knows globs, portable names and hooks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 import torch
 
@@ -20,7 +17,7 @@ from probekit.config import RecordKind
 from probekit.errors import CaptureError, Fault, PlanError
 from probekit.globs import match_paths
 from probekit.hooks import HookManager, Tap
-from probekit.interrupts import uninterrupted
+from probekit.interrupts import Attachment
 from probekit.misses import nearest
 from probekit.sources import BLOCK_KINDS, HEAD_KINDS
 
@@ -62,10 +59,11 @@ class _Kept:
 _Sites = dict[str, tuple[str, RecordKind]]  # by name: module path and kind
 
 
-class Recording:
+class Recording(Attachment):
     """What was recorded, by site name: `module` or `module/kind`."""
 
     def __init__(self, model: torch.nn.Module, matched: Mapping[str, _Sites]) -> None:
+        super().__init__()
         self._matched = matched  # by pattern
         self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
         self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
@@ -73,30 +71,12 @@ class Recording:
         outside = [self._tap(name) for name in self._sites if name not in inside]
         self._hooks = HookManager(model, outside)
         self._attention = AttentionTap(model, self._listeners(inside))
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        try:
-            with uninterrupted():
-                self._stack.enter_context(self._hooks)
-                self._stack.enter_context(self._attention)
-            return self
-        except BaseException:
-            with uninterrupted():
-                self._stack.close()
-            raise
+    def _attach(self) -> None:
+        self._stack.enter_context(self._hooks)
+        self._stack.enter_context(self._attention)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            with uninterrupted():
-                self._stack.close()
-        finally:
-            self._stack.close()  # does nothing, unless Ctrl-C came before the block began
+    def _left(self, error: BaseException | None) -> None:
         # Of what a glob matches some may never run, as lists of modules do not; not all of it.
         silent = [
             pattern
