@@ -181,7 +181,7 @@ def show_shuffling(n_rows: int) -> None:
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     given = options(__doc__)
-    n_examples, n_pairs = (200, 3) if given.quick else (1600, 7)
+    n_examples, n_pairs = (150, 2) if given.quick else (1600, 7)
     with tempfile.TemporaryDirectory() as scratch:
         traces = []
         for n_shards in (1, 4):

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config
 
 from probekit.order import OrderRecorder
 
-N_PROMPT, N_STEPS = 64, 32
+N_PROMPT = 64
 End = Callable[[], None]  # told at the end of each forward pass
 Passes = Callable[[End], None]  # some forward passes
 Listening = Callable[[torch.nn.Module], AbstractContextManager[End]]
@@ -57,7 +57,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=6)).eval()
     assert sum(p.numel() for p in model.parameters()) == 81_912_576  # distilgpt2's
-    batch = torch.randint(model.config.vocab_size, (8, 128))
+    n_rows, n_steps, n_pairs = (2, 16, (2, 2)) if given.quick else (8, 32, (9, 21))
+    batch = torch.randint(model.config.vocab_size, (n_rows, 128))
     cache = DynamicCache(config=model.config)
 
     def long_batch(end: End) -> None:
@@ -65,10 +66,10 @@ def main() -> None:
         end()
 
     def decoding(end: End) -> None:
-        for step in range(N_STEPS):
+        for step in range(n_steps):
             model(input_ids=batch[:1, step : step + 1], past_key_values=cache, use_cache=True)
             end()
-        cache.crop(-N_STEPS)
+        cache.crop(-n_steps)
 
     def time_it(name: str, passes: Passes, target: str, **options: Any) -> Iterator[Comparison]:
         for what, listening, aim in (("order", recorded, target), ("empty hooks", empty_hooks, "")):
@@ -88,11 +89,15 @@ def main() -> None:
         model(input_ids=batch[:1, :N_PROMPT], past_key_values=cache, use_cache=True)
         for n_threads, clock in clocks:
             torch.set_num_threads(n_threads)
-            for name, passes, target, n_pairs in (
-                ("1024-token batch", long_batch, "<= 1.02", 2 if given.quick else 9),
-                ("one-token decoding", decoding, "<= 1.10", 2 if given.quick else 21),
+            for (name, passes, target), n in zip(
+                (
+                    (f"{batch.numel()}-token batch", long_batch, "<= 1.02"),
+                    ("one-token decoding", decoding, "<= 1.10"),
+                ),
+                n_pairs,
+                strict=True,
             ):
-                results += time_it(name, passes, target, n_pairs=n_pairs, clock=clock)
+                results += time_it(name, passes, target, n_pairs=n, clock=clock)
     report(results, given.json)
 
 

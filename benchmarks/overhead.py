@@ -44,7 +44,7 @@ def write_only(job: Job) -> None:
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     given = options(__doc__)
-    n_examples, n_pairs = (4, 3) if given.quick else (64, 7)
+    n_examples, n_pairs = (4, 2) if given.quick else (64, 7)
     cases = [
         ("six mlp.act, early stop off", mlp_acts(6), {"early_stop": False}, "<= 1.05"),
         ("six mlp.act, early stop on", mlp_acts(6), {}, "<= 0.65"),

@@ -85,7 +85,7 @@ def _seconds(
 def options(description: str | None, *more: argparse.ArgumentParser) -> argparse.Namespace:
     """Read the command line every benchmark shares, and what one adds."""
     parser = argparse.ArgumentParser(description=description, parents=more)
-    parser.add_argument("--quick", action="store_true", help="three pairs of a smaller job")
+    parser.add_argument("--quick", action="store_true", help="a smaller job, and fewer pairs")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()
 

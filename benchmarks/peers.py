@@ -63,7 +63,11 @@ class Worker:
             text=True,
             env=offline,
         )
-        self.missing: str | None = self._answer().get("missing")
+
+    def missing(self) -> str | None:
+        """Wait until it has loaded; name what is not installed, if anything."""
+        missing: str | None = self._answer().get("missing")
+        return missing
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -212,14 +216,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
         prepare(folder, n_texts)
-        workers = []
-        for name in (OURS, *PEERS):
-            worker = Worker(name, folder)
+        started = [Worker(name, folder) for name in (OURS, *PEERS)]  # all load at once
+        for worker in started:
             stack.callback(worker.close)
-            if worker.missing is None:
+        workers = []
+        for worker in started:
+            missing = worker.missing()
+            if missing is None:
                 workers.append(worker)
             else:
-                print(f"{name}: left out, {worker.missing} is not installed: {HOW_TO_INSTALL}")
+                print(f"{worker.name}: left out, {missing} is not installed: {HOW_TO_INSTALL}")
         ways = [(worker, "documented") for worker in workers]
         ways += [(worker, "tuned") for worker in workers if worker.name in TUNED]
         results = time_them(checked(workers, ways), n_rounds)
