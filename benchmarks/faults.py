@@ -12,12 +12,16 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 from campaigns import damage, disks, kills, lies, stops
 from campaigns.runs import CONFIGS, undisturbed
 from campaigns.tally import Campaign, Tally
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
 
 CAMPAIGNS = {
     "kills survived": Campaign(carry_out=kills.survive, full=100, quick=10),
@@ -31,6 +35,7 @@ CAMPAIGNS = {
     "hostile files tried": Campaign(carry_out=lies.traces, full=1500, quick=150),
 }
 _SHOWN = 20  # descriptions of what was lost
+_PAUSE_S = 60.0  # between two lines of progress
 
 
 def main() -> None:
@@ -44,7 +49,9 @@ def main() -> None:
             begin, campaign, folder = time.perf_counter(), CAMPAIGNS[name], Path(scratch) / name
             folder.mkdir()
             n = campaign.quick if given.quick else campaign.full
-            tally = campaign.carry_out(n, Random(given.seed), folder, runs)
+            with _progress(name, n) as tell:
+                tally = Tally(tell=tell)
+                campaign.carry_out(n, Random(given.seed), folder, runs, tally)
             n_lost += len(tally.lost)
             _show(name, tally, time.perf_counter() - begin)
     sys.exit(1 if n_lost else 0)
@@ -56,6 +63,30 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", action="append", choices=CAMPAIGNS, help="this campaign")
     parser.add_argument("--seed", type=int, default=0, help="of what happens when")
     return parser.parse_args()
+
+
+@contextmanager
+def _progress(name: str, n: int) -> Iterator[Callable[[int], None]]:
+    """Show how much was tried: a bar on a terminal, a line a minute elsewhere.
+
+    No thread draws the bar: none may be there when children are forked.
+    """
+    if sys.stderr.isatty():
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+            task = bar.add_task(name, total=n)
+            yield lambda tried: bar.update(task, completed=tried, refresh=True)
+        return
+    last = time.monotonic()
+
+    def tell(tried: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > _PAUSE_S:
+            last = time.monotonic()
+            print(f"{name}: {tried} of {n}", file=sys.stderr, flush=True)
+
+    yield tell
 
 
 def _show(name: str, tally: Tally, seconds: float) -> None:

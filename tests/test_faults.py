@@ -47,7 +47,8 @@ def runs_stay_as_they_are(runs: dict[str, Undisturbed]) -> Iterator[None]:
 def test_of_a_sample_nothing_gets_through(
     runs: dict[str, Undisturbed], tmp_path: Path, name: str
 ) -> None:
-    tally = CAMPAIGNS[name].carry_out(SAMPLE[name], Random(2), tmp_path, runs)
+    tally = Tally()
+    CAMPAIGNS[name].carry_out(SAMPLE[name], Random(2), tmp_path, runs, tally)
     assert tally.lost == []
     assert tally.tried == SAMPLE[name]
 
@@ -89,7 +90,8 @@ def test_damage_that_is_not_found_is_lost(
 ) -> None:
     whole = damage.verify_trace(runs["plain"].trace)
     monkeypatch.setattr(damage, "verify_trace", lambda path: whole)
-    tally = damage.find_files(8, Random(0), tmp_path, runs)
+    tally = Tally()
+    damage.find_files(8, Random(0), tmp_path, runs, tally)
     assert len(tally.lost) == tally.tried == 8
     assert "not found" in tally.lost[0]
 
@@ -103,7 +105,8 @@ def test_a_crash_is_lost(
     runs: dict[str, Undisturbed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(damage, "Read", Crash)
-    tally = damage.read(1, Random(0), tmp_path, runs)
+    tally = Tally()
+    damage.read(1, Random(0), tmp_path, runs, tally)
     assert len(tally.lost) == 1
     assert "exit -11" in tally.lost[0]
 

@@ -23,6 +23,7 @@ from campaigns.hostile_traces import (
     catalogue,
     read_all,
 )
+from campaigns.tally import Tally
 from hypothesis import strategies as st
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of a process are Linux's")
@@ -30,7 +31,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of a pro
 
 @pytest.mark.slow
 def test_thousands_of_hostile_configs_are_planned_or_refused(tmp_path):
-    tally = lies.configs(3000, Random(1), tmp_path, {})
+    tally = Tally()
+    lies.configs(3000, Random(1), tmp_path, {}, tally)
     assert tally.lost == []
     assert tally.counts["planned"] > 300
     assert tally.counts["run"] > 30
@@ -80,7 +82,8 @@ def test_a_config_that_ends_as_none_may_is_lost(tmp_path, monkeypatch, say, lost
     hostile = HostileConfig(text=written(right()))
     monkeypatch.setattr(lies, "HOSTILE_CONFIGS", st.just(hostile))
     monkeypatch.setattr(lies, "_plan", lambda *_: say())
-    tally = lies.configs(1, Random(0), tmp_path, {})
+    tally = Tally()
+    lies.configs(1, Random(0), tmp_path, {}, tally)
     assert len(tally.lost) == bool(lost)
     assert all(lost in problem for problem in tally.lost)
 
@@ -103,7 +106,8 @@ def follow(place: Any, draw: Random) -> None:
 )
 def test_a_trace_that_shows_what_lies_outside_is_lost(tmp_path, monkeypatch, lie, lost):
     monkeypatch.setattr(lies, "catalogue", lambda base: [HostileTrace("a lie", lie)])
-    tally = lies.traces(1, Random(0), tmp_path, {})
+    tally = Tally()
+    lies.traces(1, Random(0), tmp_path, {}, tally)
     assert tally.tried == 1
     assert [lost in problem for problem in tally.lost] == [True] * bool(lost)
 
@@ -123,7 +127,9 @@ def test_a_crash_and_a_wait_without_end_are_lost(tmp_path, monkeypatch):
         scratch = tmp_path / str(number)
         scratch.mkdir()
         monkeypatch.setattr(lies, "read_all", how)
-        (problem,) = lies.traces(1, Random(0), scratch, {}).lost
+        tally = Tally()
+        lies.traces(1, Random(0), scratch, {}, tally)
+        (problem,) = tally.lost
         assert "killed" in problem
 
 

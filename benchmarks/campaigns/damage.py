@@ -25,18 +25,17 @@ _REPAIR = (*COMMAND, "--repair")
 _MEMORY_BYTES = 2 << 30  # that reading may take beyond what is loaded already
 
 
-def find_bytes(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def find_bytes(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Change one byte of a trace n times and verify each."""
-    return _find(BYTES, n, chance, runs)
+    _find(BYTES, n, chance, runs, tally)
 
 
-def find_files(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def find_files(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Cut, lose, swap, rename or grow files of a trace n times and verify each."""
-    return _find(FILES, n, chance, runs)
+    _find(FILES, n, chance, runs, tally)
 
 
-def _find(kinds: tuple[str, ...], n: int, chance: Random, runs: Runs) -> Tally:
-    tally = Tally()
+def _find(kinds: tuple[str, ...], n: int, chance: Random, runs: Runs, tally: Tally) -> None:
     while tally.tried < n:
         run = runs[chance.choice(list(runs))]
         kind = kinds[tally.tried % len(kinds)]
@@ -55,12 +54,10 @@ def _find(kinds: tuple[str, ...], n: int, chance: Random, runs: Runs) -> Tally:
         if verify_trace(run.trace).damages:
             problems.append("found where there is none")
         tally.count(kind, [f"{run.name}, {damage.where}: {p}" for p in problems])
-    return tally
 
 
-def mend(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def mend(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Damage traces n times, and repair each."""
-    tally = Tally()
     while tally.tried < n:
         run = runs[chance.choice(list(runs))]
         place = run.copy(scratch / "damaged")
@@ -83,16 +80,14 @@ def mend(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
         if n_computed != wanted:
             problems.append(f"{n_computed} examples computed for {wanted}")
         tally.count(kind, [f"{run.name}, {damage.where}: {p}" for p in problems])
-    return tally
 
 
 def _hit(before: dict[str, Any], after: dict[str, Any]) -> set[int]:
     return {int(Path(name).stem) for name in before if after.get(name) != before[name]}
 
 
-def read(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def read(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Damage traces n times and read all of each, in a process of its own."""
-    tally = Tally()
     while tally.tried < n:
         run = runs[chance.choice(list(runs))]
         # Most of what HDF5 can stumble over is structure: two thirds of the tries hit that.
@@ -104,7 +99,6 @@ def read(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
         if ended.code != 0 or outcome not in ("read", "refused"):
             problems.append(f"{run.name}, {damage.where}: {ended}, {ended.log[-1:]}")
         tally.count(outcome or "died", problems)
-    return tally
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,8 @@ _FORCED = (*COMMAND, "--force")  # the disk is known to be too small: how the ru
 _NOBODY = 65534
 
 
-def starve(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def starve(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Let runs run into n limits, in turn of each kind."""
-    tally = Tally()
     kinds = {
         **EVERYWHERE,
         **(ON_DISKS if _can_mount(scratch) else {}),
@@ -46,7 +45,6 @@ def starve(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
             tally.count(shown, problems + finish(run, place))
         finally:
             _unmount(place)
-    return tally
 
 
 def _unclear(ended: Ended, way: _Way) -> list[str]:

@@ -29,9 +29,8 @@ INSTANTS = ("forward", "write", "fsync", "fsynced", "rename", "renamed", "remove
 _MOST_LIVES = 4  # a run is killed up to so often before it may end
 
 
-def survive(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def survive(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Kill runs n times, in turn at each kind of instant and after random delays."""
-    tally = Tally()
     events = {name: _count_events(run, scratch / "count") for name, run in runs.items()}
     while tally.tried < n:
         name = chance.choice(list(runs))
@@ -47,7 +46,6 @@ def survive(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
                 break
             tally.count(kind, _touched(before, sealed(place)))
         tally.lost += finish(runs[name], place)
-    return tally
 
 
 def _next_kind(tally: Tally, chance: Random) -> str:

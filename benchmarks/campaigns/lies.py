@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 import probekit
 from campaigns.attempts import Limits, Outcome, attempt
-from campaigns.hostile_configs import HOSTILE_CONFIGS, HostileConfig
+from campaigns.hostile_configs import HOSTILE_CONFIGS, HostileConfig, right
 from campaigns.hostile_traces import SECRET, base_trace, catalogue, place_at, read_all
 from campaigns.tally import Runs, Tally
 from probekit import capture, terminal  # noqa: F401 (loaded before children are forked)
@@ -40,9 +40,9 @@ _SMALL_BYTES = 20_000_000
 _MOST_LINES, _LONGEST_LINE = 21, 2100  # of a message
 
 
-def configs(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def configs(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Plan n configs, and run every tenth of those that can be planned."""
-    tally = Tally()
+    probekit.plan(right())  # what this imports, no child has to import
     planned = itertools.count()
 
     @hypothesis.seed(chance.randrange(2**32))
@@ -69,7 +69,6 @@ def configs(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
         )
 
     try_one()
-    return tally
 
 
 def _plan(path: Path, config: HostileConfig) -> str:
@@ -101,16 +100,15 @@ def _fault(outcome: Outcome) -> str:
     return ""
 
 
-def traces(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def traces(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Read n traces, each with another lie in it."""
-    tally = Tally()
     base = scratch / "base"
     base_trace(base)
     lies = catalogue(base)
     chance.shuffle(lies)
     for hostile in itertools.cycle(lies):
         if tally.tried == n:
-            return tally
+            return
         place = place_at(scratch / "place", base)
         # Made in a child too: h5py does not survive all of it; and not all of it can be made.
         seed = chance.random()

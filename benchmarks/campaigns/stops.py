@@ -21,9 +21,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ADVICE = "stopped; what is sealed stays, and the same command goes on from there"
 
 
-def stop(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
+def stop(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Stop runs n times, at random instants."""
-    tally = Tally()
     while tally.tried < n:
         run = runs[chance.choice(list(runs))]
         place = run.fresh(scratch / "stopped")
@@ -49,7 +48,6 @@ def stop(n: int, chance: Random, scratch: Path, runs: Runs) -> Tally:
             problems.append(f"{len(ended.log) - n_before} batches began after the signal")
         problems += _left_over(place)
         tally.count(number.name, problems + finish(run, place))
-    return tally
 
 
 def _left_over(place: Path) -> list[str]:

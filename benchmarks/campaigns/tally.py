@@ -19,6 +19,7 @@ class Tally:
 
     counts: Counter[str] = field(default_factory=Counter)  # tried, by kind or by outcome
     lost: list[str] = field(default_factory=list)  # one description for each that got through
+    tell: Callable[[int], None] = lambda tried: None  # called after every try
 
     @property
     def tried(self) -> int:
@@ -30,12 +31,13 @@ class Tally:
         self.counts[kind] += 1
         if problems:
             self.lost.append(f"{kind}: {'; '.join(problems)}")
+        self.tell(self.tried)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Campaign:
     """Something that is done to runs, and how often."""
 
-    carry_out: Callable[[int, Random, Path, Runs], Tally]  # how often, chance, a folder, the runs
+    carry_out: Callable[[int, Random, Path, Runs, Tally], None]  # how often, chance, folder, runs
     full: int
     quick: int
