@@ -80,7 +80,7 @@ def run(
     device = models.compute_device(config.model, config.where("model.device"))
     path, record = Path(config.store.path), run_record(plan)
     with RunFolder(path, record, overwrite=overwrite, repair=repair) as folder:
-        damages = sealed_damages(path, sums=repair)
+        damages = [] if overwrite else sealed_damages(path, sums=repair)
         if damages and not repair:
             raise StoreError(_damaged(path, damages))
         damaged = {d.shard for d in damages if d.shard is not None}
@@ -97,8 +97,8 @@ def run(
             checked = (
                 _checked(model, plan, path, device) if self_check else {"self_check": "skipped"}
             )
-        if todo or damaged:
-            folder.reopen(damaged)  # not earlier: what is damaged is better than nothing
+        if todo or damaged or overwrite:
+            folder.reopen(damaged)  # not earlier: what is old or damaged is better than nothing
         if todo:
             capture(model, plan, todo, path, device, on_progress, attributes=checked)
         if todo or damaged or not index_is_whole(path, sums=repair):

@@ -29,6 +29,13 @@ from probekit.schema import INDEX_FILE, INDEX_RECORD, RUN_FILE, SHARDS_FOLDER, S
 SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _SHOWN = 5  # changed settings named in a message
 _LONG = 60  # characters of one
+_DIFFERS = {  # parts of a run's identity, where its config is the same
+    "inputs_digest": "the texts are others",
+    "model_digest": "the model in its folder has changed",
+    "model_commit": "the model on the hub has changed",
+    "sites": "the sites are others",
+    "shards": "the shards are cut otherwise",
+}
 _SHARD_FILE = re.compile(r"\d{5,}\.(h5|json)|\.\d{5,}\.(h5\.part(\.packed)?|json\.part)")
 _FILES = (INDEX_RECORD, INDEX_FILE, RUN_FILE)  # in the order in which they are removed
 _PARTS = tuple(f".{name}.part" for name in _FILES)
@@ -61,7 +68,7 @@ class RunFolder:
     Args:
         path: of the folder.
         record: which run it is to hold.
-        overwrite: remove what is there, and begin anew.
+        overwrite: remove what is there, and begin anew; not before `reopen`.
         repair: write a damaged or lost run.json again, if the shards say that they are of this run.
     """
 
@@ -81,9 +88,10 @@ class RunFolder:
             stack.enter_context(Lock(self.path / LOCK_FILE))
             with explained(self.path):
                 if self._overwrite:
-                    clear(self.path)
-                self._begin_or_go_on()
-                self._remove_leftovers()
+                    _refuse_foreign(self.path)
+                else:
+                    self._begin_or_go_on()
+                    self._remove_leftovers()
             self._stack = stack.pop_all()
         return self
 
@@ -96,12 +104,19 @@ class RunFolder:
         self._stack.close()
 
     def sealed(self) -> frozenset[int]:
-        """Give the numbers of the shards that are whole."""
-        return sealed_shards(self.path)
+        """Give the numbers of the shards that are whole, and stay."""
+        return frozenset() if self._overwrite else sealed_shards(self.path)
 
     def reopen(self, damaged: Iterable[int] = ()) -> None:
-        """Make room for shards: the index goes, and damaged shards, of each its record first."""
+        """Make room for shards: the index goes, and damaged shards, of each its record first.
+
+        Of a run that is overwritten all goes, and only now: until here its trace can be read.
+        """
         with explained(self.path):
+            if self._overwrite:
+                self._overwrite = False
+                clear(self.path)
+                self._begin()
             for name in (INDEX_RECORD, INDEX_FILE):
                 (self.path / name).unlink(missing_ok=True)
             for number in damaged:
@@ -112,9 +127,7 @@ class RunFolder:
     def _begin_or_go_on(self) -> None:
         earlier = self._earlier()
         if earlier is None:
-            (self.path / SHARDS_FOLDER).mkdir(exist_ok=True)
-            write_record(self.path / RUN_FILE, self._record.to_json())
-            fsync(self.path.absolute().parent)  # a sealed shard in a folder without a name is lost
+            self._begin()
             return
         differs = [
             key
@@ -126,12 +139,17 @@ class RunFolder:
                 earlier.get("provenance", {}).get("config"),
                 self._record.provenance.get("config"),
             )
+            what = changes or ", ".join(_DIFFERS.get(key, f"another {key}") for key in differs)
             raise StoreError(
-                f"{self.path}: holds another run "
-                f"({changes or 'differs in: ' + ', '.join(differs)}); "
+                f"{self.path}: holds another run ({what}); "
                 "give another store.path, or --overwrite to begin anew"
             )
         self.changed = _free_changes(earlier.get("provenance", {}), self._record.provenance)
+
+    def _begin(self) -> None:
+        (self.path / SHARDS_FOLDER).mkdir(exist_ok=True)
+        write_record(self.path / RUN_FILE, self._record.to_json())
+        fsync(self.path.absolute().parent)  # a sealed shard in a folder without a name is lost
 
     def _earlier(self) -> dict[str, Any] | None:
         """Read the run.json that is there; None where it is to be written."""
@@ -155,9 +173,10 @@ class RunFolder:
         _remove_scratch(self.path)
         for name in _PARTS:
             (self.path / name).unlink(missing_ok=True)
-        whole = self.sealed()
+        # The index is written when every shard is sealed: beside it, half a shard is damage.
+        stay = (shard_numbers if is_indexed(self.path) else sealed_shards)(self.path)
         for file in _shard_files(self.path):
-            if file.name.startswith(".") or int(file.stem) not in whole:
+            if file.name.startswith(".") or int(file.stem) not in stay:
                 file.unlink()
 
 
@@ -235,6 +254,11 @@ def sealed_shards(folder: Path) -> frozenset[int]:
         for name in files
         if re.fullmatch(r"\d+\.json", name) and name.replace(".json", ".h5") in files
     )
+
+
+def is_indexed(folder: Path) -> bool:
+    """Say whether a run has come to its end: its index is there."""
+    return (folder / INDEX_FILE).exists()
 
 
 def shard_numbers(folder: Path) -> frozenset[int]:

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from threading import RLock
@@ -45,7 +45,8 @@ BUNDLED = {  # architectures that build with no network, by the model's name in 
 # at a time, or another one's random weights are never drawn.
 BUILDING = RLock()
 _CONNECT_S = 3.0
-_PIECES, _PIECE_BYTES = 64, 1 << 16
+_PIECE_BYTES = 1 << 20
+_CONFIGS = ("config.json", "generation_config.json")
 _REASON = 400  # characters of what a library says
 
 
@@ -312,30 +313,42 @@ def _refuse_holes(report: Any, where: str, name: str) -> None:
         )
 
 
-def weights_digest(config: ProbeConfig) -> str | None:
-    """Tell a local model's weights from others, so that a run does not go on with changed ones.
+def model_digest(config: ProbeConfig) -> str | None:
+    """Tell a local model from others, so that a run does not go on with a changed one.
 
-    Reads the sizes and 64 pieces of 64 KiB, spread evenly, of every weights file: enough to see
-    that a model was trained on or replaced, in no time for a model of any size.
+    Reads what its configs say, and every byte of its weights and of code that may run.
 
     Returns:
-        A digest, or None where there are no local weights (the hub has commits for that).
+        A digest, or None where nothing is local (the hub has commits for that).
     """
     source = locate(config.model.name, config.where("model.name"))
-    if config.model.weights == "random" or source.on_hub:
+    if source.on_hub:
         return None
     folder = Path(source.place)
-    files = [folder / source.gguf_file] if source.gguf_file else [*folder.glob("*.safetensors")]
+    files: list[Path] = []
+    if config.model.weights != "random":
+        files += [folder / source.gguf_file] if source.gguf_file else folder.glob("*.safetensors")
     if config.model.trust_remote_code:
         files += folder.glob("*.py")
     digest = xxhash.xxh3_128()
+    for name in _CONFIGS if source.gguf_file is None else ():
+        if (folder / name).exists():
+            said = {**json.loads((folder / name).read_bytes()), "transformers_version": None}
+            digest.update(f"{name} {json.dumps(said, sort_keys=True)}\n".encode())
     for file in sorted(files):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as data:
-            for number in range(_PIECES):
-                data.seek(number * max(0, size - _PIECE_BYTES) // (_PIECES - 1))
-                digest.update(data.read(_PIECE_BYTES))
+        there = file.stat()
+        content = _content_digest(file, there.st_size, there.st_mtime_ns)
+        digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)  # a run asks more than once, and a large model takes seconds
+def _content_digest(file: Path, size: int, mtime_ns: int) -> str:
+    """Digest a file's bytes; size and time of change are what it is remembered by."""
+    digest, piece = xxhash.xxh3_128(), bytearray(_PIECE_BYTES)
+    with file.open("rb", buffering=0) as data:
+        while n := data.readinto(piece):
+            digest.update(memoryview(piece)[:n])
     return digest.hexdigest()
 
 

@@ -28,7 +28,7 @@ def run_record(plan: Plan) -> RunRecord:
             "inputs_digest": plan.examples.digest(),
             "model_class": plan.skeleton.model_class,
             "model_commit": _commit(plan),
-            "weights_digest": models.weights_digest(plan.config),
+            "model_digest": models.model_digest(plan.config),
             "sites": [site.spec.to_json() for site in plan.sites],
             "shards": [shard.to_json() for shard in plan.shards],
         },

@@ -142,9 +142,9 @@ def _without_layers(hf_config: Any, config: ProbeConfig) -> Any:
 
 def _refuse_changed(trace: Trace, config: ProbeConfig) -> None:
     run = read_run(trace.path.parent) or {"identity": {}}
-    made_with = run["identity"].get("weights_digest")
-    if made_with is not None and models.weights_digest(config) != made_with:
-        raise ConfigError(f"the weights of {config.model.name} have changed since the run")
+    made_with = run["identity"].get("model_digest")
+    if made_with is not None and models.model_digest(config) != made_with:
+        raise ConfigError(f"{config.model.name} has changed since the run")
 
 
 @contextmanager

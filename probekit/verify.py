@@ -6,7 +6,7 @@ after the bytes of its structure have been found right. Memory is a few MiB what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from probekit.checksums import FileRecord, rest_checksum, rows_checksum, stored_checksum
 from probekit.disk import explained
 from probekit.errors import StoreError, printable
-from probekit.folder import identity_digest, sealed_shards, shard_numbers
+from probekit.folder import identity_digest, is_indexed, sealed_shards, shard_numbers
 from probekit.inside import dataset_in, names_in, node_in, numbers_in
 from probekit.mapped import open_file
 from probekit.records import read_record
@@ -108,8 +108,7 @@ def verify_trace(
         )
     run, damages = _read_run(folder)
     planned = set(range(run.n_shards)) if run is not None else set(there)
-    unsealed = planned - there if not (folder / INDEX_FILE).exists() else set()
-    numbers = sorted((planned | there) - unsealed)
+    numbers = _due(folder, run, there)
     total = sum(_size(folder / name) for name in (INDEX_FILE, *map(_shard_file, numbers)))
     n_bytes = 0
     for number in numbers:
@@ -122,23 +121,29 @@ def verify_trace(
     return Verdict(
         path=folder,
         n_shards=len(planned),
-        n_unsealed=len(unsealed),
+        n_unsealed=len(planned.difference(numbers)),
         n_bytes=total,
         damages=tuple(damages),
     )
 
 
 def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
-    """Find what is wrong with the sealed shards of a run.
+    """Find what is wrong with the sealed shards of a run: all, once it has come to its end.
 
     Args:
         folder: of the run; its run.json is whole.
         sums: read every byte; False compares no more than the records and the files' sizes.
     """
     run, found = _read_run(folder)
-    for number in sorted(sealed_shards(folder)):
+    for number in _due(folder, run, sealed_shards(folder)):
         found += _in_shard(folder, number, run, sums=sums)
     return found + _breaks(folder)
+
+
+def _due(folder: Path, run: _Run | None, there: Iterable[int]) -> list[int]:
+    """Number the shards that must be whole, ascending: those there, or all beside an index."""
+    all_of_it = range(run.n_shards) if run is not None and is_indexed(folder) else ()
+    return sorted({*there, *all_of_it})
 
 
 def index_is_whole(folder: Path, *, sums: bool) -> bool:

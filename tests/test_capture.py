@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -566,6 +568,20 @@ def test_overwrite_runs_a_finished_run_again(gpt2, tmp_path, monkeypatch):
     assert len(loaded) == 1
 
 
+def test_an_overwrite_that_cannot_begin_leaves_the_old_trace(gpt2, tmp_path, monkeypatch):
+    config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
+    before = probekit.run(config)["transformer.h.0.mlp.act"][:]
+
+    def fail(*args: Any) -> None:
+        raise CaptureError("out of memory")
+
+    monkeypatch.setattr(models, "load_model", fail)
+    with pytest.raises(CaptureError):
+        probekit.run(config, overwrite=True)
+    trace = probekit.open(tmp_path / "t")
+    np.testing.assert_array_equal(trace["transformer.h.0.mlp.act"][:], before)
+
+
 def test_overwrite_leaves_files_that_are_not_probekits(gpt2, tmp_path):
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
     probekit.run(config)
@@ -729,20 +745,46 @@ def refuse_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "load_model", refuse)
 
 
-def test_changed_weights_in_the_same_folder_are_another_model(tmp_path):
-    model = tiny.build("llama")
-    model.save_pretrained(tmp_path / "model")
+def change_one_weight(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def change_config(name: str, **values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / name
+        file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+    return change
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random"])
+@pytest.mark.parametrize(
+    ("change", "is_another"),
+    [
+        (change_one_weight, {"pretrained"}),
+        (change_config("config.json", hidden_act="relu"), {"pretrained", "random"}),
+        (change_config("generation_config.json", eos_token_id=3), {"pretrained", "random"}),
+        (change_config("config.json", transformers_version="5.99"), set()),
+    ],
+    ids=["a weight", "activation", "end of text", "version"],
+)
+def test_a_changed_model_in_the_same_folder_is_another(tmp_path, weights, change, is_another):
+    tiny.build("llama").save_pretrained(tmp_path / "model")
     config = {
-        "model": {"name": str(tmp_path / "model")},
+        "model": {"name": str(tmp_path / "model"), "weights": weights},
         "inputs": {"random": {"examples": 2, "max_tokens": 9}},
         "probes": [{"modules": "model.layers.0"}],
         "store": {"path": str(tmp_path / "run")},
     }
     probekit.run(config)
-    with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(2)
-    model.save_pretrained(tmp_path / "model")
-    with pytest.raises(StoreError, match="weights_digest"):
+    change(tmp_path / "model")
+    if weights in is_another:
+        with pytest.raises(StoreError, match="the model in its folder has changed"):
+            probekit.run(config)
+    else:
         probekit.run(config)
 
 

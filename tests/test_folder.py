@@ -90,7 +90,7 @@ def test_the_same_run_goes_on(path: Path) -> None:
 
 def test_another_run_is_refused_by_what_differs(path: Path) -> None:
     before = tree(path)
-    message = r"holds another run \(differs in: config_digest, shards\); .* or --overwrite"
+    message = r"another run \(another config_digest, the shards are cut otherwise\); .* --overwrite"
     with pytest.raises(StoreError, match=message), RunFolder(path, OTHER):
         pass
     assert tree(path) == before
@@ -175,16 +175,19 @@ def test_a_folder_with_foreign_files_is_refused(tmp_path: Path, overwrite: bool)
 
 
 def test_overwrite_begins_anew(path: Path) -> None:
+    before = tree(path)
     with RunFolder(path, OTHER, overwrite=True) as folder:
         assert folder.sealed() == frozenset()
+        assert tree(path) == before | {".lock"}
+        folder.reopen()
     assert tree(path) == {"run.json"}
     assert saved(path / "run.json") == json.loads(json.dumps(OTHER.to_json()))
 
 
 def test_overwrite_begins_anew_over_a_damaged_run_file(path: Path) -> None:
     (path / "run.json").write_text("{")
-    with RunFolder(path, OTHER, overwrite=True):
-        pass
+    with RunFolder(path, OTHER, overwrite=True) as folder:
+        folder.reopen()
     assert tree(path) == {"run.json"}
 
 
@@ -215,8 +218,8 @@ def test_an_overwrite_that_is_killed_leaves_nothing_to_be_taken_for_the_new_run(
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(Path, "unlink", unlink)
-            with RunFolder(path, OTHER, overwrite=True):
-                pass
+            with RunFolder(path, OTHER, overwrite=True) as folder:
+                folder.reopen()
         with pytest.raises(StoreError, match="holds"), RunFolder(path, OTHER):
             pass
         put(path, *(f"shards/0000{n}.{end}" for n in (0, 1) for end in ("h5", "json")))
@@ -323,6 +326,7 @@ def test_a_folder_without_shards_has_none_that_are_whole(tmp_path: Path) -> None
 
 
 def test_leftovers_of_a_killed_run_are_removed(path: Path) -> None:
+    (path / "trace.h5").unlink()
     whole = tree(path)
     put(path, "shards/00001.h5", "shards/00002.json", "shards/.00003.h5.part")
     put(path, "shards/.00003.h5.part.packed", "shards/.00003.json.part")
@@ -331,12 +335,22 @@ def test_leftovers_of_a_killed_run_are_removed(path: Path) -> None:
     assert tree(path) == whole
 
 
+def test_half_a_shard_beside_an_index_is_damage_and_stays(path: Path) -> None:
+    put(path, "shards/00001.h5", "shards/00002.json")
+    before = tree(path)
+    put(path, "shards/.00003.h5.part")
+    with RunFolder(path, RECORD) as folder:
+        assert folder.sealed() == {0}
+    assert tree(path) == before
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_scratch_of_a_killed_run_is_removed(path: Path, overwrite: bool) -> None:
     whole = tree(path)
     put(path, ".scratch-x1/together/shards/00000.h5", ".scratch-y2/a")
-    with RunFolder(path, RECORD, overwrite=overwrite):
-        pass
+    with RunFolder(path, RECORD, overwrite=overwrite) as folder:
+        if overwrite:
+            folder.reopen()
     assert tree(path) == ({"run.json"} if overwrite else whole)
     assert {p.name for p in path.iterdir()} <= {"run.json", "trace.h5", "shards"}
 

@@ -194,7 +194,7 @@ def test_a_run_does_not_go_on_with_another_commit(hub, gpt2, tmp_path):
     wanted["model"]["tokenizer"] = str(gpt2 / "words")
     probekit.run(wanted)
     hub.push(gpt2, NEW)
-    with pytest.raises(StoreError, match=r"another run \(differs in: model_commit\)"):
+    with pytest.raises(StoreError, match=r"another run \(the model on the hub has changed\)"):
         probekit.run(wanted)
     wanted["model"]["revision"] = OLD  # but a config that names it is another config
     assert probekit.run(wanted, overwrite=True).provenance["model_commit"] == OLD

@@ -126,7 +126,7 @@ def test_weights_that_changed_since_the_run_are_refused(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(saved)
     tiny.randomize(model, seed=1)
     model.save_pretrained(saved)
-    with pytest.raises(StoreError, match="have changed since the run"):
+    with pytest.raises(StoreError, match="has changed since the run"):
         load_readout(trace, "cpu")
 
 

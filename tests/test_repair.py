@@ -97,6 +97,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut": lambda run: cut(run / "shards/00001.h5"),
     "record": lambda run: change(run / "shards/00001.json", 30),
     "lost": lambda run: (run / "shards/00001.h5").unlink(),
+    "lost record": lambda run: (run / "shards/00001.json").unlink(),
     "another's": lambda run: shutil.copy(run / "shards/00002.h5", run / "shards/00001.h5"),
 }
 
@@ -208,7 +209,7 @@ def test_compressed_shards_are_repaired(
 # --- what is not done
 
 
-@pytest.mark.parametrize("name", ["cut", "record", "another's"])
+@pytest.mark.parametrize("name", ["cut", "record", "lost", "lost record", "another's"])
 def test_without_being_asked_to_a_damaged_run_is_refused_and_left_alone(
     gpt2: Path, run: Path, name: str
 ) -> None:
