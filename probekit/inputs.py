@@ -13,6 +13,7 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -92,10 +93,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self._token_ends) - 1
 
-    @property
+    @cached_property
     def n_tokens(self) -> Array:
         """Tokens of each example, int64 `[example]`."""
-        return np.diff(self._token_ends)
+        n_tokens = np.diff(self._token_ends)
+        n_tokens.flags.writeable = False
+        return n_tokens
 
     @property
     def total_tokens(self) -> int:
@@ -114,13 +117,14 @@ class Examples:
         """Give an example's id."""
         return _string(self._ids, self._id_ends, example)
 
-    def string_bytes(self, begin: int, end: int) -> int:
-        """Count the bytes of the texts and ids of examples `begin` to `end`."""
-        ends = (self._text_ends, self._id_ends)
-        return sum(int(e[end]) - int(e[begin]) for e in ends)
+    @property
+    def string_bytes(self) -> Array:
+        """Bytes of the text and the id of each example, int64 `[example]`."""
+        return np.diff(self._text_ends) + np.diff(self._id_ends)
 
+    @cached_property
     def digest(self) -> str:
-        """Give the SHA-256 of every id, text and token."""
+        """SHA-256 of every id, text and token."""
         digest = hashlib.sha256()
         ends = (self._token_ends, self._text_ends, self._id_ends)
         for values in (*ends, self._tokens, self._texts, self._ids):

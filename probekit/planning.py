@@ -193,7 +193,10 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True) -> Plan:
             outline = replace(outline, sites=sites)
         _check_positions(config, outline.sites, examples)
         planned = shards.split(
-            examples.n_tokens + extra, [s.spec for s in outline.sites], config.store.shard_bytes
+            examples.n_tokens + extra,
+            [s.spec for s in outline.sites],
+            config.store.shard_bytes,
+            examples.string_bytes,
         )
     return Plan(
         config=config,

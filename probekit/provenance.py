@@ -25,7 +25,7 @@ def run_record(plan: Plan) -> RunRecord:
     return RunRecord(
         identity={
             "config_digest": plan.config.digest,
-            "inputs_digest": plan.examples.digest(),
+            "inputs_digest": plan.examples.digest,
             "model_class": plan.skeleton.model_class,
             "model_commit": _commit(plan),
             "model_digest": models.model_digest(plan.config),

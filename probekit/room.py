@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from probekit.wording import human_bytes
 
 if TYPE_CHECKING:
     from probekit.planning import Plan
+
+Array = np.ndarray[Any, Any]
 
 # Bytes on disk, HDF5 and JSON together; tests/test_room.py compares the sums with real files.
 _FILE = 24 << 10  # of a shard or an index by itself
@@ -62,12 +64,16 @@ def needed_bytes(plan: Plan, sealed: Iterable[int] = ()) -> int:
         plan: of the run; its inputs are known.
         sealed: numbers of the shards that are there already.
     """
+    assert plan.examples is not None  # shards are planned from them
     specs = [site.spec for site in plan.sites]
     todo = [shard for shard in plan.shards if shard.number not in set(sealed)]
-    each = [_shard_bytes(plan, specs, shard) for shard in todo]
+    config_bytes = len(plan.config.to_yaml().encode())
+    ends = np.concatenate(([0], np.cumsum(plan.examples.string_bytes)))
+    each = [_shard_bytes(plan, specs, shard, ends) + config_bytes for shard in todo]
     # What is generated waits in a spool; what is compressed lies there once more, uncompressed.
     twice = plan.config.generate is not None or plan.config.store.compression is not None
-    return sum(each) + (max(each, default=0) if twice else 0) + _index_bytes(plan, specs)
+    index_bytes = _index_bytes(plan, specs) + config_bytes
+    return sum(each) + (max(each, default=0) if twice else 0) + index_bytes
 
 
 def left_bytes(plan: Plan, *, overwrite: bool = False) -> int:
@@ -105,10 +111,10 @@ def shortage(plan: Plan, *, overwrite: bool = False) -> str | None:
     )
 
 
-def _shard_bytes(plan: Plan, specs: list[SiteSpec], shard: ShardSpec) -> int:
-    assert plan.examples is not None  # shards are planned from them
-    end = shard.first_example + shard.n_examples
-    strings = plan.examples.string_bytes(shard.first_example, end)
+def _shard_bytes(plan: Plan, specs: list[SiteSpec], shard: ShardSpec, ends: Array) -> int:
+    """Count a shard's bytes; `ends` int64 `[example + 1]` says where examples' strings end."""
+    begin, end = shard.first_example, shard.first_example + shard.n_examples
+    strings = int(ends[end] - ends[begin])
     choices = sum(n for c, n in shard.n_rows.items() if c not in (ALL_TOKENS, PER_EXAMPLE))
     execution = 0
     if plan.config.execution_order:
@@ -122,7 +128,6 @@ def _shard_bytes(plan: Plan, specs: list[SiteSpec], shard: ShardSpec) -> int:
         + shard.n_tokens * _TOKEN
         + choices * _CHOICE
         + execution
-        + len(plan.config.to_yaml().encode())
         + _FILE
     )
 
@@ -131,7 +136,8 @@ def _index_bytes(plan: Plan, specs: list[SiteSpec]) -> int:
     n_words = plan.sizes.d_vocab or 0 if plan.tokenizer is not None else 0
     links = len(plan.shards) * _SITE_LINK
     sites = sum(
-        _SITE + links + _DETAIL * _n_details(spec) + _AXIS * len(spec.axes) for spec in specs
+        _SITE_INDEXED + links + _DETAIL * _n_details(spec) + _AXIS * len(spec.axes)
+        for spec in specs
     )
     named = {axis for spec in specs for axis in zip(spec.axes[1:], spec.row_shape, strict=True)}
     sites += (len(named) + _DIMENSIONS) * _DIMENSION
@@ -141,7 +147,7 @@ def _index_bytes(plan: Plan, specs: list[SiteSpec]) -> int:
         n_examples = sum(shard.n_examples for shard in plan.shards)
         n_forwards = n_tokens if plan.config.generate else n_examples
         execution = n_forwards * _FORWARD + len(plan.skeleton.modules) * _MODULE
-    return sites + execution + n_words * _WORD + len(plan.config.to_yaml().encode()) + 2 * _FILE
+    return sites + execution + n_words * _WORD + 2 * _FILE
 
 
 def _n_details(spec: SiteSpec) -> int:

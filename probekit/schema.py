@@ -208,8 +208,10 @@ def write_execution(file: h5py.File, execution: Execution) -> None:
         orders[str(number)].attrs["columns"] = list(EVENT_COLUMNS)
     rows = [(f.order, f.phase, len(f.examples), f.n_tokens, f.seconds) for f in execution.forwards]
     group.create_dataset("forwards", data=np.array(rows, dtype=FORWARD_DTYPE))
-    pairs = [(n, e) for n, f in enumerate(execution.forwards) for e in f.examples]
-    group.create_dataset("forward_examples", data=np.array(pairs, dtype="<i8").reshape(-1, 2))
+    examples = [np.asarray(f.examples, dtype="<i8") for f in execution.forwards]
+    forwards = np.repeat(np.arange(len(examples)), [len(e) for e in examples])
+    pairs = np.stack([forwards, np.concatenate([*examples, np.empty(0, "<i8")])], axis=1)
+    group.create_dataset("forward_examples", data=pairs.astype("<i8"))
     group["forward_examples"].attrs["columns"] = ["forward", "example"]
 
 

@@ -23,6 +23,11 @@ Array = np.ndarray[Any, Any]
 _A_BATCH_COSTS: Mapping[str, int] = {"cpu": 128}
 _A_LAUNCH_COSTS = 2048
 
+# What an open shard holds in memory besides rows: in all, of a token, of an example and its two
+# strings' headers, and of its checksum at a site.
+_SAID_BYTES = 64 << 20
+_TOKEN_BYTES, _EXAMPLE_BYTES, _SUM_BYTES = 24, 256, 16
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -68,8 +73,21 @@ def count_rows(n_tokens: Array, rows: str) -> Array:
     return counts[back]
 
 
-def split(n_tokens: Array, sites: Sequence[SiteSpec], shard_bytes: int) -> tuple[ShardSpec, ...]:
-    """Cut examples of `n_tokens` int64 `[example]` into shards of about `shard_bytes` of rows."""
+def split(
+    n_tokens: Array,
+    sites: Sequence[SiteSpec],
+    shard_bytes: int,
+    string_bytes: Array | int = 0,
+) -> tuple[ShardSpec, ...]:
+    """Cut examples into shards.
+
+    Args:
+        n_tokens: of each example, int64 `[example]`.
+        sites: that rows are kept of.
+        shard_bytes: of rows in a shard. What is said of its examples and tokens lies in memory
+            while a shard is open, so small rows make no shard of more than 64 MiB of that.
+        string_bytes: of each example's text and id.
+    """
     bytes_by_rows: dict[str, int] = {}
     for spec in sites:
         bytes_by_rows[spec.rows] = bytes_by_rows.get(spec.rows, 0) + spec.row_bytes
@@ -77,13 +95,13 @@ def split(n_tokens: Array, sites: Sequence[SiteSpec], shard_bytes: int) -> tuple
     example_bytes = sum(
         (counts[rows] * size for rows, size in bytes_by_rows.items()), np.zeros_like(n_tokens)
     )
-    ends, last_token = np.cumsum(example_bytes), np.cumsum(n_tokens)
+    said_bytes = n_tokens * _TOKEN_BYTES + len(sites) * _SUM_BYTES + _EXAMPLE_BYTES + string_bytes
+    limits = ((np.cumsum(example_bytes), shard_bytes), (np.cumsum(said_bytes), _SAID_BYTES))
+    last_token = np.cumsum(n_tokens)
     shards: list[ShardSpec] = []
     begin = 0
     while begin < len(n_tokens):
-        before = int(ends[begin - 1]) if begin else 0
-        fits = int(np.searchsorted(ends, before + shard_bytes, side="right"))
-        end = max(fits, begin + 1)
+        end = max(begin + 1, min(_fitting(ends, begin, most) for ends, most in limits))
         shards.append(
             ShardSpec(
                 number=len(shards),
@@ -96,6 +114,12 @@ def split(n_tokens: Array, sites: Sequence[SiteSpec], shard_bytes: int) -> tuple
         )
         begin = end
     return tuple(shards)
+
+
+def _fitting(ends: Array, begin: int, most: int) -> int:
+    """Say where a piece from `begin` on of at most `most` ends, by the sums up to each element."""
+    before = int(ends[begin - 1]) if begin else 0
+    return int(np.searchsorted(ends, before + most, side="right"))
 
 
 def tables(examples: Examples, shard: ShardSpec) -> ShardTables:

@@ -398,8 +398,8 @@ def test_random_inputs_need_no_tokenizer_and_stay_in_bounds() -> None:
 
 
 def test_random_inputs_depend_on_the_seed_alone() -> None:
-    assert random().digest() == random().digest()
-    assert random().digest() != random(seed=1).digest()
+    assert random().digest == random().digest
+    assert random().digest != random(seed=1).digest
 
 
 def test_the_first_random_inputs_do_not_depend_on_how_many_there_are() -> None:
@@ -422,7 +422,7 @@ def digest(tmp_path: Path, rows: list[tuple[str, str]], n_tokens: int | None = N
         tmp_path / "a.jsonl", "\n".join(json.dumps({"id": i, "text": text}) for i, text in rows)
     )
     limits = Limits(n_tokens=n_tokens, d_vocab=2**21, too_long="truncate")
-    return read(limits, file=path).digest()
+    return read(limits, file=path).digest
 
 
 ROWS = [("a", "abc"), ("b", "abd")]
@@ -460,4 +460,4 @@ def test_a_change_of_the_tokens_alone_changes_the_digest() -> None:
     config = config_of(texts=TEXTS)
     one = read_examples(config, codes, NO_LIMITS)
     two = read_examples(config, lambda texts: [ids[::-1] for ids in codes(texts)], NO_LIMITS)
-    assert one.digest() != two.digest()
+    assert one.digest != two.digest

@@ -142,6 +142,15 @@ def test_the_first_examples_of_a_longer_list_make_the_same_shards() -> None:
     assert short[:-1] == long[: len(short) - 1]
 
 
+def test_small_rows_and_long_texts_make_no_shard_that_fills_the_memory() -> None:
+    lengths = np.full(100_000, 200)
+    found = shards.split(lengths, [site()], 1 << 40, string_bytes=1000)
+    assert [spec.n_examples for spec in found[:-1]] == [(64 << 20) // (200 * 24 + 1272)] * 9
+    assert sum(spec.n_examples for spec in found) == 100_000
+    alone = shards.split(lengths[:3], [site()], 1 << 40, string_bytes=np.array([1, 1 << 30, 1]))
+    assert [spec.n_examples for spec in alone] == [1, 1, 1]
+
+
 def test_without_sites_all_examples_are_in_one_shard() -> None:
     (found,) = shards.split(int64([3, 1, 5]), [], 1)
     assert (found.n_examples, found.n_tokens, dict(found.n_rows)) == (3, 9, {})
