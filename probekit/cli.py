@@ -79,7 +79,7 @@ def run(
     settings: Settings = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Begin anew: remove what an earlier run left there."),
+        typer.Option("--overwrite", help="Begin anew, and remove what an earlier run left there."),
     ] = False,
     repair: Annotated[
         bool,
