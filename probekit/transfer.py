@@ -64,13 +64,20 @@ class Arrival(Protocol):
         """Wait until every byte is there."""
 
 
+class _Arrived:
+    """Of rows that never were on a device."""
+
+    def synchronize(self) -> None:
+        """Wait for nothing."""
+
+
 class Link(Protocol):
     """How rows leave a device."""
 
     arena: torch.Tensor  # uint8, on the host
 
     def start(self, rows: torch.Tensor, place: torch.Tensor) -> Arrival:
-        """Begin to copy `rows` to `place`, a part of the arena."""
+        """Begin to copy `rows`, which lie on the device, to `place`, a part of the arena."""
 
     def close(self) -> None:
         """Wait for every copy that was begun: the arena goes away."""
@@ -123,6 +130,7 @@ class Transfer:
     ) -> None:
         if link is None and device.type == "cuda":
             link = CudaLink(device, max(buffer_bytes, _SLICES * _up(row_bytes)))
+        self._device = device
         self._link = link
         self._ring = _Ring(link.arena.numel() if link else 0)
         self._changed = Condition()
@@ -158,7 +166,8 @@ class Transfer:
     def send(self, sink: RowSink, label: Label, rows: torch.Tensor) -> None:
         """Begin to bring rows, in the stored dtype, to a sink.
 
-        On a GPU this returns before they are there, and nothing may write to them any more.
+        From a GPU this returns before they are there, and nothing may write to them any more. Rows
+        that lie on the host go the same way, behind those of their site that are still coming.
         """
         if self._link is None:
             _hand_on(sink, label, rows.cpu().contiguous())
@@ -175,7 +184,11 @@ class Transfer:
         n_bytes = rows.numel() * rows.element_size()
         offset = self._room_for(n_bytes)
         place = link.arena[offset : offset + n_bytes].view(rows.dtype).view(rows.shape)
-        arrival = link.start(rows, place)
+        if rows.device.type == self._device.type:
+            arrival = link.start(rows, place)
+        else:
+            place.copy_(rows)
+            arrival = _Arrived()
         job = _Job(sink=sink, label=label, rows=place, offset=offset, arrival=arrival)
         self._lanes[label.site % len(self._lanes)][1].put(job)
 

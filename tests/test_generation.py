@@ -1,5 +1,7 @@
 """Generated tokens, against a hand-written loop over the model and its cache."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -248,3 +250,22 @@ def test_generation_leaves_no_hook_and_the_models_own_settings(tmp_path):
         capture.run(config(tmp_path))
     assert n_hooks(kept[0]) == 0
     assert kept[0].generation_config.max_new_tokens is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_generates_what_the_cpu_does(tmp_path):
+    from probekit.config import load_config
+
+    example = Path(__file__).parent.parent / "configs" / "generate.yaml"
+
+    def on(device):
+        changes = [f"model.device={device}", f"store.path={tmp_path / device}"]
+        return run(load_config(example, overrides=changes))
+
+    cpu, gpu = on("cpu"), on("cuda")
+    assert gpu.site_names == cpu.site_names
+    assert np.asarray(gpu.tokens.id[:]).tolist() == np.asarray(cpu.tokens.id[:]).tolist()
+    for name in cpu.site_names:
+        if not name.endswith("top_k.id"):  # ids of nearly equal values can change places
+            np.testing.assert_allclose(gpu[name][:], cpu[name][:], rtol=1e-3, atol=1e-3)

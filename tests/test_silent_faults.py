@@ -14,6 +14,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from by_hand import EXAMPLES
+from far_rows import GPU, far, record_stream
 
 import probekit
 from probekit import models, transfer
@@ -200,6 +201,8 @@ class SlowLink:
         self.arena = torch.full((n_bytes,), 0xFE, dtype=torch.uint8)
 
     def start(self, rows: torch.Tensor, place: torch.Tensor) -> Any:
+        record_stream(rows)
+
         class Late:
             def synchronize(self) -> None:
                 with torch.inference_mode():
@@ -219,12 +222,17 @@ def threads(monkeypatch):
     class Threaded(transfer.Transfer):
         def __init__(self, device: Any, *, buffer_bytes: int, row_bytes: int) -> None:
             n_bytes = max(1 << 12, 4 * (row_bytes + 64))
-            super().__init__(
-                device, buffer_bytes=n_bytes, row_bytes=row_bytes, link=SlowLink(n_bytes)
-            )
+            link = SlowLink(n_bytes)
+            super().__init__(GPU, buffer_bytes=n_bytes, row_bytes=row_bytes, link=link)
 
     monkeypatch.setattr(capture, "Transfer", Threaded)
     monkeypatch.setattr(receiver, "padded", lambda *_: None)  # what the CPU alone can do
+    send = receiver.Receiver._send
+
+    def send_far(self: Any, number: int, rows: torch.Tensor, *more: Any) -> None:
+        send(self, number, far(rows), *more)
+
+    monkeypatch.setattr(receiver.Receiver, "_send", send_far)
 
 
 EVERY_KIND = [

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from far_rows import GPU, far, record_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -46,6 +47,14 @@ class LateLink:
 
     def close(self) -> None:
         pass
+
+
+class GpuLink(LateLink):
+    """Takes rows of a GPU only."""
+
+    def start(self, rows: Tensor, place: Tensor) -> Any:
+        record_stream(rows)
+        return super().start(rows, place)
 
 
 class Kept:
@@ -133,6 +142,22 @@ def test_without_a_link_rows_are_there_when_send_returns():
     with Transfer(CPU, buffer_bytes=1, row_bytes=1) as transfer:
         transfer.send(sink, label(0, [2]), torch.ones(2, 3))
         assert sink.of(0, 0).shape == (2, 3)
+
+
+def test_rows_of_the_host_come_in_order_behind_those_of_the_gpu():
+    link, sink = GpuLink(256), Kept()
+    with Transfer(GPU, buffer_bytes=256, row_bytes=1, link=link) as transfer:
+        link.gate.clear()
+        for number, row in enumerate(torch.arange(6.0).split(1)):  # 6 x 64 bytes into 256
+            if number == 3:
+                link.gate.set()
+            if number % 2:
+                transfer.send(sink, label(0, [1]), row)
+                row += 100  # it was copied, and is its owner's again
+            else:
+                transfer.send(sink, label(0, [1]), far(row))
+        transfer.drain()
+    assert sink.of(0, 0).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_cut_label_says_whose_rows_are_left():
