@@ -27,7 +27,7 @@ from probekit.config import GenerateConfig
 from probekit.errors import CaptureError, ProbekitError
 from probekit.folder import sealed_specs
 from probekit.packing import KNOWN_NEXT, Batch, rows_at
-from probekit.schema import ALL_TOKENS, ShardSpec
+from probekit.schema import ALL_TOKENS, SHARDS_FOLDER, ShardSpec
 from probekit.shards import Budget
 from probekit.spool import Spool
 from probekit.transfer import RowSink
@@ -46,7 +46,8 @@ def generate_shard(walk: Walk, shard: ShardSpec) -> None:
     prompts = np.split(plan.examples.token_ids(begin, end), np.cumsum(n_prompt)[:-1])
     sequences: list[Array] = [np.empty(0)] * shard.n_examples
     times = _Times()
-    with Spool(walk.path / "shards", [site.spec for site in plan.sites]) as spool:
+    specs = [site.spec for site in plan.sites]
+    with Spool(walk.path / SHARDS_FOLDER, specs) as spool, walk.transfer.filling():
         for numbers in equal_lengths(n_prompt + settings.max_new_tokens, n_prompt, walk.budget):
             found = _generate(walk, shard, numbers, prompts, spool, times)
             for number, tokens in zip(numbers, found, strict=True):

@@ -1,4 +1,4 @@
-"""Ctrl-C: it waits while something is put on or taken off, and then it comes.
+"""Ctrl-C and SIGTERM: they wait while something is put on or taken off, and then they come.
 
 Knows signals of the process; nothing of what must not be half done.
 """
@@ -14,25 +14,30 @@ from typing import Any, Self
 
 from probekit.errors import CaptureError
 
+_HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let a Ctrl-C that comes inside the block wait for its end.
+    """Let a signal to end that comes inside the block wait for its end.
 
-    Outside the main thread no Ctrl-C arrives, and there is nothing to do.
+    Outside the main thread none arrives, and there is nothing to do; nor where the system's own
+    handling, which raises nothing, was not replaced.
     """
-    own = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(own):
+    own: dict[int, Any] = {n: h for n in _HELD_BACK if callable(h := signal.getsignal(n))}
+    if threading.current_thread() is not threading.main_thread() or not own:
         yield
         return
     came: list[tuple[int, Any]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    for number in own:
+        signal.signal(number, lambda number, frame: came.append((number, frame)))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, own)
+        for number, handler in own.items():
+            signal.signal(number, handler)
         if came:
-            own(*came[0])
+            own[came[0][0]](*came[0])
 
 
 class Attachment:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Condition, Thread
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from probekit.errors import CaptureError, ProbekitError
+from probekit.interrupts import uninterrupted
 from probekit.packing import to_storage
 
 Array = np.ndarray[Any, Any]
@@ -154,14 +156,33 @@ class Transfer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None and self._error is None:
-            self._error = error  # what is still on the way is dropped
-        for _, jobs in self._lanes:
-            jobs.put(None)
-        for lane, _ in self._lanes:
-            lane.join()
-        if self._link is not None:
-            self._link.close()
+        with uninterrupted():
+            self._end_lanes(error)
+            if self._link is not None:
+                self._link.close()
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Hand rows on for the time of a block; no sink is written to after it.
+
+        Enter it inside the blocks of the sinks that are filled: a file that closes while a thread
+        writes to it gives its number away, and the thread would go on in another file.
+        """
+        try:
+            yield
+            self.drain()
+        except BaseException as error:
+            self._end_lanes(error)
+            raise
+
+    def _end_lanes(self, error: BaseException | None) -> None:
+        """Wait for the threads to end; after an error what is still on the way is dropped."""
+        self._error = self._error or error
+        with uninterrupted():
+            for _, jobs in self._lanes:
+                jobs.put(None)
+            for lane, _ in self._lanes:
+                lane.join()
 
     def send(self, sink: RowSink, label: Label, rows: torch.Tensor) -> None:
         """Begin to bring rows, in the stored dtype, to a sink.

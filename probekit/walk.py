@@ -172,7 +172,7 @@ def forward_shard(walk: Walk, shard: ShardSpec) -> None:
     plan = walk.plan
     assert plan.examples is not None  # a plan that runs has its inputs
     tables = shards.tables(plan.examples, shard)
-    with walk.writer(shard, tables) as out:
+    with walk.writer(shard, tables) as out, walk.transfer.filling():
         for numbers in shards.batches(tables.n_tokens, walk.budget, plan.length_border):
             _forward_batch(walk, shard, tables, numbers, out)
         walk.seal(out)

@@ -1,4 +1,4 @@
-"""Ctrl-C waits for what must not be half done, and is not forgotten."""
+"""Signals to end wait for what must not be half done, and are not forgotten."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def own_handler() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def press() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+def press(number: signal.Signals = signal.SIGINT) -> None:
+    os.kill(os.getpid(), number)
 
 
 def test_an_interrupt_comes_when_the_block_is_done():
@@ -60,6 +60,18 @@ def test_a_handler_of_the_users_is_the_one_that_is_called():
         assert came == []
     assert came == [signal.SIGINT]
     signal.signal(signal.SIGINT, own)
+
+
+def test_sigterm_waits_too_where_python_handles_it():
+    came = []
+    own = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        with uninterrupted():
+            press(signal.SIGTERM)
+            assert came == []
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, own)
 
 
 def test_in_another_thread_it_does_nothing():

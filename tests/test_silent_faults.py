@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from threading import current_thread
+from threading import Event, current_thread
 from typing import Any
 
 import by_hand
@@ -284,3 +285,31 @@ def test_a_thread_that_dies_ends_the_run_with_the_cause(tmp_path, threads, monke
     refuse_rows(monkeypatch, ZeroDivisionError("odd"))
     with pytest.raises(CaptureError, match="the thread that hands rows on died: ZeroDivisionError"):
         probekit.run(by_hand.config(model, tmp_path / "t", probes=PROBES), self_check=False)
+
+
+@pytest.mark.parametrize("generate", [None, {"max_new_tokens": 3}])
+def test_threads_have_left_a_file_when_it_closes(tmp_path, threads, monkeypatch, generate):
+    """A number that was given back may be another file's a moment later."""
+    write = os.pwrite
+    at_work, gone = Event(), []
+
+    def slow(fd: int, data: Any, offset: int) -> int:
+        if current_thread().name == "probekit-rows":
+            at_work.set()
+            time.sleep(0.05)
+            try:
+                os.fstat(fd)
+            except OSError as error:
+                gone.append(error)
+        return write(fd, data, offset)
+
+    def stop(progress: probekit.capture.Progress) -> None:
+        assert at_work.wait(timeout=30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.pwrite", slow)
+    model = by_hand.save_tiny(tmp_path / "model", "gpt2")
+    config = by_hand.config(model, tmp_path / "t", probes=PROBES[:1], generate=generate)
+    with pytest.raises(KeyboardInterrupt):
+        probekit.run(config, self_check=False, on_progress=stop)
+    assert gone == []

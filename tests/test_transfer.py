@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import numpy as np
@@ -257,6 +257,51 @@ def test_an_error_in_the_block_drops_what_is_on_the_way():
         Thread(target=lambda: (Event().wait(0.2), link.gate.set()), daemon=True).start()
         raise KeyboardInterrupt
     assert len(sink.rows) <= 1  # at most the one that was being waited for
+
+
+class Closes(Kept):
+    """A sink that is slow, and knows whether it was written to when it closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written_to, self.may_end = Event(), Event()
+        self.seen: list[str] = []
+
+    def __enter__(self) -> Closes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seen.append("closed")
+
+    def write(self, *_: Any, **__: Any) -> None:
+        self.seen.append("begins")
+        self.written_to.set()
+        assert self.may_end.wait(timeout=30)
+        self.seen.append("ends")
+
+
+def test_no_sink_closes_while_it_is_written_to():
+    sink = Closes()
+    with pytest.raises(KeyboardInterrupt), late(256) as (transfer, _), sink, transfer.filling():
+        transfer.send(sink, label(0, [1, 1]), torch.ones(2, 4))
+        transfer.send(sink, label(0, [1, 1]), torch.ones(2, 4))
+        assert sink.written_to.wait(timeout=30)
+        Timer(0.2, sink.may_end.set).start()
+        raise KeyboardInterrupt
+    assert sink.seen == ["begins", "ends", "closed"]
+
+
+def test_a_block_ends_when_every_row_is_there():
+    sink = Kept()
+    with late(256) as (transfer, link):
+        with transfer.filling():
+            link.gate.clear()
+            transfer.send(sink, label(0, [1]), torch.ones(1, 4))
+            Timer(0.2, link.gate.set).start()
+        assert len(sink.rows) == 1
+        transfer.send(sink, label(1, [1]), torch.ones(1, 4))  # there is a next block
+        transfer.drain()
+    assert len(sink.rows) == 2
 
 
 # --- the real thing
