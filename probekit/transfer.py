@@ -98,7 +98,8 @@ class CudaLink:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             place.copy_(rows, non_blocking=True)
-            arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            # One that sleeps while it waits: the other kind keeps a core busy in every thread.
+            arrival = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             arrival.record(self._stream)
         # The allocator must not give the memory away while this stream reads it.
         rows.record_stream(self._stream)

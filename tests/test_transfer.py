@@ -6,6 +6,7 @@ arena holds bytes that are no row of ours, so a buffer that is read early shows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread, Timer
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from probekit.errors import CaptureError, StoreError
-from probekit.transfer import Label, Transfer, _Ring, cut
+from probekit.transfer import CudaLink, Label, Transfer, _Ring, cut
 
 CPU = torch.device("cpu")
 
@@ -351,3 +352,16 @@ def test_nothing_between_a_hook_and_the_ring_waits_for_the_gpu():
         torch.cuda.set_sync_debug_mode("default")
         transfer.drain()
     assert sink.of(0, 1).shape == (10, 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_waiting_for_a_copy_keeps_no_core_busy():
+    link = CudaLink(torch.device("cuda"), 64)
+    rows = torch.ones(4, device="cuda")
+    torch.cuda._sleep(10**9)  # clock cycles: about half a second
+    arrival = link.start(rows, link.arena[:16].view(torch.float32))
+    begin, begin_busy = time.perf_counter(), time.thread_time()
+    arrival.synchronize()
+    assert time.perf_counter() - begin > 0.2
+    assert time.thread_time() - begin_busy < 0.1
