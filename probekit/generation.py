@@ -26,12 +26,13 @@ from transformers.generation.logits_process import (
 from probekit.config import GenerateConfig
 from probekit.errors import CaptureError, ProbekitError
 from probekit.folder import sealed_specs
+from probekit.memory import out_of_memory
 from probekit.packing import KNOWN_NEXT, Batch, rows_at
 from probekit.schema import ALL_TOKENS, SHARDS_FOLDER, ShardSpec
 from probekit.shards import Budget
 from probekit.spool import Spool
 from probekit.transfer import RowSink
-from probekit.walk import Walk, out_of_memory
+from probekit.walk import Walk
 from probekit.writer import ShardTables
 
 Array = np.ndarray[Any, Any]

@@ -31,7 +31,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from probekit import trust
 from probekit.config import ModelConfig, ProbeConfig
 from probekit.errors import ConfigError
-from probekit.wording import shorten
+from probekit.memory import out_of_memory
+from probekit.wording import human_bytes, shorten
 
 SAMPLES = ("tiny-gpt2",)
 BUNDLED = {  # architectures that build with no network, by the model's name in lower case
@@ -270,7 +271,8 @@ def load_model(
     """Load or build the model, in eval mode, on its device.
 
     Raises:
-        ConfigError: if its weights cannot be had or do not fit; the message says what to do.
+        ConfigError: if its weights cannot be had, do not fit the architecture or are too large
+            for the device; the message says what to do.
     """
     model = config.model
     kind, dtype = model_class(hf_config), compute_dtype(model, hf_config)
@@ -298,7 +300,22 @@ def load_model(
                 **source.arguments(revision),
             )
         _refuse_holes(report, where, model.name)
-    return loaded.to(device).eval()
+    return _moved(loaded, device, config).eval()
+
+
+def _moved(loaded: Any, device: torch.device, config: ProbeConfig) -> Any:
+    try:
+        return loaded.to(device)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        n_bytes = sum(t.nbytes for t in (*loaded.parameters(), *loaded.buffers()))
+        raise ConfigError(
+            f"{config.where('model.device')}: the weights of {config.model.name} take "
+            f"{human_bytes(n_bytes)} in {str(loaded.dtype).removeprefix('torch.')}, for which "
+            f"{device} has not enough free memory; set a 16-bit model.dtype, a smaller model, or "
+            "model.device: cpu"
+        ) from error
 
 
 def _refuse_holes(report: Any, where: str, name: str) -> None:

@@ -25,10 +25,12 @@ import torch
 from probekit.errors import CaptureError, ProbekitError
 from probekit.interrupts import uninterrupted
 from probekit.packing import to_storage
+from probekit.wording import human_bytes, shorten
 
 Array = np.ndarray[Any, Any]
 
 _ALIGNED = 64  # bytes; every dtype can be viewed at such an offset
+_REASON = 200  # characters of what torch says
 _SLICES = 4  # of the ring, at least: one is copied while another is written
 
 
@@ -86,10 +88,20 @@ class Link(Protocol):
 
 
 class CudaLink:
-    """Copies on a stream of its own, into pinned memory."""
+    """Copies on a stream of its own, into pinned memory.
+
+    Raises:
+        CaptureError: if this machine has not so much memory to pin.
+    """
 
     def __init__(self, device: torch.device, n_bytes: int) -> None:
-        self.arena = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
+        try:
+            self.arena = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
+        except (RuntimeError, MemoryError) as error:
+            raise CaptureError(
+                f"store.buffer_bytes: {human_bytes(n_bytes)} of memory for rows on their way from "
+                f"{device} cannot be had ({shorten(str(error), _REASON)}); set a smaller one"
+            ) from error
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 

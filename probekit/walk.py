@@ -18,6 +18,7 @@ import torch
 from probekit import packing, shards
 from probekit.errors import CaptureError, ProbekitError, ProbekitWarning
 from probekit.hooks import ForwardStopped
+from probekit.memory import out_of_memory
 from probekit.order import OrderRecorder
 from probekit.packing import Batch
 from probekit.planning import Plan
@@ -30,7 +31,6 @@ from probekit.transfer import RowSink, Transfer
 from probekit.writer import ShardTables, ShardWriter
 
 Array = np.ndarray[Any, Any]
-_TOO_SMALL = ("out of memory", "can't allocate memory", "not enough memory")  # in RuntimeErrors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,9 +240,3 @@ def forward(
     if wait_for is not None and wait_for.type == "cuda":
         torch.cuda.synchronize(wait_for)
     return time.perf_counter() - begin
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Say whether an error means that a device has too little memory."""
-    told = isinstance(error, RuntimeError) and any(words in str(error) for words in _TOO_SMALL)
-    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -48,7 +48,7 @@ LIGHT = (  # without torch
     "report",
 )
 HEAVY = (  # may import torch
-    *("trust", "models", "tokenizing", "indexing", "attention", "skeleton", "sources"),
+    *("memory", "trust", "models", "tokenizing", "indexing", "attention", "skeleton", "sources"),
     *("recipe", "resolve", "planning", "hooks", "order", "packing", "tally", "transfer"),
     *("receiver", "walk", "generation", "provenance", "barehooks", "selfcheck"),
     *("capture", "recording", "readout", "agreement", "logitlens", "rowreader"),

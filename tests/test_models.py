@@ -17,7 +17,12 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as token_models
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 import probekit
 from probekit import models, tokenizing
@@ -297,6 +302,26 @@ def test_a_checkpoint_of_integers_is_refused(own_gpt2):
 def test_a_device_that_is_not_there_is_refused(gpt2):
     with pytest.raises(ConfigError, match=r"here: there is no cuda:1 here; there is: cpu"):
         models.compute_device(config(gpt2, device="cuda:1").model, "here")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("MPS backend out of memory")],
+)
+def test_a_device_that_is_too_small_for_the_weights_is_told(gpt2, monkeypatch, error):
+    def to(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(PreTrainedModel, "to", to)
+    said = r"model.device: the weights of .* take .* KiB in float32, .* cpu has not enough"
+    with pytest.raises(ConfigError, match=said):
+        load(gpt2)
+
+
+def test_other_errors_of_moving_a_model_are_not_hidden(gpt2, monkeypatch):
+    monkeypatch.setattr(PreTrainedModel, "to", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        load(gpt2)
 
 
 def test_the_attention_kernel_is_the_one_asked_for(gpt2):

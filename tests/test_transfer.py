@@ -260,6 +260,16 @@ def test_an_error_in_the_block_drops_what_is_on_the_way():
     assert len(sink.rows) <= 1  # at most the one that was being waited for
 
 
+def test_a_ring_that_does_not_fit_the_memory_names_its_setting(monkeypatch):
+    def empty(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch, "empty", empty)
+    message = r"^store.buffer_bytes: 1024.0 TiB .* from cuda .*out of memory.*; set a smaller one$"
+    with pytest.raises(CaptureError, match=message):
+        Transfer(GPU, buffer_bytes=1 << 50, row_bytes=1)
+
+
 class Closes(Kept):
     """A sink that is slow, and knows whether it was written to when it closed."""
 
