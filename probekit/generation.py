@@ -117,7 +117,7 @@ def _generate(
             found = [_generate(walk, shard, part, prompts, out, times) for part in parts]
             return [tokens for part in found for tokens in part]
         seconds[cached] = took
-    walk.tally.keep_batch()
+    walk.keep_batch()
     tokens = recorded.tokens()
     times.add(seconds)
     if settings.use_cache == "both":

@@ -6,6 +6,7 @@ Knows torch's hooks. A hook appends one number to a list; all else happens betwe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class OrderRecorder(Attachment):
         self._events: list[int] = []  # 2 * module when it is entered, 2 * module + 1 when left
         self._orders: dict[bytes, int] = {}
         self._forwards: list[Forward] = []
+        self._kept = (0, 0)  # forward passes and orders of batches that are whole
 
     def _attach(self) -> None:
         for number, path in enumerate(self._paths):
@@ -66,6 +68,17 @@ class OrderRecorder(Attachment):
     def forget_forward(self) -> None:
         """Drop what was seen since the last forward pass that was filed."""
         self._events.clear()
+
+    def keep_batch(self) -> None:
+        """Keep what was filed since the last batch."""
+        self._kept = len(self._forwards), len(self._orders)
+
+    def drop_batch(self) -> None:
+        """Forget what was filed, and what was seen, since the last batch that was kept."""
+        n_forwards, n_orders = self._kept
+        self._events.clear()
+        del self._forwards[n_forwards:]
+        self._orders = dict(islice(self._orders.items(), n_orders))
 
     def take(self) -> Execution:
         """Give everything filed, and begin anew."""

@@ -131,6 +131,12 @@ class Walk:
                 "float32, or set store.on_overflow: warn"
             )
 
+    def keep_batch(self) -> None:
+        """Count what was seen of a batch, now that it is whole."""
+        self.tally.keep_batch()
+        if self.order is not None:
+            self.order.keep_batch()
+
     def split(self, numbers: Array, width: int, out: RowSink) -> list[Array]:
         """Take back a batch that was too large for the device; give what to run instead.
 
@@ -152,7 +158,7 @@ class Walk:
         out.forget([int(n) for n in numbers])
         self.tally.drop_batch()
         if self.order is not None:
-            self.order.forget_forward()
+            self.order.drop_batch()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if self.budget.tokens == self.plan.config.inputs.batch_tokens:
@@ -197,7 +203,6 @@ def _forward_batch(
             _forward_batch(walk, shard, tables, part, out)
         return
     walk.receiver.check()
-    walk.tally.keep_batch()
     if walk.order is not None:
         walk.order.end_forward(
             phase="forward",
@@ -205,6 +210,7 @@ def _forward_batch(
             n_tokens=batch.n_tokens,
             seconds=seconds,
         )
+    walk.keep_batch()
     walk.meter.advance(len(batch.numbers), batch.n_tokens, walk.receiver.n_bytes)
 
 

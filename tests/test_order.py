@@ -127,6 +127,28 @@ def test_a_pass_that_is_forgotten_leaves_nothing():
     assert len(order.execution().orders) == 1
 
 
+def test_a_batch_that_is_dropped_leaves_nothing():
+    model = Branching()
+
+    def forward(size: int) -> None:
+        model(torch.randn(size, 2))
+        order.end_forward(phase="forward", examples=[size], n_tokens=size, seconds=0.0)
+
+    with OrderRecorder(model) as order:
+        forward(2)
+        order.keep_batch()
+        forward(5)  # another order
+        forward(2)
+        model(torch.randn(2, 2))  # not filed
+        order.drop_batch()
+        forward(2)
+        order.keep_batch()
+    execution = order.execution()
+    assert [(f.order, f.examples) for f in execution.forwards] == [(0, (2,)), (0, (2,))]
+    assert len(execution.orders) == 1
+    assert len(execution.orders[0]) == 14
+
+
 def test_hooks_are_gone_after_the_block_and_the_users_stay():
     model, log = Branching(), []
     model.body.register_forward_hook(lambda m, a, o: log.append("mine"))

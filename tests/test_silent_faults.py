@@ -192,6 +192,37 @@ def test_generation_is_split_too_and_gives_the_same_tokens(tmp_path, small_devic
         assert np.abs(whole[name][:] - split[name][:]).max() < 1e-5
 
 
+def test_what_was_generated_before_the_memory_ended_is_in_no_table(tmp_path, monkeypatch):
+    load, passes = models.load_model, []
+
+    def load_small(*given: Any) -> Any:
+        model = load(*given)
+
+        def refuse(module: Any, args: Any) -> None:
+            passes.append(len(args[0]))
+            if len(passes) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+        model.lm_head.register_forward_pre_hook(refuse)
+        return model
+
+    monkeypatch.setattr(models, "load_model", load_small)
+    model = by_hand.save_tiny(tmp_path / "model", "gpt2")
+    texts = [by_hand.text_of(ids[:5]) for ids in EXAMPLES if len(ids) >= 5][:2]
+    generate = {"max_new_tokens": 4, "stop_at_eos": False}
+    config = by_hand.config(
+        model, tmp_path / "t", probes=PROBES[:1], generate=generate, execution_order=True
+    )
+    config["inputs"] = {"texts": texts}
+    with pytest.warns(probekit.ProbekitWarning, match="a batch of 2 examples"):
+        trace = probekit.run(config, self_check=False)
+    assert passes[:4] == [2, 2, 2, 1]
+    assert trace.execution is not None
+    alone = [("prefill", 5), *[("decode", 1)] * 4]
+    found = [(f.phase, f.n_tokens, f.examples) for f in trace.execution.forwards]
+    assert found == [(*one, (example,)) for example in (0, 1) for one in alone]
+
+
 # --- rows that come from threads, as on a GPU
 
 
