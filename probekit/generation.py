@@ -32,7 +32,7 @@ from probekit.schema import ALL_TOKENS, SHARDS_FOLDER, ShardSpec
 from probekit.shards import Budget
 from probekit.spool import Spool
 from probekit.transfer import RowSink
-from probekit.walk import Walk
+from probekit.walk import Walk, finish
 from probekit.writer import ShardTables
 
 Array = np.ndarray[Any, Any]
@@ -258,20 +258,21 @@ class _Pass:
 
     def _end(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         """After a forward pass: see that every site spoke, and file the order."""
-        order, seconds = self._walk.order, time.perf_counter() - self._clock
+        order = self._walk.order
         if self._out is None:
             if order is not None:
                 order.forget_forward()
             return
         self._walk.receiver.check()
         if order is not None:
+            finish(self._walk.device)  # or the seconds would be those of queueing the pass
             order.end_forward(
                 phase="prefill" if self._n_forwards == 1 else "decode",
                 examples=[
                     e for e, done in zip(self._examples, self._done, strict=True) if not done
                 ],
                 n_tokens=self._n_new_rows,
-                seconds=seconds,
+                seconds=time.perf_counter() - self._clock,
             )
 
     def _see(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -243,6 +243,12 @@ def forward(
             f"the model failed on a batch of {list(batch.shape)} [example, token]: "
             f"{type(error).__name__}: {error}"
         ) from error
-    if wait_for is not None and wait_for.type == "cuda":
-        torch.cuda.synchronize(wait_for)
+    if wait_for is not None:
+        finish(wait_for)
     return time.perf_counter() - begin
+
+
+def finish(device: torch.device) -> None:
+    """Wait until a device has done all that was queued on it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

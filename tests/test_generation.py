@@ -1,5 +1,6 @@
 """Generated tokens, against a hand-written loop over the model and its cache."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from tiny_models import build, n_hooks
 
 import probekit
+from probekit import generation
 from probekit.capture import run
 
 LAYER = {"gpt2": "transformer.h.{}", "gpt_neox": "gpt_neox.layers.{}"}
@@ -120,6 +122,26 @@ def test_steps_and_phases_are_told_apart(tmp_path):
     assert sum(f.n_tokens for f in trace.execution.forwards) == len(trace.tokens)
 
 
+@pytest.mark.parametrize("execution_order", [True, False])
+def test_the_seconds_of_a_pass_are_the_devices(tmp_path, monkeypatch, execution_order):
+    """A device that is still at work when the pass is queued; nobody waits for it unasked."""
+    waits = []
+
+    def work(device):
+        waits.append(device)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(generation, "finish", work)
+    saved(tmp_path, "llama")
+    probes = [{"modules": "model.layers.0"}]
+    trace = run({**config(tmp_path, probes=probes), "execution_order": execution_order})
+    if execution_order:
+        assert min(f.seconds for f in trace.execution.forwards) > 0.02
+        assert len(waits) == len(trace.execution.forwards)
+    else:
+        assert waits == []
+
+
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "top_k", "top_p"])
 def test_a_batch_gives_each_example_what_it_gets_alone(tmp_path, strategy):
     saved(tmp_path, "gpt2")
@@ -149,11 +171,9 @@ def test_sampling_follows_its_seed(tmp_path):
 
 def test_sampling_draws_from_the_models_probabilities(tmp_path):
     """One step, many examples of one prompt: frequencies against the softmax, by chi-square."""
-    from probekit.generation import _gumbel
-
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     generators = [torch.Generator().manual_seed(n) for n in range(4000)]
-    drawn = _gumbel(generators)(None, logits.expand(4000, -1)).argmax(-1)
+    drawn = generation._gumbel(generators)(None, logits.expand(4000, -1)).argmax(-1)
     counts = torch.bincount(drawn, minlength=4).double()
     expected = 4000 * torch.tensor([0.5, 0.3, 0.15, 0.05]).double()
     chi_square = ((counts - expected) ** 2 / expected).sum()
