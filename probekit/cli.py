@@ -309,7 +309,7 @@ def _both(show: Watcher | None, stopping: Stopping) -> Watcher:
     def watch(progress: Progress) -> None:
         if show is not None:
             show(progress)
-        stopping.between_batches()
+        stopping.between_batches(last=progress.examples == progress.n_examples)
 
     return watch
 

@@ -3,7 +3,8 @@
 Knows signals; nothing of runs. A signal that Python's own handling turns into an exception can come
 at any line, and is lost where it comes inside a destructor or a callback. While batches run, a
 signal is therefore noted and acted on between two of them; a second one ends the program at once.
-Before the first batch an exception that was lost so is raised again a moment later.
+Behind the last batch nearly everything is done, and the run is finished. Before the first batch an
+exception that was lost so is raised again a moment later.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Stopping:
         self._asked: int | None = None
         self._raised: int | None = None
         self._in_batches = False
+        self._last = False
         self._earlier: dict[int, Any] = {}
         self._earlier_hook: Callable[[Any], object] = sys.unraisablehook
         self._again: Timer | None = None
@@ -66,9 +68,13 @@ class Stopping:
             # Code that was cut short stumbled while it cleaned up: not what the user should read.
             raise Stopped(self._raised) from error
 
-    def between_batches(self) -> None:
-        """End here if a signal has come; from now on one waits until this is called again."""
-        self._in_batches = True
+    def between_batches(self, *, last: bool = False) -> None:
+        """End here if a signal has come; from now on one waits until this is called again.
+
+        Args:
+            last: no batch comes any more; a signal that comes later lets the run finish.
+        """
+        self._in_batches, self._last = True, last
         if (number := self._asked or self._raised) is not None:  # raised, and swallowed by others
             raise Stopped(number)
 
@@ -77,7 +83,8 @@ class Stopping:
             self._raised = number
             raise Stopped(number)
         self._asked = number
-        self._say("stopping after this batch; once more to stop at once")
+        what = "the last batch is done: finishing" if self._last else "stopping after this batch"
+        self._say(f"{what}; once more to stop at once")
 
     def _take_lost(self, lost: sys.UnraisableHookArgs) -> None:
         """Take what Python could not raise where it came: ours comes again, at another line."""

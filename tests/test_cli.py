@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,6 +100,25 @@ def test_quiet_says_nothing(probekit_, config, tmp_path):
 def test_notes_come_before_the_work(probekit_, config):
     err = probekit_("run", config, "--set", "inputs.max_tokens=9").err
     assert err.startswith("note: 2 of 6 texts are longer than 9 tokens and are cut there")
+
+
+def test_ctrl_c_behind_the_last_batch_says_that_the_run_finishes(
+    probekit_, config, tmp_path, monkeypatch
+):
+    from probekit import capture
+
+    index = capture.build_index
+
+    def interrupted(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        index(*given)
+
+    monkeypatch.setattr(capture, "build_index", interrupted)
+    ran = probekit_("run", config)
+    assert ran.code == 0
+    assert "the last batch is done: finishing; once more to stop at once" in ran.err
+    assert "stop" not in ran.err.replace("once more to stop at once", "")
+    assert probekit_("verify", tmp_path / "trace").code == 0
 
 
 def test_set_changes_settings_in_order(probekit_, config, tmp_path):

@@ -52,6 +52,28 @@ def test_a_second_signal_does_not_wait() -> None:
     assert stopped.value.exit_code == 130
 
 
+def test_behind_the_last_batch_a_signal_lets_the_run_finish() -> None:
+    said: list[str] = []
+    with Stopping(say=said.append) as stopping:
+        stopping.between_batches()
+        stopping.between_batches(last=True)
+        send(signal.SIGINT)
+    assert said == ["the last batch is done: finishing; once more to stop at once"]
+    with pytest.raises(Stopped), Stopping(say=said.append) as stopping:
+        stopping.between_batches(last=True)
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        pytest.fail("went on")
+
+
+def test_a_signal_in_the_last_batch_ends_behind_it() -> None:
+    with pytest.raises(Stopped), Stopping(say=print) as stopping:
+        stopping.between_batches()
+        send(signal.SIGINT)
+        stopping.between_batches(last=True)
+        pytest.fail("went on")
+
+
 def test_an_error_that_the_signal_caused_is_not_what_is_raised() -> None:
     # Seen in transformers: a `finally` that needs what the interrupted lines would have set.
     with pytest.raises(Stopped), Stopping(say=print):
