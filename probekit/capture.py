@@ -14,7 +14,7 @@ from probekit import models, schema, selfcheck, tokenizing
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
 from probekit.folder import RunFolder, RunRecord, sealed_specs
-from probekit.generation import generate_shard
+from probekit.generation import shard_generator
 from probekit.index import build_index
 from probekit.order import OrderRecorder
 from probekit.planning import Plan, make_plan
@@ -150,7 +150,7 @@ def capture(
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Run the model over some shards of a plan and seal each, with more attributes if given."""
-    record_shard = forward_shard if plan.config.generate is None else generate_shard
+    record_shard = forward_shard if plan.config.generate is None else shard_generator(path)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         order = None

@@ -9,9 +9,11 @@ than `generate` would need, so that every token of the trace has a row at every 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,8 +40,20 @@ from probekit.writer import ShardTables
 Array = np.ndarray[Any, Any]
 
 
-def generate_shard(walk: Walk, shard: ShardSpec) -> None:
-    """Go on from the texts of a shard and seal what the probes saw."""
+def shard_generator(path: Path) -> Callable[[Walk, ShardSpec], None]:
+    """Give what generates the shards of a run one after another, in a folder that may hold some."""
+    n_tokens = {spec.number: spec.n_tokens for spec in sealed_specs(path)}
+    return partial(_generate_shard, n_tokens=n_tokens)
+
+
+def _generate_shard(walk: Walk, shard: ShardSpec, *, n_tokens: dict[int, int]) -> None:
+    """Go on from the texts of a shard and seal what the probes saw.
+
+    Args:
+        walk: what every shard shares.
+        shard: as it was planned.
+        n_tokens: of each sealed shard, by its number; this one's comes in.
+    """
     plan, settings = walk.plan, walk.plan.config.generate
     assert plan.examples is not None and settings is not None
     begin, end = shard.first_example, shard.first_example + shard.n_examples
@@ -54,10 +68,12 @@ def generate_shard(walk: Walk, shard: ShardSpec) -> None:
             for number, tokens in zip(numbers, found, strict=True):
                 sequences[number] = tokens
         walk.transfer.drain()
-        actual, tables = _tables(walk, shard, sequences, n_prompt)
+        first_token = sum(n for number, n in n_tokens.items() if number < shard.number)
+        actual, tables = _tables(walk, shard, sequences, n_prompt, first_token)
         with walk.writer(actual, tables) as out:
             spool.copy_into(out)
             walk.seal(out, times.attributes())
+    n_tokens[shard.number] = actual.n_tokens
 
 
 def equal_lengths(n_tokens: Array, n_prompt: Array, budget: Budget) -> Iterator[Array]:
@@ -343,7 +359,11 @@ def _own_defaults(model: Any) -> Iterator[None]:
 
 
 def _tables(
-    walk: Walk, shard: ShardSpec, sequences: Sequence[Array], n_prompt: Array
+    walk: Walk,
+    shard: ShardSpec,
+    sequences: Sequence[Array],
+    n_prompt: Array,
+    first_token: int,
 ) -> tuple[ShardSpec, ShardTables]:
     """Say what the shard really holds, now that it is known."""
     examples = walk.plan.examples
@@ -351,10 +371,9 @@ def _tables(
     n_tokens = np.array([len(s) for s in sequences], dtype=np.int64)
     numbers = range(shard.first_example, shard.first_example + shard.n_examples)
     steps = [np.maximum(np.arange(n) - p + 1, 0) for n, p in zip(n_tokens, n_prompt, strict=True)]
-    earlier = [s for s in sealed_specs(walk.path) if s.number < shard.number]
     actual = replace(
         shard,
-        first_token=sum(s.n_tokens for s in earlier),
+        first_token=first_token,
         n_tokens=int(n_tokens.sum()),
         n_rows={rows: int(n_tokens.sum()) for rows in shard.n_rows},
     )

@@ -199,9 +199,9 @@ class ShardWriter:
 
     def forget(self, examples: Sequence[int]) -> None:
         """Take back every row of some examples, of every site: they will come again."""
-        gone = list(examples)
-        self._done[:, gone] = 0
-        self._digests[:, gone] = _NO_ROWS
+        gone = frozenset(examples)
+        self._done[:, list(gone)] = 0
+        self._digests[:, list(gone)] = _NO_ROWS
         self._hashers = {at: h for at, h in self._hashers.items() if at[1] not in gone}
 
     def seal(

@@ -244,6 +244,17 @@ def test_a_cut_short_generation_goes_on(tmp_path):
     assert [e.first_token for e in whole.examples] == [e.first_token for e in again.examples]
 
 
+def test_what_is_sealed_is_read_once_and_not_for_every_shard(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(generation, "sealed_specs", lambda path: read.append(path) or ())
+    saved(tmp_path, "llama")
+    trace = run(config(tmp_path), self_check=False)
+    assert trace.provenance["n_shards"] > 1
+    assert len(read) == 1
+    ends = np.cumsum([e.n_tokens for e in trace.examples])
+    assert [e.first_token for e in trace.examples] == [0, *ends[:-1]]
+
+
 def test_what_cannot_be_kept_while_generating_is_refused(tmp_path):
     saved(tmp_path, "llama")
     for probe in ({"positions": "last"}, {"pool": "mean"}):
