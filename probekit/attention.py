@@ -127,7 +127,9 @@ class AttentionCall:
         query = take(self.query[example], 0, heads)[:, queries].float()
         key = take(self.key[example], 0, [h // groups for h in heads])[:, :n_keys].float()
         scores = query @ key.transpose(1, 2) * self.scaling
-        if (cap := self.options.get("softcap")) is not None:
+        cap = self.options.get("softcap")
+        # Older sdpa functions of transformers leave it away; newer ones refuse it before this.
+        if cap is not None and self.kernel != "sdpa":
             scores = torch.tanh(scores / cap) * cap
         if (bias := self.options.get("position_bias")) is not None:
             scores += _part(bias, example, heads, queries, n_keys).float()

@@ -145,6 +145,26 @@ def test_scores_are_the_scaled_products_of_queries_and_keys(tmp_path, model_type
         )
 
 
+def test_scores_are_not_capped_where_the_kernel_leaves_the_cap_away(monkeypatch):
+    """As the sdpa of older transformers does."""
+    sdpa = AttentionInterface._global_mapping["sdpa"]
+
+    def older(*given, softcap=None, **options):
+        assert softcap is not None
+        return sdpa(*given, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", older)
+    model = build("gemma2", attn_logit_softcapping=0.1)
+    model.config._attn_implementation = "sdpa"
+    sites = [f"model.layers.0.self_attn/{kind}" for kind in ("pattern", "v", "z")]
+    with torch.no_grad(), probekit.record(model, sites) as rec:
+        model(torch.arange(9)[None])
+    pattern, v, z = (rec[site] for site in sites)
+    v = v.repeat_interleave(z.shape[2] // v.shape[2], dim=2)
+    through = torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+    np.testing.assert_allclose(through, z, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model_type", "scaling"),
     [("llama", 8**-0.5), ("gpt2", 8**-0.5), ("opt", 1.0), ("gemma2", None)],
