@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,19 +71,47 @@ class FileRecord:
         try:
             if value["checksum"] != CHECKSUM:
                 raise ValueError(f"a checksum {value['checksum']!r}")
-            return cls(
-                file_bytes=value["file_bytes"],
-                rest=value["rest"],
-                spec=None if value["spec"] is None else ShardSpec(**value["spec"]),
+            record = cls(
+                file_bytes=_count(value["file_bytes"]),
+                rest=_text(value["rest"]),
+                spec=None if value["spec"] is None else _spec(**value["spec"]),
                 sites={name: _site_record(**site) for name, site in value["sites"].items()},
             )
+            if any(begin + size > end for (begin, size), (end, _) in pairwise(record.extents)):
+                raise ValueError("rows lie in one another")
+            return record
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: is not a record of probekit's: {error}") from error
 
 
-def _site_record(*, extents: Iterable[tuple[int, int]], **known: Any) -> SiteRecord:
-    pieces = tuple((int(offset), int(size)) for offset, size in extents)
-    return SiteRecord(extents=pieces, **known)
+def _spec(*, n_rows: Mapping[str, Any], **counts: Any) -> ShardSpec:
+    return ShardSpec(
+        n_rows={rows: _count(n) for rows, n in n_rows.items()},
+        **{name: _count(n) for name, n in counts.items()},
+    )
+
+
+def _site_record(
+    *, extents: Iterable[tuple[Any, Any]], checksum: Any, stored: Any, **counts: Any
+) -> SiteRecord:
+    return SiteRecord(
+        extents=tuple((_count(offset), _count(size)) for offset, size in extents),
+        checksum=_text(checksum),
+        stored=None if stored is None else _text(stored),
+        **{name: _count(n) for name, n in counts.items()},
+    )
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    return value
 
 
 # --- from bytes

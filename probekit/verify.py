@@ -17,7 +17,7 @@ from probekit.checksums import FileRecord, rest_checksum, rows_checksum, stored_
 from probekit.disk import explained
 from probekit.errors import StoreError, printable
 from probekit.folder import identity_digest, is_indexed, sealed_shards, shard_numbers
-from probekit.inside import dataset_in, names_in, node_in, numbers_in
+from probekit.inside import dataset_in, names_in, node_in, numbers_in, plain
 from probekit.mapped import open_file
 from probekit.records import read_record
 from probekit.schema import (
@@ -253,7 +253,7 @@ class _Tables:
                 owner = np.searchsorted(firsts, rows, side="right") - 1
                 counts[choice] = np.bincount(owner, minlength=len(firsts))
             return cls(
-                run_digest=file.attrs.get("run_digest"),
+                run_digest=plain(file.attrs.get("run_digest")),
                 counts={
                     name: counts[str(dataset_in(file, f"sites/{name}").attrs["rows"])]
                     for name in record.sites
@@ -305,7 +305,7 @@ def _in_index(folder: Path, run: _Run | None, *, sums: bool) -> list[Damage]:
         if rest_checksum(path, ()) != record.rest:
             return damage(INDEX_FILE, "does not have its checksum")
         with open_file(path) as file:
-            if run is not None and file.attrs.get("run_digest") != run.digest:
+            if run is not None and plain(file.attrs.get("run_digest")) != run.digest:
                 return damage(INDEX_FILE, "is of another run")
     except StoreError as error:
         return damage(INDEX_FILE, _without(path, error))

@@ -73,6 +73,47 @@ def test_a_record_of_another_kind_is_refused(shard: Shard, key: str, value: Any)
         FileRecord.read(shard.record)
 
 
+ODD: tuple[Any, ...] = ("abc", [1], {}, -1, 1.5, float("inf"), True, 2**63, None)
+
+
+@pytest.mark.parametrize("value", ODD)
+@pytest.mark.parametrize(
+    "place",
+    [
+        *(("file_bytes",), ("spec", "n_tokens"), ("spec", "n_rows", "all")),
+        *(("sites", "a/output", "bytes"), ("sites", "a/output", "extents", 0, 1)),
+    ],
+)
+def test_a_count_of_another_type_is_refused(shard: Shard, place: Any, value: Any) -> None:
+    change_record(shard, place, value)
+    with pytest.raises(StoreError, match=r"is not a record of probekit's: .* is no count"):
+        FileRecord.read(shard.record)
+    assert probekit.open(shard.file)["a"][:].shape == (9, 3)  # the file is as it was
+
+
+@pytest.mark.parametrize("place", [("rest",), ("sites", "a/output", "checksum")])
+def test_a_checksum_of_another_type_is_refused(shard: Shard, place: Any) -> None:
+    change_record(shard, place, [1])
+    with pytest.raises(StoreError, match=r"is not a record of probekit's: \[1\] is no text"):
+        FileRecord.read(shard.record)
+
+
+def test_rows_that_would_be_read_again_and_again_are_refused(shard: Shard) -> None:
+    offset, size = extent(shard.file, "a/output")
+    change_record(shard, ("sites", "a/output", "extents"), [[offset, size]] * 9)
+    with pytest.raises(StoreError, match="rows lie in one another"):
+        FileRecord.read(shard.record)
+
+
+def change_record(shard: Shard, place: tuple[str | int, ...], value: Any) -> None:
+    record = json.loads(shard.record.read_text())
+    here = record
+    for step in place[:-1]:
+        here = here[step]
+    here[place[-1]] = value
+    write_record(shard.record, record)
+
+
 def test_extents_are_where_the_rows_lie(shard: Shard) -> None:
     found = stored_extents(shard.file)
     assert found == {

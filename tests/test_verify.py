@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ import hdf5plugin  # noqa: F401 (h5py reads zstd through it)
 import pytest
 from tiny_traces import LENGTHS, Made, extent, site, write_trace
 
+from probekit.checksums import FileRecord, rest_checksum
 from probekit.errors import StoreError
 from probekit.folder import RunRecord
 from probekit.records import write_record
@@ -192,6 +194,29 @@ def test_swapped_shards_are_both_named(run: Run) -> None:
         *("is the record of shard 2", "is the record of shard 0"),
     ]
     assert verdict.damaged_shards == (0, 2)
+
+
+@pytest.mark.parametrize("value", ["abc", [1], float("inf"), -1])
+def test_a_record_with_odd_values_is_named(run: Run, value: Any) -> None:
+    path = run.folder / "shards/00001.json"
+    record = json.loads(path.read_text())
+    record["spec"]["n_tokens"] = value
+    write_record(path, record)
+    (damage,) = verify_trace(run.folder).damages
+    assert damage.file == "shards/00001.json"
+    assert damage.what.startswith("is not a record of probekit's")
+
+
+@pytest.mark.parametrize("name", ["trace.h5", "shards/00001.h5"])
+def test_a_file_that_does_not_name_its_run_is_named(run: Run, name: str) -> None:
+    path = run.folder / name
+    with h5py.File(path, "r+") as file:
+        file.attrs["run_digest"] = [1, 2]
+    record = FileRecord.read(path.with_suffix(".json"))
+    rest = rest_checksum(path, record.extents)
+    replace(record, file_bytes=path.stat().st_size, rest=rest).write(path.with_suffix(".json"))
+    (damage,) = verify_trace(run.folder).damages
+    assert (damage.file, damage.what) == (name, "is of another run")
 
 
 def test_shards_of_the_same_size_that_are_swapped_are_named(tmp_path: Path) -> None:
