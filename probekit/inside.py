@@ -8,7 +8,7 @@ nothing of traces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -154,6 +154,18 @@ def attributes_of(node: h5py.Group | h5py.Dataset) -> dict[str, Any]:
             raise StoreError(f"{node.file.filename}: attribute {name} of {node.name} is too long")
         found[name] = plain(node.attrs[name])
     return found
+
+
+def number_of(attributes: Mapping[str, Any], name: str, place: str) -> int | None:
+    """Give one of the attributes that were read as a whole number; None where it is not set.
+
+    Raises:
+        StoreError: if it is something else, or does not fit into 64 bits.
+    """
+    value = attributes.get(name)
+    if value is None or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    raise StoreError(f"{place}: {name} is {value!r}; expected a whole number")
 
 
 def plain(value: Any) -> Any:

@@ -37,6 +37,9 @@ Maps = Callable[
 # 1024 of them, 256 on macOS; the shards of one trace can be more.
 _MAPS_KEPT = 64
 
+# HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
+_DAMAGED = (OSError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError, ValueError)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
@@ -63,8 +66,7 @@ def open_file(path: Path) -> Iterator[h5py.File]:
         check_structure(path)
         with _opened(path) as file:
             yield file
-    except (OSError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        # HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
+    except _DAMAGED as error:
         raise StoreError(f"{path}: cannot be read: {_reason(path, error)}") from error
 
 
@@ -168,7 +170,9 @@ class MappedRows:
         values = self.raw(key)
         if self.dtype == "bfloat16":
             values = schema.widen(values, self.dtype)
-        return values - self._less if self._less else values
+        if self._less:  # in 64 bits, whatever a stranger's column has and says the start is
+            values = np.subtract(values, self._less, dtype=np.int64, casting="unsafe")
+        return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         whole = self[:]

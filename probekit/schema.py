@@ -196,6 +196,7 @@ FORWARD_DTYPE = np.dtype(
         ("seconds", "<f8"),
     ]
 )
+_FORWARD_KINDS = "iSiif"  # of its columns: whole numbers, texts, floats
 
 
 def write_execution(file: h5py.File, execution: Execution) -> None:
@@ -222,7 +223,7 @@ def read_execution(file: h5py.File) -> Execution | None:
     modules = texts_in(file, "execution/modules")
     n_orders = sum(1 for _ in names_in(node_in(file, "execution/orders"), file))
     orders = tuple(numbers_in(file, f"execution/orders/{n}", 3) for n in range(n_orders))
-    table = dataset_in(file, "execution/forwards")[:]
+    table = _forwards_in(file)
     pairs = numbers_in(file, "execution/forward_examples", 2)
     if not (
         all(_within(events[:, 0], len(modules)) and _within(events[:, 1], 2) for events in orders)
@@ -248,6 +249,18 @@ def read_execution(file: h5py.File) -> Execution | None:
             for number, row in enumerate(table)
         ),
     )
+
+
+def _forwards_in(file: h5py.File) -> np.ndarray[Any, Any]:
+    """Read the table of forward passes, every column of its own kind."""
+    dataset = dataset_in(file, "execution/forwards")
+    names = dataset.dtype.names or ()
+    columns = [dataset.dtype[name] for name in names]
+    kinds = "".join("S" if h5py.check_string_dtype(c) else c.kind for c in columns)
+    if names != FORWARD_DTYPE.names or kinds != _FORWARD_KINDS or dataset.ndim != 1:
+        raise StoreError(f"{file.filename}: execution/forwards is no table of forward passes")
+    table: np.ndarray[Any, Any] = dataset[:]
+    return table
 
 
 def _within(numbers: np.ndarray[Any, Any], size: int | None) -> bool:

@@ -24,7 +24,7 @@ from probekit.errors import StoreError, printable
 from probekit.folder import read_run, sealed_shards
 from probekit.globs import match_paths
 from probekit.headscores import HeadScores, head_scores
-from probekit.inside import attributes_of, dataset_in, names_in, node_in, texts_in
+from probekit.inside import attributes_of, dataset_in, names_in, node_in, number_of, plain, texts_in
 from probekit.mapped import MappedRows, file_maps, open_file
 from probekit.neurons import Neuron, TopExamples, top_examples
 from probekit.overview import trace_table
@@ -86,8 +86,8 @@ class Trace:
             _check_format(self.provenance, path)
             self.site_names: tuple[str, ...] = _site_names(file)
             # Shards hold the run's numbers; a shard that is opened alone has them from 0 on.
-            self._first_example = int(self.provenance.get("first_example", 0))
-            self._first_token = int(self.provenance.get("first_token", 0))
+            self._first_example = number_of(self.provenance, "first_example", str(path)) or 0
+            self._first_token = number_of(self.provenance, "first_token", str(path)) or 0
         self.examples = Examples(self)
         self.tokens = Tokens(self)
 
@@ -342,9 +342,11 @@ class Trace:
         with open_file(self._file) as file:
             for name in self.site_names:
                 dataset = dataset_in(file, f"sites/{name}", virtual=True)
-                if "portable" in dataset.attrs:
-                    layer = int(dataset.attrs["layer"]) if "layer" in dataset.attrs else None
-                    table.setdefault(str(dataset.attrs["portable"]), {})[layer] = name
+                attributes = dataset.attrs
+                known = {k: plain(attributes[k]) for k in ("portable", "layer") if k in attributes}
+                if "portable" in known:
+                    layer = number_of(known, "layer", f"{self.path}: {name}")
+                    table.setdefault(str(known["portable"]), {})[layer] = name
         return table
 
     def _no_such_site(self, name: str) -> str:
@@ -372,9 +374,9 @@ class Trace:
 
 
 def _check_format(attributes: Mapping[str, Any], path: Path) -> None:
-    if "probekit_format" not in attributes:
+    found = number_of(attributes, "probekit_format", str(path))
+    if found is None:
         raise StoreError(f"{path}: is not a probekit trace (no probekit_format attribute)")
-    found = int(attributes["probekit_format"])
     if found > schema.FORMAT:
         raise StoreError(
             f"{path}: has format {found}; this probekit reads up to {schema.FORMAT}. "

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tiny_traces import numbers, same_bits, site
 
 from probekit import schema
+from probekit.errors import StoreError
 from probekit.schema import DTYPES, Execution, Forward, ShardSpec
 
 EVERY_BFLOAT16 = np.arange(2**16, dtype="<u2")
@@ -190,6 +191,29 @@ def test_h5py_reads_an_execution_by_the_names_of_its_columns(file: h5py.File) ->
     )
     assert list(group["forward_examples"].attrs["columns"]) == ["forward", "example"]
     assert group["forward_examples"][:].tolist() == [[0, 4], [0, 9]]
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype"),
+    [
+        *(("phase", "i4"), ("n_tokens", "f8"), ("order", "f4"), ("seconds", "S3")),
+        *(("order", ("i4", (2,))), ("lost", "i4")),
+    ],
+)
+def test_a_table_of_forward_passes_with_other_columns_is_refused(
+    file: h5py.File, column: str, dtype: Any
+) -> None:
+    forward = Forward(order=0, phase="x", examples=(0,), n_tokens=3, seconds=0.5)
+    orders = (np.zeros((1, 3), "<i4"),)
+    schema.write_execution(file, Execution(modules=("a",), orders=orders, forwards=(forward,)))
+    known = {name: schema.FORWARD_DTYPE[name] for name in schema.FORWARD_DTYPE.names or ()}
+    del file["execution/forwards"]
+    kind = np.dtype(list({**known, column: dtype}.items()))
+    rows = np.zeros(1, kind)
+    rows["phase"] = 1 if column == "phase" else b"x"
+    file.create_dataset("execution/forwards", data=rows)
+    with pytest.raises(StoreError, match="execution/forwards is no table of forward passes"):
+        schema.read_execution(file)
 
 
 def test_a_file_without_an_execution_has_none(file: h5py.File) -> None:

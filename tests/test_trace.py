@@ -784,6 +784,38 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         probekit.open(tmp_path)
 
 
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1.0, "x", [0, 1], np.uint64(2**64 - 1)])
+@pytest.mark.parametrize("name", ["probekit_format", "first_example", "first_token"])
+def test_a_number_of_another_type_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        by_hand(file)
+        file.attrs[name] = value
+    with pytest.raises(StoreError, match=rf"a\.h5: {name} is .*; expected a whole number"):
+        probekit.open(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("value", [np.inf, "x", [0, 1]])
+def test_a_layer_of_another_type_is_refused(tmp_path: Path, value: Any) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        by_hand(file)
+        file["sites/m/output"].attrs.update({"portable": "resid_post", "layer": value})
+    trace = probekit.open(tmp_path / "a.h5")
+    with pytest.raises(StoreError, match=r"m/output: layer is .*; expected a whole number"):
+        trace.select("resid_post", layer=0)
+
+
+@pytest.mark.parametrize("dtype", ["i4", "u1", "u8"])
+def test_counts_from_an_absurd_start_are_numbers_all_the_same(tmp_path: Path, dtype: str) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        by_hand(file)
+        del file["tokens/example"]
+        file["tokens/example"] = np.array([0, 1, 1, 1], dtype)
+        file.attrs["first_example"] = 2**62
+    examples = probekit.open(tmp_path / "a.h5").tokens.example
+    assert examples[:].tolist() == [n - 2**62 for n in (0, 1, 1, 1)]
+    assert int(examples[0]) == -(2**62)
+
+
 def test_a_run_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -> None:
     write_trace(tmp_path)
     (tmp_path / "trace.h5").unlink()
