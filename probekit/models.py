@@ -139,6 +139,7 @@ def load_hf_config(config: ProbeConfig, *, bundled: bool = False) -> Any:
                 raise
             found = _bundled(file)
     made = with_overrides(found, model.overrides, config)
+    trust.check_kernel(made, config.where("model.overrides") if model.overrides else where)
     made._commit_hash = _commit(model, source)
     made._own_code = own_code and (source.place, own_code)  # set always: a file could name one
     return made

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from transformers import PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from probekit.errors import ConfigError
 from probekit.wording import shorten, show
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
+_KERNEL = "_implementation"  # of attention, of experts; in keys of configs
 _MOST = {  # counts of objects that are made one by one; the largest models have some 130 layers
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers"), 1000),
     "num_labels": 10_000,
@@ -83,19 +85,43 @@ def _references(values: Mapping[str, Any], key: str) -> Iterator[str]:
             yield str(reference)
 
 
-def check_kernel(values: Mapping[str, Any], where: str) -> None:
-    """Refuse a config.json that asks for an attention kernel off the hub: native code.
+def check_kernel(values: Mapping[str, Any] | PreTrainedConfig, where: str) -> None:
+    """Refuse an architecture that asks for a kernel off the hub, in any part of it: native code.
+
+    Args:
+        values: a config.json, or what was built of it: transformers takes a kernel by several
+            names, for all parts or for each, and a config can give its settings yet other names.
+        where: the place in the user's config that names it.
 
     Raises:
         ConfigError: naming it.
     """
-    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
-        asked = values.get(key)
-        if isinstance(asked, str) and "/" in asked:
+    for key, asked in _settings(values):
+        if _KERNEL in key and "/" in asked:
             raise ConfigError(
-                f"{where}: the model's config.json asks for the kernel {show(asked)} off the hub, "
-                f"which is code; remove {key} from it, and set model.attention"
+                f"{where}: the model's config asks for the kernel {show(asked)} off the hub, "
+                f"which is code; remove {shorten(key)} from it, and set model.attention"
             )
+
+
+def _settings(values: Mapping[str, Any] | PreTrainedConfig) -> Iterator[tuple[str, str]]:
+    """Give every text in a config, and the keys that it lies under, however deep."""
+    left: list[tuple[str, Any]] = [("", values)]
+    seen: set[int] = set()  # an object that code built can hold itself
+    while left:
+        path, value = left.pop()
+        if isinstance(value, str):
+            yield path, value
+            continue
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, PreTrainedConfig):
+            left.append((path, vars(value)))
+        elif isinstance(value, Mapping):
+            left += [(f"{path}.{key}".strip("."), item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            left += [(path, item) for item in value]
 
 
 def check_weights(folder: Path, where: str) -> None:

@@ -197,11 +197,41 @@ def test_a_tokenizers_code_of_another_repository_is_not_run(own, tmp_path):
         tokenizing.load_tokenizer(load_config(asked))
 
 
-def test_a_kernel_off_the_hub_is_not_fetched(own, tmp_path):
+KERNELS: tuple[dict[str, Any], ...] = (
+    {"attn_implementation": "evil/kernel"},
+    {"_attn_implementation": "evil/kernel"},
+    {"experts_implementation": "evil/kernel"},
+    {"attn_implementation": {"": "evil/kernel"}},
+    {"_attn_implementation": {"text_config": "evil/kernel"}},
+    {"text_config": {"attn_implementation": "evil/kernel"}},
+    {"text_config": {"deep": [{"_attn_implementation": {"": "evil/kernel"}}]}},
+    {"attribute_map": {"harmless": "_attn_implementation"}, "harmless": "evil/kernel"},
+)
+
+
+@pytest.mark.parametrize("asked", KERNELS)
+def test_a_kernel_off_the_hub_is_not_fetched(tmp_path, monkeypatch, asked):
     gpt2 = by_hand.save_tiny(tmp_path / "gpt2", "gpt2")
-    edit(gpt2, attn_implementation="evil/kernel")
+    edit(gpt2, **asked)
+    monkeypatch.setattr(models, "model_class", None)  # nothing of it is built
     with pytest.raises(ConfigError, match="asks for the kernel 'evil/kernel' off the hub"):
         probekit.plan(config(gpt2, tmp_path / "t"))
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "harmless"])
+def test_a_kernel_off_the_hub_is_not_fetched_by_an_override(tmp_path, key):
+    gpt2 = by_hand.save_tiny(tmp_path / "gpt2", "gpt2")
+    edit(gpt2, attn_implementation="eager", attribute_map={"harmless": "_attn_implementation"})
+    asked = config(gpt2, tmp_path / "t", overrides={key: "evil/kernel"})
+    with pytest.raises(ConfigError, match=r"^config: model\.overrides"):
+        models.load_hf_config(load_config(asked))
+
+
+def test_a_kernel_of_transformers_own_is_no_kernel_off_the_hub(tmp_path):
+    gpt2 = by_hand.save_tiny(tmp_path / "gpt2", "gpt2")
+    edit(gpt2, attn_implementation={"": "eager"})
+    found = models.load_hf_config(load_config(config(gpt2, tmp_path / "t")))
+    assert found._attn_implementation == "eager"
 
 
 # --- weights
