@@ -20,6 +20,9 @@ from probekit.errors import StoreError, printable
 # What HDF5 keeps about dimensions in attributes of its own.
 BOOKKEEPING = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS")
 _LONGEST_ATTRIBUTE = 64 << 20  # bytes; the longest of ours is a config of 4 MB
+_LARGEST_CHUNK = 256 << 20  # bytes, unpacked; ours have 1 MiB, or one row
+_LARGE_TABLE = 64 << 20  # bytes, unpacked; ours are not compressed at all
+_MOST_PACKED = 100  # times that a large table may be compressed
 
 
 def node_in(file: h5py.File, path: str) -> h5py.Group | h5py.Dataset | None:
@@ -93,12 +96,31 @@ def _check_stored(dataset: h5py.Dataset, layout: Any, place: str) -> None:
         )
         if n_chunks != dataset.id.get_num_chunks():
             raise StoreError(f"{place} claims rows that were never written")
+        if layout.get_nfilters():
+            _check_unpacked(dataset, n_bytes, place)
     elif kind == h5py.h5d.CONTIGUOUS and n_bytes:
         offset = dataset.id.get_offset()
         if offset is None or dataset.id.get_storage_size() < n_bytes:
             raise StoreError(f"{place} claims rows that were never written")
         if offset + n_bytes > dataset.file.id.get_filesize():
             raise StoreError(f"{place} reaches past the end of the file")
+
+
+def _check_unpacked(dataset: h5py.Dataset, n_bytes: int, place: str) -> None:
+    """Refuse compressed rows of which a few bytes in the file would fill the memory.
+
+    A site's rows are read when they are asked for, and can be nothing but zeros. A table is read as
+    soon as a trace is used, and whole.
+    """
+    item_bytes = dataset.id.get_type().get_size()
+    row_bytes = prod(dataset.shape[1:]) * item_bytes
+    chunk_bytes = prod(dataset.chunks) * item_bytes
+    if chunk_bytes > max(_LARGEST_CHUNK, row_bytes):  # all of it is unpacked for one row
+        raise StoreError(f"{place} is compressed in pieces of {chunk_bytes} bytes")
+    stored = dataset.id.get_storage_size()
+    is_site = dataset.name.startswith("/sites/")
+    if not is_site and n_bytes > max(_LARGE_TABLE, _MOST_PACKED * stored):
+        raise StoreError(f"{place} has {n_bytes} bytes, compressed into no more than {stored}")
 
 
 def is_number(dataset: h5py.Dataset) -> bool:

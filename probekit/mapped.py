@@ -92,7 +92,8 @@ def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
     """Give the segments of a dataset that was found in the file at `path`.
 
     Raises:
-        StoreError: if a virtual dataset points outside the trace's folder, or has gaps.
+        StoreError: if a virtual dataset points outside the trace's folder, has gaps, or has rows of
+            another dataset or twice the same.
     """
     if not dataset.is_virtual:
         return (Segment(file=path, dataset=dataset.name, first_row=0, n_rows=len(dataset)),)
@@ -102,6 +103,10 @@ def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
         file = (folder / source.file_name).resolve()
         if folder not in file.parents:
             raise StoreError(f"{path}: {dataset.name} points outside the trace: {source.file_name}")
+        if source.dset_name.strip("/") != dataset.name.strip(
+            "/"
+        ):  # what is said of a table holds for its rows
+            raise StoreError(f"{path}: {dataset.name} has the rows of {source.dset_name}")
         begin, end = source.vspace.get_select_bounds()
         if prod(np.subtract(end, begin) + 1) != source.vspace.get_select_npoints():
             raise StoreError(f"{path}: {dataset.name} is patched together of parts of rows")
@@ -113,6 +118,8 @@ def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
                 n_rows=int(end[0] - begin[0] + 1),
             )
         )
+    if len({segment.file for segment in found}) != len(found):
+        raise StoreError(f"{path}: {dataset.name} has the rows of one file more than once")
     found.sort(key=lambda s: s.first_row)
     ends = [0, *(s.first_row + s.n_rows for s in found)]
     if [s.first_row for s in found] + [len(dataset)] != ends:

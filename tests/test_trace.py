@@ -1046,6 +1046,19 @@ def test_a_shard_that_is_not_what_the_index_says_is_refused(
         probekit.open(tmp_path)["m"][:]
 
 
+def test_an_index_that_has_rows_from_elsewhere_or_twice_is_refused(tmp_path: Path) -> None:
+    write_trace(tmp_path, [site("m", dtype="float64")], [[1, 3]])
+    source = h5py.VirtualSource("shards/00000.h5", "sites/m/output", (4, 3))
+    layout = h5py.VirtualLayout((8, 3), "f8")
+    layout[:4], layout[4:] = source, source
+    with h5py.File(tmp_path / "trace.h5", "r+") as file:
+        del file["sites/m/output"]
+        for name, said in (("sites/m/output", "one file more than once"), ("x", "rows of sites/m")):
+            dataset = file.create_virtual_dataset(name, layout)
+            with pytest.raises(StoreError, match=said):
+                segments_of(dataset, tmp_path / "trace.h5")
+
+
 def test_an_index_with_a_gap_is_refused(tmp_path: Path) -> None:
     write_trace(tmp_path, [site("m", dtype="float64")], [[1, 3]])
     layout = h5py.VirtualLayout((6, 3), "f8")
