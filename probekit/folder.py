@@ -16,19 +16,20 @@ from types import TracebackType
 from typing import Any, Self
 
 import xxhash
-import yaml
 
 from probekit.checksums import FileRecord
 from probekit.disk import explained, fsync
-from probekit.errors import StoreError
+from probekit.errors import ConfigError, StoreError
 from probekit.lock import LOCK_FILE, Lock
 from probekit.mapped import open_file
 from probekit.records import read_record, write_record
 from probekit.schema import INDEX_FILE, INDEX_RECORD, RUN_FILE, SHARDS_FOLDER, ShardSpec
+from probekit.wording import shorten
+from probekit.yamltext import read_value
 
 SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _SHOWN = 5  # changed settings named in a message
-_LONG = 60  # characters of one
+_LONG = 63  # characters of one
 _DIFFERS = {  # parts of a run's identity, where its config is the same
     "inputs_digest": "the texts are others",
     "model_digest": "the model in its folder has changed",
@@ -199,7 +200,7 @@ def _free_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name what may differ between two parts of a run: free settings, the device, versions."""
     found = [_changes(earlier.get("config"), now.get("config"))]
     found += [
-        f"{key}: was {earlier.get(key, 'not set')}, now {value}"
+        f"{key}: was {_shown(earlier.get(key, 'not set'))}, now {value}"
         for key, value in now.items()
         if (key == "device" or key.endswith("_version")) and earlier.get(key) != value
     ]
@@ -208,7 +209,12 @@ def _free_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def _changes(earlier: str | None, now: str | None) -> str:
     """Name the settings that differ between two configs, each as YAML."""
-    old, new = (_flat(yaml.safe_load(text or "{}")) for text in (earlier, now))
+    if earlier == now:
+        return ""
+    try:
+        old, new = (_flat(read_value(text or "{}")) for text in (earlier, now))
+    except ConfigError as error:
+        return f"config: cannot be compared, {error}"
     changed = [
         f"{key}: was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
         for key in dict.fromkeys([*old, *new])
@@ -220,13 +226,17 @@ def _changes(earlier: str | None, now: str | None) -> str:
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:
     if isinstance(value, dict):
-        parts = ((f"{key}.{name}" if key else name, item) for name, item in value.items())
+        names = {_shown(name): item for name, item in value.items()}
+        parts = ((f"{key}.{name}" if key else name, item) for name, item in names.items())
     elif isinstance(value, list):
         parts = ((f"{key}[{number}]", item) for number, item in enumerate(value))
     else:
-        shown = str(value)
-        return {key: shown if len(shown) <= _LONG else f"{shown[:_LONG]}..."}
+        return {key: _shown(value)}
     return {name: text for part, item in parts for name, text in _flat(item, part).items()}
+
+
+def _shown(value: Any) -> str:
+    return shorten(str(value), _LONG)
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -241,7 +251,9 @@ def read_run(folder: Path) -> dict[str, Any] | None:
             f"{error}; --repair writes it again where the shards are of this run, "
             "--overwrite begins the run anew"
         ) from error
-    if not isinstance(value.get("identity"), dict):
+    identity, provenance = value.get("identity"), value.get("provenance", {})
+    is_run = isinstance(identity, dict) and isinstance(provenance, dict)
+    if not is_run or not isinstance(provenance.get("config", ""), str):
         raise StoreError(f"{path}: is not a run of probekit's; give another store.path")
     return value
 

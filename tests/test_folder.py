@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,44 @@ def test_a_record_of_something_else_is_not_a_run(path: Path) -> None:
     write_record(path / "run.json", {"identity": 3})
     with pytest.raises(StoreError, match=r"run\.json: is not a run of probekit"):
         read_run(path)
+
+
+@pytest.mark.parametrize("provenance", [[1], 5, "x", {"config": 5}, {"config": ["a"]}])
+def test_a_run_file_that_says_nothing_of_how_it_was_made_is_no_runs(
+    path: Path, provenance: Any
+) -> None:
+    identity = json.loads(json.dumps(RECORD.to_json()["identity"]))
+    write_record(path / "run.json", {"identity": identity, "provenance": provenance})
+    with pytest.raises(StoreError, match="is not a run of probekit"), RunFolder(path, RECORD):
+        pass
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 20))
+ODD_CONFIGS = {
+    "aliases without an end": (LAUGHS, "more than 20000 values, aliases written out"),
+    "deep": ("[" * 9999, "nested deeper than 50 levels"),
+    "a tag": ("!!python/object:os.system x", "given the tag"),
+    "no YAML": ("a: [", "not valid YAML"),
+    "long keys": (f"? {'k' * 100_000}\n: [{'1, ' * 10_000}]", r"k+\.\.\.\[0\]: was 1, now not set"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_CONFIGS)
+def test_an_odd_config_of_another_run_is_told_and_not_carried_out(path: Path, kind: str) -> None:
+    text, said = ODD_CONFIGS[kind]
+    odd = RunRecord(identity={"shards": [{}]}, provenance={"config": text})
+    write_record(path / "run.json", odd.to_json())
+    now = {"config": "seed: 1\n"}
+    tracemalloc.start()
+    with (
+        pytest.raises(StoreError, match="holds another run"),
+        RunFolder(path, RunRecord(identity=RECORD.identity, provenance=now)),
+    ):
+        pass
+    with RunFolder(path, RunRecord(identity=odd.identity, provenance=now)) as folder:
+        assert re.search(said, folder.changed)
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
 
 
 def test_a_folder_without_a_run_file_has_no_run(tmp_path: Path) -> None:
