@@ -145,9 +145,15 @@ class Site:
         """
         place = self.axes.index(axis)
         chosen = {"neuron": "neurons", "head": "heads", "kv_head": "heads"}.get(axis)
-        if chosen in self.attributes and "einops" not in self.attributes:
-            return tuple(self.attributes[chosen])
-        return tuple(range(self.shape[place]))
+        if chosen not in self.attributes or "einops" in self.attributes:
+            return tuple(range(self.shape[place]))
+        numbers = tuple(self._attribute(chosen, list, ()))
+        if len(numbers) != self.shape[place] or not all(isinstance(n, int) for n in numbers):
+            raise StoreError(
+                f"{self._trace.path}: {self.name} has {self.shape[place]} {axis}s; "
+                f"its {chosen} are {list(numbers)}"
+            )
+        return numbers
 
     def torch(self, key: Any = None) -> torch.Tensor:
         """Give rows as a tensor in the stored dtype: nothing is widened.

@@ -15,6 +15,7 @@ import jinja2
 
 from probekit.errors import StoreError
 from probekit.folder import read_run
+from probekit.inside import number_of
 from probekit.report.neurons import RULE
 from probekit.report.roles import MISSING, Roles
 from probekit.report.visible import visible, visible_token
@@ -185,7 +186,8 @@ def _counted(trace: Trace) -> list[str]:
     notes = []
     for shape, names in collapse(trace.site_names).items():
         for key, what in (("n_nonfinite", "are not finite"), ("n_overflow", "overflowed")):
-            if n := sum(int(trace[name].attributes.get(key, 0)) for name in names):
+            counts = (number_of(trace[name].attributes, key, name) or 0 for name in names)
+            if n := sum(counts):
                 notes.append(f"{shape}: {n:,} value{'' if n == 1 else 's'} {what}")
     return notes
 
@@ -198,4 +200,5 @@ def _notes(trace: Trace) -> list[str]:
         run = read_run(trace.path.parent)
     except StoreError as error:  # the trace itself was read: show it, and say what is wrong
         return [f"the notes of the run cannot be read: {error}"]
-    return [str(note) for note in (run or {}).get("provenance", {}).get("notes", ())]
+    notes = (run or {}).get("provenance", {}).get("notes", ())
+    return [str(note) for note in notes] if isinstance(notes, list) else []
