@@ -174,8 +174,9 @@ class Tokens(Sequence[Token]):
             int(column[row]) for column in (self.id, self.position, self.example)
         )
         row = int(row) % len(self)
-        inside = 0 <= example < len(self._trace.examples)
-        if not inside or self._trace.examples.extent(example)[0] + position != row:
+        examples = self._trace.examples
+        first, n_tokens = examples.extent(example) if 0 <= example < len(examples) else (0, 0)
+        if not 0 <= position < n_tokens or first + position != row:
             raise StoreError(
                 f"{self._trace.path}: token {row} is said to be token {position} of example "
                 f"{example}, which it is not"

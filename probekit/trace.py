@@ -312,6 +312,9 @@ class Trace:
         """Give, for every row of a choice of positions, its token row: int64 `[row]`, read-only."""
         if choice not in self._choices:
             rows: Array = self._table(f"rows/{choice}", less=self._first_token)[:]
+            inside = not len(rows) or (rows[0] >= 0 and rows[-1] < len(self.tokens))
+            if not inside or not (rows[1:] >= rows[:-1]).all():
+                raise StoreError(f"{self.path}: rows/{choice} are not tokens of it, in their order")
             rows.flags.writeable = False
             self._choices[choice] = rows
         return self._choices[choice]

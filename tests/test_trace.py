@@ -605,6 +605,19 @@ def test_generated_tokens_know_their_step(tmp_path: Path) -> None:
     assert [example.completion for example in trace.examples] == ["<1><2>", "", "<6><7><8>"]
 
 
+@pytest.mark.parametrize(("example", "position"), [(0, 2), (1, -1), (2, 0), (-1, 1), (1, 2)])
+def test_a_token_that_is_not_where_it_says_is_refused(
+    tmp_path: Path, example: int, position: int
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        by_hand(file)
+        file["tokens/example"][2], file["tokens/position"][2] = example, position
+    trace = probekit.open(tmp_path / "a.h5")
+    for read in (trace.tokens.__getitem__, trace.context):
+        with pytest.raises(StoreError, match=f"token {position} of example {example}, which it"):
+            read(2)
+
+
 def test_context_marks_the_token(made: Made, trace: Trace) -> None:
     words = [VOCABULARY[made.token_ids[t]] for t in made.tokens_of(5)]
     row = made.tokens_of(5)[2]
@@ -802,6 +815,27 @@ def test_a_layer_of_another_type_is_refused(tmp_path: Path, value: Any) -> None:
     trace = probekit.open(tmp_path / "a.h5")
     with pytest.raises(StoreError, match=r"m/output: layer is .*; expected a whole number"):
         trace.select("resid_post", layer=0)
+
+
+@pytest.mark.parametrize("rows", [[1, 4], [-1, 2], [2, 1], [-(2**63), 2**63 - 1]])
+def test_rows_of_tokens_that_are_not_there_are_refused(tmp_path: Path, rows: list[int]) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        by_hand(file)
+        file["rows/last"] = rows
+        file["sites/x/output"] = np.zeros((2, 3))
+        file["sites/x/output"].attrs.update({"axes": ["token", "d_model"], "rows": "last"})
+    with pytest.raises(StoreError, match="rows/last are not tokens of it, in their order"):
+        probekit.open(tmp_path / "a.h5")["x"]
+
+
+@pytest.mark.parametrize("axis", ["head", "neuron"])
+@pytest.mark.parametrize("value", [5, "abc", [1, 2], [1.0, 2.0, 3.0], ["a", "b", "c"]])
+def test_numbers_that_do_not_fit_an_axis_are_refused(tmp_path: Path, axis: str, value: Any) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        by_hand(file)
+        file["sites/m/output"].attrs.update({"axes": ["token", axis], f"{axis}s": value})
+    with pytest.raises(StoreError, match=rf"m/output.*: {axis}s is |its {axis}s are"):
+        probekit.open(tmp_path / "a.h5")["m"].numbers(axis)
 
 
 @pytest.mark.parametrize("dtype", ["i4", "u1", "u8"])

@@ -78,10 +78,9 @@ def describe(trace: Trace, site: Site, n_neurons: int) -> dict[str, Any]:
         return found.first_token, tuple(map(visible_token, found.tokens))
 
     def firing(column: int, row: int, value: float) -> dict[str, Any]:
-        token = int(tokens_of(site, slice(row, row + 1))[0])
-        number = int(trace.tokens.example[token])
+        token = trace.tokens[int(tokens_of(site, slice(row, row + 1))[0])]
+        number, position = token.example, token.position
         first, tokens = words_of(number)
-        position = token - first
         begin, end = max(0, position - BEFORE), min(len(tokens), position + AFTER + 1)
         context = [[text, None] for text in tokens[begin:end]]
         context[position - begin][1] = rounded(value)
