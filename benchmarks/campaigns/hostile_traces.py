@@ -23,7 +23,8 @@ import numpy as np
 import probekit
 from campaigns.attempts import Limits, attempt
 from probekit.errors import StoreError
-from probekit.folder import read_run, sealed_specs
+from probekit.folder import RunFolder, RunRecord, read_run, sealed_specs
+from probekit.records import read_record, write_record
 from probekit.summary import summarize_trace
 from probekit.terminal import show_info
 from probekit.verify import verify_trace
@@ -114,13 +115,25 @@ def read_all(folder: Path) -> str:
     for step in (
         lambda: read_run(folder),
         lambda: sealed_specs(folder),
-        lambda: verify_trace(folder).to_json(),
+        lambda: str([str(damage) for damage in verify_trace(folder).damages]),
+        lambda: json.dumps(verify_trace(folder).to_json()),
+        lambda: _run_into(folder, None),
+        lambda: _run_into(folder, read_run(folder)),
     ):
         try:
             said.append(repr(step())[:500])
         except StoreError as error:
             said.append(f"refused: {error}")
     return "\n".join(said)
+
+
+def _run_into(folder: Path, run: dict[str, Any] | None) -> str:
+    """Begin a run where there is one, as `probekit run` does: another, or the same one again."""
+    identity = {} if run is None else run["identity"]
+    now = RunRecord(identity=identity, provenance={"config": "seed: 1\n", "device": "cpu"})
+    with RunFolder(folder, now) as entered:
+        assert entered.changed.isprintable()
+        return entered.changed
 
 
 def _steps(path: Path) -> Iterator[Callable[[], Any]]:
@@ -148,6 +161,9 @@ def _steps(path: Path) -> Iterator[Callable[[], Any]]:
         yield lambda name=name: trace[name].example(0) if len(trace.examples) else None
         yield lambda name=name: trace[name].rows != "example" and trace[name].token_rows()
         yield lambda name=name: trace[name].torch().sum()
+        yield lambda name=name: [trace[name].numbers(axis) for axis in trace[name].axes[1:]]
+    if path.is_dir():
+        yield lambda: trace.report(path.parent / "report.html", examples=1, neurons=1)
     yield lambda: _shown(trace)
 
 
@@ -361,6 +377,12 @@ ROOT_ATTRIBUTES = (
     *("config", "shard", "generate_cached_s", "generate_compared", "stopped_after", "device"),
     *("\u202eodd\x1b[2J", "probekit_version", "dtype", "seed", "self_check"),
 )
+NUMBERS = ("probekit_format", "first_example", "first_token", "n_layers", "n_parameters", "seed")
+SITE_NUMBERS = ("layer", "probe", "heads", "neurons", "n_nonfinite", "n_overflow")
+NO_NUMBERS: tuple[Any, ...] = (
+    *(float("inf"), float("-inf"), float("nan"), 0.5, "x", b"\xff", [0, 1], [float("inf")]),
+    *(np.uint64(2**64 - 1), -(2**63), h5py.Empty("f8"), 1j),
+)
 SITE_ATTRIBUTES = ("axes", "rows", "layer", "portable", "dtype", "module_class", "probe", "\x1b[2J")
 
 
@@ -381,6 +403,39 @@ def root_attribute(file: h5py.File, path: str, place: Place, draw: random.Random
 def site_attribute(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
     sites = [f"{module}/{kind}" for module, group in file["sites"].items() for kind in group]
     _set(file[f"sites/{draw.choice(sites)}"], draw.choice(SITE_ATTRIBUTES), draw)
+
+
+def no_number(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    """An attribute that is read as a number, and is none, or none that is finite."""
+    sites = [f"sites/{module}/{kind}" for module, group in file["sites"].items() for kind in group]
+    of_root = draw.random() < 0.5
+    for node in [file] if of_root else [file[path] for path in sites]:
+        node.attrs[draw.choice(NUMBERS if of_root else SITE_NUMBERS)] = draw.choice(NO_NUMBERS)
+
+
+def other_column(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
+    """A column, or one of the columns of a table, of another type, with values that type has."""
+    shape = _shape(file, path)
+    if file[path].dtype.names is None:
+        values = draw.choice(
+            [
+                *(np.full(shape, np.inf), np.full(shape, np.nan, "f4"), np.full(shape, b"x")),
+                *(np.full(shape, 2**64 - 1, "u8"), np.full(shape, 1j), np.full(shape, True)),
+                *(np.full(shape, -(2**63)), np.full(shape, 1, "u1"), np.full((*shape, 1), 1)),
+            ]
+        )
+        _put(file, path, data=values)
+        return
+    table = file[path][:]
+    types = {name: table.dtype[name] for name in table.dtype.names}
+    name, value = draw.choice([*types]), draw.choice([np.inf, -1, b"x", 2**62, True])
+    types[name] = np.asarray(value).dtype
+    if draw.random() < 0.2:
+        del types[draw.choice([*types])]
+    changed = np.zeros(shape, list(types.items()))
+    for kept in types:
+        changed[kept] = value if kept == name else table[kept]
+    _put(file, path, data=changed)
 
 
 def numbers(file: h5py.File, path: str, place: Place, draw: random.Random) -> None:
@@ -515,6 +570,38 @@ BESIDE: dict[str, Spoil] = {
 }
 
 
+ODD_JSON: tuple[Any, ...] = (
+    *("abc", "", "\u202e\x1b[2J", None, True, 0, -1, 1.5, 2**63, 10**30, float("inf")),
+    *(float("nan"), [], [1], [[1, 2]], [[float("inf"), 1]], {}, {"x": [1]}),
+    "a: &a [x, x]\nb: &b [*a, *a]\nc: [" + "*b, " * 90_000 + "]",
+)
+
+
+def odd_record(name: str) -> Callable[[Place, random.Random], None]:
+    """Give a lie in a record that has its own checksum, of its own making."""
+
+    def apply(place: Place, draw: random.Random) -> None:
+        path = place.folder / name
+        record = read_record(path)
+        for _ in range(draw.choice([1, 1, 2])):
+            here, key = draw.choice([*_keys(record)])
+            here[key] = draw.choice(ODD_JSON)
+        write_record(path, record)
+
+    return apply
+
+
+def _keys(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Give every place in a record: what it is in, and under which key."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in [*inside]:
+        yield value, key
+        if isinstance(item, dict | list):
+            yield from _keys(item)
+
+
+RECORDS = ("shards/00000.json", "shards/00001.json", "trace.json", "run.json")
+
 # --- all of it
 
 
@@ -547,8 +634,13 @@ def catalogue(base: Path) -> list[HostileTrace]:
             found += [_in_file(kind, lie, file, path) for path in places]
         tables = [path for path in datasets if not path.startswith("sites/")]
         found += [_in_file("other numbers", numbers, file, path) for path in tables]
+        found += [_in_file("another column", other_column, file, path) for path in tables] * 2
+        executions = [path for path in tables if path.startswith("execution/forwards")]
+        found += [_in_file("another column", other_column, file, path) for path in executions] * 8
         found += [_in_file(kind, lie, file, "") for kind, lie in ELSEWHERE.items()] * 12
+        found += [_in_file("no number", no_number, file, "")] * 40
         found += [_in_file("a bomb", bomb, file, path) for path in tables[::3]]
+    found += [HostileTrace(f"odd values in {name}", odd_record(name)) for name in RECORDS] * 25
     return [*found, _in_file("many sites", many, "trace.h5", "sites")]
 
 

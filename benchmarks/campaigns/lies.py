@@ -35,6 +35,7 @@ torch.set_num_threads(1)  # one thread: nothing is lost by a fork
 
 _PLANNING = (ConfigError, PlanError, StoreError)
 _RUNNING = Limits(cpu_s=20)  # weights, a self-check and a trace: not what a config costs
+_MAKING = Limits(cpu_s=20, wall_s=5)  # h5py may crash, and hang while it does
 _READING = Limits(cpu_s=3)  # all there is, in twenty ways
 _SMALL_BYTES = 20_000_000
 _MOST_LINES, _LONGEST_LINE = 21, 2100  # of a message
@@ -112,7 +113,7 @@ def traces(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> N
         place = place_at(scratch / "place", base)
         # Made in a child too: h5py does not survive all of it; and not all of it can be made.
         seed = chance.random()
-        made = attempt(lambda: hostile.lie(place, Random(seed)), (), Limits(cpu_s=20))  # noqa: B023
+        made = attempt(lambda: hostile.lie(place, Random(seed)), (), _MAKING)  # noqa: B023
         if made.kind == "done":
             outcome = attempt(lambda: read_all(place.folder), (), _READING)  # noqa: B023
             fault = f"{outcome.kind} ({outcome.cpu_s:.1f} s): {outcome.said[-800:]}"
