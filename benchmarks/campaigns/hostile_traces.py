@@ -163,8 +163,13 @@ def _steps(path: Path) -> Iterator[Callable[[], Any]]:
         yield lambda name=name: trace[name].torch().sum()
         yield lambda name=name: [trace[name].numbers(axis) for axis in trace[name].axes[1:]]
     if path.is_dir():
-        yield lambda: trace.report(path.parent / "report.html", examples=1, neurons=1)
+        yield lambda: _reported(trace, path.parent / "report.html")
     yield lambda: _shown(trace)
+
+
+def _reported(trace: probekit.Trace, page: Path) -> Any:
+    with np.errstate(all="ignore"):  # that a stranger's numbers overflow is no fault
+        return trace.report(page, examples=1, neurons=1)
 
 
 def _shown(trace: probekit.Trace) -> str:
