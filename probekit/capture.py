@@ -20,7 +20,7 @@ from probekit.order import OrderRecorder
 from probekit.planning import Plan, make_plan
 from probekit.provenance import about, about_model, run_record
 from probekit.receiver import Receiver
-from probekit.room import shortage
+from probekit.room import free_bytes, shortage
 from probekit.schema import ShardSpec
 from probekit.shards import Budget
 from probekit.tally import Tally
@@ -30,6 +30,8 @@ from probekit.verify import Damage, index_is_whole, sealed_damages
 from probekit.walk import Meter, Progress, Walk, Watcher, forward_shard
 
 __all__ = ["Progress", "Watcher", "capture", "run"]
+
+_REHEARSAL_BYTES = 128 << 20  # a self-check writes no more
 
 
 def run(
@@ -91,6 +93,8 @@ def run(
                 on_note(note)
         if on_start is not None:
             on_start(len(sealed), len(plan.shards))
+        if overwrite and free_bytes(path) < _REHEARSAL_BYTES:
+            folder.reopen()  # or the self-check has no room beside the old run
         if todo:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)

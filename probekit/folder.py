@@ -38,7 +38,7 @@ _DIFFERS = {  # parts of a run's identity, where its config is the same
     "shards": "the shards are cut otherwise",
 }
 _SHARD_FILE = re.compile(r"\d{5,}\.(h5|json)|\.\d{5,}\.(h5\.part(\.packed)?|json\.part)")
-_FILES = (INDEX_RECORD, INDEX_FILE, RUN_FILE)  # in the order in which they are removed
+_FILES = (INDEX_RECORD, INDEX_FILE, RUN_FILE)
 _PARTS = tuple(f".{name}.part" for name in _FILES)
 _OURS = (*_FILES, *_PARTS, SHARDS_FOLDER, LOCK_FILE)
 
@@ -92,7 +92,7 @@ class RunFolder:
                     _refuse_foreign(self.path)
                 else:
                     self._begin_or_go_on()
-                    self._remove_leftovers()
+                self._remove_leftovers()
             self._stack = stack.pop_all()
         return self
 
@@ -118,8 +118,7 @@ class RunFolder:
                 self._overwrite = False
                 clear(self.path)
                 self._begin()
-            for name in (INDEX_RECORD, INDEX_FILE):
-                (self.path / name).unlink(missing_ok=True)
+            _remove(self.path, INDEX_RECORD, INDEX_FILE)
             for number in damaged:
                 for ending in ("json", "h5"):
                     file = self.path / SHARDS_FOLDER / f"{number:05d}.{ending}"
@@ -172,8 +171,7 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         _remove_scratch(self.path)
-        for name in _PARTS:
-            (self.path / name).unlink(missing_ok=True)
+        _remove(self.path, *_PARTS)
         # The index is written when every shard is sealed: beside it, half a shard is damage.
         stay = (shard_numbers if is_indexed(self.path) else sealed_shards)(self.path)
         for file in _shard_files(self.path):
@@ -288,13 +286,19 @@ def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:
 def clear(folder: Path) -> None:
     """Remove what probekit wrote into a folder, and nothing else.
 
-    run.json goes last: shards without it could be taken for another run's.
+    The index goes first, which says that all shards are there, and run.json last: shards without
+    it could be taken for another run's.
     """
     _refuse_foreign(folder)
     _remove_scratch(folder)
+    _remove(folder, *_PARTS, INDEX_RECORD, INDEX_FILE)
     for file in _shard_files(folder):
         file.unlink()
-    for name in (*_PARTS, *_FILES):
+    _remove(folder, RUN_FILE)
+
+
+def _remove(folder: Path, *names: str) -> None:
+    for name in names:
         (folder / name).unlink(missing_ok=True)
 
 

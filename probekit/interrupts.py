@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -29,15 +29,30 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[tuple[int, Any]] = []
-    for number in own:
-        signal.signal(number, lambda number, frame: came.append((number, frame)))
     try:
+        _set(dict.fromkeys(own, lambda number, frame: came.append((number, frame))))
         yield
     finally:
-        for number, handler in own.items():
-            signal.signal(number, handler)
-        if came:
-            own[came[0][0]](*came[0])
+        try:
+            _set(own)
+        finally:
+            _set(own)  # again, where one that has its handler back came before the other had
+            _tell(own, came)
+
+
+def _tell(handlers: Mapping[int, Any], came: Sequence[tuple[int, Any]]) -> None:
+    """Tell every signal that came, also where the handler of another raises."""
+    if came:
+        (number, frame), *more = came
+        try:
+            handlers[number](number, frame)
+        finally:
+            _tell(handlers, more)
+
+
+def _set(handlers: Mapping[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 class Attachment:

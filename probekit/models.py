@@ -351,13 +351,21 @@ def model_digest(config: ProbeConfig) -> str | None:
     digest = xxhash.xxh3_128()
     for name in _CONFIGS if source.gguf_file is None else ():
         if (folder / name).exists():
-            said = {**json.loads((folder / name).read_bytes()), "transformers_version": None}
-            digest.update(f"{name} {json.dumps(said, sort_keys=True)}\n".encode())
+            digest.update(f"{name} {_said_in(folder / name)}\n".encode())
     for file in sorted(files):
         there = file.stat()
         content = _content_digest(file, there.st_size, there.st_mtime_ns)
         digest.update(f"{file.name} {content}\n".encode())
     return digest.hexdigest()
+
+
+def _said_in(file: Path) -> str:
+    """Give what a config says, whichever version of transformers wrote it."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return json.dumps({**json.loads(text), "transformers_version": None}, sort_keys=True)
+    except (ValueError, TypeError, RecursionError):  # transformers goes without, or has refused it
+        return text
 
 
 @lru_cache(maxsize=1024)  # a run asks more than once, and a large model takes seconds

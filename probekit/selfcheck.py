@@ -30,6 +30,7 @@ from probekit.disk import explained
 from probekit.errors import CaptureError
 from probekit.folder import SCRATCH
 from probekit.inputs import few_examples
+from probekit.interrupts import uninterrupted
 from probekit.planning import Plan
 from probekit.recipe import Recipe
 from probekit.resolve import SitePlan
@@ -86,10 +87,7 @@ def self_check(model: torch.nn.Module, plan: Plan, record: Record, place: Path) 
         return {"self_check": "nothing to check"}
     assert small.examples is not None
     short = int(small.examples.n_tokens.argmin())
-    with explained(place):
-        scratch = TemporaryDirectory(prefix=SCRATCH, dir=place)
-    with scratch:
-        folder = Path(scratch.name)
+    with _scratch(place) as folder:
         together, n_equal = _against_hooks(model, small, short, record, folder / "together")
         found: dict[str, Any] = {"self_check": "passed", "self_check_sites": n_equal}
         if len(small.examples) == 1:
@@ -110,6 +108,18 @@ def self_check(model: torch.nn.Module, plan: Plan, record: Record, place: Path) 
             others = _compare(lone, _rows(together, short), _rows(padded, short))
             raise _refusal(plan, worst, others)
     return found
+
+
+@contextmanager
+def _scratch(place: Path) -> Iterator[Path]:
+    """Give a folder for the time of a block; a signal waits while it is removed."""
+    with explained(place):
+        scratch = TemporaryDirectory(prefix=SCRATCH, dir=place)
+    try:
+        yield Path(scratch.name)
+    finally:
+        with uninterrupted():
+            scratch.cleanup()
 
 
 def _refusal(plan: Plan, worst: _Worst, padded: _Worst | None) -> CaptureError:

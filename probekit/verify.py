@@ -135,7 +135,8 @@ def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
         sums: read every byte; False compares no more than the records and the files' sizes.
     """
     run, found = _read_run(folder)
-    for number in _due(folder, run, sealed_shards(folder)):
+    there = shard_numbers(folder) if is_indexed(folder) else sealed_shards(folder)
+    for number in _due(folder, run, there):
         found += _in_shard(folder, number, run, sums=sums)
     return found + _breaks(folder)
 

@@ -582,6 +582,22 @@ def test_an_overwrite_that_cannot_begin_leaves_the_old_trace(gpt2, tmp_path, mon
     np.testing.assert_array_equal(trace["transformer.h.0.mlp.act"][:], before)
 
 
+def test_an_overwrite_on_a_full_disk_makes_room_first(gpt2, tmp_path, monkeypatch):
+    config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
+    probekit.run(config)
+    left: list[int] = []
+    load = models.load_model
+
+    def look_and_load(*args: Any) -> Any:
+        left.append(len(by_hand.shard_files(tmp_path / "t")))
+        return load(*args)
+
+    monkeypatch.setattr(models, "load_model", look_and_load)
+    monkeypatch.setattr("probekit.capture.free_bytes", lambda path: 1000)
+    probekit.run(config, overwrite=True)
+    assert left == [0]
+
+
 def test_overwrite_leaves_files_that_are_not_probekits(gpt2, tmp_path):
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
     probekit.run(config)
@@ -760,6 +776,10 @@ def change_config(name: str, **values: Any) -> Callable[[Path], None]:
     return change
 
 
+def empty_config(folder: Path) -> None:
+    (folder / "generation_config.json").write_text("")
+
+
 @pytest.mark.parametrize("weights", ["pretrained", "random"])
 @pytest.mark.parametrize(
     ("change", "is_another"),
@@ -767,9 +787,13 @@ def change_config(name: str, **values: Any) -> Callable[[Path], None]:
         (change_one_weight, {"pretrained"}),
         (change_config("config.json", hidden_act="relu"), {"pretrained", "random"}),
         (change_config("generation_config.json", eos_token_id=3), {"pretrained", "random"}),
+        (
+            lambda folder: (folder / "generation_config.json").write_text(""),
+            {"pretrained", "random"},
+        ),
         (change_config("config.json", transformers_version="5.99"), set()),
     ],
-    ids=["a weight", "activation", "end of text", "version"],
+    ids=["a weight", "activation", "end of text", "no JSON", "version"],
 )
 def test_a_changed_model_in_the_same_folder_is_another(tmp_path, weights, change, is_another):
     tiny.build("llama").save_pretrained(tmp_path / "model")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from probekit.errors import StoreError
-from probekit.folder import RunFolder, RunRecord, read_run, sealed_shards
+from probekit.folder import RunFolder, RunRecord, clear, read_run, sealed_shards
 from probekit.records import write_record
 
 RECORD = RunRecord(
@@ -224,6 +224,22 @@ def test_overwrite_begins_anew(path: Path) -> None:
     assert saved(path / "run.json") == json.loads(json.dumps(OTHER.to_json()))
 
 
+def test_overwrite_takes_the_index_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone: list[str] = []
+    monkeypatch.setattr(Path, "unlink", lambda file, missing_ok=False: gone.append(file.name))
+    clear(path)
+    names = [name for name in gone if not name.startswith(".")]
+    assert names[:2] == ["trace.json", "trace.h5"]
+    assert names[-1] == "run.json"
+
+
+def test_overwrite_removes_leftovers_at_once(path: Path) -> None:
+    whole = tree(path)
+    put(path, "shards/.00003.h5.part", ".scratch-x1/together/shards/00000.h5")
+    with RunFolder(path, OTHER, overwrite=True):
+        assert tree(path) == whole | {".lock"}
+
+
 def test_overwrite_begins_anew_over_a_damaged_run_file(path: Path) -> None:
     (path / "run.json").write_text("{")
     with RunFolder(path, OTHER, overwrite=True) as folder:
@@ -263,6 +279,7 @@ def test_an_overwrite_that_is_killed_leaves_nothing_to_be_taken_for_the_new_run(
         with pytest.raises(StoreError, match="holds"), RunFolder(path, OTHER):
             pass
         put(path, *(f"shards/0000{n}.{end}" for n in (0, 1) for end in ("h5", "json")))
+        put(path, "trace.h5")
 
 
 # --- the lock

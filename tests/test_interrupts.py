@@ -74,6 +74,44 @@ def test_sigterm_waits_too_where_python_handles_it():
         signal.signal(signal.SIGTERM, own)
 
 
+@pytest.fixture
+def terminations() -> Iterator[list[int]]:
+    """Handle SIGTERM in Python, without raising."""
+    came: list[int] = []
+    own = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    yield came
+    signal.signal(signal.SIGTERM, own)
+
+
+def test_every_signal_is_told_also_where_one_raises(terminations):
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        press()
+        press(signal.SIGTERM)
+        press(signal.SIGTERM)
+    assert terminations == [signal.SIGTERM] * 2
+
+
+@pytest.mark.parametrize("strike_at", range(4))
+def test_a_signal_amid_the_exchange_of_handlers_leaves_the_users(
+    terminations, monkeypatch, strike_at
+):
+    calls = iter(range(6))
+    exchange = signal.signal
+
+    def exchange_and_strike(number: int, handler: object) -> None:
+        exchange(number, handler)
+        if next(calls) == strike_at:
+            press()
+
+    monkeypatch.setattr("probekit.interrupts.signal.signal", exchange_and_strike)
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        pass
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    press(signal.SIGTERM)
+    assert terminations == [signal.SIGTERM]
+
+
 def test_in_another_thread_it_does_nothing():
     seen = []
 

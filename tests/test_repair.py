@@ -220,6 +220,17 @@ def test_without_being_asked_to_a_damaged_run_is_refused_and_left_alone(
     assert files(run) == before
 
 
+def test_a_shard_of_a_number_that_the_run_has_not_is_removed(
+    gpt2: Path, run: Path, undisturbed: Path
+) -> None:
+    (run / "shards/00001.h5").rename(run / "shards/00009.h5")
+    with pytest.raises(StoreError, match=r"shards/00009\.h5: is not of this run"):
+        go(config(gpt2))
+    go(config(gpt2), repair=True)
+    assert verify_trace(run).whole
+    assert files(run).keys() == files(undisturbed).keys()
+
+
 def test_another_run_is_not_repaired_into_this_one(gpt2: Path, run: Path) -> None:
     DAMAGES["a row"](run)
     before = files(run)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -267,6 +269,18 @@ def test_nothing_is_left_after_it_has_failed(gpt2, tmp_path, monkeypatch):
     with pytest.raises(CaptureError):
         checked(gpt2, tmp_path / "t", SOME)
     assert list(scratch.iterdir()) == []
+
+
+def test_nothing_is_left_by_an_interrupt_while_it_is_cleared_away(gpt2, tmp_path, monkeypatch):
+    class Struck(tempfile.TemporaryDirectory[str]):
+        def cleanup(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            super().cleanup()
+
+    monkeypatch.setattr("probekit.selfcheck.TemporaryDirectory", Struck)
+    with pytest.raises(KeyboardInterrupt):
+        probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=SOME))
+    assert [p.name for p in (tmp_path / "t").rglob("*") if p.is_file()] == ["run.json"]
 
 
 def test_a_run_that_goes_on_is_checked_on_the_same_texts(gpt2, tmp_path):

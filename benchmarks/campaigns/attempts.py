@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import pickle
 import resource
@@ -90,9 +91,8 @@ def _carry_out(action: Callable[[], Any], refusals: Any, limits: Limits, writer:
     """Be the child: never returns."""
     try:
         faulthandler.disable()  # a crash is told by how the child ends
-        torch.set_num_threads(
-            1
-        )  # a pool lost in forking is made anew before threads want it at once
+        gc.freeze()  # looking through all that the parent has is no cost of the action's
+        torch.set_num_threads(1)  # a pool lost in forking is made anew, before threads want it
         before = _peak_bytes()
         room = _virtual_bytes() + limits.n_bytes + (256 << 20)  # stacks and arenas are no use of it
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
