@@ -62,7 +62,7 @@ $(STAMP)-bench: $(STAMP)
 bench-report: $(STAMP) $(BROWSER)
 	$(BIN)/python benchmarks/report.py $(BENCH)
 
-# Kill, starve and damage runs, and count what is lost: a quarter of an hour, FAULTS=--quick for two
+# Kill, starve and damage runs, and count what is lost: half an hour, FAULTS=--quick for three
 # minutes. Full disks need the right to mount one.
 faults: $(STAMP)-dev
 	$(BIN)/python benchmarks/faults.py $(FAULTS)
