@@ -142,6 +142,9 @@ def left_out(worker: Worker, how: str, failure: ToolFailed) -> None:
 def checked(workers: list[Worker], ways: list[tuple[Worker, str]]) -> list[tuple[Worker, str]]:
     """Run each once, which warms it up, and compare its rows with those of plain hooks.
 
+    Rows of another token differ by a tenth and more. In one of some fifty passes those of plain
+    hooks were 5e-5 off what the model gives in float64, in a single token.
+
     Returns:
         Without the ways of a tool that fails, which is said.
     """
@@ -156,7 +159,7 @@ def checked(workers: list[Worker], ways: list[tuple[Worker, str]]) -> list[tuple
             left_out(worker, how, failure)
             continue
         np.testing.assert_allclose(
-            worker.rows(how), wanted, rtol=1e-4, atol=1e-5, err_msg=f"{worker.name}, {how}"
+            worker.rows(how), wanted, rtol=1e-4, atol=1e-4, err_msg=f"{worker.name}, {how}"
         )
         able.append((worker, how))
     return able
@@ -208,10 +211,10 @@ def compared(measure: str, ours: list[float], theirs: list[float], target: str) 
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     extra = argparse.ArgumentParser(add_help=False)
-    extra.add_argument("--texts", type=int, help="how many; else 64, with --quick 4")
+    extra.add_argument("--texts", type=int, help="how many; else 64, with --quick 3")
     extra.add_argument("--rounds", type=int, help="how often each; else 7, with --quick 1")
     given = options(__doc__, extra)
-    n_texts = given.texts or (4 if given.quick else 64)
+    n_texts = given.texts or (3 if given.quick else 64)
     n_rounds = given.rounds or (1 if given.quick else 7)
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)

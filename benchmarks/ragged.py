@@ -72,7 +72,7 @@ def check_equal(job: Job, path: Path) -> None:
 def main() -> None:
     """Measure, print, and write JSON if asked."""
     given = options(__doc__)
-    n_examples, n_pairs = (8, 2) if given.quick else (512, 7)
+    n_examples, n_pairs = (6, 2) if given.quick else (512, 7)
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         folder, file = Path(scratch) / "run", Path(scratch) / "by_hand.h5"
         plan = plan_of(folder, mlp_acts(6), examples=n_examples, tokens=(8, 256), batch_tokens=2048)
