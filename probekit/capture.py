@@ -31,8 +31,6 @@ from probekit.walk import Meter, Progress, Walk, Watcher, forward_shard
 
 __all__ = ["Progress", "Watcher", "capture", "run"]
 
-_REHEARSAL_BYTES = 128 << 20  # a self-check writes no more
-
 
 def run(
     config: str | Path | Mapping[str, Any] | ProbeConfig,
@@ -93,7 +91,7 @@ def run(
                 on_note(note)
         if on_start is not None:
             on_start(len(sealed), len(plan.shards))
-        if overwrite and free_bytes(path) < _REHEARSAL_BYTES:
+        if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
             folder.reopen()  # or the self-check has no room beside the old run
         if todo:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)

@@ -172,8 +172,7 @@ class RunFolder:
     def _remove_leftovers(self) -> None:
         _remove_scratch(self.path)
         _remove(self.path, *_PARTS)
-        # The index is written when every shard is sealed: beside it, half a shard is damage.
-        stay = (shard_numbers if is_indexed(self.path) else sealed_shards)(self.path)
+        stay = kept_shards(self.path)
         for file in _shard_files(self.path):
             if file.name.startswith(".") or int(file.stem) not in stay:
                 file.unlink()
@@ -275,6 +274,14 @@ def shard_numbers(folder: Path) -> frozenset[int]:
     """Give the numbers of the shards of which there is a file, whole or not."""
     names = [file.name for file in _shard_files(folder)]
     return frozenset(int(name.partition(".")[0]) for name in names if not name.startswith("."))
+
+
+def kept_shards(folder: Path) -> frozenset[int]:
+    """Give the numbers of the shards that are no leftovers of a killed run.
+
+    The index is written when every shard is sealed: beside it, half a shard is damage.
+    """
+    return (shard_numbers if is_indexed(folder) else sealed_shards)(folder)
 
 
 def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:

@@ -103,9 +103,8 @@ def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
         file = (folder / source.file_name).resolve()
         if folder not in file.parents:
             raise StoreError(f"{path}: {dataset.name} points outside the trace: {source.file_name}")
-        if source.dset_name.strip("/") != dataset.name.strip(
-            "/"
-        ):  # what is said of a table holds for its rows
+        # What is said of a table holds for its rows.
+        if source.dset_name.strip("/") != dataset.name.strip("/"):
             raise StoreError(f"{path}: {dataset.name} has the rows of {source.dset_name}")
         begin, end = source.vspace.get_select_bounds()
         if prod(np.subtract(end, begin) + 1) != source.vspace.get_select_npoints():

@@ -42,6 +42,7 @@ from probekit.trace import Trace, open_trace
 _MOST_TOKENS = 128  # of a text, where it can be cut
 _LEAST_TOKENS = 16
 _MOST_BYTES = 64 << 20  # of rows in a rehearsal
+ROOM_BYTES = 3 * _MOST_BYTES  # of a disk, that all that is rehearsed fits beside the run
 _MOST_SITES = 64
 # The largest difference, as a share of the largest value of a site, that rounding explains. In 16
 # bits the other order of a sum is a different last bit, and deep models make more of it.

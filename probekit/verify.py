@@ -16,7 +16,7 @@ import numpy as np
 from probekit.checksums import FileRecord, rest_checksum, rows_checksum, stored_checksum
 from probekit.disk import explained
 from probekit.errors import StoreError, printable
-from probekit.folder import identity_digest, is_indexed, sealed_shards, shard_numbers
+from probekit.folder import identity_digest, is_indexed, kept_shards, sealed_shards, shard_numbers
 from probekit.inside import dataset_in, names_in, node_in, numbers_in, plain
 from probekit.mapped import open_file
 from probekit.records import read_record
@@ -135,8 +135,7 @@ def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
         sums: read every byte; False compares no more than the records and the files' sizes.
     """
     run, found = _read_run(folder)
-    there = shard_numbers(folder) if is_indexed(folder) else sealed_shards(folder)
-    for number in _due(folder, run, there):
+    for number in _due(folder, run, kept_shards(folder)):
         found += _in_shard(folder, number, run, sums=sums)
     return found + _breaks(folder)
 

@@ -95,9 +95,7 @@ class ShardWriter:
         self._offsets: list[int] = []
         self._fd = -1
         self._flusher = Flusher(-1)
-        self._aside = ThreadPoolExecutor(
-            1, "probekit-digest"
-        )  # its thread starts when it is needed
+        self._aside = ThreadPoolExecutor(1, "probekit-digest")  # its thread starts when needed
         self._stack = ExitStack()
         # A digest for each example of each site, and how many of its rows have come.
         shape = (len(self._sites), shard.n_examples)
