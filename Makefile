@@ -24,9 +24,9 @@ $(STAMP)-dev: $(STAMP)
 	touch $@
 
 # What drives the browser in the tests of the report; the browser itself is the system's chromium.
-BROWSER := tests/browser/node_modules/.installed
-$(BROWSER): tests/browser/package-lock.json
-	npm ci --prefix tests/browser --no-audit --no-fund --silent
+BROWSER := tests/report/browser/node_modules/.installed
+$(BROWSER): tests/report/browser/package-lock.json
+	npm ci --prefix tests/report/browser --no-audit --no-fund --silent
 	touch $@
 
 browser: $(BROWSER)
@@ -75,4 +75,4 @@ schema: $(STAMP)
 	$(BIN)/probekit schema > configs/probe.schema.json
 
 clean:
-	rm -rf $(VENV) tests/browser/node_modules runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/report/browser/node_modules runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

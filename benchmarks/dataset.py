@@ -30,7 +30,7 @@ from random_trace import write_trace
 from torch.utils.data import DataLoader
 
 import probekit
-from probekit.shuffling import EpochOrder, Settings
+from probekit.handover.torch.shuffling import EpochOrder, Settings
 
 Array = np.ndarray[Any, Any]
 Read = Callable[[], None]

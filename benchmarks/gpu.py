@@ -22,8 +22,8 @@ import torch
 from jobs import Job, load, plan_of
 from pairs import Comparison, compare, options, report
 
-from probekit.order import OrderRecorder
-from probekit.transfer import Label, Transfer
+from probekit.capture.transfer import Label, Transfer
+from probekit.hooks.order import OrderRecorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from probekit import capture, models, packing, shards
-from probekit.config import load_config
-from probekit.planning import Plan, make_plan
-from probekit.skeleton import forward_arguments
+from probekit import models
+from probekit.capture import packing, running as capture
+from probekit.config.rules import load_config
+from probekit.inputs import shards
+from probekit.models.skeleton import forward_arguments
+from probekit.planning.making import Plan, make_plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

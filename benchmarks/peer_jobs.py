@@ -238,12 +238,13 @@ def by_hand(work: Work) -> Tool:
 def probekit(work: Work) -> Tool:
     """Make probekit ready: it has one way."""
     import probekit as pk
-    from probekit import capture, models
-    from probekit.config import load_config
-    from probekit.folder import sealed_specs
-    from probekit.index import build_index
-    from probekit.planning import make_plan
-    from probekit.provenance import about
+    from probekit import models
+    from probekit.capture import running as capture
+    from probekit.capture.provenance import about
+    from probekit.config.rules import load_config
+    from probekit.planning.making import make_plan
+    from probekit.store.folder import sealed_specs
+    from probekit.store.writing.index import build_index
 
     lengths = [len(text) for text in work.texts]
     plan = make_plan(load_config(json.loads((work.folder / "config.json").read_text())))

@@ -34,9 +34,10 @@ import numpy as np
 import torch
 from pairs import Comparison, options, report
 
-from probekit import models, shards
-from probekit.config import load_config
-from probekit.planning import make_plan
+from probekit import models
+from probekit.config.rules import load_config
+from probekit.inputs import shards
+from probekit.planning.making import make_plan
 
 OURS, REFERENCE = "probekit", "by hand"
 PEERS = ("by hand", "TransformerLens", "nnsight", "torchlens")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from probekit.index import build_index
-from probekit.schema import FORMAT, ShardSpec, SiteSpec
-from probekit.writer import ShardTables, ShardWriter
+from probekit.store.format.schema import FORMAT, ShardSpec, SiteSpec
+from probekit.store.writing.index import build_index
+from probekit.store.writing.writer import ShardTables, ShardWriter
 
 Array = np.ndarray[Any, Any]
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from probekit.index import build_index
 from probekit.report import write_report
-from probekit.schema import ShardSpec, SiteSpec
-from probekit.trace import open_trace
-from probekit.writer import ShardTables, ShardWriter
+from probekit.store.format.schema import ShardSpec, SiteSpec
+from probekit.store.writing.index import build_index
+from probekit.store.writing.writer import ShardTables, ShardWriter
+from probekit.trace.trace import open_trace
 
 Array = np.ndarray[Any, Any]
 
-PAINT = Path(__file__).parents[1] / "tests" / "browser" / "paint.mjs"
+PAINT = Path(__file__).parents[1] / "tests" / "report" / "browser" / "paint.mjs"
 D_MODEL = 256
 TARGET_MS = 2000
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from pairs import compare, options, report
 
-from probekit.schema import ShardSpec, SiteSpec
-from probekit.writer import ShardTables, ShardWriter
+from probekit.store.format.schema import ShardSpec, SiteSpec
+from probekit.store.writing.writer import ShardTables, ShardWriter
 
 N_TOKENS, D_MLP = 128, 3072  # of one example, and of one row
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probekit.analysis import compare, lens
     from probekit.capture import run
     from probekit.errors import (
         CaptureError,
@@ -18,13 +19,9 @@ if TYPE_CHECKING:
         ProbekitWarning,
         StoreError,
     )
-    from probekit.logitlens import lens
+    from probekit.hooks import record
     from probekit.planning import plan
-    from probekit.recording import record
-    from probekit.similarity import compare
-    from probekit.site import Site
-    from probekit.trace import Trace
-    from probekit.trace import open_trace as open
+    from probekit.trace import Site, Trace, open_trace as open
 
 __version__ = "0.1.0"
 
@@ -34,14 +31,14 @@ _HOMES = {
     "PlanError": ("probekit.errors", "PlanError"),
     "ProbekitError": ("probekit.errors", "ProbekitError"),
     "ProbekitWarning": ("probekit.errors", "ProbekitWarning"),
-    "Site": ("probekit.site", "Site"),
+    "Site": ("probekit.trace", "Site"),
     "StoreError": ("probekit.errors", "StoreError"),
     "Trace": ("probekit.trace", "Trace"),
-    "compare": ("probekit.similarity", "compare"),
-    "lens": ("probekit.logitlens", "lens"),
+    "compare": ("probekit.analysis", "compare"),
+    "lens": ("probekit.analysis", "lens"),
     "open": ("probekit.trace", "open_trace"),
     "plan": ("probekit.planning", "plan"),
-    "record": ("probekit.recording", "record"),
+    "record": ("probekit.hooks", "record"),
     "run": ("probekit.capture", "run"),
 }
 

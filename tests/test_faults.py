@@ -133,7 +133,7 @@ def test_an_error_with_a_traceback_is_not_a_refusal(
 
 class Broken:
     def __call__(self) -> None:
-        from probekit import capture
+        from probekit.capture import running as capture
 
         def make_plan(config: Any) -> Any:
             raise OSError("error: of ours")

@@ -14,7 +14,7 @@ import by_hand
 import pytest
 
 import probekit
-from probekit.records import write_record
+from probekit.store.format.records import write_record
 
 PACKAGE = Path(probekit.__file__).parent
 
@@ -212,7 +212,7 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "trace.to_safetensors(sys.argv[1] + '.safetensors')\n"
         "trace.merge(sys.argv[1] + '.h5')\n"
         "from probekit import Site, Trace, StoreError\n"
-        "from probekit.summary import summarize_trace; summarize_trace(trace)\n"
+        "from probekit.trace.summary import summarize_trace; summarize_trace(trace)\n"
         "trace.report(sys.argv[1] + '.html')\n"
     )
     assert loaded(code, tmp_path / "t") == "[]"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_attention import eager_patterns
+from eager import eager_patterns
 
 import probekit
 from probekit import models

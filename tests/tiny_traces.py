@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import xxhash
 
-from probekit.index import build_index
-from probekit.schema import Execution, ShardSpec, SiteSpec
-from probekit.writer import ShardTables, ShardWriter
+from probekit.store.format.schema import Execution, ShardSpec, SiteSpec
+from probekit.store.writing.index import build_index
+from probekit.store.writing.writer import ShardTables, ShardWriter
 
 Array = np.ndarray[Any, Any]
 

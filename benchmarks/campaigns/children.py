@@ -18,7 +18,13 @@ from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-_PRELOADED = ["torch", "transformers", "probekit.cli", "probekit.capture", "probekit.terminal"]
+_PRELOADED = [
+    "torch",
+    "transformers",
+    "probekit.cli.commands",
+    "probekit.cli.terminal",
+    "probekit.capture.running",
+]
 _LONG_S = 120.0  # what takes longer than this hangs
 
 Before = Callable[[], None]  # called in the child
@@ -125,7 +131,7 @@ def _work(place: Path, arguments: tuple[str, ...], before: Before | None) -> Non
     for fd, name in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
     sys.argv = ["probekit", *arguments]
-    from probekit import cli
+    from probekit.cli import commands as cli
 
     if before is not None:
         before()

@@ -19,7 +19,7 @@ from campaigns.damages import BYTES, FILES, KINDS, damaged
 from campaigns.kills import COMMAND, Watched
 from campaigns.runs import FOLDER, n_examples_in, sealed
 from campaigns.tally import Runs, Tally
-from probekit.verify import verify_trace
+from probekit.store.verification import verify_trace
 
 _REPAIR = (*COMMAND, "--repair")
 _MEMORY_BYTES = 2 << 30  # that reading may take beyond what is loaded already
@@ -123,7 +123,7 @@ class Read:
 
 def _read_all(path: Path) -> None:
     import probekit
-    from probekit.summary import summarize_trace
+    from probekit.trace.summary import summarize_trace
 
     trace = probekit.open(path)
     repr(trace)

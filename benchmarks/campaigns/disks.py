@@ -181,7 +181,7 @@ class _AsNobody:
 
     def __call__(self) -> None:
         """Patch the child it is called in."""
-        from probekit import capture
+        from probekit.capture import running as capture
 
         record = capture.run_record
 

@@ -22,12 +22,12 @@ import numpy as np
 
 import probekit
 from campaigns.attempts import Limits, attempt
+from probekit.cli.terminal import show_info
 from probekit.errors import StoreError
-from probekit.folder import RunFolder, RunRecord, read_run, sealed_specs
-from probekit.records import read_record, write_record
-from probekit.summary import summarize_trace
-from probekit.terminal import show_info
-from probekit.verify import verify_trace
+from probekit.store.folder import RunFolder, RunRecord, read_run, sealed_specs
+from probekit.store.format.records import read_record, write_record
+from probekit.store.verification import verify_trace
+from probekit.trace.summary import summarize_trace
 
 SECRET = "421888"  # what the secret file holds; bfloat16 has this number
 

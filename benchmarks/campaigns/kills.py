@@ -126,7 +126,8 @@ class Watched:
 
     def __call__(self) -> None:
         """Patch the child it is called in."""
-        from probekit import config, selfcheck
+        from probekit import config
+        from probekit.capture import selfcheck
 
         load, check, rehearsing = config.load_config, selfcheck.self_check, []
 
@@ -176,7 +177,7 @@ class KillAt:
         import h5py
         import torch
 
-        from probekit import capture
+        from probekit.capture import running as capture
 
         seen = dict.fromkeys(INSTANTS, 0)
 

@@ -3,6 +3,6 @@
 Knows traces; decides nothing about how they are recorded.
 """
 
-from probekit.report.writing import Report, write_report
+import lazy_loader
 
-__all__ = ["Report", "write_report"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,8 +19,7 @@ from probekit.report.blocks import Block
 from probekit.report.example import positions_of
 from probekit.report.roles import Roles, map_labels
 from probekit.report.visible import visible_token
-from probekit.site import Site
-from probekit.trace import Trace
+from probekit.trace import Site, Trace
 
 Array = np.ndarray[Any, Any]
 

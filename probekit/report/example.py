@@ -11,9 +11,8 @@ import numpy as np
 
 from probekit.report.roles import Roles, Stream
 from probekit.report.visible import visible, visible_token
-from probekit.schema import ALL_TOKENS
-from probekit.site import Site
-from probekit.trace import Trace
+from probekit.store import ALL_TOKENS
+from probekit.trace import Site, Trace
 
 Array = np.ndarray[Any, Any]
 

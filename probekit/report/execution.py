@@ -11,7 +11,7 @@ from typing import Any
 
 from probekit.report.example import rounded
 from probekit.report.visible import visible_token
-from probekit.schema import Execution
+from probekit.store import Execution
 from probekit.trace import Trace
 
 _ORDERS = 8  # the most frequent; a model with routing can have as many as passes

@@ -10,13 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from probekit.blocks import blocks, tokens_of
-from probekit.neurons import top_rows
+from probekit.analysis import top_rows
 from probekit.report.example import rounded
 from probekit.report.visible import visible_token
-from probekit.schema import ALL_TOKENS
-from probekit.site import Site
-from probekit.trace import Trace
+from probekit.store import ALL_TOKENS
+from probekit.trace import Site, Trace, blocks, tokens_of
 
 Array = np.ndarray[Any, Any]
 

@@ -14,14 +14,11 @@ from typing import Any
 import jinja2
 
 from probekit.errors import StoreError
-from probekit.folder import read_run
-from probekit.inside import number_of
 from probekit.report.neurons import RULE
 from probekit.report.roles import MISSING, Roles
 from probekit.report.visible import visible, visible_token
-from probekit.schema import INDEX_FILE
-from probekit.summary import collapse, summarize_trace
-from probekit.trace import Trace
+from probekit.store import INDEX_FILE, number_of, read_run
+from probekit.trace import Trace, collapse, summarize_trace
 from probekit.wording import human_bytes
 
 # Joined in this order into one script; each file says what it gives to those after it.

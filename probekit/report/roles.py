@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from probekit.schema import FLOATS, PER_EXAMPLE
-from probekit.site import Site
-from probekit.trace import Trace
+from probekit.store import FLOATS, PER_EXAMPLE
+from probekit.trace import Site, Trace
 
 ATTENTION_AXES = ("token", "head", "key")
 _NEURON_AXES = ("d_mlp", "neuron")

@@ -1,0 +1,2 @@
+from .reading import lens as lens
+from .result import Lens as Lens, LensExample as LensExample

@@ -1,0 +1,1 @@
+from .running import Progress as Progress, Watcher as Watcher, run as run

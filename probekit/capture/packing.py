@@ -1,0 +1,209 @@
+"""Padded batches to token rows, on the device.
+
+Knows tensors and axes; nothing of modules or files. Which rows are kept is decided on the host
+before the forward pass, so packing never waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from probekit.errors import CaptureError
+from probekit.inputs import Choice
+from probekit.models import BATCH, POSITION, TOKEN
+from probekit.planning import to_device
+from probekit.store import ALL_TOKENS, PER_EXAMPLE
+
+Array = np.ndarray[Any, Any]
+KNOWN_NEXT = "known next"  # rows of a generating batch whose next token is known already
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Which of a padded batch's `batch * position` places one kind of site keeps."""
+
+    positions: (
+        torch.Tensor
+    )  # in the batch, of one example after another, int64 [row], on the device
+    places: torch.Tensor  # the same over the flattened batch, int64 [row], on the device
+    next_ids: torch.Tensor  # the token that came next, -1 where none did, int64 [row]
+    starts: tuple[int, ...]  # where each example's rows begin among the kept rows
+    counts: tuple[int, ...]  # rows of each example
+    padded_starts: tuple[int, ...] | None  # where they begin in the padded batch, if in one run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Some examples of a shard, padded on the right to the longest."""
+
+    numbers: tuple[int, ...]  # of the examples, in the shard
+    n_tokens: int  # real tokens
+    n_keys: tuple[int, ...]  # tokens of each example that attention may look at
+    shape: tuple[int, int]  # batch, position
+    arguments: Mapping[str, Any]  # for the model's forward; empty where `generate` makes them
+    rows: Mapping[str, Rows]  # by a choice of positions, and PER_EXAMPLE
+
+
+def make_batch(
+    numbers: Array,
+    n_tokens: Array,
+    token_ids: Array,
+    *,
+    choices: Iterable[str],
+    accepted: frozenset[str],
+    device: torch.device,
+    logits_to_keep: int = 0,
+) -> Batch:
+    """Pad some examples of a shard into a batch.
+
+    Right padding and explicit positions: a real token sees the same positions and, on a causal
+    model, the same past as when its example runs alone.
+
+    Args:
+        numbers: which examples of the shard, int64 `[batch]`.
+        n_tokens: tokens of every example of the shard, int64 `[example]`.
+        token_ids: tokens of the whole shard, int32 `[token]`.
+        choices: of positions, that the sites keep.
+        accepted: which arguments the model's forward takes.
+        device: where the model runs.
+        logits_to_keep: positions whose logits are computed, from the last on; 0 for all.
+    """
+    lengths = n_tokens[numbers]
+    ends = np.cumsum(n_tokens)
+    ids = np.full((len(numbers), int(lengths.max())), -1, dtype=np.int64)
+    for place, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
+        ids[place, :length] = token_ids[ends[number] - length : ends[number]]
+    positions = np.arange(ids.shape[1])
+    mask = positions < lengths[:, None]
+    arguments = {
+        "input_ids": np.where(mask, ids, 0),
+        "attention_mask": mask.astype(np.int64),
+        "position_ids": np.where(mask, positions, 0),
+    }
+    tensors: dict[str, Any] = {
+        k: to_device(v, device) for k, v in arguments.items() if k in accepted
+    }
+    if "use_cache" in accepted:
+        tensors["use_cache"] = False
+    if logits_to_keep:
+        tensors["logits_to_keep"] = logits_to_keep
+    next_ids = np.concatenate([ids[:, 1:], np.full((len(ids), 1), -1)], axis=1)
+    return Batch(
+        numbers=tuple(int(n) for n in numbers),
+        n_tokens=int(lengths.sum()),
+        n_keys=tuple(int(n) for n in lengths),
+        shape=(ids.shape[0], ids.shape[1]),
+        arguments=tensors,
+        rows={name: _rows(name, lengths, next_ids, device) for name in choices},
+    )
+
+
+def _rows(name: str, lengths: Array, next_ids: Array, device: torch.device) -> Rows:
+    n_batch, width = next_ids.shape
+    if name == PER_EXAMPLE:
+        numbers = tuple(range(n_batch))
+        return Rows(
+            positions=torch.zeros(n_batch, dtype=torch.int64, device=device),
+            places=torch.arange(n_batch, device=device),
+            next_ids=torch.full((n_batch,), -1, device=device),
+            starts=numbers,
+            counts=(1,) * n_batch,
+            padded_starts=numbers,
+        )
+    choice = Choice(name)
+    queries = tuple(choice.positions(int(length)) for length in lengths)
+    padded = tuple(n * width for n in range(n_batch)) if name == ALL_TOKENS else None
+    return rows_at(queries, next_ids, device, padded_starts=padded)
+
+
+def rows_at(
+    queries: Sequence[Array],
+    next_ids: Array,
+    device: torch.device,
+    *,
+    padded_starts: tuple[int, ...] | None = None,
+) -> Rows:
+    """Keep the given positions of each example of a batch.
+
+    Args:
+        queries: for each example of the batch, int64 `[row]`.
+        next_ids: the token that comes after each place, -1 where none does, `[batch, position]`.
+        device: where the model runs.
+        padded_starts: where each example's rows begin in the padded batch, if they lie in a run.
+    """
+    counts = tuple(len(q) for q in queries)
+    places = np.concatenate([n * next_ids.shape[1] + q for n, q in enumerate(queries)])
+    return Rows(
+        positions=to_device(np.concatenate(queries), device),
+        places=to_device(places, device),
+        next_ids=to_device(next_ids.reshape(-1)[places], device),
+        starts=tuple(int(s) for s in np.cumsum(counts) - counts),
+        counts=counts,
+        padded_starts=padded_starts,
+    )
+
+
+def pack(
+    tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch, rows: Rows
+) -> torch.Tensor:
+    """Keep the rows of real tokens: `[..., batch, ..., position, ...]` to `[row, ...]`.
+
+    Args:
+        tensor: what a module gave, with `axes`.
+        axes: the plan's word for each axis: a size, BATCH, POSITION, or TOKEN.
+        batch: the batch that ran.
+        rows: which places to keep.
+
+    Raises:
+        CaptureError: if the tensor's shape is not the planned one.
+    """
+    _check_shape(tensor, axes, batch)
+    return _places_first(tensor.detach(), axes).index_select(0, rows.places)
+
+
+def padded(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch) -> torch.Tensor | None:
+    """Give all `[batch * position, ...]` places, padding included, where that needs no copy.
+
+    On the CPU rows that are kept as they are can be written straight from the module's tensor,
+    before the forward pass goes on.
+    """
+    _check_shape(tensor, axes, batch)
+    flat = _places_first(tensor.detach(), axes)
+    shares = flat.data_ptr() == tensor.data_ptr()
+    return flat if flat.device.type == "cpu" and shares and flat.is_contiguous() else None
+
+
+def _check_shape(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch) -> None:
+    expected = _shape(axes, batch)
+    if tuple(tensor.shape) != expected:
+        raise CaptureError(f"the plan says {list(expected)}, the module gave {list(tensor.shape)}")
+
+
+def _shape(axes: tuple[int | str, ...], batch: Batch) -> tuple[int, ...]:
+    moving = {
+        BATCH: batch.shape[0],
+        POSITION: batch.shape[1],
+        TOKEN: batch.shape[0] * batch.shape[1],
+    }
+    return tuple(moving[a] if isinstance(a, str) else a for a in axes)
+
+
+def _places_first(tensor: torch.Tensor, axes: tuple[int | str, ...]) -> torch.Tensor:
+    """`[..., batch, ..., position, ...]` to `[batch * position, ...]`; or `[batch, ...]`."""
+    if TOKEN in axes:
+        return tensor.movedim(axes.index(TOKEN), 0)
+    if POSITION not in axes:
+        return tensor.movedim(axes.index(BATCH), 0)
+    return tensor.movedim((axes.index(BATCH), axes.index(POSITION)), (0, 1)).flatten(0, 1)
+
+
+def to_storage(rows: torch.Tensor) -> Array:
+    """Give a CPU tensor's memory as numpy sees stored bytes: bfloat16 as uint16."""
+    if rows.dtype == torch.bfloat16:
+        return rows.view(torch.int16).numpy().view(np.uint16)
+    return rows.numpy()

@@ -1,0 +1,248 @@
+"""Receiver: takes what the taps hand over, makes rows of it, and sends them to the open shard.
+
+Knows taps, packing, recipes and the transfer, and takes no decisions: each site's source, rows and
+recipe come from the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from probekit.capture.packing import KNOWN_NEXT, Batch, Rows, pack, padded
+from probekit.capture.tally import Tally, all_finite
+from probekit.capture.transfer import Label, RowSink, Transfer
+from probekit.errors import CaptureError
+from probekit.hooks import (
+    AttentionCall,
+    AttentionTap,
+    ForwardStopped,
+    HookManager,
+    Sink,
+    Tap,
+    shown_weights,
+)
+from probekit.interrupts import Attachment
+from probekit.planning import ATTENTION, BLOCK_KINDS, Recipe, SitePlan, Source
+
+Array = np.ndarray[Any, Any]
+
+
+class Receiver(Attachment):
+    """Attach a plan's sites to a model for the time of a block.
+
+    Sites that come from the same tensor with the same rows and recipe (the ids and the
+    log-probabilities of `top_k`) are computed once.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        sites: Sequence[SitePlan],
+        transfer: Transfer,
+        tally: Tally,
+        stop: Source | None = None,
+    ) -> None:
+        super().__init__()
+        self._model = model
+        self._transfer = transfer
+        self._tally = tally
+        self._stop = stop  # the forward pass ends after it
+        self._muted = False
+        self._sites = tuple(sites)
+        self._dtypes = [getattr(torch, site.spec.dtype) for site in sites]
+        self._groups: dict[tuple[Any, ...], list[int]] = {}
+        for number, site in enumerate(sites):
+            key = (site.source, site.choice, site.recipe)
+            self._groups.setdefault(key, []).append(number)
+        self._came = [False] * len(sites)
+        self.n_bytes = 0  # handed on so far
+
+    def _attach(self) -> None:
+        taps: list[Tap] = []
+        calls: dict[str, list[Callable[[AttentionCall], None]]] = {}
+        for numbers in self._groups.values():
+            source = self._sites[numbers[0]].source
+            if source.side == ATTENTION:
+                calls.setdefault(source.module, []).append(partial(self._take_call, numbers))
+            else:
+                sink = self._take_weights if source.n_keys else self._take
+                taps.append(_tap(source, partial(sink, numbers)))
+        if self._stop is not None:
+            taps.append(_tap(self._stop, _end_forward))
+        self._stack.enter_context(HookManager(self._model, taps))
+        self._stack.enter_context(AttentionTap(self._model, _each(calls)))
+
+    def expect(self, batch: Batch, out: RowSink) -> None:
+        """Say which batch runs next, and where its rows go."""
+        self._batch, self._out = batch, out
+        self._came = [False] * len(self._sites)
+
+    def check(self) -> None:
+        """Refuse to go on when a site stayed silent in a forward pass."""
+        silent = [s.spec.name for s, came in zip(self._sites, self._came, strict=True) if not came]
+        if silent:
+            raise CaptureError(
+                f"{', '.join(silent[:5])}: did not run in this forward pass, although the plan "
+                "said so; the model's code takes another path than on plain tokens"
+            )
+
+    @contextmanager
+    def muted(self, silent: bool) -> Iterator[None]:
+        """Record nothing inside the block, if `silent`."""
+        self._muted = silent
+        try:
+            yield
+        finally:
+            self._muted = False
+
+    def wants(self, ending: str) -> bool:
+        """Say whether a site's recipe ends so."""
+        return any(site.recipe.ending == ending for site in self._sites)
+
+    def append(self, ending: str, values: Array, examples: Sequence[int]) -> None:
+        """Hand on one number an example to the sites whose recipe ends so."""
+        ones, starts = (1,) * len(examples), tuple(range(len(examples)))
+        for number, site in enumerate(self._sites):
+            if site.recipe.ending == ending:
+                label = Label(site=number, examples=tuple(examples), starts=starts, counts=ones)
+                rows = torch.from_numpy(values).to(self._dtypes[number])
+                self._transfer.send(self._out, label, rows)
+                self.n_bytes += len(examples) * site.spec.row_bytes
+
+    def _take(self, numbers: list[int], tensor: torch.Tensor) -> None:
+        if self._muted:
+            return
+        site = self._sites[numbers[0]]
+        rows = self._batch.rows[site.choice]
+        if site.recipe.ending == "token_logprob":
+            rows = self._batch.rows.get(KNOWN_NEXT, rows)
+        try:
+            if self._written_in_place(numbers, tensor, rows):
+                return
+            kept = pack(tensor, site.source.axes, self._batch, rows)
+        except CaptureError as error:
+            raise CaptureError(f"{site.spec.name}: {error}") from error
+        parts = site.recipe.apply(kept, rows.next_ids, rows.counts)
+        pooled = site.recipe.pool is not None
+        starts = tuple(range(len(self._batch.numbers))) if pooled else rows.starts
+        counts = (1,) * len(self._batch.numbers) if pooled else rows.counts
+        expected = rows.next_ids < 0 if site.recipe.ending == "token_logprob" else None
+        for number in numbers:
+            self._hand_on(
+                number, parts[self._sites[number].part], starts, counts, expected=expected
+            )
+
+    def _written_in_place(self, numbers: list[int], tensor: torch.Tensor, rows: Rows) -> bool:
+        site, number = self._sites[numbers[0]], numbers[0]
+        if site.recipe != Recipe() or rows.padded_starts is None:
+            return False
+        flat = padded(tensor, site.source.axes, self._batch)
+        if flat is None or flat.dtype != self._dtypes[number]:
+            return False
+        if flat.is_floating_point() and not all_finite(flat):
+            return False  # real tokens are told from padding before they are counted
+        self._send(number, flat, rows.padded_starts, rows.counts, self._batch.numbers)
+        return True
+
+    def _take_call(self, numbers: list[int], call: AttentionCall) -> None:
+        element = self._sites[numbers[0]].source.element
+        assert element is not None  # resolve names one for every attention site
+        if element in BLOCK_KINDS:
+            self._take_blocks(numbers, element, call)
+        else:
+            self._take(numbers, call.tensor(element))
+
+    def _take_weights(self, numbers: list[int], weights: torch.Tensor) -> None:
+        """Take the pattern of a model that shows its attention weights `[batch, head, q, k]`."""
+        self._take_blocks(numbers, "pattern", shown_weights(weights))
+
+    def _take_blocks(self, numbers: list[int], kind: str, call: AttentionCall) -> None:
+        """Compute pattern or scores of one example after another, some queries at a time."""
+        if self._muted:
+            return
+        site = self._sites[numbers[0]]
+        source, rows = site.source, self._batch.rows[site.choice]
+        for place, (start, count) in enumerate(zip(rows.starts, rows.counts, strict=True)):
+            if not count:
+                continue
+            queries = rows.positions[start : start + count]
+            blocks = call.blocks(
+                kind,
+                example=place,
+                heads=source.heads,
+                queries=queries,
+                n_keys=self._batch.n_keys[place],
+            )
+            for block in blocks:
+                # Behind an example's own keys: nothing is attended to, and nothing may be.
+                fill = 0.0 if kind == "pattern" else -torch.inf
+                short = source.n_keys - block.shape[-1]
+                whole = torch.nn.functional.pad(block, (0, short), value=fill)
+                parts = site.recipe.apply(whole, rows.next_ids[:0], ())
+                for number in numbers:
+                    part = parts[self._sites[number].part]
+                    hidden = part == -torch.inf if kind == "scores" else None
+                    self._hand_on(number, part, (0,), (len(part),), only=place, expected=hidden)
+        for number in numbers:
+            self._came[number] = True
+
+    def _hand_on(
+        self,
+        number: int,
+        rows: torch.Tensor,
+        starts: Sequence[int],
+        counts: Sequence[int],
+        *,
+        only: int | None = None,
+        expected: torch.Tensor | None = None,
+    ) -> None:
+        """Cast rows to the stored dtype, look for what is not finite, and send them."""
+        examples = self._batch.numbers if only is None else (self._batch.numbers[only],)
+        stored = rows.to(self._dtypes[number])
+        self._tally.see(number, rows, stored, expected)
+        self._send(number, stored, starts, counts, examples)
+
+    def _send(
+        self,
+        number: int,
+        rows: torch.Tensor,
+        starts: Sequence[int],
+        counts: Sequence[int],
+        examples: Sequence[int],
+    ) -> None:
+        label = Label(
+            site=number, examples=tuple(examples), starts=tuple(starts), counts=tuple(counts)
+        )
+        self._transfer.send(self._out, label, rows.detach())
+        self._came[number] = True
+        self.n_bytes += sum(counts) * self._sites[number].spec.row_bytes
+
+
+def _tap(source: Source, sink: Sink) -> Tap:
+    return Tap(
+        module=source.module,
+        side=source.side if source.side != ATTENTION else "output",
+        element=source.element if source.side != ATTENTION else None,
+        call=source.call,
+        sink=sink,
+    )
+
+
+def _end_forward(tensor: torch.Tensor) -> None:
+    raise ForwardStopped
+
+
+def _each(
+    calls: Mapping[str, list[Callable[[AttentionCall], None]]],
+) -> dict[str, Callable[[AttentionCall], None]]:
+    def tell(listeners: list[Callable[[AttentionCall], None]], call: AttentionCall) -> None:
+        for listener in listeners:
+            listener(call)
+
+    return {path: partial(tell, listeners) for path, listeners in calls.items()}

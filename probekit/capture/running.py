@@ -1,0 +1,224 @@
+"""The whole walk: a config in, a trace out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probekit import models
+from probekit.capture import selfcheck
+from probekit.capture.generation import shard_generator
+from probekit.capture.provenance import about, about_model, run_record
+from probekit.capture.receiver import Receiver
+from probekit.capture.tally import Tally
+from probekit.capture.transfer import Transfer
+from probekit.capture.walk import Meter, Progress, Walk, Watcher, forward_shard
+from probekit.config import ProbeConfig, load_config
+from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
+from probekit.hooks import OrderRecorder
+from probekit.inputs import Budget, tokenizing
+from probekit.planning import Plan, free_bytes, make_plan, shortage
+from probekit.store import (
+    Damage,
+    RunFolder,
+    RunRecord,
+    ShardSpec,
+    build_index,
+    index_is_whole,
+    schema,
+    sealed_damages,
+    sealed_specs,
+)
+from probekit.trace import Trace, open_trace
+
+__all__ = ["Progress", "Watcher", "capture", "run"]
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | ProbeConfig,
+    *,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+    repair: bool = False,
+    force: bool = False,
+    self_check: bool = True,
+    on_plan: Callable[[Plan], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    on_start: Callable[[int, int], None] | None = None,
+    on_progress: Watcher | None = None,
+) -> Trace:
+    """Carry out a config: run the model over the inputs and record what the probes ask for.
+
+    A run that was cut short goes on where it stopped; one that is finished is opened.
+
+    Args:
+        config: a YAML file's path, a mapping, or a config.
+        overrides: `key=value` strings, as `--set` takes them.
+        overwrite: begin anew where the folder holds another run.
+        repair: check every byte of what is sealed already, and compute what is damaged again.
+        force: begin although the disk has not enough room.
+        self_check: record two short texts first, and compare them with bare hooks and with one of
+            them alone; see `probekit.selfcheck`.
+        on_plan: told the plan, before weights load.
+        on_note: told what the user should know of this run, one sentence each.
+        on_start: told how many shards are sealed already, and how many there are.
+        on_progress: told how far the run is, after every batch.
+
+    Returns:
+        The trace, opened for reading.
+
+    Raises:
+        ConfigError: the config is wrong, or its model or inputs cannot be had.
+        PlanError: a probe cannot be carried out on this model, or the disk is too small.
+        CaptureError: the model failed, or gave something else than was planned.
+        StoreError: the trace cannot be written, or what is sealed already is damaged.
+    """
+    config = load_config(config, overrides=overrides)
+    plan = make_plan(config)
+    if on_plan is not None:
+        on_plan(plan)
+    if not force and (short := shortage(plan, overwrite=overwrite)) is not None:
+        raise PlanError(f"{short}. Make room, record less, or begin anyway with --force")
+    device = models.compute_device(config.model, config.where("model.device"))
+    path, record = Path(config.store.path), run_record(plan)
+    with RunFolder(path, record, overwrite=overwrite, repair=repair) as folder:
+        damages = [] if overwrite else sealed_damages(path, sums=repair)
+        if damages and not repair:
+            raise StoreError(_damaged(path, damages))
+        damaged = {d.shard for d in damages if d.shard is not None}
+        sealed = folder.sealed() - damaged
+        todo = [shard for shard in plan.shards if shard.number not in sealed]
+        if on_note is not None:
+            for note in _notes(folder, len(sealed), len(todo), damages):
+                on_note(note)
+        if on_start is not None:
+            on_start(len(sealed), len(plan.shards))
+        if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
+            folder.reopen()  # or the self-check has no room beside the old run
+        if todo:
+            model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
+            _check_model(model, plan)
+            checked = (
+                _checked(model, plan, path, device) if self_check else {"self_check": "skipped"}
+            )
+        if todo or damaged or overwrite:
+            folder.reopen(damaged)  # not earlier: what is old or damaged is better than nothing
+        if todo:
+            capture(model, plan, todo, path, device, on_progress, attributes=checked)
+        if todo or damaged or not index_is_whole(path, sums=repair):
+            _index(plan, record, path)
+    trace = open_trace(path)
+    if todo:
+        _warn_of_counts(trace)
+    return trace
+
+
+def _checked(
+    model: torch.nn.Module, plan: Plan, path: Path, device: torch.device
+) -> dict[str, Any]:
+    def record(small: Plan, folder: Path) -> None:
+        capture(model, small, small.shards, folder, device)
+
+    return selfcheck.self_check(model, plan, record, path)
+
+
+def _damaged(path: Path, damages: Sequence[Damage]) -> str:
+    more = f" (and {len(damages) - 3} more)" if len(damages) > 3 else ""
+    return (
+        f"{path}: is damaged: {'; '.join(map(str, damages[:3]))}{more}. "
+        "The same `probekit run` with --repair computes the damaged shards again"
+    )
+
+
+def _notes(
+    folder: RunFolder, n_sealed: int, n_todo: int, damages: Sequence[Damage]
+) -> Iterator[str]:
+    """Say what of the state of a run's folder its user should know."""
+    for damage in damages:
+        yield f"damaged, and computed again: {damage}"
+    if n_sealed and n_todo and folder.changed:
+        yield (
+            f"{n_sealed} sealed shards were made otherwise ({folder.changed}): the rows that come "
+            "now agree with what they would have given to rounding, not bit for bit"
+        )
+
+
+def capture(
+    model: torch.nn.Module,
+    plan: Plan,
+    todo: Sequence[ShardSpec],
+    path: Path,
+    device: torch.device,
+    on_progress: Watcher | None = None,
+    *,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Run the model over some shards of a plan and seal each, with more attributes if given."""
+    record_shard = forward_shard if plan.config.generate is None else shard_generator(path)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        order = None
+        if plan.config.execution_order:
+            # Attached first: its hooks run before the one that ends a forward pass early.
+            order = stack.enter_context(OrderRecorder(model))
+        transfer = stack.enter_context(
+            Transfer(
+                device,
+                buffer_bytes=plan.config.store.buffer_bytes,
+                row_bytes=max((site.spec.row_bytes for site in plan.sites), default=0),
+            )
+        )
+        tally = Tally(len(plan.sites), device)
+        walk = Walk(
+            model=model,
+            plan=plan,
+            device=device,
+            path=path,
+            attributes={**about_model(plan, model, device), **(attributes or {})},
+            transfer=transfer,
+            tally=tally,
+            receiver=stack.enter_context(Receiver(model, plan.sites, transfer, tally, plan.stop)),
+            order=order,
+            meter=Meter(plan.shards, todo, on_progress),
+            budget=Budget.on(device.type, plan.config.inputs.batch_tokens),
+        )
+        for shard in todo:
+            record_shard(walk, shard)
+
+
+def _warn_of_counts(trace: Trace) -> None:
+    """Say at the end how many values are not finite, and where."""
+    words = {
+        schema.NONFINITE: "values were NaN or infinite as the model computed them",
+        schema.OVERFLOW: "values were too large for the dtype they are stored in and are infinite "
+        "there (store.dtype: bfloat16 or float32 holds them)",
+    }
+    for attribute, what in words.items():
+        counts = {name: trace[name].attributes.get(attribute, 0) for name in trace.site_names}
+        found = [f"{name} ({n:,})" for name, n in counts.items() if n]
+        if found:
+            shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+            message = f"{sum(counts.values()):,} {what}: {shown}"
+            warnings.warn(message, ProbekitWarning, stacklevel=3)
+
+
+def _check_model(model: torch.nn.Module, plan: Plan) -> None:
+    """Refuse a model that is not the planned one."""
+    there = {path: type(module).__name__ for path, module in model.named_modules() if path}
+    if there != plan.skeleton.modules:
+        odd = sorted(set(there.items()) ^ set(plan.skeleton.modules.items()))
+        raise CaptureError(
+            f"the loaded model is not the planned one; it differs at: "
+            f"{', '.join(f'{path} ({kind})' for path, kind in odd[:5])}"
+        )
+
+
+def _index(plan: Plan, record: RunRecord, path: Path) -> None:
+    vocabulary = None if plan.tokenizer is None else tokenizing.token_strings(plan.tokenizer)
+    attributes = {**about(plan), "run_digest": record.digest}
+    build_index(path, sealed_specs(path), [s.spec for s in plan.sites], attributes, vocabulary)

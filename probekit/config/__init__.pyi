@@ -1,0 +1,15 @@
+from .fields import ByteCount as ByteCount
+from .globs import MAX_EDGES as MAX_EDGES, compile_glob as compile_glob, match_paths as match_paths
+from .misses import nearest as nearest, no_match as no_match, unmatched_choices as unmatched_choices
+from .rules import (
+    GenerateConfig as GenerateConfig,
+    InputsConfig as InputsConfig,
+    ModelConfig as ModelConfig,
+    ProbeConfig as ProbeConfig,
+    ProbeRule as ProbeRule,
+    RandomInputs as RandomInputs,
+    RecordKind as RecordKind,
+    json_schema as json_schema,
+    load_config as load_config,
+)
+from .yamltext import read_value as read_value

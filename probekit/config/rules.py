@@ -1,0 +1,565 @@
+"""YAML text <-> ProbeConfig, its JSON Schema, and ``--set key=value``.
+
+This file knows what may be written in a config, and where each key stood in the text, so that
+every later stage can name the place. It does not know whether a model has such a module or such
+a layer (plan.py), nor what a module pattern means (globs.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails
+
+from probekit.config.fields import (
+    PORTABLE_NAMES,
+    POSITIONS_TEXT,
+    RECORD_KINDS,
+    ByteCount,
+    Count,
+    Device,
+    Dtype,
+    Indices,
+    Layers,
+    Name,
+    Overrides,
+    Patterns,
+    PortableNames,
+    Positions,
+    Positive,
+    RecordKind,
+    Records,
+    Seed,
+    Share,
+    Text,
+    Texts,
+    listed,
+    one_or_many,
+    parse_slice,
+    rule_error,
+)
+from probekit.config.places import (
+    KEY_PATH,
+    MAX_DEPTH,
+    KeyPath,
+    Mistake,
+    Places,
+    assign,
+    parse_path,
+    path_text,
+)
+from probekit.config.plainwords import mistakes_of
+from probekit.config.yamltext import Dumper, read_file, read_value
+from probekit.errors import SHOWN, ConfigError, Fault
+from probekit.wording import shorten, show, show_typed
+
+_MOST_EXAMPLES, _MOST_RANDOM = 100_000, 50_000_000  # random examples, and tokens of them
+_MOST_PATTERNS = 2000  # of all probes; a glob stands for any number of modules
+_DERIVED = ("top_k", "token_logprob", "entropy")  # kinds that are taken of what a site gives
+
+__all__ = [
+    "PORTABLE_NAMES",
+    "RECORD_KINDS",
+    "DatasetInputs",
+    "InputsConfig",
+    "ModelConfig",
+    "ProbeConfig",
+    "ProbeRule",
+    "RandomInputs",
+    "RecordKind",
+    "StoreConfig",
+    "json_schema",
+    "load_config",
+    "parse_slice",
+]
+
+
+def _exactly_one(*keys: str, beside: Mapping[str, dict[str, Any]] | None = None) -> Any:
+    """Say in JSON Schema that one of these keys is there and not null, and what goes beside it."""
+
+    def branch(key: str) -> dict[str, Any]:
+        others = (beside or {}).get(key, {})
+        return {"required": [key], "properties": {key: {"not": {"type": "null"}}} | others}
+
+    return {"oneOf": [branch(key) for key in keys]}
+
+
+def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
+    enum = {"enum": list(words)}
+    return {"anyOf": [enum, {"type": "array", "items": enum}]}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong between keys: the key to point at (or ``""``), and a message."""
+        yield from ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_rules(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        # An "after" validator would stay silent until every single field is right.
+        rules = cls._rules(given) if isinstance(given, Mapping) else ()
+        wrong = [
+            InitErrorDetails(type=rule_error(message), loc=(key,) if key else (), input=given)
+            for key, message in rules
+        ]
+        try:
+            part = validate(given)
+        except ValidationError as error:
+            told = islice(error.errors(include_url=False), 2 * SHOWN)  # a list can be all wrong
+            wrong = [*map(_once_more, told), *wrong]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return part
+
+
+def _once_more(error: ErrorDetails) -> InitErrorDetails:
+    context = error.get("ctx", {})
+    kind = rule_error(context["message"]) if error["type"] == "rule" else error["type"]
+    return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"], ctx=context)
+
+
+def _one_source(given: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+    found = [key for key in keys if given.get(key) is not None]
+    if len(found) != 1:
+        yield (
+            found[-1] if found else "",
+            f"given {' and '.join(found) or 'none'}, expected exactly one of {', '.join(keys)}",
+        )
+
+
+class ModelConfig(_Part):
+    """Which model, and how it is loaded and run."""
+
+    name: Name = Field(
+        description="Hub id, local folder, .gguf file, or sample:tiny-gpt2 (ships with probekit)."
+    )
+    revision: Text | None = Field("main", description="Branch, tag or commit on the hub.")
+    dtype: Dtype = Field("auto", description="Dtype of the weights; auto: as they were saved.")
+    device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ... or mps.")
+    weights: Literal["pretrained", "random"] = Field(
+        "pretrained", description="random: the architecture with seeded random weights."
+    )
+    tokenizer: Name | None = Field(None, description="Another tokenizer than the model's own.")
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="The attention kernel that the model runs with."
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description="true: run the code that the model's own folder or repository carries, with "
+        "your rights on this machine. Only where you have read that code.",
+    )
+    overrides: Overrides = Field(
+        {}, description="Fields of the model's own config to change, e.g. {num_hidden_layers: 2}."
+    )
+
+
+class DatasetInputs(_Part):
+    """A dataset of the hub (needs probekit[datasets])."""
+
+    name: Text = Field(description="Hub id or local folder of the dataset.")
+    subset: Text | None = Field(None, description="Configuration of the dataset, where it has any.")
+    split: Text = Field("train", description="Split to read, e.g. train or validation.")
+    revision: Text | None = Field(None, description="Branch, tag or commit on the hub.")
+
+
+class RandomInputs(_Part):
+    """Seeded random tokens: for benchmarks, and for models without a tokenizer."""
+
+    examples: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = Field(
+        description="How many examples."
+    )
+    min_tokens: Count = Field(8, description="Least tokens of an example.")
+    max_tokens: Count = Field(description="Most tokens of an example.")
+    seed: Seed = Field(0, description="Seed of the tokens and the lengths.")
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        low, high = given.get("min_tokens", 8), given.get("max_tokens")
+        if isinstance(low, int) and isinstance(high, int) and high < low:
+            yield "max_tokens", f"given {show(high)}, expected at least min_tokens ({show(low)})"
+        n_examples = given.get("examples")
+        if (
+            isinstance(high, int)
+            and isinstance(n_examples, int)
+            and 0 < n_examples <= _MOST_EXAMPLES
+            and n_examples * high > _MOST_RANDOM
+        ):
+            yield (
+                "max_tokens",
+                f"{n_examples} examples of up to {show(high)} tokens are more than "
+                f"{_MOST_RANDOM} tokens; give fewer or shorter ones",
+            )
+
+
+_SOURCES = ("texts", "file", "dataset", "random")
+
+
+class InputsConfig(_Part):
+    """The inputs: exactly one of texts, file, dataset and random."""
+
+    model_config = ConfigDict(json_schema_extra=_exactly_one(*_SOURCES))
+
+    texts: Texts | None = Field(None, description="The texts themselves; one is one example.")
+    file: Name | None = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
+    dataset: DatasetInputs | None = Field(None, description="A dataset of the hub.")
+    random: RandomInputs | None = Field(None, description="Seeded random tokens.")
+    field: Text = Field("text", description="The field or column that holds the text.")
+    limit: Count | None = Field(None, description="Only the first so many examples.")
+    max_tokens: Count | None = Field(
+        None, description="Most tokens of an example; null: the model's context length."
+    )
+    too_long: Literal["truncate", "error"] = Field(
+        "truncate", description="What to do with an example of more than max_tokens."
+    )
+    batch_tokens: Count = Field(8192, description="Most tokens of a batch, padding included.")
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        return _one_source(given, _SOURCES)
+
+
+class EinopsConfig(_Part):
+    """An einops pattern; both sides begin with the rows' axis: ``token (head d) -> token head d``.
+
+    Further keys are sizes (``head: 12``); those of the model are known: head, kv_head, d_head,
+    d_model, d_mlp, d_vocab.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            **_exactly_one("rearrange", "reduce"),
+            "dependentRequired": {"reduce": ["op"], "op": ["reduce"]},
+            "additionalProperties": {"type": "integer", "minimum": 1},
+        },
+    )
+    __pydantic_extra__: dict[str, Count] = Field(init=False)
+
+    rearrange: Text | None = Field(None, description="token (head d) -> token head d")
+    reduce: Text | None = Field(None, description="token d -> token")
+    op: Literal["mean", "max", "sum", "norm"] | None = Field(
+        None, description="How to reduce; norm is the Euclidean one."
+    )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that were given."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from _one_source(given, ("rearrange", "reduce"))
+        if (given.get("reduce") is None) != (given.get("op") is None):
+            yield "", "reduce and op go together; expected op: mean, max, sum or norm"
+
+
+class ProbeRule(_Part):
+    """One probe: which places, and what to record of them."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_exactly_one(
+            "modules", "sites", beside={"sites": {"record": _one_or_some(_DERIVED)}}
+        )
+    )
+
+    modules: Patterns | None = Field(
+        None, description="Patterns of module paths, e.g. transformer.h.*.mlp.act."
+    )
+    sites: PortableNames | None = Field(
+        None, description="Portable names, which mean the same on every model, e.g. resid_post."
+    )
+    record: Records = Field(
+        ("output",),
+        description="What to record of the modules, e.g. output, output.1, pattern, top_k.",
+    )
+    layers: Layers = Field(
+        "all", description="Layers to keep, from 0; negative numbers count from the last."
+    )
+    positions: Positions = Field("all", description=f"Tokens to keep: {POSITIONS_TEXT}.")
+    heads: Indices | None = Field(
+        None, description="Heads to keep, of pattern, scores, q, k, v and z; null: all."
+    )
+    neurons: Indices | None = Field(
+        None, description="Entries of the last axis to keep; null: all."
+    )
+    einops: EinopsConfig | None = Field(
+        None, description="An einops pattern over each row, after heads and neurons."
+    )
+    pool: Literal["mean", "max", "last"] | None = Field(
+        None, description="Make one row an example, over the tokens kept."
+    )
+    k: Count = Field(5, description="How many, for record: [top_k].")
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from _one_source(given, ("modules", "sites"))
+        if given.get("sites") is not None and given.get("modules") is None and "record" in given:
+            named = [kind for kind in one_or_many(given["record"]) if kind not in _DERIVED]
+            if named:
+                yield (
+                    "record",
+                    f"a site says by its name what is recorded; only {', '.join(_DERIVED)} go "
+                    "with sites",
+                )
+
+
+def _count_patterns(probes: object) -> int:
+    rules = [rule for rule in one_or_many(probes) if isinstance(rule, Mapping)]
+    asked = [rule[key] for rule in rules for key in ("modules", "sites") if key in rule]
+    return max(len(rules), sum(len(one_or_many(value)) for value in asked))
+
+
+class GenerateConfig(_Part):
+    """Let the model go on from each text, and record that too."""
+
+    max_new_tokens: Count = Field(description="Most new tokens of an example.")
+    strategy: Literal["greedy", "sample", "top_k", "top_p"] = Field(
+        "greedy", description="How the next token is chosen."
+    )
+    temperature: Positive = Field(1.0, description="Divides the logits, unless greedy.")
+    top_k: Count = Field(50, description="Candidates, for strategy: top_k.")
+    top_p: Share = Field(0.9, description="Probability the candidates hold, for strategy: top_p.")
+    seed: Seed = Field(0, description="Seed of the draws; each example draws for itself.")
+    stop_at_eos: bool = Field(True, description="End an example at its end-of-text token.")
+    use_cache: bool | Literal["both"] = Field(
+        True,
+        description="false: run the whole text again for every token; both: record with the "
+        "cache, then time the other way too and check that it gives the same tokens.",
+    )
+
+
+class StoreConfig(_Part):
+    """The trace on disk."""
+
+    path: Name = Field(description="The folder of the trace.")
+    dtype: Dtype = Field("auto", description="Dtype on disk; auto: as computed.")
+    shard_bytes: ByteCount = Field(
+        2**30, description="Planned bytes of a shard: a number, or text such as 512MiB or 1GiB."
+    )
+    compression: Literal["gzip", "lzf", "zstd"] | None = Field(
+        None, description="Compress the shards: saves little, costs most of the speed."
+    )
+    buffer_bytes: ByteCount = Field(
+        2**28, description="Most bytes on the way from a GPU to the disk; changes only the speed."
+    )
+    on_overflow: Literal["warn", "error"] = Field(
+        "warn", description="What to do when values are too large for store.dtype."
+    )
+
+
+class ProbeConfig(_Part):
+    """What to look at: a model, its inputs, the probes, and where the trace goes."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["probes"], "properties": {"probes": {"minItems": 1}}},
+                {
+                    "required": ["execution_order"],
+                    "properties": {"execution_order": {"enum": [True, "as_run"]}},
+                },
+            ]
+        }
+    )
+
+    model: ModelConfig = Field(description="The model to look at.")
+    inputs: InputsConfig = Field(description="What the model reads.")
+    probes: Annotated[tuple[ProbeRule, ...], BeforeValidator(listed)] = Field(
+        (), description="What to record; may be empty only if execution_order is true."
+    )
+    execution_order: bool | Literal["as_run"] = Field(
+        False,
+        description="Record the order in which modules ran; true runs every forward pass to its "
+        "end, as_run records it up to where it was stopped early.",
+    )
+    generate: GenerateConfig | None = Field(None, description="Go on from each text.")
+    early_stop: bool = Field(
+        True, description="End a forward pass after the last module that is asked for."
+    )
+    store: StoreConfig = Field(description="Where the trace goes, and in which form.")
+    seed: Seed = Field(0, description="Seed of everything random, such as random weights.")
+
+    _places: Places = PrivateAttr(default_factory=lambda: Places())
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        probes = given.get("probes", ())
+        if (
+            isinstance(probes, list | tuple)
+            and not probes
+            and given.get("execution_order") not in (True, "as_run")
+        ):
+            yield "probes", "nothing to record; give at least one probe, or execution_order: true"
+        if (n_patterns := _count_patterns(probes)) > _MOST_PATTERNS:
+            yield (
+                "probes",
+                f"{n_patterns} patterns and sites in all, expected at most {_MOST_PATTERNS}; "
+                "use globs such as transformer.h.*.mlp.{act,c_proj}",
+            )
+
+    def where(self, path: str) -> str:
+        """Name the place of a key, for a message of a later stage.
+
+        Args:
+            path: Such as ``probes[1].layers``.
+
+        Returns:
+            ``configs/a.yaml:14: probes[1].layers``, with the line of the nearest key that was
+            written; ``--set probes[1].layers`` or ``config: probes[1].layers`` where it came
+            from the command line or from a mapping.
+        """
+        written = KEY_PATH.match(path)  # up to an odd name, which no key of ours has
+        known = parse_path(written[0]) if written else ()
+        return self._places.where(known, shown=path)
+
+    def to_yaml(self) -> str:
+        """Write what was set, overrides included; it loads again as an equal config."""
+        return yaml.dump(
+            self.model_dump(mode="json", exclude_unset=True),
+            Dumper=Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            width=float("inf"),
+        )
+
+    @property
+    def digest(self) -> str:
+        """The sha256, in hex, of all that decides the recorded values, defaults included.
+
+        It depends neither on how the config is written, nor on the device, the batch size or
+        the folder of the trace.
+        """
+        free: dict[str, Any] = {
+            "model": {"device"},
+            "inputs": {"batch_tokens"},
+            "store": {"path", "buffer_bytes", "on_overflow"},
+            "early_stop": True,
+        }
+        decisive = self.model_dump(mode="json", exclude=free)
+        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a config, for editors."""
+    schema = ProbeConfig.model_json_schema() | {"title": "probekit config"}
+    for part in (schema, *schema["$defs"].values()):
+        for key, described in part["properties"].items():
+            described.setdefault("title", key.capitalize())  # pydantic leaves it out beside $ref
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | ProbeConfig, *, overrides: Sequence[str] = ()
+) -> ProbeConfig:
+    """Load a config, or say everything that is wrong with it.
+
+    Args:
+        source: The path of a YAML file, a mapping, or a config.
+        overrides: ``key=value`` each, as given to ``--set``: ``model.name=gpt2``,
+            ``probes[0].layers=[0, 1]``. An index one past the end appends.
+
+    Returns:
+        The config.
+
+    Raises:
+        ConfigError: With one line for every fault, in the order of the text.
+    """
+    if isinstance(source, ProbeConfig) and not overrides:
+        return source
+    mistakes: list[Mistake] = []
+    if isinstance(source, str | Path):
+        tree, places, mistakes = read_file(source)
+    else:
+        tree = _copied(source, ())
+        places = source._places if isinstance(source, ProbeConfig) else Places()
+    if not isinstance(tree, dict):
+        keys = ", ".join(ProbeConfig.model_fields)
+        message = f"given {show_typed(tree)}, expected a mapping with the keys {keys}"
+        raise ConfigError.of([Fault(places.where(()), message)])
+    places, unusable = _with_overrides(tree, places, overrides)
+    return _validated(tree, places, mistakes, unusable)
+
+
+def _validated(
+    tree: dict[str, Any], places: Places, mistakes: Iterable[Mistake], unusable: Iterable[Fault]
+) -> ProbeConfig:
+    try:
+        config = ProbeConfig.model_validate(tree)
+    except ValidationError as error:
+        mistakes = [*mistakes, *mistakes_of(error, tree, ProbeConfig)]
+    if faults := [*_in_order(mistakes, places), *unusable]:
+        raise ConfigError.of(faults)
+    config._places = places
+    return config
+
+
+def _in_order(mistakes: Iterable[Mistake], places: Places) -> Iterator[Fault]:
+    """Make faults in the order of the text; what came from --set follows."""
+
+    def line(mistake: Mistake) -> float:
+        at = mistake.line or places.find(mistake.path)[1]
+        return at if isinstance(at, int) else float("inf") if at else 0
+
+    for mistake in sorted(mistakes, key=line):
+        where = places.where(mistake.path, with_value=True)
+        if mistake.line:
+            where = f"{places.source}:{mistake.line}: {path_text(mistake.path)}"
+        yield Fault(where, mistake.message)
+
+
+def _copied(value: Any, path: KeyPath) -> Any:
+    """Copy a mapping of Python's into what a YAML file could have said."""
+    if len(path) > MAX_DEPTH:
+        message = f"nested deeper than {MAX_DEPTH} levels"
+        raise ConfigError.of([Fault(Places().where(path[:3]), message)])
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", exclude_unset=True)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                message = f"given the key {show_typed(key)}, expected text"
+                raise ConfigError.of([Fault(Places().where(path), message)])
+        return {key: _copied(item, (*path, key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item, (*path, i)) for i, item in enumerate(value)]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _with_overrides(
+    tree: dict[str, Any], places: Places, overrides: Iterable[str]
+) -> tuple[Places, list[Fault]]:
+    """Carry out each ``key=value`` on the tree; returns the new places and what was wrong."""
+    faults: list[Fault] = []
+    for assignment in overrides:
+        key, equals, text = assignment.partition("=")
+        try:
+            if not equals:
+                raise ConfigError("expected key=value, e.g. model.name=gpt2")
+            path = parse_path(key.strip())
+            assign(tree, path, read_value(text))
+            places = places.with_set(path, assignment)
+        except ConfigError as error:
+            faults.append(Fault(f"--set {shorten(assignment)}", str(error)))
+    return places, faults

@@ -1,0 +1,1 @@
+from .newfile import Copied as Copied

@@ -1,0 +1,128 @@
+"""Merging: a whole trace as one plain HDF5 file, the same tree without shards.
+
+Knows which parts a trace has; rows are streamed, and no number is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+
+from probekit.errors import StoreError
+from probekit.handover.newfile import Part, Watcher, new_file, refuse_full_disk, write_parts
+from probekit.store import (
+    ALIGNED,
+    BOOKKEEPING,
+    DTYPES,
+    LIBVER,
+    HDF5Out,
+    create_rows,
+    dataset_in,
+    names_in,
+    node_in,
+    open_file,
+    schema,
+    write_dimensions,
+)
+from probekit.trace import Patterns, choose_sites
+from probekit.wording import one_of
+
+if TYPE_CHECKING:
+    from probekit.trace import Site, Trace
+
+WIDER = ("float32",)  # what `dtype` may be
+_SIXTEEN_BITS = ("bfloat16", "float16")
+_OF_SHARDS = ("shard", "n_shards", "first_example", "first_token")  # attributes of no meaning here
+_BLOCK = 1 << 13  # rows of a table at a time; texts can be long
+
+
+def merge_trace(
+    trace: Trace,
+    path: Path,
+    *,
+    dtype: str | None,
+    patterns: Patterns | None,
+    overwrite: bool,
+    watch: Watcher | None,
+) -> None:
+    """Write the file; see `handover.merge`."""
+    if dtype is not None and dtype not in WIDER:
+        raise StoreError(f"dtype: given {dtype!r}, {one_of(dtype, WIDER)}, or none: as stored")
+    sites = choose_sites(trace, patterns)
+    for site in sites:
+        if site.dtype not in DTYPES:
+            raise StoreError(f"{site.name}: is stored as {site.dtype}, which probekit never writes")
+    if path.exists() and path.samefile(trace._file):
+        raise StoreError(f"{path}: is the trace itself; give another name")
+    with new_file(path, overwrite=overwrite) as part:
+        parts = _lay_out(part, trace, sites, dtype)
+        refuse_full_disk(path, sum(p.n_bytes for p in parts))
+        write_parts(part, parts, watch)
+
+
+def _lay_out(path: Path, trace: Trace, sites: tuple[Site, ...], dtype: str | None) -> list[Part]:
+    """Write everything but the sites' rows, for which there is room."""
+    # Inside of the other: a disk that is full is no fault of the file that is read.
+    with HDF5Out(path, libver=LIBVER, **ALIGNED) as out, open_file(trace._file) as old:
+        file = out.file
+        file.attrs.update({k: v for k, v in old.attrs.items() if k not in _OF_SHARDS})
+        for name, values, count in _columns(trace, old):
+            _copy_column(file, name, values, count, dataset_in(old, name, virtual=True))
+        parts = [
+            _allocate(file, site, dtype, dataset_in(old, f"sites/{site.name}", virtual=True))
+            for site in sites
+        ]
+        if trace.execution is not None:
+            schema.write_execution(file, trace.execution)
+        if trace.vocabulary:
+            file.create_dataset("vocabulary", data=trace.vocabulary, dtype=h5py.string_dtype())
+        write_dimensions(file)
+    return parts
+
+
+def _columns(trace: Trace, old: h5py.File) -> Iterator[tuple[str, Any, int]]:
+    """Give the tables' columns: name, what gives a slice of it, number of rows."""
+    less = {
+        "examples/first_token": trace._first_token,
+        "tokens/example": trace._first_example,
+    }
+    for table in ("examples", "tokens", "rows"):
+        group = node_in(old, table)
+        for column in () if group is None else names_in(group, old):
+            name = f"{table}/{column}"
+            if name in ("examples/id", "examples/text"):
+                yield name, _Strings(trace, column), len(trace.examples)
+            elif table == "rows":
+                rows = trace.rows_of_choice(column)
+                yield name, rows, len(rows)
+            else:
+                values = trace._table(name, less=less.get(name, 0))
+                yield name, values, len(values)
+
+
+class _Strings:
+    def __init__(self, trace: Trace, column: str) -> None:
+        self._trace, self._column = trace, column
+
+    def __getitem__(self, key: slice) -> Any:
+        return self._trace.examples.strings(self._column, key)
+
+
+def _copy_column(file: h5py.File, name: str, values: Any, n_rows: int, old: h5py.Dataset) -> None:
+    made = file.create_dataset(name, shape=(n_rows,), dtype=old.dtype)
+    made.attrs.update({k: v for k, v in old.attrs.items() if k not in BOOKKEEPING})
+    for begin in range(0, n_rows, _BLOCK):
+        made[begin : begin + _BLOCK] = values[begin : begin + _BLOCK]
+
+
+def _allocate(file: h5py.File, site: Site, dtype: str | None, old: h5py.Dataset) -> Part:
+    """Make room for a site's rows in one piece."""
+    stored = dtype if dtype is not None and site.dtype in _SIXTEEN_BITS else site.dtype
+    attributes = {k: v for k, v in old.attrs.items() if k not in BOOKKEEPING}
+    offset = create_rows(
+        file, f"/sites/{site.name}", stored, site.shape, {**attributes, "dtype": stored}
+    )
+    return Part(rows=site, dtype=stored, offset=offset)

@@ -1,0 +1,196 @@
+"""`probekit.record`: look at a model in a notebook, in memory, with no config and no files.
+
+Knows globs, portable names and hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from probekit.config import RecordKind, match_paths, nearest
+from probekit.errors import CaptureError, Fault, PlanError
+from probekit.hooks.attention import AttentionCall, AttentionTap, Listener
+from probekit.hooks.taps import HookManager, Tap
+from probekit.interrupts import Attachment
+from probekit.models import families
+from probekit.planning import BLOCK_KINDS, HEAD_KINDS
+
+ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
+
+
+def record(model: torch.nn.Module, patterns: str | Iterable[str]) -> Recording:
+    """Record modules of any torch model while a block runs.
+
+    Args:
+        model: any module; it is left as it was.
+        patterns: globs over module paths, each with an optional record kind
+            (`"transformer.h.*.mlp.act"`, `"transformer.h.0.attn/pattern"`), or portable names
+            (`"resid_post"`) where the model's family is known.
+
+    Returns:
+        A context manager; inside and after its block, `rec[site]` is the tensor of the last call
+        and `rec.calls(site)` those of every call.
+
+    Raises:
+        PlanError: if a pattern matches nothing, with the nearest module paths.
+        CaptureError: at the end of the block, if nothing that a pattern matches has run.
+
+    Example:
+        >>> with probekit.record(model, ["transformer.h.*.mlp.act"]) as rec:
+        ...     model(**inputs)
+        >>> rec["transformer.h.0.mlp.act"].shape      # [batch, pos, d_mlp]
+    """
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    return Recording(model, _matched(model, wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    tensor: torch.Tensor
+    version: int | None  # torch's count of in-place changes when the module gave it
+
+
+_Sites = dict[str, tuple[str, RecordKind]]  # by name: module path and kind
+
+
+class Recording(Attachment):
+    """What was recorded, by site name: `module` or `module/kind`."""
+
+    def __init__(self, model: torch.nn.Module, matched: Mapping[str, _Sites]) -> None:
+        super().__init__()
+        self._matched = matched  # by pattern
+        self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
+        self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
+        inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
+        outside = [self._tap(name) for name in self._sites if name not in inside]
+        self._hooks = HookManager(model, outside)
+        self._attention = AttentionTap(model, self._listeners(inside))
+
+    def _attach(self) -> None:
+        self._stack.enter_context(self._hooks)
+        self._stack.enter_context(self._attention)
+
+    def _left(self, error: BaseException | None) -> None:
+        # Of what a glob matches some may never run, as lists of modules do not; not all of it.
+        silent = [
+            pattern
+            for pattern, sites in self._matched.items()
+            if not any(self._calls[name] for name in sites)
+        ]
+        if silent and error is None:
+            raise CaptureError(
+                f"never ran inside the block: {', '.join(silent)}; "
+                "ask for modules that the forward pass calls (and for attention kinds, modules "
+                "that use transformers' attention interface)"
+            )
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names of the sites that have run."""
+        return (name for name, calls in self._calls.items() if calls)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, site: str) -> torch.Tensor:
+        """Give the tensor of the site's last call, as the module made it."""
+        calls = self.calls(site)
+        if not calls:
+            raise CaptureError(f"{site} has not run yet")
+        return calls[-1]
+
+    def calls(self, site: str) -> tuple[torch.Tensor, ...]:
+        """Give the tensors of every call in the block, oldest first.
+
+        Raises:
+            CaptureError: if the site was not asked for, or if the model has since changed one of
+                the tensors in place.
+        """
+        name = self._name(site)
+        for kept in self._calls[name]:
+            if kept.version is not None and kept.tensor._version != kept.version:
+                raise CaptureError(
+                    f"{name}: the model changed this tensor in place after the module gave it; "
+                    "record inside torch.inference_mode(), where a copy is kept"
+                )
+        return tuple(kept.tensor for kept in self._calls[name])
+
+    def _name(self, site: str) -> str:
+        for name in (site, f"{site}/output"):
+            if name in self._sites:
+                return name
+        meant = list(self._matched.get(site, ()))
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            raise CaptureError(f"{site} means {len(meant)} sites; name one: {', '.join(meant)}")
+        raise CaptureError(f"{site} was not asked for; recorded: {', '.join(self._sites)}")
+
+    def _tap(self, name: str) -> Tap:
+        module, kind = self._sites[name]
+        keep = partial(_keep, self._calls[name])
+        return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=keep)
+
+    def _listeners(self, inside: _Sites) -> dict[str, Listener]:
+        wanted: dict[str, list[tuple[list[_Kept], str]]] = {}
+        for name, (module, kind) in inside.items():
+            wanted.setdefault(module, []).append((self._calls[name], kind.name))
+        return {module: partial(_keep_parts, asked) for module, asked in wanted.items()}
+
+
+# Neither of these knows the Recording: a circle of references would hold tensors, and with them a
+# device's memory, until Python happens to look for circles.
+
+
+def _keep(kept: list[_Kept], tensor: torch.Tensor) -> None:
+    if tensor.is_inference():  # has no count of changes, so only a copy is sure
+        kept.append(_Kept(tensor.clone(), None))
+    else:
+        kept.append(_Kept(tensor, tensor._version))
+
+
+def _keep_parts(asked: list[tuple[list[_Kept], str]], call: AttentionCall) -> None:
+    for kept, kind in asked:
+        _keep(kept, call.whole(kind))
+
+
+def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
+    paths = tuple(path for path, _ in model.named_modules() if path)
+    matched: dict[str, _Sites] = {}
+    faults: list[Fault] = []
+    for pattern in wanted:
+        try:
+            found = _matches(model, pattern, paths)
+            matched[pattern] = {f"{module}/{kind}": (module, kind) for module, kind in found}
+        except PlanError as error:
+            faults.append(Fault("record", str(error)))
+    if faults:
+        raise PlanError.of(faults)
+    return matched
+
+
+def _matches(
+    model: torch.nn.Module, pattern: str, paths: tuple[str, ...]
+) -> Iterator[tuple[str, RecordKind]]:
+    glob, _, given = pattern.partition("/")
+    kind = RecordKind.parse(given or "output")
+    found = match_paths(glob, paths)
+    if found:
+        if kind.name not in ("output", "input", *ATTENTION_KINDS):
+            raise PlanError(
+                f"{pattern!r}: {kind.name} is taken in runs of a config; here, take it of the "
+                "recorded logits"
+            )
+        yield from ((path, kind) for path in found)
+    elif not given and glob in families.PORTABLE_NAMES:
+        places = families.places(getattr(model, "config", None), glob)
+        yield from ((p.module, RecordKind.parse(p.kind)) for p in places.values())
+    else:
+        near = nearest(glob, paths)
+        raise PlanError(
+            f"{pattern!r} matches no module of {type(model).__name__}; "
+            f"the nearest: {', '.join(near) or 'none'}"
+        )

@@ -1,0 +1,87 @@
+"""Tokenizers by name: texts to token ids, and the strings of the tokens.
+
+Knows transformers' tokenizers; nothing of models but where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import transformers
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from probekit.config import ProbeConfig
+from probekit.errors import ConfigError
+from probekit.models import Source, explained, hub_in_reach, locate, trust
+
+_PAIR_BATCH = 8192
+
+
+def load_tokenizer(config: ProbeConfig) -> Any:
+    """Load the tokenizer that `model.tokenizer` names, or the model's own.
+
+    Raises:
+        ConfigError: if it cannot be had.
+    """
+    key = "model.name" if config.model.tokenizer is None else "model.tokenizer"
+    name = config.model.tokenizer or config.model.name
+    source = locate(name, config.where(key))
+    revision = config.model.revision if config.model.tokenizer is None else None
+    hint, arguments = _no_tokenizer(name, source), source.arguments(revision)
+    trusted = config.model.trust_remote_code and config.model.tokenizer is None
+    with explained(config.where(key), hint):
+        if trusted:
+            values = get_tokenizer_config(source.place, **arguments)
+            trust.check_code(
+                values, ("AutoTokenizer",), place=source.place, where=hint, trusted=True
+            )
+        found = transformers.AutoTokenizer.from_pretrained(
+            source.place, trust_remote_code=trusted, **arguments
+        )
+    # Where a folder has no tokenizer, some classes make one that knows nothing but special tokens.
+    if not set(found.get_vocab()) - set(found.all_special_tokens):
+        raise ConfigError(f"{config.where(key)}: {_no_tokenizer(name, source)}")
+    return found
+
+
+def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
+    """Give the function from texts to token ids, special tokens as the tokenizer adds them."""
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(texts, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+    return encode
+
+
+def token_strings(tokenizer: Any) -> tuple[str, ...]:
+    """Give every token as it reads inside a text: " Tokyo", with its space.
+
+    Some tokenizers drop the space of a first token, so each is decoded behind another token and
+    that one's text is taken off again.
+    """
+    size = len(tokenizer)
+    lead = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    prefix = tokenizer.decode(lead, **plain)
+    strings: list[str] = []
+    for begin in range(0, size, _PAIR_BATCH):
+        pairs = [[*lead, token] for token in range(begin, min(size, begin + _PAIR_BATCH))]
+        strings += [text.removeprefix(prefix) for text in tokenizer.batch_decode(pairs, **plain)]
+    return tuple(strings)
+
+
+def _no_tokenizer(name: str, source: Source) -> str:
+    if not source.on_hub:
+        return (
+            f"there is no tokenizer in {source.place}: set model.tokenizer to another folder or to "
+            "sample:tiny-gpt2, or use inputs.random, which needs none"
+        )
+    reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
+    return (
+        f"the tokenizer of {name} cannot be had{reach}: set model.tokenizer to a local folder "
+        "or to sample:tiny-gpt2, or use inputs.random, which needs none"
+    )

@@ -1,0 +1,425 @@
+"""Models by name: where a config and its weights come from.
+
+Knows the hub, local folders, .gguf files, the embedded sample and the bundled architecture files;
+nothing of probes. Only safetensors and GGUF weights are read, and no code from a model's repository
+is run unless the config says `trust_remote_code: true`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import resources
+from pathlib import Path
+from threading import RLock
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import transformers
+import xxhash
+from huggingface_hub import constants, try_to_load_from_cache
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from probekit.config import ModelConfig, ProbeConfig
+from probekit.errors import ConfigError
+from probekit.models import trust
+from probekit.models.memory import out_of_memory
+from probekit.wording import human_bytes, shorten
+
+SAMPLES = ("tiny-gpt2",)
+BUNDLED = {  # architectures that build with no network, by the model's name in lower case
+    "distilgpt2": "distilgpt2",
+    "distilbert/distilgpt2": "distilgpt2",
+    "gpt2": "gpt2",
+    "openai-community/gpt2": "gpt2",
+    "microsoft/phi-3-mini-4k-instruct": "phi-3-mini-4k-instruct",
+}
+# How transformers builds a model, and torch's seed, are settings of the whole process: one thread
+# at a time, or another one's random weights are never drawn.
+BUILDING = RLock()
+_CONNECT_S = 3.0
+_PIECE_BYTES = 1 << 20
+_CONFIGS = ("config.json", "generation_config.json")
+_REASON = 400  # characters of what a library says
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where `from_pretrained` is pointed at."""
+
+    place: str  # a hub id or a folder
+    gguf_file: str | None = None
+    on_hub: bool = False
+
+    def arguments(self, revision: str | None) -> dict[str, Any]:
+        """Give the keyword arguments every `from_pretrained` of this source takes."""
+        if self.on_hub:
+            return {"revision": revision, "local_files_only": not hub_in_reach()}
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def locate(name: str, where: str) -> Source:
+    """Find out what a model's or tokenizer's name names.
+
+    Raises:
+        ConfigError: if it names a sample, a folder or a file that does not exist.
+    """
+    if name.startswith("sample:"):
+        sample = name.removeprefix("sample:")
+        if sample not in SAMPLES:
+            raise ConfigError(
+                f"{where}: there is no sample {sample!r}; "
+                f"expected {', '.join(f'sample:{s}' for s in SAMPLES)}"
+            )
+        return Source(place=str(resources.files("probekit.samples") / sample))
+    try:
+        path = Path(name).expanduser()
+        is_file, is_dir = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long for a file, a home of nobody's
+        raise ConfigError(f"{where}: {shorten(name)} is no model's name: {error}") from error
+    if path.suffix == ".gguf":
+        if not is_file:
+            raise ConfigError(f"{where}: there is no file {path.absolute()}")
+        return Source(place=str(path.parent), gguf_file=path.name)
+    if is_dir:
+        return Source(place=str(path))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ConfigError(f"{where}: there is no folder {path.absolute()}")
+    return Source(place=name, on_hub=True)
+
+
+@cache
+def hub_in_reach() -> bool:
+    """Say whether the model hub answers, once and quickly.
+
+    The hub client retries for 23 s before it gives up, at every file.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True  # only the proxy can tell
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=_CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
+def load_hf_config(config: ProbeConfig, *, bundled: bool = False) -> Any:
+    """Load the architecture of a config's model, with its overrides, and no weights.
+
+    Args:
+        config: whose `model` to load.
+        bundled: also for pretrained weights, fall back on a bundled architecture file where the
+            hub is out of reach. Good for planning: such a model cannot be loaded afterwards.
+
+    Raises:
+        ConfigError: if it cannot be had; the message says how it could.
+    """
+    model, where = config.model, config.where("model.name")
+    source = locate(model.name, where)
+    file = BUNDLED.get(model.name.lower()) if source.on_hub else None
+    own_code = None
+    if file is not None and model.weights == "random":
+        found = _bundled(file)
+    else:
+        try:
+            found, own_code = _read_config(model, source, where)
+        except ConfigError:
+            if file is None or not bundled or hub_in_reach():
+                raise
+            found = _bundled(file)
+    made = with_overrides(found, model.overrides, config)
+    trust.check_kernel(made, config.where("model.overrides") if model.overrides else where)
+    made._commit_hash = _commit(model, source)
+    made._own_code = own_code and (source.place, own_code)  # set always: a file could name one
+    return made
+
+
+def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, str | None]:
+    """Read a checkpoint's architecture, and where its own code lies if that is to run."""
+    if model.weights == "pretrained" and not source.on_hub and source.gguf_file is None:
+        trust.check_weights(Path(source.place), where)
+    hint, arguments = _out_of_reach(model, source), source.arguments(model.revision)
+    with explained(where, hint):
+        values, _ = transformers.PreTrainedConfig.get_config_dict(source.place, **arguments)
+    trust.check_sizes(values, where)
+    trust.check_kernel(values, where)
+    own_code = trust.check_code(
+        values,
+        ("AutoConfig", "AutoModelForCausalLM"),
+        place=source.place,
+        where=where,
+        trusted=model.trust_remote_code,
+    )
+    with explained(where, hint):
+        found = transformers.AutoConfig.from_pretrained(
+            source.place, trust_remote_code=model.trust_remote_code, **arguments
+        )
+    return found, own_code
+
+
+def _bundled(file: str) -> Any:
+    text = (resources.files("probekit.models") / "architectures" / f"{file}.json").read_text()
+    return transformers.AutoConfig.for_model(**json.loads(text))
+
+
+def _commit(model: ModelConfig, source: Source) -> str | None:
+    """Give the commit of a hub model's config, off the path it has in the hub's cache."""
+    if not source.on_hub:
+        return None
+    found = try_to_load_from_cache(source.place, "config.json", revision=model.revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def with_overrides(found: Any, overrides: Mapping[str, Any], config: ProbeConfig) -> Any:
+    """Give a copy of an architecture with other settings.
+
+    Raises:
+        ConfigError: if it has no such setting, or does not take the value.
+    """
+    if not overrides:
+        return found
+    values = found.to_dict()
+    values.pop("model_type", None)  # says which class this is; it is no setting
+    for key, value in overrides.items():
+        own = found.attribute_map.get(key, key)  # num_hidden_layers is n_layer on GPT-2
+        if own not in values:
+            near = difflib.get_close_matches(key, [*values, *found.attribute_map], n=3)
+            raise ConfigError(
+                f"{config.where(f'model.overrides.{key}')}: {found.model_type} has no setting "
+                f"{key!r}{'; the nearest: ' + ', '.join(near) if near else ''}"
+            )
+        values[own] = value
+    trust.check_sizes(values, config.where("model.overrides"))
+    kinds = values.get("layer_types")
+    n_layers = values.get(found.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
+    if kinds is not None and "layer_types" not in overrides and len(kinds) != n_layers:
+        values["layer_types"] = kinds[:n_layers] if n_layers < len(kinds) else None
+    with explained(config.where("model.overrides"), f"{found.model_type} does not take them"):
+        return type(found).from_dict(values)
+
+
+def model_class(hf_config: Any) -> Any:
+    """Choose the class: the one the checkpoint names, or the causal LM of its type."""
+    if own_code := getattr(hf_config, "_own_code", None):
+        place, name = own_code
+        return get_class_from_dynamic_module(name, place, revision=hf_config._commit_hash)
+    named_there = hf_config.architectures
+    for name in named_there if isinstance(named_there, list | tuple) else ():
+        named = getattr(transformers, str(name), None)
+        if isinstance(named, type) and issubclass(named, transformers.PreTrainedModel):
+            return named
+    if type(hf_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(
+            f"model.name: transformers {transformers.__version__} has no language model "
+            f"for the model type {hf_config.model_type!r}"
+        )
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(hf_config)]
+
+
+def compute_dtype(model: ModelConfig, hf_config: Any) -> torch.dtype:
+    """Give the dtype a model runs in: as asked, or as its checkpoint says, or float32.
+
+    Raises:
+        ConfigError: if the checkpoint says something else than a float.
+    """
+    if model.dtype != "auto":
+        return getattr(torch, model.dtype)  # type: ignore[no-any-return]
+    found = hf_config.get_text_config().dtype or hf_config.dtype or torch.float32
+    dtype = getattr(torch, found, None) if isinstance(found, str) else found
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(
+            f"model.dtype: the checkpoint of {model.name} is in {found}, in which nothing is "
+            "computed; set float32, bfloat16 or float16"
+        )
+    return dtype
+
+
+def compute_device(model: ModelConfig, where: str) -> torch.device:
+    """Give the device a model runs on.
+
+    Raises:
+        ConfigError: if this machine has no such device.
+    """
+    has = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if model.device == "auto":
+        return torch.device(next(kind for kind, there in has.items() if there))
+    device = torch.device(model.device)
+    n_devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    if not has[device.type] or (device.index or 0) >= n_devices:
+        there = [k for k, v in has.items() if v]
+        raise ConfigError(f"{where}: there is no {model.device} here; there is: {', '.join(there)}")
+    return device
+
+
+def load_model(
+    config: ProbeConfig, hf_config: Any, device: torch.device, attention: str = "auto"
+) -> Any:
+    """Load or build the model, in eval mode, on its device.
+
+    Raises:
+        ConfigError: if its weights cannot be had, do not fit the architecture or are too large
+            for the device; the message says what to do.
+    """
+    model = config.model
+    kind, dtype = model_class(hf_config), compute_dtype(model, hf_config)
+    kernel: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
+    if model.weights == "random":
+        with BUILDING, explained(config.where("model"), ""), torch.random.fork_rng():
+            # Built on the CPU whatever the device is: the same seed gives the same weights there.
+            torch.manual_seed(config.seed)
+            loaded = kind._from_config(hf_config, dtype=dtype, **kernel)
+    else:
+        where = config.where("model.name")
+        source = locate(model.name, where)
+        # The very commit that was planned, and that a run which goes on must have.
+        revision = hf_config._commit_hash or model.revision
+        with BUILDING, explained(where, _out_of_reach(model, source)):
+            loaded, report = kind.from_pretrained(
+                source.place,
+                config=hf_config,
+                dtype=dtype,
+                use_safetensors=source.gguf_file is None,
+                trust_remote_code=False,  # its class is chosen above; this is for what else it has
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+                **kernel,
+                **source.arguments(revision),
+            )
+        _refuse_holes(report, where, model.name)
+    return _moved(loaded, device, config).eval()
+
+
+def _moved(loaded: Any, device: torch.device, config: ProbeConfig) -> Any:
+    try:
+        return loaded.to(device)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        n_bytes = sum(t.nbytes for t in (*loaded.parameters(), *loaded.buffers()))
+        raise ConfigError(
+            f"{config.where('model.device')}: the weights of {config.model.name} take "
+            f"{human_bytes(n_bytes)} in {str(loaded.dtype).removeprefix('torch.')}, for which "
+            f"{device} has not enough free memory; set a 16-bit model.dtype, a smaller model, or "
+            "model.device: cpu"
+        ) from error
+
+
+def _refuse_holes(report: Any, where: str, name: str) -> None:
+    sizes = sorted(report["mismatched_keys"])
+    holes = sorted(report["missing_keys"])
+    holes += [f"{key}, {list(there)} instead of {list(asked)}" for key, there, asked in sizes]
+    if holes:
+        raise ConfigError(
+            f"{where}: the checkpoint of {name} has no fitting weights for {len(holes)} parameters "
+            f"({', '.join(holes[:3])}{', ...' if len(holes) > 3 else ''}); "
+            "they would be random. Give the checkpoint that belongs to this architecture"
+        )
+
+
+def model_digest(config: ProbeConfig) -> str | None:
+    """Tell a local model from others, so that a run does not go on with a changed one.
+
+    Reads what its configs say, and every byte of its weights and of code that may run.
+
+    Returns:
+        A digest, or None where nothing is local (the hub has commits for that).
+    """
+    source = locate(config.model.name, config.where("model.name"))
+    if source.on_hub:
+        return None
+    folder = Path(source.place)
+    files: list[Path] = []
+    if config.model.weights != "random":
+        files += [folder / source.gguf_file] if source.gguf_file else folder.glob("*.safetensors")
+    if config.model.trust_remote_code:
+        files += folder.glob("*.py")
+    digest = xxhash.xxh3_128()
+    for name in _CONFIGS if source.gguf_file is None else ():
+        if (folder / name).exists():
+            digest.update(f"{name} {_said_in(folder / name)}\n".encode())
+    for file in sorted(files):
+        there = file.stat()
+        content = _content_digest(file, there.st_size, there.st_mtime_ns)
+        digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _said_in(file: Path) -> str:
+    """Give what a config says, whichever version of transformers wrote it."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        return json.dumps({**json.loads(text), "transformers_version": None}, sort_keys=True)
+    except (ValueError, TypeError, RecursionError):  # transformers goes without, or has refused it
+        return text
+
+
+@lru_cache(maxsize=1024)  # a run asks more than once, and a large model takes seconds
+def _content_digest(file: Path, size: int, mtime_ns: int) -> str:
+    """Digest a file's bytes; size and time of change are what it is remembered by."""
+    digest, piece = xxhash.xxh3_128(), bytearray(_PIECE_BYTES)
+    with file.open("rb", buffering=0) as data:
+        while n := data.readinto(piece):
+            digest.update(memoryview(piece)[:n])
+    return digest.hexdigest()
+
+
+def trust_notes(config: ProbeConfig, hf_config: Any) -> list[str]:
+    """Say loudly that a model's own code may run, where it may."""
+    if not config.model.trust_remote_code:
+        return []
+    _, name = getattr(hf_config, "_own_code", None) or ("", "none for the model itself")
+    return [
+        f"{config.where('model.trust_remote_code')}: CODE THAT {config.model.name} CARRIES RUNS ON "
+        f"THIS MACHINE, with your rights ({name}); what it does, and whether it computes what the "
+        "model's name promises, probekit cannot tell"
+    ]
+
+
+@contextmanager
+def explained(where: str, hint: str) -> Iterator[None]:
+    """Turn what transformers and the hub client raise on missing or foreign files into ours."""
+    try:
+        yield
+    except Exception as error:
+        # Readers of damaged files raise whatever they stumble on, down to struct.error.
+        raise ConfigError(
+            f"{where}: {hint or 'the model cannot be built'} ({_short(error)})"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    """Give the first line of a message, and the next where that one only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = lines[:2] if lines and lines[0].endswith(":") else lines[:1]
+    return shorten(" ".join(lines), _REASON) or type(error).__name__
+
+
+def _out_of_reach(model: ModelConfig, source: Source) -> str:
+    if not source.on_hub:
+        return f"{model.name} cannot be loaded from {source.gguf_file or source.place}"
+    reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
+    known = model.name.lower() in BUNDLED
+    random = (
+        "set model.weights: random for the same architecture with seeded random weights, or "
+        if known
+        else ""
+    )
+    return (
+        f"the pretrained {model.name} cannot be had{reach}: {random}"
+        "give a local folder or a .gguf file as model.name"
+    )

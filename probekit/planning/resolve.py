@@ -1,0 +1,406 @@
+"""Probes to sites: how the rules of a config meet the modules of a model's skeleton.
+
+Knows globs, portable names and record kinds; nothing of inputs or files. Whatever cannot be
+recorded is refused here, with the reason, before weights load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import einops
+import torch
+
+from probekit.config import (
+    MAX_EDGES,
+    ProbeConfig,
+    ProbeRule,
+    RecordKind,
+    compile_glob,
+    match_paths,
+    no_match,
+    unmatched_choices,
+)
+from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
+from probekit.inputs import Choice
+from probekit.models import Skeleton, families, layer_of
+from probekit.planning.recipe import Einops, Recipe, einops_step, right_axes
+from probekit.planning.sources import BLOCK_KINDS, LOGIT_KINDS, Found, OnlyEagerError, Source, find
+from probekit.store import PER_EXAMPLE, SiteSpec, schema
+
+_NAMED = 5  # so many modules are named in a message, the rest are counted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SitePlan:
+    """One site: how it lies on disk, where in the model it is read, and what is done to it."""
+
+    spec: SiteSpec
+    source: Source
+    choice: str  # of positions, taken before the recipe; PER_EXAMPLE where there are none
+    recipe: Recipe
+    part: int  # which of the recipe's tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """What one pattern (or portable name) of a probe asks for, with one record kind."""
+
+    places: tuple[tuple[str, RecordKind], ...]  # module paths and kinds
+    asked_by: str
+    key: str  # "modules" or "sites"
+
+
+class Resolver:
+    """Turns the probes of a config into sites.
+
+    Args:
+        config: whose probes.
+        skeleton: of the model.
+        n_keys: tokens of the longest example: how wide attention rows are.
+    """
+
+    def __init__(self, config: ProbeConfig, skeleton: Skeleton, n_keys: int) -> None:
+        self._config = config
+        self._skeleton = skeleton
+        self._n_keys = n_keys
+        self._faults: list[Fault] = []
+        self._found: dict[str, SitePlan] = {}
+        self._n_edges = 0  # of all patterns so far
+        self.notes: list[str] = []  # what was left out, and why
+        self.needs_eager = False  # an asked-for pattern shows only under eager attention
+
+    def sites(self) -> tuple[SitePlan, ...]:
+        """Give all sites, in the order they are computed.
+
+        Raises:
+            PlanError: with every fault of every probe.
+        """
+        for number, probe in enumerate(self._config.probes):
+            where = f"probes[{number}]"
+            try:
+                layers = self._layers(probe)
+            except ProbekitError as error:
+                self._fault(f"{where}.layers", str(error))
+                continue
+            for wanted in self._wanted(probe, where):
+                self._resolve(wanted, probe, number, layers)
+        if self._faults:
+            raise PlanError.of(self._faults)
+        return tuple(sorted(self._found.values(), key=lambda s: moment(self._skeleton, s.source)))
+
+    def _fault(self, key: str, message: str) -> None:
+        self._faults.append(Fault(self._config.where(key), message))
+        if len(self._faults) > SHOWN:  # looking for what was meant takes time, for each anew
+            raise PlanError.of(self._faults)
+
+    def _wanted(self, probe: ProbeRule, where: str) -> Iterator[_Wanted]:
+        records = [RecordKind.parse(record) for record in probe.record]
+        for pattern in probe.modules or ():
+            try:
+                paths = self._matched(pattern)
+            except PlanError as error:
+                self._fault(f"{where}.modules", str(error))
+                continue
+            for kind in records:
+                places = tuple((path, kind) for path in paths)
+                yield _Wanted(places=places, asked_by=pattern, key="modules")
+        for name in probe.sites or ():
+            for kind in records:
+                try:
+                    places = self._places(name, kind)
+                except PlanError as error:
+                    self._fault(f"{where}.sites", str(error))
+                    continue
+                yield _Wanted(places=places, asked_by=name, key="sites")
+
+    def _matched(self, pattern: str) -> tuple[str, ...]:
+        """Give the modules a pattern matches; refuse one that matches none, or with a choice."""
+        self._n_edges += compile_glob(pattern).n_edges
+        if self._n_edges > MAX_EDGES:
+            raise PlanError(
+                f"the patterns have more than {MAX_EDGES} choices and segments; use * or **"
+            )
+        there = tuple(self._skeleton.modules)
+        paths = match_paths(pattern, there)
+        if not paths:
+            raise PlanError(no_match(pattern, there, self._skeleton.model_class))
+        if lost := unmatched_choices(pattern, there):
+            said = f"{len(lost)} of its choices match no module: {_listed(lost)}"
+            raise PlanError(f"{pattern!r}: {said}")
+        return paths
+
+    def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind], ...]:
+        """Find a portable name; it says itself what is recorded, but for what derives of logits."""
+        if kind.name == "output":
+            found = families.places(self._skeleton.hf_config, name).values()
+            return tuple((p.module, RecordKind.parse(p.kind)) for p in found)
+        if name != "logits" or self._skeleton.head is None:
+            raise PlanError(
+                f"{kind} goes with the portable name logits, given {name}; "
+                "elsewhere name the module: `modules:` with `record: [top_k]`"
+            )
+        return ((self._skeleton.head, kind),)
+
+    def _layers(self, probe: ProbeRule) -> frozenset[int] | None:
+        """Give the layers a probe keeps; None for all."""
+        if probe.layers == "all":
+            return None
+        n_layers = families.sizes(self._skeleton.hf_config).n_layers
+        if n_layers is None:
+            raise PlanError(f"{self._skeleton.model_class} does not say how many layers it has")
+        asked = (probe.layers,) if isinstance(probe.layers, int) else probe.layers
+        for layer in asked:
+            if not -n_layers <= int(layer) < n_layers:
+                raise PlanError(
+                    f"layer {layer} is out of range for {self._skeleton.hf_config.model_type} "
+                    f"({n_layers} layers: 0..{n_layers - 1}, or -{n_layers}..-1)"
+                )
+        return frozenset(int(layer) % n_layers for layer in asked)
+
+    def _resolve(
+        self, wanted: _Wanted, probe: ProbeRule, number: int, layers: frozenset[int] | None
+    ) -> None:
+        where = f"probes[{number}].{wanted.key}"
+        kept: list[SitePlan] = []
+        refused: list[str] = []
+        in_layers = [
+            (module, kind)
+            for module, kind in wanted.places
+            if layers is None
+            or layer_of(module) in layers
+            or (layer_of(module) is None and wanted.key == "sites")  # logits lie in no layer
+        ]
+        for module, kind in in_layers:
+            try:
+                for found in find(self._skeleton, module, kind, self._n_keys):
+                    kept += self._sites_of(found, probe, number)
+            except PlanError as error:
+                refused.append(str(error))
+                self.needs_eager |= isinstance(error, OnlyEagerError)
+        if not in_layers:
+            self._fault(f"probes[{number}].layers", f"{wanted.asked_by} has no module there")
+        elif not kept:
+            self._fault(where, _listed(refused))
+        elif refused:
+            self.notes.append(f"{self._config.where(where)}: left out: {_listed(refused)}")
+        for site in kept:
+            self._add(site, number)
+
+    def _add(self, site: SitePlan, number: int) -> None:
+        earlier = self._found.setdefault(site.spec.name, site)
+        if (earlier.choice, earlier.recipe, earlier.source) != (
+            site.choice,
+            site.recipe,
+            site.source,
+        ):
+            self._fault(
+                f"probes[{number}]",
+                f"{site.spec.name} is asked for twice in different ways: by "
+                f"probes[{earlier.spec.probe}] with {_ways(earlier)}, and here with "
+                f"{_ways(site)}; ask for it once",
+            )
+
+    def _sites_of(self, found: Found, probe: ProbeRule, number: int) -> list[SitePlan]:
+        """Build the sites of one tensor; two for `top_k`.
+
+        Raises:
+            PlanError: if the probe's choices do not fit the tensor.
+        """
+        if not found.per_token and (probe.positions != "all"):
+            raise PlanError(f"{found.name} has one row an example: positions do not apply to it")
+        choice = Choice.of(probe.positions).name if found.per_token else PER_EXAMPLE
+        found, recipe = self._recipe(found, probe)
+        axes, parts = _after(found, recipe)
+        portable, _ = self._portable_names.get(f"{found.module}/{found.kind}", (None, None))
+        return [
+            SitePlan(
+                spec=SiteSpec(
+                    module=found.module,
+                    kind=f"{found.kind}.{name}" if name else found.kind,
+                    rows=PER_EXAMPLE if recipe.pool else choice,
+                    axes=(PER_EXAMPLE if recipe.pool or not found.per_token else "token", *axes),
+                    row_shape=tuple(part.shape[1:]),
+                    dtype=_stored(part, recipe, self._config.store.dtype),
+                    source_dtype=found.dtype,
+                    layer=layer_of(found.module),
+                    portable=portable,
+                    module_class=self._skeleton.modules[found.module],
+                    probe=number,
+                    details={**_details(probe, found, recipe), **found.details},
+                ),
+                source=found.source,
+                choice=choice,
+                recipe=recipe,
+                part=place,
+            )
+            for place, (name, part) in enumerate(zip(recipe.parts, parts, strict=True))
+        ]
+
+    def _recipe(self, found: Found, probe: ProbeRule) -> tuple[Found, Recipe]:
+        """Build what a probe wants done with a tensor's rows; blocks take their heads at once."""
+        heads = _chosen(probe.heads, found, "heads")
+        ending = found.kind if found.kind in ("top_k", *LOGIT_KINDS) else None
+        recipe = Recipe(
+            heads=heads,
+            neurons=_chosen(probe.neurons, found, "neurons"),
+            einops=self._einops(probe, found),
+            ending=ending,
+            k=probe.k if ending == "top_k" else 0,
+            logits=found.is_logits,
+            pool=probe.pool,
+        )
+        if found.is_logits and ending and (recipe.neurons or recipe.einops):
+            raise PlanError(f"{found.name} is over the whole vocabulary: no neurons, no einops")
+        if found.source.element in BLOCK_KINDS:
+            if probe.pool is not None:
+                raise PlanError(f"{found.name}: keys of one token are not keys of another; no pool")
+            if heads is not None:
+                found = replace(
+                    found,
+                    source=replace(found.source, heads=heads),
+                    row_shape=(len(heads), *found.row_shape[1:]),
+                )
+            recipe = replace(recipe, heads=None)
+        if probe.pool is not None and ending == "top_k" and probe.pool != "last":
+            raise PlanError(f"{found.name}: a {probe.pool} of token ids means nothing; pool: last")
+        ends_before_last = isinstance(probe.positions, str) and probe.positions.endswith(":-1")
+        if probe.pool is not None and ending == "token_logprob" and not ends_before_last:
+            raise PlanError(
+                f"{found.name} is NaN at the last token, after which nothing came; "
+                'pool it with positions: ":-1"'
+            )
+        if probe.pool is not None and not found.per_token:
+            raise PlanError(f"{found.name} has one row an example: there is nothing to pool")
+        return found, recipe
+
+    def _einops(self, probe: ProbeRule, found: Found) -> Einops | None:
+        step = probe.einops
+        if step is None:
+            return None
+        pattern = step.rearrange or step.reduce
+        assert pattern is not None  # the config has exactly one
+        return einops_step(pattern, step.op, step.sizes, self._known_sizes)
+
+    @cached_property
+    def _portable_names(self) -> dict[str, tuple[str, int | None]]:
+        return families.portable_names(self._skeleton.hf_config)
+
+    @cached_property
+    def _known_sizes(self) -> dict[str, int]:
+        """Sizes of the model, by the names einops patterns use."""
+        sizes = families.sizes(self._skeleton.hf_config)
+        named = {
+            "head": sizes.n_heads,
+            "kv_head": sizes.n_kv_heads,
+            "d_head": sizes.d_head,
+            "d_model": sizes.d_model,
+            "d_mlp": sizes.d_mlp,
+            "d_vocab": sizes.d_vocab,
+        }
+        return {name: size for name, size in named.items() if size is not None}
+
+
+def _chosen(asked: Sequence[int] | None, found: Found, what: str) -> tuple[int, ...] | None:
+    """Check chosen heads (the first axis of a row) or neurons (the last)."""
+    if asked is None:
+        return None
+    if what == "heads" and found.axes[:1] not in (("head",), ("kv_head",)):
+        raise PlanError(
+            f"{found.name} has no head axis, its rows are [{', '.join(found.axes)}]; "
+            "heads go with pattern, scores, q, k, v and z"
+        )
+    if not found.row_shape:
+        raise PlanError(f"{found.name} has one number a row: there are no {what} to choose")
+    size = found.row_shape[0 if what == "heads" else -1]
+    for number in asked:
+        if not -size <= number < size:
+            raise PlanError(
+                f"{found.name}: {what} {number} is out of range "
+                f"({size} there: 0..{size - 1}, or -{size}..-1)"
+            )
+    return tuple(number % size for number in asked)
+
+
+def _after(found: Found, recipe: Recipe) -> tuple[tuple[str, ...], tuple[torch.Tensor, ...]]:
+    """Try a recipe on rows of zeros: names of a row's axes, and a tensor for each part."""
+    rows = torch.zeros((3, *found.row_shape), dtype=getattr(torch, found.dtype), device="meta")
+    try:
+        parts = recipe.apply(rows, torch.zeros(3, dtype=torch.long, device="meta"), (1, 2))
+    except einops.EinopsError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        shape = ", ".join(str(size) for size in found.row_shape)
+        raise PlanError(f"{found.name}: einops on rows of [{shape}]: {reason}") from error
+    except (RuntimeError, IndexError) as error:
+        steps = ", ".join(_steps(recipe))
+        reason = str(error).strip().splitlines()[0]
+        shape = f"[{', '.join(map(str, found.row_shape))}] {found.dtype}"
+        raise PlanError(
+            f"{found.name}: {steps} cannot be taken of rows of {shape}: {reason}"
+        ) from error
+    axes = found.axes
+    if recipe.neurons is not None:
+        axes = (*axes[:-1], "neuron")  # no longer the axis it was cut from
+    if recipe.einops is not None:
+        axes = right_axes(recipe.einops.pattern)[1:]
+    if recipe.ending == "top_k":
+        axes = (*axes[:-1], "k")
+    elif recipe.ending is not None:
+        axes = axes[:-1]
+    n_axes = parts[0].ndim - 1
+    if len(axes) != n_axes or "..." in axes:  # an ellipsis hides names
+        axes = tuple(f"d_{size}" for size in parts[0].shape[1:])
+    return axes, parts
+
+
+def _stored(part: torch.Tensor, recipe: Recipe, asked: str) -> str:
+    computed = str(part.dtype).removeprefix("torch.")
+    if asked == "auto" or computed not in schema.FLOATS:
+        return computed
+    # Log-probabilities and entropies are a handful of numbers; 16 bits would only blur them.
+    return computed if recipe.logits and recipe.ending is not None else asked
+
+
+def _details(probe: ProbeRule, found: Found, recipe: Recipe) -> dict[str, Any]:
+    """Say what was done to the rows, for the site's attributes; -1 is a number by then."""
+    heads = recipe.heads or found.source.heads  # blocks take theirs at the source
+    known = {
+        "heads": None if probe.heads is None else list(heads),
+        "neurons": None if recipe.neurons is None else list(recipe.neurons),
+        "einops": None if recipe.einops is None else recipe.einops.pattern,
+        "einops_op": None if recipe.einops is None else recipe.einops.op,
+        "pool": recipe.pool,
+    }
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def moment(skeleton: Skeleton, source: Source) -> int:
+    """Say at which event of a forward pass a source is there; the model's own output is last."""
+    for call in skeleton.calls_of(source.module):
+        if call.number == source.call:
+            return call.entered if source.side == "input" else call.left
+    return max(call.left for call in skeleton.calls) + 1
+
+
+def _steps(recipe: Recipe) -> list[str]:
+    taken = {
+        "heads": recipe.heads,
+        "neurons": recipe.neurons,
+        "einops": recipe.einops,
+        f"{recipe.ending} (k: {recipe.k})" if recipe.k else recipe.ending: recipe.ending,
+        f"pool: {recipe.pool}": recipe.pool,
+    }
+    return [str(name) for name, step in taken.items() if step is not None]
+
+
+def _ways(site: SitePlan) -> str:
+    said = [f"positions {site.choice}", *(f"{k} {v}" for k, v in site.spec.details.items())]
+    return ", ".join(said)
+
+
+def _listed(messages: Sequence[str]) -> str:
+    rest = len(messages) - _NAMED
+    return "; ".join(messages[:_NAMED]) + (f"; and {rest} more" if rest > 0 else "")

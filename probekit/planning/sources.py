@@ -1,0 +1,296 @@
+"""Sources: the tensors of a model that a record kind means.
+
+Knows record kinds, calls, slots and attention shapes; nothing of probes' choices. Says which axis
+of a tensor is what, or why it cannot be recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from probekit.config import RecordKind
+from probekit.errors import PlanError
+from probekit.hooks import KERNELS
+from probekit.models import BATCH, POSITION, TOKEN, AttentionShape, Call, Skeleton, Slot, families
+from probekit.store import schema
+
+ATTENTION = "attention"  # the side of a source that the attention tap gives
+HEAD_KINDS = ("q", "k", "v", "z")
+BLOCK_KINDS = ("pattern", "scores")  # computed some queries at a time
+LOGIT_KINDS = ("token_logprob", "entropy")
+
+
+class OnlyEagerError(PlanError):
+    """What is asked for shows only when the model runs with eager attention."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where in the model a tensor is read."""
+
+    module: str
+    side: str  # "input", "output" or ATTENTION
+    element: str | None  # of what goes in or comes out; the record kind of ATTENTION
+    call: int | None  # of the module in one forward pass
+    axes: tuple[int | str, ...] = ()  # sizes, BATCH, POSITION, TOKEN; () for blocks
+    heads: tuple[int, ...] = ()  # of blocks: computed for these heads alone
+    n_keys: int = 0  # of blocks: how wide their rows are
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A tensor that can be recorded, as rows."""
+
+    module: str  # whose site it will be
+    kind: str  # "output@1", "pattern", "top_k"
+    source: Source
+    per_token: bool  # one row a token, or one an example
+    axes: tuple[str, ...]  # names of a row's axes
+    row_shape: tuple[int, ...]
+    dtype: str
+    is_logits: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)  # more attributes of the site
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.module}/{self.kind}"
+
+
+def find(skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int) -> Iterator[Found]:
+    """Find the tensors a record kind means at a module; one for each call it makes.
+
+    Args:
+        skeleton: of the model.
+        module: its path.
+        kind: what to record of it.
+        n_keys: tokens of the longest example.
+
+    Raises:
+        PlanError: if there is none, or it has neither a token nor an example axis.
+    """
+    if kind.name in (*HEAD_KINDS, *BLOCK_KINDS):
+        yield _attention(skeleton, module, kind.name, n_keys)
+    elif kind.name in ("input", "output"):
+        calls = skeleton.calls_of(module)
+        if kind.call is not None:
+            calls = calls[kind.call : kind.call + 1]
+        if not calls:
+            raise PlanError(_never(skeleton, module, kind))
+        for call in calls:
+            yield _tensor(skeleton, call, kind)
+    elif module == skeleton.head:
+        yield _logits(skeleton, module, kind)
+    elif kind.name in LOGIT_KINDS:
+        raise PlanError(
+            f"{module}: {kind.name} is taken of the model's logits; ask for it at "
+            f"{skeleton.head or 'the output head, which this model has not'}"
+        )
+    else:
+        output = RecordKind(name="output")
+        if not skeleton.calls_of(module):
+            raise PlanError(_never(skeleton, module, output))
+        call = _only_call(skeleton, module, kind.name)
+        yield replace(_tensor(skeleton, call, output), kind=str(kind))
+
+
+def _never(skeleton: Skeleton, module: str, kind: RecordKind) -> str:
+    n_calls = len(skeleton.calls_of(module))
+    if n_calls:
+        return f"{module} runs {n_calls} time(s) in a forward pass; there is no {kind}"
+    return (
+        f"{module} ({skeleton.modules[module]}) never runs as a module in a forward pass, "
+        "so there is nothing to record"
+    )
+
+
+def _only_call(skeleton: Skeleton, module: str, kind: str) -> Call:
+    calls = skeleton.calls_of(module)
+    if len(calls) > 1:
+        raise PlanError(
+            f"{module} runs {len(calls)} times in a forward pass, and {kind} is taken of modules "
+            "that run once; record: [output] keeps every call"
+        )
+    return calls[0]
+
+
+def _tensor(skeleton: Skeleton, call: Call, kind: RecordKind) -> Found:
+    slot = _slot(call, kind)
+    what = f"{call.module}/{kind}"
+    per_token = _rows_are_tokens(slot, what)
+    row_shape = tuple(a for a in slot.axes if isinstance(a, int))
+    # output and output@0 are one site; later calls carry their number.
+    numbered = replace(kind, call=call.number or None)
+    return Found(
+        module=call.module,
+        kind=str(numbered),
+        source=Source(
+            module=call.module,
+            side=kind.name,
+            element=kind.element,
+            call=call.number,
+            axes=slot.axes,
+        ),
+        per_token=per_token,
+        axes=axis_names(row_shape, skeleton),
+        row_shape=row_shape,
+        dtype=slot.dtype,
+    )
+
+
+def _slot(call: Call, kind: RecordKind) -> Slot:
+    """Find the tensor an element means in a call; the first where none is named."""
+    slots = call.outputs if kind.name == "output" else call.inputs
+    if kind.element is None and slots:
+        return slots[0]
+    for slot in slots:
+        if kind.element is not None and kind.element in (str(slot.index), slot.key):
+            return slot
+    bare = bool(slots) and slots[0].index is None and slots[0].key is None
+    there = [f"{kind.name}.{s.index if s.key is None else s.key}" for s in slots]
+    raise PlanError(
+        f"{call.module} ({call.module_class}) has no tensor {kind}; "
+        f"tensors there: {', '.join([kind.name] if bare else there) or 'none'}"
+    )
+
+
+def _rows_are_tokens(slot: Slot, what: str) -> bool:
+    """Say whether a tensor has one row a token (True) or one an example (False)."""
+    if slot.dtype not in schema.DTYPES:
+        raise PlanError(f"{what} is {slot.dtype}, which HDF5 has no type for")
+    moving = sorted(a for a in slot.axes if isinstance(a, str))
+    if moving in ([BATCH, POSITION], [TOKEN]):
+        return True
+    if moving == [BATCH]:
+        return False
+    shown = f"[{', '.join(str(a) for a in slot.axes)}]"
+    if moving == [BATCH, POSITION, POSITION]:
+        raise PlanError(f"{what} is {shown}, with two position axes; record: [pattern] keeps those")
+    if moving in ([], [POSITION]):
+        raise PlanError(f"{what} is {shown}, the same for every example: it has no token axis")
+    raise PlanError(f"{what} is {shown}: no axis of it is the tokens'")
+
+
+def _logits(skeleton: Skeleton, module: str, kind: RecordKind) -> Found:
+    """Take the logits the model returns: some models scale or cap what their head gives."""
+    for slot in skeleton.outputs:
+        if slot.key == "logits" and _rows_are_tokens(slot, f"{module}/{kind}"):
+            row_shape = tuple(a for a in slot.axes if isinstance(a, int))
+            return Found(
+                module=module,
+                kind=str(kind),
+                source=Source(module="", side="output", element="logits", call=0, axes=slot.axes),
+                per_token=True,
+                axes=axis_names(row_shape, skeleton),
+                row_shape=row_shape,
+                dtype=slot.dtype,
+                is_logits=True,
+            )
+    raise PlanError(f"{module}: {skeleton.model_class} returns no logits")
+
+
+def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found:
+    shape = skeleton.attention.get(module)
+    if shape is None:
+        return _shown_weights(skeleton, module, kind, n_keys)
+    _only_call(skeleton, module, kind)
+    if kind in BLOCK_KINDS:
+        _check_scores(shape, module, kind)
+        block = _block(module, kind, shape.n_heads, shape.dtype, n_keys)
+        return replace(block, details={"scaling": shape.scaling})
+    n_heads = shape.n_kv_heads if kind in ("k", "v") else shape.n_heads
+    d_head = shape.d_qk if kind in ("q", "k") else shape.d_v
+    return Found(
+        module=module,
+        kind=kind,
+        source=Source(
+            module=module,
+            side=ATTENTION,
+            element=kind,
+            call=0,
+            axes=(BATCH, POSITION, n_heads, d_head),
+        ),
+        per_token=True,
+        axes=("kv_head" if kind in ("k", "v") else "head", "d_head"),
+        row_shape=(n_heads, d_head),
+        dtype=shape.dtype,
+        details={"scaling": shape.scaling} if kind in ("q", "k") else {},
+    )
+
+
+def _check_scores(shape: AttentionShape, module: str, kind: str) -> None:
+    if shape.kernel not in KERNELS:
+        raise PlanError(f"{module}: {kind} cannot be read beside the kernel {shape.kernel!r}")
+    if shape.unknown and not (kind == "pattern" and shape.kernel == "eager"):
+        raise PlanError(
+            f"{module}: its attention is given {', '.join(shape.unknown)}, which may change the "
+            f"scores in a way probekit does not know; model.attention: eager shows the pattern"
+        )
+
+
+def _block(module: str, kind: str, n_heads: int, dtype: str, n_keys: int) -> Found:
+    return Found(
+        module=module,
+        kind=kind,
+        source=Source(
+            module=module,
+            side=ATTENTION,
+            element=kind,
+            call=0,
+            heads=tuple(range(n_heads)),
+            n_keys=n_keys,
+        ),
+        per_token=True,
+        axes=("head", "key"),
+        row_shape=(n_heads, n_keys),
+        dtype=dtype,
+    )
+
+
+def _shown_weights(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found:
+    """Find attention weights among what a module returns that does not use the interface."""
+    calls = skeleton.calls_of(module)
+    if not calls:
+        raise PlanError(_never(skeleton, module, RecordKind(name="output")))
+    for slot in calls[0].outputs:
+        if slot.axes[0] == BATCH and slot.axes[2:] == (POSITION, POSITION) and kind == "pattern":
+            assert isinstance(slot.axes[1], int)  # heads are the one axis that is fixed
+            block = _block(module, kind, slot.axes[1], slot.dtype, n_keys)
+            element = str(slot.index) if slot.key is None else slot.key
+            return replace(block, source=replace(block.source, side="output", element=element))
+    inside = [path for path in skeleton.attention if path.startswith(f"{module}.")]
+    if inside:
+        raise PlanError(f"{module} is no attention module itself; ask for {inside[0]}")
+    if not _is_attention(skeleton.modules[module]):
+        near = next(iter(skeleton.attention), None)
+        raise PlanError(
+            f"{module} ({skeleton.modules[module]}) is no attention module"
+            f"{f'; {near} is one' if near else ''}"
+        )
+    raise OnlyEagerError(
+        f"{module} ({skeleton.modules[module]}) does not use transformers' attention interface "
+        f"and shows no {kind}"
+    )
+
+
+def _is_attention(module_class: str) -> bool:
+    return "attention" in module_class.lower()
+
+
+def axis_names(row_shape: tuple[int, ...], skeleton: Skeleton) -> tuple[str, ...]:
+    """Name the axes of a row after the model's sizes; an axis of another size is `d_<size>`."""
+    sizes = families.sizes(skeleton.hf_config)
+    last = {
+        getattr(sizes, name): name
+        for name in ("d_head", "d_vocab", "d_mlp", "d_model")
+        if getattr(sizes, name) is not None
+    }
+    heads = {sizes.n_kv_heads: "kv_head", sizes.n_heads: "head"}
+    names: list[str] = []
+    for place, size in enumerate(row_shape):
+        known = last if place == len(row_shape) - 1 else heads
+        name = known.get(size, f"d_{size}")
+        names.append(name if name not in names else f"{name}_{place + 1}")
+    return tuple(names)

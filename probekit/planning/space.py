@@ -1,0 +1,161 @@
+"""Room: how many bytes a run still has to write, and whether the disk has them.
+
+Knows how large the parts of a trace are besides its rows. The sizes are a little more than what was
+measured, so that a run that is let begin also ends.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.errors import StoreError
+from probekit.store import (
+    ALL_TOKENS,
+    INDEX_FILE,
+    INDEX_RECORD,
+    PER_EXAMPLE,
+    SHARDS_FOLDER,
+    ShardSpec,
+    SiteSpec,
+    sealed_shards,
+)
+from probekit.wording import human_bytes
+
+if TYPE_CHECKING:
+    from probekit.planning.making import Plan
+
+Array = np.ndarray[Any, Any]
+
+# Bytes on disk, HDF5 and JSON together; tests/test_room.py compares the sums with real files.
+_FILE = 24 << 10  # of a shard or an index by itself
+_SITE = 3 << 10  # of a site in a shard
+_SITE_INDEXED = 4 << 10  # of a site in the index and in run.json
+_SITE_LINK = 192  # of a site and a shard in the index
+_AXIS = 128  # of a site in the index, where its dimension is named
+_DIMENSION = 768  # a name and a size in the index
+_DIMENSIONS = 16  # of tables, positions and the execution order
+_EXAMPLE = 192  # its numbers and the headers of its strings
+_TOKEN = 20  # id, position, example, step
+_CHOICE = 8  # a row's token, where only some positions are kept
+_FORWARD = 160  # a forward pass of one example, where the execution order is recorded
+_MODULE = 160  # a module's name and its events in a few orders
+_DETAIL = 32  # a number among a site's attributes
+_WORD = 48  # a token of the vocabulary
+
+
+def free_bytes(path: Path) -> int:
+    """Give the free bytes of the disk a path lies on, or will lie on."""
+    try:
+        there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        return shutil.disk_usage(there).free
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise StoreError(f"store.path: {path} cannot be used: {error.strerror}") from error
+
+
+def needed_bytes(plan: Plan, sealed: Iterable[int] = ()) -> int:
+    """Count the bytes that a run still writes: rows, tables, structure, records and index.
+
+    Args:
+        plan: of the run; its inputs are known.
+        sealed: numbers of the shards that are there already.
+    """
+    assert plan.examples is not None  # shards are planned from them
+    specs = [site.spec for site in plan.sites]
+    todo = [shard for shard in plan.shards if shard.number not in set(sealed)]
+    config_bytes = len(plan.config.to_yaml().encode())
+    ends = np.concatenate(([0], np.cumsum(plan.examples.string_bytes)))
+    each = [_shard_bytes(plan, specs, shard, ends) + config_bytes for shard in todo]
+    # What is generated waits in a spool; what is compressed lies there once more, uncompressed.
+    twice = plan.config.generate is not None or plan.config.store.compression is not None
+    index_bytes = _index_bytes(plan, specs) + config_bytes
+    return sum(each) + (max(each, default=0) if twice else 0) + index_bytes
+
+
+def left_bytes(plan: Plan, *, overwrite: bool = False) -> int:
+    """Count the bytes that a run still writes, after a look at what lies in its folder.
+
+    Args:
+        plan: of the run; its inputs are known.
+        overwrite: whether what lies there is removed first.
+    """
+    path = Path(plan.config.store.path)
+    sealed = frozenset() if overwrite else sealed_shards(path)
+    indexed = all((path / name).exists() for name in (INDEX_FILE, INDEX_RECORD))
+    if indexed and sealed.issuperset(shard.number for shard in plan.shards):
+        return 0
+    return needed_bytes(plan, sealed)
+
+
+def shortage(plan: Plan, *, overwrite: bool = False) -> str | None:
+    """Say by how much the disk is too small for what a run still writes; None if it is not.
+
+    Args:
+        plan: of the run; its inputs are known.
+        overwrite: whether what lies in the folder is removed first.
+    """
+    path = Path(plan.config.store.path)
+    sealed = frozenset() if overwrite else sealed_shards(path)
+    needed = left_bytes(plan, overwrite=overwrite)
+    free = free_bytes(path) + _freed_bytes(path, sealed)
+    if needed <= free:
+        return None
+    done = f", {len(sealed)} of {len(plan.shards)} shards being sealed already" if sealed else ""
+    return (
+        f"store.path: {path} needs {human_bytes(needed)} more{done}, "
+        f"and the disk has {human_bytes(free)} free"
+    )
+
+
+def _shard_bytes(plan: Plan, specs: list[SiteSpec], shard: ShardSpec, ends: Array) -> int:
+    """Count a shard's bytes; `ends` int64 `[example + 1]` says where examples' strings end."""
+    begin, end = shard.first_example, shard.first_example + shard.n_examples
+    strings = int(ends[end] - ends[begin])
+    choices = sum(n for c, n in shard.n_rows.items() if c not in (ALL_TOKENS, PER_EXAMPLE))
+    execution = 0
+    if plan.config.execution_order:
+        n_forwards = shard.n_tokens if plan.config.generate else shard.n_examples
+        execution = n_forwards * _FORWARD + len(plan.skeleton.modules) * _MODULE
+    return (
+        sum(shard.n_rows[spec.rows] * spec.row_bytes for spec in specs)
+        + sum(_SITE + _DETAIL * _n_details(spec) for spec in specs)
+        + shard.n_examples * _EXAMPLE
+        + strings
+        + shard.n_tokens * _TOKEN
+        + choices * _CHOICE
+        + execution
+        + _FILE
+    )
+
+
+def _index_bytes(plan: Plan, specs: list[SiteSpec]) -> int:
+    n_words = plan.sizes.d_vocab or 0 if plan.tokenizer is not None else 0
+    links = len(plan.shards) * _SITE_LINK
+    sites = sum(
+        _SITE_INDEXED + links + _DETAIL * _n_details(spec) + _AXIS * len(spec.axes)
+        for spec in specs
+    )
+    named = {axis for spec in specs for axis in zip(spec.axes[1:], spec.row_shape, strict=True)}
+    sites += (len(named) + _DIMENSIONS) * _DIMENSION
+    execution = 0
+    if plan.config.execution_order:
+        n_tokens = sum(shard.n_tokens for shard in plan.shards)
+        n_examples = sum(shard.n_examples for shard in plan.shards)
+        n_forwards = n_tokens if plan.config.generate else n_examples
+        execution = n_forwards * _FORWARD + len(plan.skeleton.modules) * _MODULE
+    return sites + execution + n_words * _WORD + 2 * _FILE
+
+
+def _n_details(spec: SiteSpec) -> int:
+    return sum(int(np.size(value)) for value in spec.details.values())
+
+
+def _freed_bytes(path: Path, kept: Iterable[int]) -> int:
+    """Count the bytes of shards that a run removes before it begins."""
+    stay = {f"{number:05d}.h5" for number in kept}
+    files = [f for f in (path / SHARDS_FOLDER).glob("*.h5*") if f.name not in stay]
+    return sum(f.stat().st_blocks * 512 for f in files)

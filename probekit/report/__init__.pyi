@@ -1,0 +1,1 @@
+from .writing import Report as Report, write_report as write_report

@@ -1,0 +1,361 @@
+"""RunFolder: the folder of one run, who may write into it, and what in it is whole.
+
+Knows run.json, the lock and the names of sealed shards; nothing of what is inside a shard.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import xxhash
+
+from probekit.config import read_value
+from probekit.errors import ConfigError, StoreError
+from probekit.store.format import (
+    INDEX_FILE,
+    INDEX_RECORD,
+    RUN_FILE,
+    SHARDS_FOLDER,
+    FileRecord,
+    ShardSpec,
+    explained,
+    fsync,
+    read_record,
+    write_record,
+)
+from probekit.store.lock import LOCK_FILE, Lock
+from probekit.store.reading import open_file
+from probekit.wording import shorten
+
+SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
+_SHOWN = 5  # changed settings named in a message
+_LONG = 63  # characters of one
+_DIFFERS = {  # parts of a run's identity, where its config is the same
+    "inputs_digest": "the texts are others",
+    "model_digest": "the model in its folder has changed",
+    "model_commit": "the model on the hub has changed",
+    "sites": "the sites are others",
+    "shards": "the shards are cut otherwise",
+}
+_SHARD_FILE = re.compile(r"\d{5,}\.(h5|json)|\.\d{5,}\.(h5\.part(\.packed)?|json\.part)")
+_FILES = (INDEX_RECORD, INDEX_FILE, RUN_FILE)
+_PARTS = tuple(f".{name}.part" for name in _FILES)
+_OURS = (*_FILES, *_PARTS, SHARDS_FOLDER, LOCK_FILE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What run.json says. `identity` must be equal for a run to go on; the rest is provenance."""
+
+    identity: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Tell this run from others; every shard of it carries the same."""
+        return identity_digest(self.identity)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the whole record as plain JSON values."""
+        return {"identity": dict(self.identity), "provenance": dict(self.provenance)}
+
+
+class RunFolder:
+    """Hold a run's folder for writing.
+
+    Entering creates the folder, or checks that the run in it is the same one, and locks it against
+    a second writer; a lock whose owner has died is free again, since the system holds it.
+
+    Args:
+        path: of the folder.
+        record: which run it is to hold.
+        overwrite: remove what is there, and begin anew; not before `reopen`.
+        repair: write a damaged or lost run.json again, if the shards say that they are of this run.
+    """
+
+    def __init__(
+        self, path: Path, record: RunRecord, *, overwrite: bool = False, repair: bool = False
+    ) -> None:
+        self.path = path
+        self.changed = ""  # what is not as it was when the run began, and may be
+        self._record = record
+        self._overwrite = overwrite
+        self._repair = repair
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        _make(self.path)
+        with ExitStack() as stack:
+            stack.enter_context(Lock(self.path / LOCK_FILE))
+            with explained(self.path):
+                if self._overwrite:
+                    _refuse_foreign(self.path)
+                else:
+                    self._begin_or_go_on()
+                self._remove_leftovers()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def sealed(self) -> frozenset[int]:
+        """Give the numbers of the shards that are whole, and stay."""
+        return frozenset() if self._overwrite else sealed_shards(self.path)
+
+    def reopen(self, damaged: Iterable[int] = ()) -> None:
+        """Make room for shards: the index goes, and damaged shards, of each its record first.
+
+        Of a run that is overwritten all goes, and only now: until here its trace can be read.
+        """
+        with explained(self.path):
+            if self._overwrite:
+                self._overwrite = False
+                clear(self.path)
+                self._begin()
+            _remove(self.path, INDEX_RECORD, INDEX_FILE)
+            for number in damaged:
+                for ending in ("json", "h5"):
+                    file = self.path / SHARDS_FOLDER / f"{number:05d}.{ending}"
+                    file.unlink(missing_ok=True)
+
+    def _begin_or_go_on(self) -> None:
+        earlier = self._earlier()
+        if earlier is None:
+            self._begin()
+            return
+        differs = [
+            key
+            for key, value in self._record.identity.items()
+            if earlier["identity"].get(key) != json.loads(json.dumps(value))
+        ]
+        if differs:
+            changes = _changes(
+                earlier.get("provenance", {}).get("config"),
+                self._record.provenance.get("config"),
+            )
+            what = changes or ", ".join(_DIFFERS.get(key, f"another {key}") for key in differs)
+            raise StoreError(
+                f"{self.path}: holds another run ({what}); "
+                "give another store.path, or --overwrite to begin anew"
+            )
+        self.changed = _free_changes(earlier.get("provenance", {}), self._record.provenance)
+
+    def _begin(self) -> None:
+        (self.path / SHARDS_FOLDER).mkdir(exist_ok=True)
+        write_record(self.path / RUN_FILE, self._record.to_json())
+        fsync(self.path.absolute().parent)  # a sealed shard in a folder without a name is lost
+
+    def _earlier(self) -> dict[str, Any] | None:
+        """Read the run.json that is there; None where it is to be written."""
+        try:
+            earlier = read_run(self.path)
+        except StoreError:
+            if not (self._repair and self._is_ours()):
+                raise
+            return None
+        if earlier is None and not (self._repair and self._is_ours()):
+            _refuse_foreign(self.path)
+            _refuse_orphans(self.path)
+        return earlier
+
+    def _is_ours(self) -> bool:
+        """Say whether all shards that can be read, and at least one, say they are of this run."""
+        files = (self.path / SHARDS_FOLDER / f"{n:05d}.h5" for n in sorted(self.sealed()))
+        return {digest for file in files if (digest := _digest_in(file))} == {self._record.digest}
+
+    def _remove_leftovers(self) -> None:
+        _remove_scratch(self.path)
+        _remove(self.path, *_PARTS)
+        stay = kept_shards(self.path)
+        for file in _shard_files(self.path):
+            if file.name.startswith(".") or int(file.stem) not in stay:
+                file.unlink()
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """Digest what tells runs apart; JSON's own values and Python's give the same."""
+    plain = json.loads(json.dumps(identity))
+    return xxhash.xxh3_128_hexdigest(json.dumps(plain, sort_keys=True).encode())
+
+
+def _digest_in(shard: Path) -> str | None:
+    """Read of which run a shard is; None where it cannot be read, which says nothing."""
+    try:
+        with open_file(shard) as file:
+            return str(file.attrs["run_digest"])
+    except StoreError:
+        return None
+
+
+def _free_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Name what may differ between two parts of a run: free settings, the device, versions."""
+    found = [_changes(earlier.get("config"), now.get("config"))]
+    found += [
+        f"{key}: was {_shown(earlier.get(key, 'not set'))}, now {value}"
+        for key, value in now.items()
+        if (key == "device" or key.endswith("_version")) and earlier.get(key) != value
+    ]
+    return ", ".join(filter(None, found))
+
+
+def _changes(earlier: str | None, now: str | None) -> str:
+    """Name the settings that differ between two configs, each as YAML."""
+    if earlier == now:
+        return ""
+    try:
+        old, new = (_flat(read_value(text or "{}")) for text in (earlier, now))
+    except ConfigError as error:
+        return f"config: cannot be compared, {error}"
+    changed = [
+        f"{key}: was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and not key.startswith("store.path")
+    ]
+    more = f", and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return ", ".join(changed[:_SHOWN]) + more
+
+
+def _flat(value: Any, key: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        names = {_shown(name): item for name, item in value.items()}
+        parts = ((f"{key}.{name}" if key else name, item) for name, item in names.items())
+    elif isinstance(value, list):
+        parts = ((f"{key}[{number}]", item) for number, item in enumerate(value))
+    else:
+        return {key: _shown(value)}
+    return {name: text for part, item in parts for name, text in _flat(item, part).items()}
+
+
+def _shown(value: Any) -> str:
+    return shorten(str(value), _LONG)
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """Read run.json; None when there is none."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        return None
+    try:
+        value = read_record(path)
+    except StoreError as error:
+        raise StoreError(
+            f"{error}; --repair writes it again where the shards are of this run, "
+            "--overwrite begins the run anew"
+        ) from error
+    identity, provenance = value.get("identity"), value.get("provenance", {})
+    is_run = isinstance(identity, dict) and isinstance(provenance, dict)
+    if not is_run or not isinstance(provenance.get("config", ""), str):
+        raise StoreError(f"{path}: is not a run of probekit's; give another store.path")
+    return value
+
+
+def sealed_shards(folder: Path) -> frozenset[int]:
+    """Give the numbers of the shards that are whole: the .h5 and, written after it, the .json."""
+    files = {file.name for file in _shard_files(folder)}
+    return frozenset(
+        int(name.removesuffix(".json"))
+        for name in files
+        if re.fullmatch(r"\d+\.json", name) and name.replace(".json", ".h5") in files
+    )
+
+
+def is_indexed(folder: Path) -> bool:
+    """Say whether a run has come to its end: its index is there."""
+    return (folder / INDEX_FILE).exists()
+
+
+def shard_numbers(folder: Path) -> frozenset[int]:
+    """Give the numbers of the shards of which there is a file, whole or not."""
+    names = [file.name for file in _shard_files(folder)]
+    return frozenset(int(name.partition(".")[0]) for name in names if not name.startswith("."))
+
+
+def kept_shards(folder: Path) -> frozenset[int]:
+    """Give the numbers of the shards that are no leftovers of a killed run.
+
+    The index is written when every shard is sealed: beside it, half a shard is damage.
+    """
+    return (shard_numbers if is_indexed(folder) else sealed_shards)(folder)
+
+
+def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:
+    """Give the sealed shards as they really are, in order."""
+    files = (folder / SHARDS_FOLDER / f"{n:05d}.json" for n in sorted(sealed_shards(folder)))
+    return tuple(spec for file in files if (spec := FileRecord.read(file).spec) is not None)
+
+
+def clear(folder: Path) -> None:
+    """Remove what probekit wrote into a folder, and nothing else.
+
+    The index goes first, which says that all shards are there, and run.json last: shards without
+    it could be taken for another run's.
+    """
+    _refuse_foreign(folder)
+    _remove_scratch(folder)
+    _remove(folder, *_PARTS, INDEX_RECORD, INDEX_FILE)
+    for file in _shard_files(folder):
+        file.unlink()
+    _remove(folder, RUN_FILE)
+
+
+def _remove(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _remove_scratch(folder: Path) -> None:
+    for left in folder.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left)
+
+
+def _shard_files(folder: Path) -> tuple[Path, ...]:
+    """Give the files under shards/ that have a name of ours."""
+    with explained(folder, "looked into"):
+        inside = tuple((folder / SHARDS_FOLDER).glob("*"))
+    return tuple(path for path in inside if _SHARD_FILE.fullmatch(path.name))
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreError(
+            f"store.path: {path} is a file; expected a folder, or a new name"
+        ) from error
+    except OSError as error:
+        raise StoreError(f"store.path: {path} cannot be made: {error.strerror}") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    there = [p.name for p in path.iterdir() if not p.name.startswith(SCRATCH)]
+    foreign = sorted(name for name in there if name not in _OURS)
+    inside = (path / SHARDS_FOLDER).glob("*")
+    foreign += sorted(f"shards/{p.name}" for p in inside if not _SHARD_FILE.fullmatch(p.name))
+    if foreign:
+        raise StoreError(
+            f"store.path: {path} holds files that are not probekit's ({', '.join(foreign[:5])}); "
+            "give an empty or a new folder"
+        )
+
+
+def _refuse_orphans(path: Path) -> None:
+    """Refuse shards whose run.json is gone: nothing says that they are of this run."""
+    if (path / INDEX_FILE).exists() or _shard_files(path):
+        raise StoreError(
+            f"{path}: holds shards, but no {RUN_FILE} that says of which run; "
+            "give another store.path, or --overwrite to begin anew"
+        )

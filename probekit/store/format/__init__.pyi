@@ -1,0 +1,56 @@
+from . import schema as schema
+from .checksums import (
+    FileRecord as FileRecord,
+    SiteRecord as SiteRecord,
+    check_structure as check_structure,
+    joined_checksum as joined_checksum,
+    rest_checksum as rest_checksum,
+    rows_checksum as rows_checksum,
+    stored_checksum as stored_checksum,
+    stored_extents as stored_extents,
+)
+from .dimensions import (
+    Axes as Axes,
+    dimension_names as dimension_names,
+    row_axis as row_axis,
+    write_dimensions as write_dimensions,
+)
+from .disk import (
+    HDF5Out as HDF5Out,
+    check_plain as check_plain,
+    explained as explained,
+    fsync as fsync,
+    write_all as write_all,
+)
+from .inside import (
+    BOOKKEEPING as BOOKKEEPING,
+    attributes_of as attributes_of,
+    dataset_in as dataset_in,
+    is_number as is_number,
+    names_in as names_in,
+    node_in as node_in,
+    number_of as number_of,
+    numbers_in as numbers_in,
+    plain as plain,
+    texts_in as texts_in,
+)
+from .records import read_record as read_record, write_record as write_record
+from .schema import (
+    ALL_TOKENS as ALL_TOKENS,
+    COUNTS as COUNTS,
+    DTYPES as DTYPES,
+    FLOATS as FLOATS,
+    INDEX_FILE as INDEX_FILE,
+    INDEX_RECORD as INDEX_RECORD,
+    LIBVER as LIBVER,
+    NONFINITE as NONFINITE,
+    OVERFLOW as OVERFLOW,
+    PER_EXAMPLE as PER_EXAMPLE,
+    RUN_FILE as RUN_FILE,
+    SHARDS_FOLDER as SHARDS_FOLDER,
+    Execution as Execution,
+    Forward as Forward,
+    ShardSpec as ShardSpec,
+    SiteSpec as SiteSpec,
+    widen as widen,
+)

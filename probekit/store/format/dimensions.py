@@ -1,0 +1,107 @@
+"""Dimensions: a name for every axis of a whole trace, and how a file says them.
+
+Within one site an axis is called what it is, `token` or `d_model`. Where many sites lie side by
+side, in an HDF5 file or an xarray Dataset, a name must also mean one size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+
+import h5py
+
+from probekit.store.format.schema import ALL_TOKENS, PER_EXAMPLE
+
+# netCDF's name for a dimension that has a size but no values.
+_SIZE_ONLY = "This is a netCDF dimension but not a netCDF variable."
+_TAKEN = ("sites", "examples", "tokens", "rows", "vocabulary", "execution")  # names in the root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axes:
+    """The axes of one dataset."""
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+def row_axis(rows: str) -> str:
+    """Name axis 0 of a site by its `rows`: `token`, `example`, or `token_last` for a choice."""
+    if rows == PER_EXAMPLE:
+        return "example"
+    return "token" if rows == ALL_TOKENS else f"token_{rows}"
+
+
+def dimension_names(datasets: Sequence[Axes]) -> list[tuple[str, ...]]:
+    """Give each dataset's axes names that mean one size each, and occur once in a dataset.
+
+    A name that has several sizes gets them behind it, `head_2` and `head_12`; an axis that occurs
+    again in the same dataset is counted, `d_4` and `d_4_2`.
+    """
+    sizes: dict[str, set[int]] = {}
+    for axes in datasets:
+        for name, size in zip(axes.names, axes.sizes, strict=True):
+            sizes.setdefault(name, set()).add(size)
+    used: dict[str, tuple[str, int, int]] = {}
+
+    def label(name: str, size: int, nth: int) -> str:
+        counted = name if nth == 1 else f"{name}_{nth}"
+        with_size = (f"{counted}_{size}{'_' * more}" for more in count())
+        plain = len(sizes[name]) == 1 and counted not in _TAKEN
+        labels = chain([counted], with_size) if plain else with_size
+        this = (name, size, nth)
+        return next(label for label in labels if used.setdefault(label, this) == this)
+
+    return [
+        tuple(
+            label(name, size, axes.names[: place + 1].count(name))
+            for place, (name, size) in enumerate(zip(axes.names, axes.sizes, strict=True))
+        )
+        for axes in datasets
+    ]
+
+
+def write_dimensions(file: h5py.File) -> None:
+    """Name every axis of a trace's file by a dimension scale, as netCDF does.
+
+    The scales stand in the root under the dimension's name. They have a size and no values, and
+    take no space.
+    """
+    datasets = list(_datasets(file))
+    named = dimension_names([axes for _, axes in datasets])
+    scales: dict[str, h5py.Dataset] = {}
+    for (dataset, axes), names in zip(datasets, named, strict=True):
+        for place, (name, size) in enumerate(zip(names, axes.sizes, strict=True)):
+            if name not in scales:
+                scales[name] = file.create_dataset(name, shape=(size,), dtype=">f4")
+                scales[name].make_scale(f"{_SIZE_ONLY}{size:10d}")
+            dataset.dims[place].attach_scale(scales[name])
+
+
+def _datasets(file: h5py.File) -> Iterator[tuple[h5py.Dataset, Axes]]:
+    for module in file.get("sites", {}).values():
+        for dataset in module.values():
+            first = row_axis(dataset.attrs["rows"])
+            yield dataset, Axes(names=(first, *dataset.attrs["axes"][1:]), sizes=dataset.shape)
+    for table, axis in (("examples", "example"), ("tokens", "token")):
+        for dataset in file[table].values():
+            yield dataset, Axes(names=(axis,), sizes=dataset.shape)
+    for choice, dataset in file.get("rows", {}).items():
+        yield dataset, Axes(names=(row_axis(choice),), sizes=dataset.shape)
+    if "vocabulary" in file:
+        yield file["vocabulary"], Axes(names=("d_vocab",), sizes=file["vocabulary"].shape)
+    if "execution" in file:
+        yield from _execution(file["execution"])
+
+
+def _execution(group: h5py.Group) -> Iterator[tuple[h5py.Dataset, Axes]]:
+    for dataset in group["orders"].values():
+        yield dataset, Axes(names=("event", "column"), sizes=dataset.shape)
+    for name, axes in (
+        ("modules", ("module",)),
+        ("forwards", ("forward",)),
+        ("forward_examples", ("forward_example", "column")),
+    ):
+        yield group[name], Axes(names=axes, sizes=group[name].shape)

@@ -1,0 +1,415 @@
+"""MappedRows: one stored dataset, in one file or over many shards, read as if it were one array.
+
+Knows segments and memory maps. A contiguous dataset's bytes lie at a known offset in its file, so
+reading rows is slicing a map: no HDF5 call, no copy, safe after a fork. Compressed data goes
+through h5py, raw (HDF5's own conversion of bfloat16 runs at 14 MB/s).
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any, Never
+
+import h5py
+import numpy as np
+
+from probekit.errors import StoreError
+from probekit.store.format import check_structure, dataset_in, explained, is_number, schema
+from probekit.store.reading.gather import gather
+
+Array = np.ndarray[Any, Any]
+Key = Any  # what numpy takes between brackets
+Maps = Callable[
+    [str], Array
+]  # a file's path to its bytes; a Path as a key would take a microsecond
+
+# A map holds a file descriptor for as long as it lives (Python before 3.13), and a process may have
+# 1024 of them, 256 on macOS; the shards of one trace can be more.
+_MAPS_KEPT = 64
+
+# HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
+_DAMAGED = (OSError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Consecutive rows of a dataset that lie in one file."""
+
+    file: Path
+    dataset: str  # the path inside the file
+    first_row: int
+    n_rows: int
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading.
+
+    Without locking: locks fail on some network file systems, and what is sealed never changes.
+
+    Raises:
+        StoreError: if there is no such file, or what is read from it in the block is damaged.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for, without an end
+        raise StoreError(f"{path}: cannot be read: it is no plain file")
+    try:
+        check_structure(path)
+        with _opened(path) as file:
+            yield file
+    except _DAMAGED as error:
+        raise StoreError(f"{path}: cannot be read: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "there is no such file"
+    if isinstance(error, OSError) and error.errno is not None:  # the system's, not HDF5's
+        return os.strerror(error.errno)
+    return f"it is not whole HDF5: {error}"
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        # What this process has open already, say through xarray, HDF5 opens only in the same way.
+        if "locking flag" not in str(error):
+            raise
+        return h5py.File(path, "r")
+
+
+def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
+    """Give the segments of a dataset that was found in the file at `path`.
+
+    Raises:
+        StoreError: if a virtual dataset points outside the trace's folder, has gaps, or has rows of
+            another dataset or twice the same.
+    """
+    if not dataset.is_virtual:
+        return (Segment(file=path, dataset=dataset.name, first_row=0, n_rows=len(dataset)),)
+    folder = path.parent.resolve()
+    found = []
+    for source in dataset.virtual_sources():
+        file = (folder / source.file_name).resolve()
+        if folder not in file.parents:
+            raise StoreError(f"{path}: {dataset.name} points outside the trace: {source.file_name}")
+        # What is said of a table holds for its rows.
+        if source.dset_name.strip("/") != dataset.name.strip("/"):
+            raise StoreError(f"{path}: {dataset.name} has the rows of {source.dset_name}")
+        begin, end = source.vspace.get_select_bounds()
+        if prod(np.subtract(end, begin) + 1) != source.vspace.get_select_npoints():
+            raise StoreError(f"{path}: {dataset.name} is patched together of parts of rows")
+        found.append(
+            Segment(
+                file=file,
+                dataset=source.dset_name,
+                first_row=int(begin[0]),
+                n_rows=int(end[0] - begin[0] + 1),
+            )
+        )
+    if len({segment.file for segment in found}) != len(found):
+        raise StoreError(f"{path}: {dataset.name} has the rows of one file more than once")
+    found.sort(key=lambda s: s.first_row)
+    ends = [0, *(s.first_row + s.n_rows for s in found)]
+    if [s.first_row for s in found] + [len(dataset)] != ends:
+        raise StoreError(f"{path}: {dataset.name} has rows that lie in no shard, or in two")
+    return tuple(found)
+
+
+def file_maps() -> Maps:
+    """Give a function that maps whole files read-only; it keeps the maps that were used last."""
+    return lru_cache(maxsize=_MAPS_KEPT)(_map_file)
+
+
+def _map_file(path: str) -> Array:
+    # A plain array over the map: slices of np.memmap pay for Python bookkeeping at every step.
+    with explained(path, "read"):
+        return np.asarray(np.memmap(path, np.uint8, "r"))
+
+
+class MappedRows:
+    """A lazy array `[row, ...]`; indexing reads only the rows asked for and gives numpy.
+
+    It takes what a numpy array takes between brackets. bfloat16 comes widened to float32, which is
+    exact; `raw` gives the stored bits.
+
+    Args:
+        dataset: found in the file at `path`.
+        path: of that file; virtual datasets are followed below its folder only.
+        maps: from `file_maps`, shared by all that read the same files.
+        less: is subtracted from every value: a lone shard counts from the run's start.
+    """
+
+    def __init__(
+        self, dataset: h5py.Dataset, path: Path, maps: Maps | None = None, *, less: int = 0
+    ) -> None:
+        self._segments = segments_of(dataset, path)
+        self.shape: tuple[int, ...] = tuple(dataset.shape)
+        self.dtype = schema.dtype_of(dataset)
+        known = schema.DTYPES.get(self.dtype)
+        if self.dtype != "bfloat16" and not is_number(dataset):
+            raise StoreError(f"{path}: {dataset.name} holds {self.dtype}; expected numbers")
+        self.storage: np.dtype[Any] = known.storage if known else np.dtype(self.dtype)
+        self._starts = [s.first_row for s in self._segments]
+        self._first_rows = np.array(self._starts, dtype=np.intp)
+        self._shapes = [(s.n_rows, *self.shape[1:]) for s in self._segments]
+        self._files = [str(s.file) for s in self._segments]
+        self._sizes = [prod(shape) * self.storage.itemsize for shape in self._shapes]  # in bytes
+        self._maps = maps or file_maps()
+        self._less = less
+        self._offsets: dict[int, int | None] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Key) -> Any:
+        values = self.raw(key)
+        if self.dtype == "bfloat16":
+            values = schema.widen(values, self.dtype)
+        if self._less:  # in 64 bits, whatever a stranger's column has and says the start is
+            values = np.subtract(values, self._less, dtype=np.int64, casting="unsafe")
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        whole = self[:]
+        is_new = whole.flags.writeable  # the map itself is read-only
+        if copy is False and is_new:
+            raise ValueError(
+                f"{self.dtype} rows in {len(self._segments)} file(s) cannot be had without a copy"
+            )
+        return np.array(whole, dtype=dtype, copy=None if is_new else copy)
+
+    def raw(self, key: Key) -> Any:
+        """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
+        if type(key) is slice and (key.step is None or key.step == 1):
+            begin, stop, _ = key.indices(self.shape[0])
+            if begin < stop and (run := self._run(begin, stop)) is not None:
+                return run
+        if type(key) is int and -len(self) <= key < len(self):
+            return self._lone(key % len(self), ())
+        rows, rest = self._parted(key)
+        if isinstance(rows, slice):
+            return self._slice(rows, rest)
+        if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} are out of range")
+        rows = np.where(rows < 0, rows + len(self), rows)
+        if rows.ndim == 0:
+            return self._lone(int(rows), rest)
+        return self._scattered(rows, rest)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The files that the rows lie in, first rows first."""
+        return self._segments
+
+    def place(self) -> tuple[Path, int] | None:
+        """Give the file and the offset of all rows, or None when they do not lie in one piece."""
+        if len(self._segments) != 1 or not prod(self.shape):
+            return None
+        file, offset = self._segments[0].file, self._offset(0)
+        if offset is None:
+            return None
+        if offset + self._sizes[0] > file.stat().st_size:
+            _refuse_short(self._segments[0])
+        return file, offset
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether rows lie in their files as they are, and are not compressed."""
+        return self._offset(0) is not None  # all segments are of one run
+
+    def extents(self, begin: int, end: int) -> Iterator[tuple[Path, int, int]]:
+        """Give where mapped rows lie in their files: file, offset and size in bytes."""
+        row_bytes = prod(self.shape[1:]) * self.storage.itemsize
+        for number in range(max(0, self._number(begin)), len(self._segments)):
+            segment = self._segments[number]
+            first = max(begin, segment.first_row) - segment.first_row
+            n_rows = min(end - segment.first_row, segment.n_rows) - first
+            if n_rows <= 0:
+                return
+            offset = self._offset(number)
+            if offset is not None:
+                yield segment.file, offset + first * row_bytes, n_rows * row_bytes
+
+    def _parted(self, key: Key) -> tuple[slice | Array, tuple[Any, ...]]:
+        """Part a key into what picks rows, a slice or integers, and what picks inside of them."""
+        parts = key if isinstance(key, tuple) else (key,)
+        if parts and parts[0] is Ellipsis:
+            given = sum(_n_axes(part) for part in parts[1:])
+            parts = parts[1:] if given == len(self.shape) else (slice(None), *parts)
+        first, rest = (parts[0], parts[1:]) if parts else (slice(None), ())
+        if isinstance(first, slice):
+            return first, () if len(rest) == 1 and rest[0] is Ellipsis else rest
+        if first is None or isinstance(first, bool | np.bool_):
+            raise IndexError(f"{first} cannot pick rows; read them first: rows[:][{first}]")
+        rows = np.asarray(first)
+        if rows.dtype == bool:
+            if rows.shape != self.shape[: rows.ndim]:
+                raise IndexError(f"a mask of {rows.shape} does not fit {self.shape}")
+            rows, *more = rows.nonzero()
+            rest = (*more, *rest)
+        if rows.size and not np.issubdtype(rows.dtype, np.integer):
+            raise IndexError(f"rows are picked by whole numbers, given {rows.dtype}")
+        return rows.astype(np.intp), rest
+
+    def _number(self, row: int) -> int:
+        return bisect_right(self._starts, row) - 1
+
+    def _offset(self, number: int) -> int | None:
+        if number not in self._offsets:
+            segment = self._segments[number]
+            self._offsets[number] = _locate(segment, self._shapes[number], self.dtype)
+        return self._offsets[number]
+
+    def _source(self, number: int) -> Array | _H5Rows:
+        offset, shape = self._offset(number), self._shapes[number]
+        if offset is None:
+            return _H5Rows(self._segments[number], self.storage, shape)
+        whole = self._maps(self._files[number])
+        # Beyond the end of a mapped file lies not an exception but the end of the process.
+        if offset + self._sizes[number] > len(whole):
+            _refuse_short(self._segments[number])
+        return np.ndarray(shape, self.storage, whole, offset)
+
+    def _run(self, begin: int, stop: int) -> Array | None:
+        """Give the rows from `begin` to `stop`, at least one, if one segment holds them all."""
+        number = bisect_right(self._starts, begin) - 1
+        first = self._starts[number]
+        if stop - first > self._shapes[number][0]:
+            return None
+        return self._source(number)[begin - first : stop - first]
+
+    def _lone(self, row: int, rest: tuple[Any, ...]) -> Any:
+        number = bisect_right(self._starts, row) - 1
+        local = row - self._starts[number]
+        # A copy: a lone row is small, and as a view it would keep its whole file open.
+        return self._source(number)[local : local + 1][(0, *rest)].copy()
+
+    def _slice(self, rows: slice, rest: tuple[Any, ...]) -> Array:
+        span = range(len(self))[rows]
+        order = slice(None, None, -1 if span.step < 0 else 1)
+        begin, stop, step = span[order].start, span[order].stop, span[order].step
+        # Several arrays inside of the rows may move the axis of the rows: join the pieces first.
+        picks = [p for p in rest if not (p is None or p is Ellipsis or isinstance(p, slice))]
+        early = () if len(picks) > 1 and any(np.ndim(p) for p in picks) else rest
+        pieces = []
+        for number in range(max(0, self._number(begin)), len(self._segments)):
+            segment = self._segments[number]
+            if segment.first_row >= stop:
+                break
+            end = min(stop, segment.first_row + segment.n_rows)
+            first = begin + max(0, -(-(segment.first_row - begin) // step)) * step
+            if first < end:
+                piece = self._source(number)[first - segment.first_row : end - segment.first_row]
+                pieces.append(piece[(slice(None, None, step), *early)])
+        if not pieces:
+            pieces.append(np.empty((0, *self.shape[1:]), dtype=self.storage)[(slice(None), *early)])
+        whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return whole[order] if early else whole[(order, *rest)]
+
+    def _scattered(self, rows: Array, rest: tuple[Any, ...]) -> Array:
+        owner = np.searchsorted(self._first_rows, rows, side="right") - 1
+        local = rows - self._first_rows[owner]
+        used = np.flatnonzero(np.bincount(owner.reshape(-1))).tolist()
+        if len(used) == 1 and isinstance(source := self._source(used[0]), np.ndarray):
+            taken: Array = source[(local, *rest)]
+            return taken
+        taken = self._taken(used, owner.reshape(-1), local.reshape(-1))
+        if not rest:
+            return taken.reshape(*rows.shape, *self.shape[1:])
+        picked: Array = taken[(np.arange(rows.size).reshape(rows.shape), *rest)]
+        return picked
+
+    def _taken(self, used: list[int], owner: Array, local: Array) -> Array:
+        """Take single rows out of the segments in use, with a bounded number of maps at a time."""
+        if len(used) > _MAPS_KEPT:
+            taken: Array = np.empty((len(local), *self.shape[1:]), dtype=self.storage)
+            for first in range(0, len(used), _MAPS_KEPT):
+                part = used[first : first + _MAPS_KEPT]
+                here = np.isin(owner, part)
+                taken[here] = self._taken(part, owner[here], local[here])
+            return taken
+        sources = {number: self._source(number) for number in used}
+        return gather(sources, owner, local, row_shape=self.shape[1:], dtype=self.storage)
+
+
+def _n_axes(part: Any) -> int:
+    """Count the axes that one part of a key takes up."""
+    if part is None:
+        return 0
+    mask = not isinstance(part, slice) and np.asarray(part).dtype == bool
+    return np.ndim(part) if mask else 1
+
+
+def _locate(segment: Segment, shape: tuple[int, ...], dtype: str) -> int | None:
+    """Give the offset of a segment in its file; None where it must be read through HDF5."""
+    with open_file(segment.file) as file:
+        dataset = dataset_in(file, segment.dataset)
+        place = f"{segment.file}: {segment.dataset}"
+        if dataset.shape != shape or schema.dtype_of(dataset) != dtype:
+            raise StoreError(
+                f"{place} is {list(dataset.shape)} {schema.dtype_of(dataset)}; "
+                f"the index says {list(shape)} {dtype}"
+            )
+        offset: int | None = dataset.id.get_offset()
+        if not prod(shape):
+            return 0
+        if offset is None:
+            _load_filters(dataset)
+        return offset
+
+
+def _refuse_short(segment: Segment) -> Never:
+    raise StoreError(f"{segment.file}: {segment.dataset} reaches past the end of the file")
+
+
+def _load_filters(dataset: h5py.Dataset) -> None:
+    """Make HDF5 know the filters of a compressed dataset."""
+    layout = dataset.id.get_create_plist()
+    numbers = [layout.get_filter(n)[0] for n in range(layout.get_nfilters())]
+    if all(h5py.h5z.filter_avail(number) for number in numbers):
+        return
+    try:
+        import hdf5plugin  # noqa: F401 (knows the filters once it is loaded)
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            f"{dataset.file.filename}: is compressed with a filter that needs the hdf5plugin "
+            "package; install probekit[compression]"
+        ) from error
+
+
+class _H5Rows:
+    """Rows of a chunked dataset, read through h5py as stored bits."""
+
+    def __init__(self, segment: Segment, storage: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        self._segment = segment
+        self._storage = storage
+        self._shape = shape
+
+    def __getitem__(self, rows: slice | Array) -> Array:
+        with open_file(self._segment.file) as file:
+            dataset = dataset_in(file, self._segment.dataset)
+            if isinstance(rows, slice):
+                return self._read(dataset, rows.start, rows.stop)
+            step = dataset.chunks[0] if dataset.chunks else len(dataset)
+            taken: Array = np.empty((len(rows), *self._shape[1:]), dtype=self._storage)
+            chunk_of = rows // step
+            for begin in np.unique(chunk_of) * step:  # each chunk is unpacked once
+                here = chunk_of == begin // step
+                chunk = self._read(dataset, int(begin), min(int(begin) + step, len(dataset)))
+                taken[here] = chunk[rows[here] - begin]
+            return taken
+
+    def _read(self, dataset: h5py.Dataset, begin: int, end: int) -> Array:
+        rows: Array = np.empty((end - begin, *self._shape[1:]), dtype=self._storage)
+        here, there = h5py.h5s.create_simple(rows.shape), dataset.id.get_space()
+        there.select_hyperslab((begin, *(0 for _ in self._shape[1:])), rows.shape)
+        dataset.id.read(here, there, rows, mtype=dataset.id.get_type())
+        return rows

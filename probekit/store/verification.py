@@ -1,0 +1,337 @@
+"""Verify: every byte of a trace against the checksums that were written when it was made.
+
+Knows the records beside the files, and reads the files as plain bytes: HDF5 opens a shard only
+after the bytes of its structure have been found right. Memory is a few MiB whatever the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.errors import StoreError, printable
+from probekit.store.folder import (
+    identity_digest,
+    is_indexed,
+    kept_shards,
+    sealed_shards,
+    shard_numbers,
+)
+from probekit.store.format import (
+    ALL_TOKENS,
+    INDEX_FILE,
+    INDEX_RECORD,
+    PER_EXAMPLE,
+    RUN_FILE,
+    SHARDS_FOLDER,
+    FileRecord,
+    dataset_in,
+    explained,
+    names_in,
+    node_in,
+    numbers_in,
+    plain,
+    read_record,
+    rest_checksum,
+    rows_checksum,
+    stored_checksum,
+)
+from probekit.store.reading import open_file
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """One thing that is not as it was written."""
+
+    file: str  # in the trace's folder: "shards/00001.h5"
+    shard: int | None  # None where it is not a shard's
+    site: str | None  # None where it is not in the rows of a site
+    what: str  # "is missing", "does not have its checksum", ...
+
+    def __str__(self) -> str:
+        # Site names are a record's, and that can be a stranger's.
+        return printable(f"{self.file}: {f'{self.site}: ' if self.site else ''}{self.what}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What was found when every byte of a trace was read again."""
+
+    path: Path
+    n_shards: int  # that the run was planned to have
+    n_unsealed: int  # of them, those that an unfinished run has still to write
+    n_bytes: int  # of the files that were read
+    damages: tuple[Damage, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every byte is as it was written, and nothing is missing."""
+        return not self.damages
+
+    @property
+    def only_unfinished(self) -> bool:
+        """Whether nothing is wrong but that the run has not come to its end."""
+        return self.n_unsealed > 0 and {d.file for d in self.damages} == {INDEX_FILE}
+
+    @property
+    def damaged_shards(self) -> tuple[int, ...]:
+        """The numbers of the shards in which something is wrong, ascending."""
+        return tuple(sorted({d.shard for d in self.damages if d.shard is not None}))
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the verdict as plain JSON values."""
+        return {
+            "path": str(self.path),
+            "whole": self.whole,
+            "n_shards": self.n_shards,
+            "n_unsealed": self.n_unsealed,
+            "n_bytes": self.n_bytes,
+            "damaged_shards": list(self.damaged_shards),
+            "damages": [asdict(damage) for damage in self.damages],
+        }
+
+
+def verify_trace(
+    path: str | Path, *, on_progress: Callable[[int, int], None] | None = None
+) -> Verdict:
+    """Read every byte of a run's folder again and compare it with what was written.
+
+    Finds changed bytes, and files that were cut short, that are missing, swapped, renamed or of
+    another run: shards, index and records.
+
+    Args:
+        path: a run's folder, or the index in it.
+        on_progress: told the bytes read so far and all there are, after every file.
+
+    Raises:
+        StoreError: if there is no run at `path`.
+    """
+    folder = Path(path).parent if Path(path).name == INDEX_FILE else Path(path)
+    there = shard_numbers(folder)
+    if not there and not (folder / RUN_FILE).exists():
+        raise StoreError(
+            f"{path}: is not a run's folder (there is neither {RUN_FILE} nor a shard); "
+            "the checksums of a trace lie there"
+        )
+    run, damages = _read_run(folder)
+    planned = set(range(run.n_shards)) if run is not None else set(there)
+    numbers = _due(folder, run, there)
+    total = sum(_size(folder / name) for name in (INDEX_FILE, *map(_shard_file, numbers)))
+    n_bytes = 0
+    for number in numbers:
+        damages += _in_shard(folder, number, run, sums=True)
+        n_bytes += _size(folder / _shard_file(number))
+        if on_progress is not None:
+            on_progress(n_bytes, total)
+    damages += _breaks(folder)
+    damages += _in_index(folder, run, sums=True)
+    return Verdict(
+        path=folder,
+        n_shards=len(planned),
+        n_unsealed=len(planned.difference(numbers)),
+        n_bytes=total,
+        damages=tuple(damages),
+    )
+
+
+def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
+    """Find what is wrong with the sealed shards of a run: all, once it has come to its end.
+
+    Args:
+        folder: of the run; its run.json is whole.
+        sums: read every byte; False compares no more than the records and the files' sizes.
+    """
+    run, found = _read_run(folder)
+    for number in _due(folder, run, kept_shards(folder)):
+        found += _in_shard(folder, number, run, sums=sums)
+    return found + _breaks(folder)
+
+
+def _due(folder: Path, run: _Run | None, there: Iterable[int]) -> list[int]:
+    """Number the shards that must be whole, ascending: those there, or all beside an index."""
+    all_of_it = range(run.n_shards) if run is not None and is_indexed(folder) else ()
+    return sorted({*there, *all_of_it})
+
+
+def index_is_whole(folder: Path, *, sums: bool) -> bool:
+    """Say whether a run has its index, of the right size or, with `sums`, to the byte."""
+    run, _ = _read_run(folder)
+    return not _in_index(folder, run, sums=sums)
+
+
+# --- what a run says of itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What run.json says that its shards must agree with."""
+
+    digest: str
+    extents: tuple[tuple[int, int], ...]  # of each shard: its first example, and how many
+
+    @property
+    def n_shards(self) -> int:
+        return len(self.extents)
+
+
+def _read_run(folder: Path) -> tuple[_Run | None, list[Damage]]:
+    path = folder / RUN_FILE
+    try:
+        identity = read_record(path)["identity"]
+        extents = tuple((s["first_example"], s["n_examples"]) for s in identity["shards"])
+    except (StoreError, LookupError, TypeError) as error:
+        what = _without(path, error) if isinstance(error, StoreError) else "is not a run's"
+        return None, [Damage(file=RUN_FILE, shard=None, site=None, what=what)]
+    return _Run(digest=identity_digest(identity), extents=extents), []
+
+
+# --- shards
+
+
+def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> list[Damage]:
+    """Find what is wrong with one shard; its bytes are read for their sums only."""
+    file = _shard_file(number)
+    record_file = f"{file.removesuffix('.h5')}.json"
+
+    def damage(file: str, what: str, site: str | None = None) -> Damage:
+        return Damage(file=file, shard=number, site=site, what=what)
+
+    if run is not None and number >= run.n_shards:
+        return [damage(file, f"is not of this run, which has {run.n_shards} shards, from 0 on")]
+    missing = [f for f in (file, record_file) if not (folder / f).exists()]
+    if missing:
+        return [damage(f, "is missing") for f in missing]
+    try:
+        record = FileRecord.read(folder / record_file)
+    except StoreError as error:
+        return [damage(record_file, _without(folder / record_file, error))]
+    spec = record.spec
+    if spec is None or spec.number != number:
+        whose = "no shard" if spec is None else f"shard {spec.number}"
+        return [damage(record_file, f"is the record of {whose}")]
+    if run is not None and (spec.first_example, spec.n_examples) != run.extents[number]:
+        return [damage(record_file, "is of another run: it holds other examples")]
+    if (size := _size(folder / file)) != record.file_bytes:
+        return [damage(file, f"has {size} bytes, {record.file_bytes} were written")]
+    try:
+        found = _in_file(folder / file, record, run) if sums else ()
+        return [damage(file, what, site) for what, site in found]
+    except StoreError as error:
+        return [damage(file, _without(folder / file, error))]
+
+
+def _in_file(path: Path, record: FileRecord, run: _Run | None) -> Iterator[tuple[str, str | None]]:
+    """Compare a shard's bytes with its record; gives what is wrong, and with which site."""
+    with explained(path, "read"):
+        if rest_checksum(path, record.extents) != record.rest:
+            yield "tables, attributes or structure do not have their checksum", None
+            return
+        # Its structure is as it was written, so HDF5 may look at it.
+        tables = _Tables.read(path, record)
+        if run is not None and tables.run_digest != run.digest:
+            yield "is of another run", None
+            return
+        with path.open("rb", buffering=1 << 20) as raw:
+            for name, site in record.sites.items():
+                if site.stored is not None:
+                    right = stored_checksum(raw, site.extents) == site.stored
+                else:
+                    right = rows_checksum(raw, site, tables.counts[name]) == site.checksum
+                if not right:
+                    yield "its rows do not have their checksum", name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tables:
+    """What of a shard's tables is needed to read its rows example by example."""
+
+    run_digest: str | None
+    counts: Mapping[str, Array]  # by site: rows of each example, int64 [example]
+
+    @classmethod
+    def read(cls, path: Path, record: FileRecord) -> _Tables:
+        with open_file(path) as file:
+            n_tokens = numbers_in(file, "examples/n_tokens")
+            firsts = numbers_in(file, "examples/first_token")
+            counts = {ALL_TOKENS: n_tokens, PER_EXAMPLE: np.ones_like(n_tokens)}
+            choices = node_in(file, "rows")
+            for choice in names_in(choices, file) if choices is not None else ():
+                rows = numbers_in(file, f"rows/{choice}")
+                owner = np.searchsorted(firsts, rows, side="right") - 1
+                counts[choice] = np.bincount(owner, minlength=len(firsts))
+            return cls(
+                run_digest=plain(file.attrs.get("run_digest")),
+                counts={
+                    name: counts[str(dataset_in(file, f"sites/{name}").attrs["rows"])]
+                    for name in record.sites
+                },
+            )
+
+
+def _breaks(folder: Path) -> list[Damage]:
+    """Find shards that begin elsewhere than where the one before ends.
+
+    Each may be right by itself: how many tokens are generated can differ between devices.
+    """
+    found, tokens, before = [], 0, -1
+    for number in sorted(sealed_shards(folder)):
+        path = folder / SHARDS_FOLDER / f"{number:05d}.json"
+        try:
+            spec = FileRecord.read(path).spec
+        except StoreError:
+            continue  # reported as damage of its own
+        if spec is None:
+            continue
+        if spec.number == before + 1 and spec.first_token != tokens:
+            what = f"begins at token {spec.first_token}; the shards before it end at {tokens}"
+            found.append(Damage(file=spec.file, shard=number, site=None, what=what))
+        before, tokens = spec.number, spec.first_token + spec.n_tokens
+    return found
+
+
+# --- the index
+
+
+def _in_index(folder: Path, run: _Run | None, *, sums: bool) -> list[Damage]:
+    def damage(file: str, what: str) -> list[Damage]:
+        return [Damage(file=file, shard=None, site=None, what=what)]
+
+    path = folder / INDEX_FILE
+    for name in (INDEX_FILE, INDEX_RECORD):
+        if not (folder / name).exists():
+            return damage(name, "is missing")
+    try:
+        record = FileRecord.read(folder / INDEX_RECORD)
+    except StoreError as error:
+        return damage(INDEX_RECORD, _without(folder / INDEX_RECORD, error))
+    if (size := _size(path)) != record.file_bytes:
+        return damage(INDEX_FILE, f"has {size} bytes, {record.file_bytes} were written")
+    if not sums:
+        return []
+    try:
+        if rest_checksum(path, ()) != record.rest:
+            return damage(INDEX_FILE, "does not have its checksum")
+        with open_file(path) as file:
+            if run is not None and plain(file.attrs.get("run_digest")) != run.digest:
+                return damage(INDEX_FILE, "is of another run")
+    except StoreError as error:
+        return damage(INDEX_FILE, _without(path, error))
+    return []
+
+
+def _shard_file(number: int) -> str:
+    return f"{SHARDS_FOLDER}/{number:05d}.h5"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _without(path: Path, error: StoreError) -> str:
+    return str(error).removeprefix(f"{path}: ")

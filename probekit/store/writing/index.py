@@ -1,0 +1,191 @@
+"""The index `trace.h5`: the tree of all shards as one file of virtual datasets.
+
+Knows sealed shards and how they line up; every large dataset stays where it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from probekit.errors import StoreError
+from probekit.store.format import (
+    COUNTS,
+    INDEX_FILE,
+    INDEX_RECORD,
+    LIBVER,
+    Execution,
+    FileRecord,
+    HDF5Out,
+    ShardSpec,
+    SiteSpec,
+    explained,
+    fsync,
+    rest_checksum,
+    schema,
+    write_dimensions,
+)
+from probekit.store.reading import open_file
+
+_OF_THE_MODEL = ("attention", "device")  # attributes known only once weights are loaded
+CHECKED = "self_check"  # attributes of the self-check begin so
+SUMMED = "generate_"  # attributes of a shard that the index adds up begin so
+
+
+def build_index(
+    folder: Path,
+    shards: Sequence[ShardSpec],
+    sites: Sequence[SiteSpec],
+    attributes: Mapping[str, Any],
+    vocabulary: Sequence[str] | None,
+) -> None:
+    """Write `trace.h5` over the sealed shards of a run; the file is either whole or not there.
+
+    Raises:
+        StoreError: if it cannot be written, a shard cannot be read, or the shards do not follow on
+            each other.
+    """
+    _refuse_breaks(folder, shards)
+    part = folder / f".{INDEX_FILE}.part"
+    with explained(folder / INDEX_FILE):
+        try:
+            _write(part, folder, shards, sites, attributes, vocabulary)
+            fsync(part)
+            record = FileRecord(
+                file_bytes=part.stat().st_size, rest=rest_checksum(part, ()), sites={}
+            )
+            # An index without its record is not complete: the old one's would be of another file.
+            (folder / INDEX_RECORD).unlink(missing_ok=True)
+            part.replace(folder / INDEX_FILE)
+            record.write(folder / INDEX_RECORD)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _refuse_breaks(folder: Path, shards: Sequence[ShardSpec]) -> None:
+    """Refuse shards of which one begins elsewhere than where the one before it ends."""
+    examples = tokens = 0
+    for number, shard in enumerate(shards):
+        if (shard.number, shard.first_example, shard.first_token) != (number, examples, tokens):
+            raise StoreError(
+                f"{folder / shard.file}: begins at example {shard.first_example}, token "
+                f"{shard.first_token}; the shards before it end at {examples}, {tokens}"
+            )
+        examples += shard.n_examples
+        tokens += shard.n_tokens
+
+
+def _write(
+    part: Path,
+    folder: Path,
+    shards: Sequence[ShardSpec],
+    sites: Sequence[SiteSpec],
+    attributes: Mapping[str, Any],
+    vocabulary: Sequence[str] | None,
+) -> None:
+    # HDF5 looks for a virtual dataset's sources beside the file: relative names move with it.
+    with HDF5Out(part, libver=LIBVER) as out:
+        file = out.file
+        file.attrs.update(attributes)
+        file.attrs["n_shards"] = len(shards)
+        with open_file(folder / shards[0].file) as first:
+            of_the_run = [k for k in first.attrs if k in _OF_THE_MODEL or k.startswith(CHECKED)]
+            file.attrs.update({k: first.attrs[k] for k in of_the_run})
+            _link_tables(file, first, shards)
+            for spec in sites:
+                path = schema.site_path(spec)
+                _link(file, first[path], shards, [s.n_rows[spec.rows] for s in shards])
+        _merge_execution(file, folder, shards)
+        _sum_counts(file, folder, shards, sites)
+        if vocabulary is not None:
+            # HDF5's strings hold no NUL, which byte-level vocabularies have as a token.
+            strings = [token.replace("\0", "\N{SYMBOL FOR NULL}") for token in vocabulary]
+            file.create_dataset("vocabulary", data=strings, dtype=h5py.string_dtype())
+        write_dimensions(file)
+
+
+def _link_tables(file: h5py.File, first: h5py.File, shards: Sequence[ShardSpec]) -> None:
+    for column in first["examples"].values():
+        _link(file, column, shards, [s.n_examples for s in shards])
+    for column in first["tokens"].values():
+        _link(file, column, shards, [s.n_tokens for s in shards])
+    for choice in first.get("rows", {}):
+        _link(file, first[f"rows/{choice}"], shards, [s.n_rows[choice] for s in shards])
+
+
+def _link(
+    file: h5py.File, example: h5py.Dataset, shards: Sequence[ShardSpec], n_rows: Sequence[int]
+) -> None:
+    """Create a virtual dataset that stacks the same dataset of every shard along axis 0."""
+    row_shape = example.shape[1:]
+    space = h5py.h5s.create_simple((sum(n_rows), *row_shape))
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_obj_track_times(False)  # equal runs make equal files
+    begin = 0
+    for shard, rows in zip(shards, n_rows, strict=True):
+        if rows and prod(row_shape):
+            space.select_hyperslab((begin, *(0 for _ in row_shape)), (rows, *row_shape))
+            source = h5py.h5s.create_simple((rows, *row_shape))
+            layout.set_virtual(space, shard.file.encode(), example.name.encode(), source)
+            begin += rows
+    space.select_all()
+    if example.id.get_type().get_class() == h5py.h5t.FLOAT:
+        # What a reader other than probekit's gets for the rows of a shard that is not there.
+        layout.set_fill_value(np.array(np.nan, dtype=np.float32))
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    made = h5py.h5d.create(
+        file.id, example.name.encode(), example.id.get_type(), space, layout, lcpl=links
+    )
+    h5py.Dataset(made).attrs.update(example.attrs)
+
+
+def _merge_execution(file: h5py.File, folder: Path, shards: Sequence[ShardSpec]) -> None:
+    parts = []
+    sums: Counter[str] = Counter()  # seconds of generating, and the like
+    for shard in shards:
+        with open_file(folder / shard.file) as source:
+            parts.append(schema.read_execution(source))
+            sums.update({k: v.item() for k, v in source.attrs.items() if k.startswith(SUMMED)})
+    file.attrs.update(sums)
+    recorded = [part for part in parts if part is not None]
+    if recorded:
+        schema.write_execution(file, merge_executions(recorded))
+
+
+def _sum_counts(
+    file: h5py.File, folder: Path, shards: Sequence[ShardSpec], sites: Sequence[SiteSpec]
+) -> None:
+    """Add up what each shard counted at each site: values that are not finite."""
+    sums: Counter[tuple[str, str]] = Counter()
+    for shard in shards:
+        with open_file(folder / shard.file) as source:
+            for path in map(schema.site_path, sites):
+                counted = source[path].attrs
+                sums.update({(path, n): int(counted[n]) for n in COUNTS if n in counted})
+    for (path, name), total in sums.items():
+        file[path].attrs[name] = total
+
+
+def merge_executions(parts: Sequence[Execution]) -> Execution:
+    """Join the executions of several shards of one run: equal orders once."""
+    orders: list[np.ndarray[Any, Any]] = []
+    numbers: dict[bytes, int] = {}
+    forwards = []
+    for part in parts:
+        renumbered = []
+        for order in part.orders:
+            key = order.tobytes()
+            if key not in numbers:
+                numbers[key] = len(orders)
+                orders.append(order)
+            renumbered.append(numbers[key])
+        forwards += [replace(f, order=renumbered[f.order]) for f in part.forwards]
+    return Execution(modules=parts[0].modules, orders=tuple(orders), forwards=tuple(forwards))

@@ -1,0 +1,385 @@
+"""ShardWriter: lay a shard out, write its rows, seal it.
+
+Knows bytes and files; nothing of models. HDF5 lays out the file once, with every dataset contiguous
+and allocated, so that each dataset's bytes lie at a known offset. From then on rows are plain
+`pwrite`s: no HDF5 lock, no type conversion, and no zero fill that would be written twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+import xxhash
+
+from probekit.errors import StoreError
+from probekit.store.format import (
+    LIBVER,
+    Execution,
+    FileRecord,
+    HDF5Out,
+    ShardSpec,
+    SiteRecord,
+    SiteSpec,
+    explained,
+    fsync,
+    joined_checksum,
+    rest_checksum,
+    schema,
+    stored_checksum,
+    stored_extents,
+    write_all,
+)
+from probekit.store.writing.compression import compress
+from probekit.store.writing.flushing import Flusher
+
+_PIECE_BYTES = 256 << 10  # of a write: small beside a cache, large beside a call
+_ASIDE_BYTES = 1 << 20  # from here on a digest is worth waking a thread
+_NO_ROWS = xxhash.xxh3_64_intdigest(b"")
+# HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
+ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardTables:
+    """What a shard says of its examples and tokens, known before the forward pass."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    n_tokens: Array  # int64 [example]
+    token_ids: Array  # int32 [token]
+    choices: Mapping[str, Array]  # rows of a choice of positions: the token each row is, in the run
+    counts: Mapping[str, Array]  # by a site's `rows`: how many rows each example gives [example]
+    steps: Array | None = None  # 0 for a text's own tokens, 1, 2, ... for generated ones [token]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """Rows of one example of one site, on their way into the file."""
+
+    site: int
+    example: int
+    data: memoryview
+    offset: int  # in the file
+    hasher: xxhash.xxh3_64  # of the rows of this example
+
+
+class ShardWriter:
+    """Write one shard under a temporary name; it gets its own name only when it is whole.
+
+    Use as a context manager. Leaving the block without `seal` removes what was written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        shard: ShardSpec,
+        sites: Sequence[SiteSpec],
+        tables: ShardTables,
+        attributes: Mapping[str, Any],
+        *,
+        compression: str | None = None,
+    ) -> None:
+        self.shard = shard
+        self._sites = tuple(sites)
+        self._tables = tables
+        self._attributes = attributes
+        self._compression = compression
+        self._final = folder / shard.file
+        self._part = self._final.with_name(f".{self._final.name}.part")
+        self._first_row = {k: np.concatenate(([0], np.cumsum(c))) for k, c in tables.counts.items()}
+        self._offsets: list[int] = []
+        self._fd = -1
+        self._flusher = Flusher(-1)
+        self._aside = ThreadPoolExecutor(1, "probekit-digest")  # its thread starts when needed
+        self._stack = ExitStack()
+        # A digest for each example of each site, and how many of its rows have come.
+        shape = (len(self._sites), shard.n_examples)
+        self._digests = np.full(shape, _NO_ROWS, dtype="<u8")
+        self._done = np.zeros(shape, dtype=np.int64)
+        self._hashers: dict[tuple[int, int], xxhash.xxh3_64] = {}  # of examples that came in part
+
+    def __enter__(self) -> Self:
+        with explained(self._final), ExitStack() as stack:
+            self._final.parent.mkdir(parents=True, exist_ok=True)
+            stack.callback(self._part.unlink, missing_ok=True)
+            self._offsets = _lay_out(
+                self._part, self.shard, self._sites, self._tables, self._attributes
+            )
+            self._fd = os.open(self._part, os.O_RDWR)
+            self._flusher = Flusher(self._fd)
+            stack.callback(self._close)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def write(
+        self,
+        site: int,
+        block: Array,
+        examples: Sequence[int],
+        starts: Sequence[int],
+        n_rows: Sequence[int] | None = None,
+    ) -> None:
+        """Write rows of one site.
+
+        Args:
+            site: number of the site.
+            block: rows in the stored dtype's storage, `[row, *row_shape]`, C-contiguous.
+            examples: numbers within the shard.
+            starts: for each example, the row of `block` where its rows begin.
+            n_rows: for each example, how many rows come now, behind those that came before;
+                None for all of them.
+
+        Raises:
+            StoreError: if the rows do not fit the plan, or are more than it says.
+        """
+        spec = self._sites[site]
+        _check_block(spec, block)
+        counts, first_row = self._tables.counts[spec.rows], self._first_row[spec.rows]
+        data = memoryview(block.reshape(-1).view(np.uint8).data)  # flat bytes; no copy
+        pieces = []
+        for place, (example, start) in enumerate(zip(examples, starts, strict=True)):
+            done, wanted = int(self._done[site, example]), int(counts[example])
+            n_now = wanted if n_rows is None else n_rows[place]
+            if done + n_now > wanted:
+                raise StoreError(
+                    f"{spec.name}: example {example} of the shard has {wanted} rows; "
+                    f"{done} were there when {n_now} more came"
+                )
+            rows = data[start * spec.row_bytes : (start + n_now) * spec.row_bytes]
+            if len(rows) != n_now * spec.row_bytes:
+                raise StoreError(
+                    f"{spec.name}: example {example} of the shard has {n_now} rows to write, "
+                    f"the block holds {len(block) - start}"
+                )
+            offset = self._offsets[site] + (int(first_row[example]) + done) * spec.row_bytes
+            hasher = self._hashers.pop((site, example), None) or xxhash.xxh3_64()
+            pieces.append(
+                _Piece(site=site, example=example, data=rows, offset=offset, hasher=hasher)
+            )
+            self._done[site, example] = done + n_now
+            if done + n_now < wanted:
+                self._hashers[site, example] = hasher
+        with explained(self._final), self._digested(pieces):
+            self._flusher.wrote(sum(len(piece.data) for piece in pieces))
+            for piece in pieces:
+                write_in_pieces(self._fd, piece.data, piece.offset)
+
+    @contextmanager
+    def _digested(self, pieces: Sequence[_Piece]) -> Iterator[None]:
+        """Digest rows while they are written, on another core where that is worth its while."""
+        if sum(len(piece.data) for piece in pieces) < _ASIDE_BYTES:
+            self._digest(pieces)
+            yield
+            return
+        digesting = self._aside.submit(self._digest, pieces)
+        try:
+            yield
+        finally:
+            digesting.result()  # the rows are lent: nobody may look at them any longer
+
+    def _digest(self, pieces: Sequence[_Piece]) -> None:
+        for piece in pieces:
+            piece.hasher.update(piece.data)
+            self._digests[piece.site, piece.example] = piece.hasher.intdigest()
+
+    def forget(self, examples: Sequence[int]) -> None:
+        """Take back every row of some examples, of every site: they will come again."""
+        gone = frozenset(examples)
+        self._done[:, list(gone)] = 0
+        self._digests[:, list(gone)] = _NO_ROWS
+        self._hashers = {at: h for at, h in self._hashers.items() if at[1] not in gone}
+
+    def seal(
+        self,
+        execution: Execution | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        site_attributes: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Make the shard whole: every row there, checksummed, on the disk, under its own name.
+
+        Args:
+            execution: what ran in which order, if it was recorded.
+            attributes: more of the shard's, known only now.
+            site_attributes: more of some sites', by site name.
+
+        Raises:
+            StoreError: if a row that was planned has not been written.
+        """
+        self._refuse_gaps()
+        self._close()
+        with explained(self._final):
+            self._flusher.check()
+            self._add(execution, attributes or {}, site_attributes or {})
+            self._seal()
+
+    def _add(
+        self,
+        execution: Execution | None,
+        attributes: Mapping[str, Any],
+        site_attributes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        if execution is None and not attributes and not site_attributes:
+            return
+        with HDF5Out(self._part, "r+") as out:
+            out.file.attrs.update(attributes)
+            for name, more in site_attributes.items():
+                out.file[f"sites/{name}"].attrs.update(more)
+            if execution is not None:
+                schema.write_execution(out.file, execution)
+
+    def _seal(self) -> None:
+        if self._compression is not None:
+            compress(self._part, self._sites, self._compression)
+        record = self._record()
+        fsync(self._part)
+        # The .json comes last: a shard is sealed when both are there.
+        self._part.replace(self._final)
+        record.write(self._final.with_suffix(".json"))
+
+    def _record(self) -> FileRecord:
+        extents = stored_extents(self._part)
+        with self._part.open("rb") as raw:
+            sites = {
+                spec.name: SiteRecord(
+                    rows=self.shard.n_rows[spec.rows],
+                    bytes=self.shard.n_rows[spec.rows] * spec.row_bytes,
+                    checksum=joined_checksum(self._digests[number]),
+                    extents=extents[spec.name],
+                    stored=stored_checksum(raw, extents[spec.name]) if self._compression else None,
+                )
+                for number, spec in enumerate(self._sites)
+            }
+        return FileRecord(
+            file_bytes=self._part.stat().st_size,
+            rest=rest_checksum(self._part, (e for site in sites.values() for e in site.extents)),
+            spec=self.shard,
+            sites=sites,
+        )
+
+    def _refuse_gaps(self) -> None:
+        missing = []
+        for number, spec in enumerate(self._sites):
+            n_short = int((self._done[number] < self._tables.counts[spec.rows]).sum())
+            if n_short:
+                missing.append(f"{spec.name} ({n_short} of {self.shard.n_examples} examples)")
+        if missing:
+            raise StoreError(
+                f"shard {self.shard.number}: rows that were planned never came, so it is not "
+                f"sealed: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+            )
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            self._flusher.stop()
+            self._aside.shutdown()
+            os.close(self._fd)
+            self._fd = -1
+
+
+def write_in_pieces(fd: int, data: memoryview, offset: int) -> None:
+    """Write bytes a piece at a time: calls of megabytes wait for memory in one piece."""
+    for begin in range(0, len(data), _PIECE_BYTES):
+        write_all(fd, data[begin : begin + _PIECE_BYTES], offset + begin)
+
+
+def _check_block(spec: SiteSpec, block: Array) -> None:
+    storage = schema.DTYPES[spec.dtype].storage
+    if block.shape[1:] != spec.row_shape or block.dtype != storage:
+        raise StoreError(
+            f"{spec.name}: the plan says rows of {list(spec.row_shape)} {spec.dtype} "
+            f"({storage}), given {list(block.shape[1:])} {block.dtype}"
+        )
+    if not block.flags.c_contiguous:
+        raise StoreError(f"{spec.name}: rows must be C-contiguous")
+
+
+def _lay_out(
+    path: Path,
+    shard: ShardSpec,
+    sites: Sequence[SiteSpec],
+    tables: ShardTables,
+    attributes: Mapping[str, Any],
+) -> list[int]:
+    """Create the file with every dataset allocated; give each site's offset in it."""
+    with HDF5Out(path, libver=LIBVER, **ALIGNED) as out:
+        file = out.file
+        file.attrs.update(attributes)
+        file.attrs["shard"] = shard.number
+        file.attrs["first_example"] = shard.first_example
+        file.attrs["first_token"] = shard.first_token
+        _write_tables(file, shard, tables)
+        return [
+            create_rows(
+                file,
+                schema.site_path(spec),
+                spec.dtype,
+                (shard.n_rows[spec.rows], *spec.row_shape),
+                schema.site_attributes(spec),
+            )
+            for spec in sites
+        ]
+
+
+def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables) -> None:
+    ends = np.cumsum(tables.n_tokens)
+    firsts = ends - tables.n_tokens
+    text = h5py.string_dtype()
+    examples = file.create_group("examples")
+    examples.create_dataset("id", data=list(tables.ids), dtype=text)
+    examples.create_dataset("text", data=list(tables.texts), dtype=text)
+    examples.create_dataset("first_token", data=(shard.first_token + firsts).astype("<i8"))
+    examples.create_dataset("n_tokens", data=tables.n_tokens.astype("<i8"))
+    tokens = file.create_group("tokens")
+    numbers = np.arange(shard.n_examples, dtype="<i8")
+    positions = np.arange(shard.n_tokens) - np.repeat(firsts, tables.n_tokens)
+    tokens.create_dataset("id", data=tables.token_ids.astype("<i4"))
+    tokens.create_dataset("position", data=positions.astype("<i4"))
+    tokens.create_dataset("example", data=np.repeat(shard.first_example + numbers, tables.n_tokens))
+    if tables.steps is not None:
+        tokens.create_dataset("step", data=tables.steps.astype("<i4"))
+    for dataset in (*examples.values(), *tokens.values()):
+        dataset.attrs["axes"] = [dataset.name.split("/")[1].removesuffix("s")]
+    for name, rows in tables.choices.items():
+        dataset = file.create_dataset(f"rows/{name}", data=rows.astype("<i8"))
+        dataset.attrs["axes"] = ["row"]
+
+
+def create_rows(
+    file: h5py.File, path: str, dtype: str, shape: tuple[int, ...], attributes: Mapping[str, Any]
+) -> int:
+    """Create a dataset in one piece, allocated and not filled.
+
+    Returns:
+        Where its bytes begin in the file; 0 when it has none.
+    """
+    layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    layout.set_layout(h5py.h5d.CONTIGUOUS)
+    layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    layout.set_obj_track_times(False)  # equal runs make equal files
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    space = h5py.h5s.create_simple(shape)
+    kind = schema.h5_type(dtype)
+    made = h5py.h5d.create(file.id, path.encode(), kind, space, layout, lcpl=links)
+    h5py.Dataset(made).attrs.update(attributes)
+    return made.get_offset() or 0  # None when it has no rows

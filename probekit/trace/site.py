@@ -1,0 +1,251 @@
+"""Site: one recorded place, read lazily.
+
+Knows the rows of one dataset and whose tokens they are.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.analysis import Neuron, SiteStatistics, site_statistics
+from probekit.errors import StoreError
+from probekit.extras import load_extra
+from probekit.store import (
+    ALL_TOKENS,
+    DTYPES,
+    PER_EXAMPLE,
+    MappedRows,
+    attributes_of,
+    dataset_in,
+    open_file,
+)
+from probekit.trace.overview import site_table
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from probekit.trace.trace import Trace
+
+Array = np.ndarray[Any, Any]
+
+
+class Site:
+    """One recorded place, lazily read: `site[100:200]` reads those rows and gives numpy."""
+
+    def __init__(self, trace: Trace, name: str) -> None:
+        self._trace = trace
+        self.name = name
+        self.module, _, self.kind = name.partition("/")
+        with open_file(trace._file) as file:
+            dataset = dataset_in(file, f"sites/{name}", virtual=True)
+            self.attributes: dict[str, Any] = attributes_of(dataset)
+            self._data = MappedRows(dataset, trace._file, trace._maps)
+        self.axes: tuple[str, ...] = tuple(self._attribute("axes", list, ()))
+        self.rows: str = self._attribute("rows", str, ALL_TOKENS)
+        self.layer: int | None = self._attribute("layer", int, None)
+        self.portable: str | None = self._attribute("portable", str, None)
+        self._check()
+
+    def _attribute(self, name: str, kind: type, default: Any) -> Any:
+        value = self.attributes.get(name, default)
+        if not isinstance(value, kind) and value is not default:
+            raise StoreError(f"{self._trace.path}: {self.name}: {name} is {value!r}, not {kind}")
+        return value
+
+    def _check(self) -> None:
+        """Refuse a site that is not what it says: its rows would be given to other tokens."""
+        place = f"{self._trace.path}: {self.name}"
+        named = all(isinstance(axis, str) and axis.isprintable() for axis in self.axes)
+        if len(self.axes) != len(self.shape) or not named:
+            raise StoreError(f"{place} is {list(self.shape)}, but its axes are {list(self.axes)}")
+        n_rows = self._trace.n_rows(self.rows)
+        if len(self) != n_rows:
+            raise StoreError(f"{place} has {len(self)} rows; the trace has {n_rows} ({self.rows})")
+
+    @property
+    def trace(self) -> Trace:
+        """The trace it belongs to."""
+        return self._trace
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first: `(tokens, d_mlp)`."""
+        return self._data.shape
+
+    @property
+    def dtype(self) -> str:
+        """The stored dtype, "bfloat16" among them; numpy gets that one as float32."""
+        return self._data.dtype
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.shape, strict=True))
+        return f"<Site {self.name} [{axes}] {self.dtype}>"
+
+    def _repr_html_(self) -> str:
+        return site_table(self).html()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Site, (self._trace, self.name)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._data[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self._data.__array__(dtype, copy)
+
+    def raw(self, key: Any) -> Any:
+        """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
+        return self._data.raw(key)
+
+    def example(self, number: int) -> Array:
+        """Give the rows of one example.
+
+        Returns:
+            `[token, ...]`; `[head, query, key]` for attention, keys as many as the example has
+            tokens; the one row where the site has one row an example.
+        """
+        number = self._trace.examples.number(number)
+        if self.rows == PER_EXAMPLE:
+            row: Array = self[number]
+            return row
+        rows: Array = self[self.rows_of(number)]
+        if self.axes == ("token", "head", "key"):
+            _, n_tokens = self._trace.examples.extent(number)
+            rows = rows[:, :, :n_tokens].swapaxes(0, 1)
+        return rows
+
+    def rows_of(self, number: int) -> slice:
+        """Say which rows are those of one example, where rows are tokens."""
+        first, n_tokens = self._trace.examples.extent(self._trace.examples.number(number))
+        if self.rows == ALL_TOKENS:
+            return slice(first, first + n_tokens)
+        rows = self._trace.rows_of_choice(self.rows)
+        begin, end = np.searchsorted(rows, (first, first + n_tokens))
+        return slice(int(begin), int(end))
+
+    def token_rows(self) -> Array:
+        """Give, for every row of the site, the row of its token in the trace, int64 `[row]`."""
+        if self.rows == ALL_TOKENS:
+            return np.arange(len(self))
+        if self.rows == PER_EXAMPLE:
+            raise StoreError(f"{self.name} has one row an example, not one a token")
+        return self._trace.rows_of_choice(self.rows).copy()
+
+    def numbers(self, axis: str) -> tuple[int, ...]:
+        """Give, for every place along an axis, its number in the model.
+
+        Column 1 of a site that was recorded with `neurons: [3, 17]` is neuron 17; so it is with
+        `heads`. Where nothing was chosen, or einops made new axes, places are numbers.
+
+        Args:
+            axis: one of `axes`, without the first.
+        """
+        place = self.axes.index(axis)
+        chosen = {"neuron": "neurons", "head": "heads", "kv_head": "heads"}.get(axis)
+        if chosen not in self.attributes or "einops" in self.attributes:
+            return tuple(range(self.shape[place]))
+        numbers = tuple(self._attribute(chosen, list, ()))
+        if len(numbers) != self.shape[place] or not all(isinstance(n, int) for n in numbers):
+            raise StoreError(
+                f"{self._trace.path}: {self.name} has {self.shape[place]} {axis}s; "
+                f"its {chosen} are {list(numbers)}"
+            )
+        return numbers
+
+    def torch(self, key: Any = None) -> torch.Tensor:
+        """Give rows as a tensor in the stored dtype: nothing is widened.
+
+        Writing to the tensor changes neither the file nor what others read.
+
+        Args:
+            key: what `[]` takes; only these rows are read, into memory of the tensor's own. Left
+                out, all rows: mapped, not copied, where they lie in one shard as they are; copied
+                where they lie in several, or compressed.
+
+        Raises:
+            StoreError: if torch has no such dtype; a trace of probekit's has none of that kind.
+
+        Example:
+            >>> acts.torch(rows)           # a batch for training, bfloat16 as it was stored
+        """
+        import torch
+
+        if self.dtype not in DTYPES:
+            raise StoreError(f"{self.name}: torch has no dtype {self.dtype}")
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        place = self._data.place() if key is None else None
+        if place is None or place[1] % dtype.itemsize:
+            rows = np.asarray(self._data.raw(slice(None) if key is None else key))
+            if not rows.flags.carray:  # a view of the map, or backwards
+                rows = rows.copy()
+            return torch.from_numpy(rows.view(f"i{dtype.itemsize}")).view(dtype)
+        # Private pages (copy on write), and unlike numpy's map no file descriptor that stays open.
+        file, offset = place
+        whole = torch.from_file(
+            str(file), shared=False, size=file.stat().st_size, dtype=torch.uint8
+        )
+        n_bytes = prod(self.shape) * dtype.itemsize
+        return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
+
+    def statistics(self, *, magnitude: float = 6.0, tokens: float = 0.06) -> SiteStatistics:
+        """Give mean, deviation, norms, zeros, outliers and non-finite counts, in one pass.
+
+        Values that are not finite are counted and left out. Of attention, a feature is a head, and
+        the keys of a token's own example count, those after it too (0, or -inf in `scores`).
+
+        Args:
+            magnitude: a value is large if it is that many times its row's root mean square.
+            tokens: a dimension is an outlier if it is large in at least this share of the rows.
+                Both defaults are from Dettmers et al. 2022 (LLM.int8(), section 4), who look at
+                normed hidden states; measuring a row by its own size carries that over to the
+                residual stream.
+
+        Raises:
+            StoreError: if the site holds whole numbers, such as token ids.
+
+        Example:
+            >>> trace.select("resid_post", layer=-1).statistics().outliers
+        """
+        return site_statistics(self, magnitude=magnitude, tokens=tokens)
+
+    def plot(
+        self,
+        *,
+        example: int | None = None,
+        head: int | None = None,
+        neuron: Neuron | None = None,
+        ax: Axes | None = None,
+    ) -> Figure:
+        """Draw it: attention as a map, values over the tokens of an example, or its statistics.
+
+        | site | `plot()` draws |
+        |---|---|
+        | attention | with `head`, its map over the tokens of `example`; without, all heads |
+        | other, `example` given | the L2 norm of each token's row, or a single `neuron`'s value |
+        | other | mean and deviation of every dimension, outliers named |
+
+        Args:
+            example: its number; 0 where one is needed and it is not said.
+            head: its number in the model.
+            neuron: its number in the model; a tuple where a row has several axes.
+            ax: matplotlib axes to draw in; a figure of its own where None.
+
+        Returns:
+            The figure. It shows itself in a notebook; `figure.savefig("map.pdf")` keeps it.
+
+        Raises:
+            StoreError: if the head or neuron was not recorded.
+            ProbekitError: if matplotlib is not installed.
+        """
+        load_extra("matplotlib", extra="analysis", purpose="plot()")
+        from probekit.plots import plot_site
+
+        return plot_site(self, example=example, head=head, neuron=neuron, ax=ax)

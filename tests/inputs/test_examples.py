@@ -1,0 +1,462 @@
+"""Texts to examples: every source, every fault, and what is kept off the heap."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from probekit.config.rules import ProbeConfig, load_config
+from probekit.errors import ConfigError
+from probekit.inputs.examples import Examples, Limits, read_examples
+
+TEXTS = ["My favorite color is", "Cats", "  spaces kept ", "日本語 🙂", 'a "quoted", text']
+NO_LIMITS = Limits(n_tokens=None, d_vocab=2**21, too_long="truncate")
+
+
+def codes(texts: list[str]) -> list[list[int]]:
+    """Tokenize: one token a character, its code point."""
+    return [[ord(char) for char in text] for text in texts]
+
+
+def config_of(**inputs: Any) -> ProbeConfig:
+    return load_config(
+        {
+            "model": {"name": "any"},
+            "inputs": inputs,
+            "probes": [{"modules": "**"}],
+            "store": {"path": "runs/any"},
+        }
+    )
+
+
+def read(limits: Limits = NO_LIMITS, **inputs: Any) -> Examples:
+    return read_examples(config_of(**inputs), codes, limits)
+
+
+def texts_of(examples: Examples) -> list[str]:
+    return [examples.text(n) for n in range(len(examples))]
+
+
+def ids_of(examples: Examples) -> list[str]:
+    return [examples.id(n) for n in range(len(examples))]
+
+
+def put(path: Path, content: str | bytes) -> str:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+# --- examples
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1), min_size=1)
+)
+def test_examples_hold_every_text_and_token(texts: list[str]) -> None:
+    examples = read(texts=texts)
+    wanted = codes(texts)
+    assert texts_of(examples) == texts
+    assert ids_of(examples) == [str(n) for n in range(len(texts))]
+    assert examples.n_tokens.tolist() == [len(ids) for ids in wanted]
+    assert examples.total_tokens == sum(map(len, wanted))
+    for number in range(len(texts)):
+        assert examples.token_ids(number, number + 1).tolist() == wanted[number]
+    assert examples.token_ids(0, len(texts)).tolist() == [token for ids in wanted for token in ids]
+
+
+def test_more_texts_than_are_tokenized_at_once_keep_their_order() -> None:
+    groups: list[int] = []
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        groups.append(len(texts))
+        return codes(texts)
+
+    texts = [f"{n:05d}" for n in range(2500)]
+    examples = read_examples(config_of(texts=texts), encode, NO_LIMITS)
+    assert texts_of(examples) == texts
+    assert sum(groups) == 2500 and max(groups) <= 1000
+
+
+def test_tokens_are_mapped_and_not_held_in_memory() -> None:
+    examples = read(texts=TEXTS)
+    ids = examples.token_ids(0, 2)
+    assert isinstance(ids, np.memmap) and ids.dtype == np.int32
+    assert not ids.flags.writeable
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
+    text = "x" * 4000
+    path = put(tmp_path / "a.txt", f"{text}\n" * 5000)  # 20 MB of text, 80 MB of tokens
+    one = [[120] * 4000]
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return one * len(texts)
+
+    tracemalloc.start()
+    examples = read_examples(config_of(file=path), encode, NO_LIMITS)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert examples.total_tokens == 20_000_000
+    assert held < 5_000_000
+
+
+# --- files
+
+
+def as_txt(path: Path) -> str:
+    return put(path / "a.txt", "".join(f"{text}\n" for text in TEXTS))
+
+
+def as_jsonl(path: Path) -> str:
+    rows = [json.dumps({"n": 1, "text": text}) for text in TEXTS]
+    return put(path / "a.jsonl", "\n".join(rows))
+
+
+def as_csv(path: Path) -> str:
+    out = io.StringIO()
+    rows = csv.DictWriter(out, ["n", "text"])
+    rows.writeheader()
+    rows.writerows({"n": 1, "text": text} for text in TEXTS)
+    return put(path / "a.csv", out.getvalue())
+
+
+def as_parquet(path: Path) -> str:
+    table = pyarrow.table({"n": [1] * len(TEXTS), "text": TEXTS})
+    pyarrow.parquet.write_table(table, path / "a.parquet", row_group_size=2)
+    return str(path / "a.parquet")
+
+
+@pytest.mark.parametrize("write", [as_txt, as_jsonl, as_csv, as_parquet])
+def test_every_kind_of_file_gives_its_texts(tmp_path: Path, write: Any) -> None:
+    examples = read(file=write(tmp_path))
+    assert texts_of(examples) == TEXTS
+    assert ids_of(examples) == ["0", "1", "2", "3", "4"]
+    assert [examples.token_ids(n, n + 1).tolist() for n in range(5)] == codes(TEXTS)
+
+
+def test_the_ending_may_be_in_capitals(tmp_path: Path) -> None:
+    assert texts_of(read(file=put(tmp_path / "A.TXT", "one\n"))) == ["one"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_of_any_system_are_read_alike(tmp_path: Path, end: str) -> None:
+    assert texts_of(read(file=put(tmp_path / "a.txt", f"one{end}two"))) == ["one", "two"]
+    rows = end.join(['{"text": "one"}', '{"text": "two"}', ""])
+    assert texts_of(read(file=put(tmp_path / "a.jsonl", rows))) == ["one", "two"]
+    rows = end.join(["text", "one", '"two"', ""])
+    assert texts_of(read(file=put(tmp_path / "a.csv", rows))) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", "one\n"), ("a.jsonl", '{"text": "one"}\n'), ("a.csv", "text\none\n")],
+)
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str, content: str) -> None:
+    assert texts_of(read(file=put(tmp_path / name, "\ufeff" + content))) == ["one"]
+
+
+def test_a_csv_text_may_span_lines(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.csv", 'text,n\n"two\nlines, one text",1\n\nlast,2\n')
+    assert texts_of(read(file=path)) == ["two\nlines, one text", "last"]
+
+
+def test_json_escapes_are_read(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", r'{"text": "\u00e9 \ud83d\ude42 \n"}')
+    assert texts_of(read(file=path)) == ["é 🙂 \n"]
+
+
+def test_another_field_can_hold_the_text(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"text": 1, "prompt": "hi"}\n')
+    assert texts_of(read(file=path, field="prompt")) == ["hi"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_ids_of_the_file_are_kept(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        put(path, '{"id": 7, "text": "a"}\n{"id": "b-2", "text": "b"}\n')
+    elif kind == "csv":
+        put(path, "id,text\n7,a\nb-2,b\n")
+    else:
+        table = pyarrow.table({"id": ["7", "b-2"], "text": ["a", "b"]})
+        pyarrow.parquet.write_table(table, path)
+    assert ids_of(read(file=str(path))) == ["7", "b-2"]
+
+
+def test_a_row_without_id_has_its_number(tmp_path: Path) -> None:
+    path = put(
+        tmp_path / "a.jsonl", '{"id": null, "text": "a"}\n{"text": "b"}\n{"id": 0, "text": "c"}'
+    )
+    assert ids_of(read(file=path)) == ["0", "1", "0"]
+
+
+# --- data sets
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Give a local folder that `datasets` reads, and a cache of its own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "prompts").mkdir()
+    rows = [{"text": text, "id": f"p{n}"} for n, text in enumerate(TEXTS)]
+    put(tmp_path / "prompts" / "train.jsonl", "\n".join(map(json.dumps, rows)))
+    put(tmp_path / "prompts" / "test.jsonl", '{"text": "only", "id": "t"}')
+    datasets.disable_progress_bars()
+    yield str(tmp_path / "prompts")
+    datasets.enable_progress_bars()
+
+
+def test_a_local_data_set_gives_its_texts(dataset: str) -> None:
+    examples = read(dataset={"name": dataset})
+    assert texts_of(examples) == TEXTS
+    assert ids_of(examples) == ["p0", "p1", "p2", "p3", "p4"]
+    assert texts_of(read(dataset={"name": dataset, "split": "test"})) == ["only"]
+
+
+def test_a_data_set_that_cannot_be_had_is_named(dataset: str, tmp_path: Path) -> None:
+    message = r"inputs\.dataset: .*nowhere cannot be loaded: .*"
+    with pytest.raises(ConfigError, match=message):
+        read(dataset={"name": str(tmp_path / "nowhere")})
+    with pytest.raises(ConfigError, match=r"prompts cannot be loaded: Unknown split .validation."):
+        read(dataset={"name": dataset, "split": "validation"})
+
+
+def test_a_data_set_without_the_field_says_which_there_are(dataset: str) -> None:
+    message = r"prompts\[test\]\[0\]: there is no field 'prompt'; there is: text, id\. Set inputs"
+    with pytest.raises(ConfigError, match=message):
+        read(dataset={"name": dataset, "split": "test"}, field="prompt")
+
+
+# --- limits
+
+
+def test_only_so_many_texts_are_read(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", '{"text": "one"}\n{"text": "two"}\nnot JSON\n')
+    assert texts_of(read(file=path, limit=2)) == ["one", "two"]
+    assert texts_of(read(texts=TEXTS, limit=99)) == TEXTS
+
+
+def test_long_texts_are_cut_and_counted() -> None:
+    limits = Limits(n_tokens=4, d_vocab=1000, too_long="truncate")
+    examples = read(limits, texts=["12345678", "1234", "1"])
+    assert examples.n_tokens.tolist() == [4, 4, 1]
+    assert examples.token_ids(0, 1).tolist() == codes(["1234"])[0]
+    assert examples.text(0) == "12345678"
+    assert examples.n_truncated == 1
+    assert read(texts=["12345678"]).n_truncated == 0
+
+
+def test_long_texts_are_refused_where_that_is_asked_for() -> None:
+    limits = Limits(n_tokens=4, d_vocab=1000, too_long="error")
+    message = (
+        r"inputs\.texts\[0\]: the text has 8 tokens, the limit is 4; shorten.*\n"
+        r".*inputs\.texts\[2\]: the text has 5 tokens"
+    )
+    with pytest.raises(ConfigError, match=message):
+        read(limits, texts=["12345678", "1234", "12345"])
+
+
+def test_a_token_outside_the_models_vocabulary_is_refused() -> None:
+    limits = Limits(n_tokens=None, d_vocab=ord("d"), too_long="truncate")
+    assert len(read(limits, texts=["abc"])) == 1
+    message = (
+        r"texts\[1\]: token id 100 is out of the model's vocabulary \(0\.\.99\); the tokenizer"
+    )
+    with pytest.raises(ConfigError, match=message):
+        read(limits, texts=["abc", "abd"])
+
+
+# --- faults
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "one\n\ntwo\n", r"a\.txt:2: the text is empty: .*; remove it"),
+        ("a.jsonl", '{"text": "a"}\n{"text": ""}\n', r"a\.jsonl:2: the text is empty"),
+        ("a.jsonl", '{"text": "a"}\n\n', r"a\.jsonl:2: is not JSON: Expecting value"),
+        ("a.jsonl", '{"text": "a"}\n{"text": \n', r"a\.jsonl:2: is not JSON: "),
+        ("a.jsonl", "[" * 200_000, r"a\.jsonl:1: is not JSON: "),
+        ("a.jsonl", '["a"]\n', r"a\.jsonl:1: expected an object with the field 'text', given \['a"),
+        ("a.jsonl", '{"txt": "a", "n": 1}', r"1: there is no field 'text'; there is: txt, n\. Set"),
+        ("a.jsonl", '{"text": null}', r"a\.jsonl:1: there is no field 'text'"),
+        ("a.jsonl", '{"text": 3}', r"a\.jsonl:1: the field 'text' is 3; expected a text"),
+        ("a.jsonl", r'{"text": "a\u0000b"}', r"a\.jsonl:1: the text has a NUL character"),
+        ("a.jsonl", r'{"text": "\ud83d"}', r"a\.jsonl:1: the text has .* a lone surrogate"),
+        ("a.jsonl", r'{"text": "a", "id": "\ud83d"}', r"a\.jsonl:1: the id has .*surrogate"),
+        ("a.txt", "a\0b\n", r"a\.txt:1: the text has a NUL character"),
+        ("a.csv", "txt,n\na,1\n", r"a\.csv:2: there is no field 'text'; there is: txt, n\."),
+        ("a.csv", "n,text\n1\n", r"a\.csv:2: there is no field 'text'"),
+        ("a.csv", "text\nHello, world\n", r"a\.csv:2: has more columns than the header; put a"),
+        ("a.csv", 'text\n"a\n', r"a\.csv:2: is not CSV: unexpected end"),
+        ("a.csv", "text\na\n\n  ,\n", r"a\.csv:4: has more columns"),
+        ("a.csv", "text\n", r"inputs: there are no texts in it"),
+        ("a.txt", "", r"inputs: there are no texts in it"),
+        ("a.parquet", "PAR0", r"a\.parquet: is not whole Parquet: "),
+        ("a.md", "# hi", r"a\.md has an ending that is not known; expected \.txt, \.jsonl, \.csv"),
+    ],
+)
+def test_a_fault_in_a_file_is_named_by_its_line(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(file=put(tmp_path / name, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "before"), [("a.txt", "one\n"), ("a.jsonl", '{"text": "a"}\n'), ("a.csv", "text\n")]
+)
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path, name: str, before: str) -> None:
+    path = put(tmp_path / name, before.encode() + "naïve\n".encode("latin-1"))
+    message = r"a\.\w+:2: is not UTF-8 \(byte 0xef at column 3\); save the file as UTF-8"
+    with pytest.raises(ConfigError, match=message):
+        read(file=path)
+
+
+def test_a_parquet_file_without_the_field_says_which_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a\.parquet: there is no field 'q'; there is: n, text"):
+        read(file=as_parquet(tmp_path), field="q")
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a" * 500, "b" * 500]}), path)
+    damaged = bytearray(path.read_bytes())
+    damaged[40:60] = b"\xff" * 20
+    path.write_bytes(damaged)
+    with pytest.raises(ConfigError, match=r"a\.parquet: is not whole Parquet: "):
+        read(file=str(path))
+
+
+def test_a_field_that_is_no_text_is_refused_in_parquet(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"a\.parquet: row 0: the field 'n' is 1; expected a text"
+    ):
+        read(file=as_parquet(tmp_path), field="n")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"inputs\.file: there is no file {tmp_path}/a\.txt"):
+        read(file=str(tmp_path / "a.txt"))
+
+
+def test_all_faults_are_reported_together_up_to_twenty(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.txt", "ok\n\n" * 3)
+    with pytest.raises(ConfigError) as caught:
+        read(file=path)
+    assert [fault.where for fault in caught.value.faults] == [f"{path}:{n}" for n in (2, 4, 6)]
+    path = put(tmp_path / "b.txt", "\n" * 3000)
+    with pytest.raises(ConfigError) as caught:
+        read(file=path)
+    assert [fault.where for fault in caught.value.faults] == [f"{path}:{n + 1}" for n in range(20)]
+
+
+def test_a_long_value_is_shortened_in_a_message(tmp_path: Path) -> None:
+    path = put(tmp_path / "a.jsonl", json.dumps({"text": ["x" * 10_000]}))
+    with pytest.raises(ConfigError, match=r"the field 'text' is \['x+\.\.\.; expected") as caught:
+        read(file=path)
+    assert len(str(caught.value)) < 300
+
+
+def test_texts_without_a_tokenizer_are_refused() -> None:
+    with pytest.raises(ConfigError, match="texts need a tokenizer, and none is at hand"):
+        read_examples(config_of(texts=TEXTS), None, NO_LIMITS)
+
+
+# --- random inputs
+
+
+def random(**given: Any) -> Examples:
+    wanted = {"examples": 50, "min_tokens": 2, "max_tokens": 9, **given}
+    return read_examples(
+        config_of(random=wanted), None, Limits(n_tokens=16, d_vocab=30, too_long="error")
+    )
+
+
+def test_random_inputs_need_no_tokenizer_and_stay_in_bounds() -> None:
+    examples = random()
+    assert len(examples) == 50
+    assert set(examples.n_tokens.tolist()) == set(range(2, 10))
+    assert set(examples.token_ids(0, 50).tolist()) == set(range(30))
+    assert texts_of(examples) == [""] * 50
+    assert ids_of(examples)[:2] == ["random-0", "random-1"]
+    assert examples.n_truncated == 0
+
+
+def test_random_inputs_depend_on_the_seed_alone() -> None:
+    assert random().digest == random().digest
+    assert random().digest != random(seed=1).digest
+
+
+def test_the_first_random_inputs_do_not_depend_on_how_many_there_are() -> None:
+    few, many = random(examples=5), random()
+    n = few.total_tokens
+    assert few.token_ids(0, 5).tolist() == many.token_ids(0, 50)[:n].tolist()
+
+
+def test_random_inputs_longer_than_the_model_takes_are_refused() -> None:
+    message = r"inputs\.random\.max_tokens: 17 tokens are more than the limit of 16"
+    with pytest.raises(ConfigError, match=message):
+        random(max_tokens=17)
+
+
+# --- digest
+
+
+def digest(tmp_path: Path, rows: list[tuple[str, str]], n_tokens: int | None = None) -> str:
+    path = put(
+        tmp_path / "a.jsonl", "\n".join(json.dumps({"id": i, "text": text}) for i, text in rows)
+    )
+    limits = Limits(n_tokens=n_tokens, d_vocab=2**21, too_long="truncate")
+    return read(limits, file=path).digest
+
+
+ROWS = [("a", "abc"), ("b", "abd")]
+
+
+def test_equal_inputs_have_equal_digests(tmp_path: Path) -> None:
+    assert digest(tmp_path, ROWS) == digest(tmp_path, list(ROWS))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [("a", "abc"), ("b", "abe")],
+        [("a", "abc"), ("c", "abd")],
+        [("a", "abca"), ("b", "bd")],
+        [("ab", "abc"), ("", "abd")],
+        [("b", "abd"), ("a", "abc")],
+        [("a", "abc")],
+        [("a", "abc"), ("b", "abd"), ("c", "abc")],
+    ],
+)
+def test_a_change_of_a_text_or_an_id_changes_the_digest(
+    tmp_path: Path, changed: list[tuple[str, str]]
+) -> None:
+    assert digest(tmp_path, changed) != digest(tmp_path, ROWS)
+
+
+def test_a_text_that_is_cut_counts_as_it_was_given(tmp_path: Path) -> None:
+    # The tokens are the same, and so are all texts one after another.
+    one, two = [("a", "abab"), ("b", "abc")], [("a", "ab"), ("b", "ababc")]
+    assert digest(tmp_path, one, 2) != digest(tmp_path, two, 2)
+
+
+def test_a_change_of_the_tokens_alone_changes_the_digest() -> None:
+    config = config_of(texts=TEXTS)
+    one = read_examples(config, codes, NO_LIMITS)
+    two = read_examples(config, lambda texts: [ids[::-1] for ids in codes(texts)], NO_LIMITS)
+    assert one.digest != two.digest

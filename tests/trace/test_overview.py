@@ -1,0 +1,36 @@
+"""What a notebook shows of a trace and of a site."""
+
+from tags import Tags
+from tiny_traces import ATTRIBUTES, site, write_trace
+
+import probekit
+
+
+def test_a_trace_lists_its_sites_by_layer(tmp_path):
+    specs = [site(f"h.{n}.mlp", layer=n, portable="mlp_out") for n in range(12)]
+    more = {"model_name": "/models/tiny & small", "model_class": "GPT2", "model_weights": "random"}
+    made = write_trace(tmp_path, [*specs, site("lm_head")], attributes=ATTRIBUTES | more)
+    page = probekit.open(made.folder)._repr_html_()
+    assert Tags(page).cells[6:18] == [
+        *("h.{0..11}.mlp/output", "12", "token=21, d_0=3", "float32", "252 B", "mlp_out"),
+        *("lm_head/output", "1", "token=21, d_0=3", "float32", "252 B"),
+        Tags(page).cells[17],
+    ]
+    assert "tiny &amp; small, random weights (GPT2), 6 examples, 21 tokens" in page
+    assert "/models" not in page
+
+
+def test_a_site_says_how_it_was_recorded(tmp_path):
+    spec = site(
+        "h.3.attn", "z", row_shape=(2, 4), axes=("token", "head", "d_head"), rows="last", layer=3,
+        dtype="bfloat16", portable="z", details={"heads": [7, 0]},
+    )  # fmt: skip
+    pooled = site("x", rows="example", details={"pool": "mean"})
+    trace = probekit.open(write_trace(tmp_path, [spec, pooled]).folder)
+    cells = Tags(trace["h.3.attn/z"]._repr_html_()).cells
+    said = dict(zip(cells[2::2], cells[3::2], strict=True))
+    assert said["axes"] == "token=6, head=2, d_head=4"
+    assert said["stored as"] == "bfloat16, 96 B"
+    assert said["rows"] == "tokens, positions: last"
+    assert (said["layer"], said["portable name"], said["heads"]) == ("3", "z", "[7, 0]")
+    assert "one an example (mean)" in trace["x"]._repr_html_()
