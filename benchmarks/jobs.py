@@ -12,10 +12,11 @@ import torch
 
 from probekit import models
 from probekit.capture import packing, running as capture
-from probekit.config.rules import load_config
+from probekit.config.loading import load_config
 from probekit.inputs import shards
 from probekit.models.skeleton import forward_arguments
-from probekit.planning.making import Plan, make_plan
+from probekit.planning.making import make_plan
+from probekit.planning.planned import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -241,7 +241,7 @@ def probekit(work: Work) -> Tool:
     from probekit import models
     from probekit.capture import running as capture
     from probekit.capture.provenance import about
-    from probekit.config.rules import load_config
+    from probekit.config.loading import load_config
     from probekit.planning.making import make_plan
     from probekit.store.folder import sealed_specs
     from probekit.store.writing.index import build_index

@@ -35,7 +35,7 @@ import torch
 from pairs import Comparison, options, report
 
 from probekit import models
-from probekit.config.rules import load_config
+from probekit.config.loading import load_config
 from probekit.inputs import shards
 from probekit.planning.making import make_plan
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from probekit.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from probekit.analysis import compare, lens
     from probekit.capture import run
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from probekit.planning import plan
     from probekit.trace import Site, Trace, open_trace as open
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "CaptureError": ("probekit.errors", "CaptureError"),

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,54 +19,54 @@ from probekit.store.format.records import write_record
 
 PACKAGE = Path(probekit.__file__).parent
 
-# Each file imports only from files above it. A new file gets its place here.
-LIGHT = (  # without torch
-    *("errors", "interrupts", "wording", "places", "yamltext", "plainwords", "fields", "config"),
-    *(
-        "globs",
-        "misses",
-        "families",
-        "inside",
-        "schema",
-        "dimensions",
-        "disk",
-        "records",
-        "checksums",
-        "compression",
-        "flushing",
-        "writer",
-    ),
-    *("lock", "gather", "mapped", "folder", "verify"),
-    *("extras", "shown", "summary", "overview", "choosing", "handover"),
-    *("blocks", "moments", "sitestats", "tracestats", "neurons", "headscores", "predictions"),
-    *("site", "tables", "trace"),
-    *("dataframes", "dataarrays", "newfile", "merging", "tensorfile", "shuffling"),
-    *("alignment", "pairing", "cka", "comparison", "similarity", "lensresult"),
-    *("pictures", "siteplots", "resultplots"),
-    *("room", "index", "spool", "inputs", "shards", "terminal", "stopping"),
-    *("report.visible", "report.blocks", "report.codes", "report.roles", "report.example"),
-    *("report.neurons", "report.execution", "report.attention", "report.page", "report.writing"),
-    "report",
+# The rooms, the highest first: a file imports from rooms below its own, and inside its own room
+# without a circle. A new room gets its place here, and a line in CONTRIBUTING.md.
+ROOMS = (
+    *("cli", "report", "plots", "handover", "handover.torch", "analysis.logitlens", "analysis"),
+    *("capture", "hooks", "planning", "inputs", "models", "trace", "doors"),
+    *("store", "store.writing", "store.reading", "store.format", "config"),
 )
-HEAVY = (  # may import torch
-    *("memory", "trust", "models", "tokenizing", "indexing", "attention", "skeleton", "sources"),
-    *("recipe", "resolve", "planning", "hooks", "order", "packing", "tally", "transfer"),
-    *("receiver", "walk", "generation", "provenance", "barehooks", "selfcheck"),
-    *("capture", "recording", "readout", "agreement", "logitlens", "rowreader"),
-    *("torchdata", "training"),
+FLOOR = ("extras", "interrupts", "wording", "errors", "version")  # files below all rooms
+# What may import torch when it is imported itself.
+HEAVY = (
+    *("handover.torch", "analysis.logitlens", "capture", "hooks", "planning", "models"),
+    "inputs.tokenizing",
 )
-ORDER = (*LIGHT, *HEAVY, "cli")
+EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.space", "models.families")
+UPWARDS = "doors"  # the one room that may name what is above it, and imports it when it is called
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
 
+Imported = tuple[str, str, bool]  # what a file takes: from where, which name, at import or later
 
-def at_import(nodes: Sequence[ast.stmt]) -> Iterator[str]:
-    """Give the modules that a file imports when it is imported itself, dotted."""
-    for node in nodes:
+
+def imports_of(source: str) -> Iterator[Imported]:
+    """Give all that a file imports of probekit, under `TYPE_CHECKING` and in functions too."""
+    tree = ast.parse(source)
+    at_once = {id(node) for node in at_import(tree.body)}
+    used: dict[str, set[str]] = {}  # what is taken of a name: families.sizes -> sizes
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            used.setdefault(node.value.id, set()).add(node.attr)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found = [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found = [(str(node.module), alias.name) for alias in node.names]
+            whole = [a.asname or a.name for a in node.names if node.module == "probekit"]
+            found += [(f"probekit.{a}", name) for a in whole for name in sorted(used.get(a, ()))]
+        else:
+            continue
+        for module, name in found:
+            if module.split(".")[0] == "probekit":
+                yield module, name, id(node) in at_once
+
+
+def at_import(nodes: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """Give the import statements that run when a file is imported itself."""
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
         elif isinstance(node, ast.If):
             if "TYPE_CHECKING" not in ast.unparse(node.test):
                 yield from at_import(node.body)
@@ -77,80 +78,199 @@ def at_import(nodes: Sequence[ast.stmt]) -> Iterator[str]:
             yield from at_import(node.body)
 
 
-def wrong_imports(sources: Mapping[str, str], order: Sequence[str] = ORDER) -> list[str]:
-    """Find imports that go up the list, or sideways off it."""
-    wrong = []
-    for name, source in sources.items():
-        for imported in at_import(ast.parse(source).body):
-            parts = imported.split(".")
-            if parts[0] != "probekit" or parts[1:2] in ([], ["__version__"]):
-                continue
-            inside = ".".join(parts[1:3])  # a file of a folder of its own: report.codes
-            place = inside if inside in order else parts[1]
-            if place not in order[: order.index(name)]:
-                wrong.append(f"{name} imports {place}")
-    return wrong
+class House:
+    """The files of a package and the doors of its rooms.
+
+    Args:
+        files: `store.format.disk` -> its source.
+        doors: `store` -> the source of its `__init__.pyi`.
+    """
+
+    def __init__(self, files: Mapping[str, str], doors: Mapping[str, str]) -> None:
+        self.files = files
+        self.doors = {
+            room: {
+                alias.name: node.module or ""
+                for node in ast.parse(stub).body
+                if isinstance(node, ast.ImportFrom)
+                for alias in node.names
+            }
+            for room, stub in doors.items()
+        }
+
+    def room_of(self, file: str) -> str:
+        """Name the room that a file lies in; a file on the floor is its own."""
+        return file.rpartition(".")[0] or file
+
+    def home(self, module: str, name: str) -> str:
+        """Find the file that a name comes from, through the doors of rooms."""
+        place = module.removeprefix("probekit").lstrip(".")
+        if place in self.files or (place in self.doors and not name):
+            return place
+        inner = f"{place}.{name}".lstrip(".")
+        if inner in self.files or inner in self.doors:
+            return inner
+        if place and place not in self.doors:
+            return f"{place} (there is no such file)"
+        if name not in self.doors.get(place, {}):
+            return f"{place}.{name} (it is not in the door)"
+        behind = self.doors[place][name]
+        return self.home(f"probekit.{place}.{behind}", name) if behind else inner
+
+    def wrong_imports(self, order: Sequence[str]) -> list[str]:
+        """Find imports that go up the list, past a door, or to what is not in one."""
+        wrong = []
+        for file, source in self.files.items():
+            own = self.room_of(file)
+            for module, name, at_once in imports_of(source):
+                if module == "probekit" and not at_once and own == "cli":
+                    continue  # the command line calls the public surface, as a user does
+                home = self.home(module, name)
+                if home.endswith(")"):
+                    wrong.append(f"{file} imports {home}")
+                    continue
+                room = home if home in self.doors else self.room_of(home)
+                if room not in order:
+                    wrong.append(f"{file} imports {home}")
+                    continue
+                goes_up = order.index(room) < order.index(own)
+                if goes_up and (own != UPWARDS or at_once):
+                    wrong.append(f"{file} imports {home}, which lies above")
+                past_a_door = module.removeprefix("probekit.") in self.files
+                if past_a_door and room != own and room not in FLOOR:
+                    wrong.append(f"{file} imports {module} past the door of {room}")
+        return wrong
+
+    def circles(self) -> list[list[str]]:
+        """Find files that import each other, directly or over others."""
+        taken = {
+            file: {self.home(module, name) for module, name, _ in imports_of(source)}
+            for file, source in self.files.items()
+            if self.room_of(file) != UPWARDS
+        }
+        while loose := [f for f, homes in taken.items() if not homes & taken.keys() - {f}]:
+            for file in loose:  # it takes from nobody that is left
+                del taken[file]
+        while loose := [f for f in taken if not any(f in h for g, h in taken.items() if g != f)]:
+            for file in loose:  # nobody that is left takes from it
+                del taken[file]
+        return [sorted(taken)] if taken else []
 
 
 def heavy_imports(sources: Mapping[str, str]) -> list[str]:
+    """Find files that import torch when they are imported themselves."""
     return [
         f"{name} imports {imported}"
         for name, source in sources.items()
-        for imported in at_import(ast.parse(source).body)
-        if imported.split(".")[0] in TORCH
+        for node in at_import(ast.parse(source).body)
+        for imported in (
+            [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+        )
+        if str(imported).split(".")[0] in TORCH
     ]
 
 
-def files() -> dict[str, str]:
-    top = [p for p in PACKAGE.glob("*.py") if p.stem not in ("__init__", "__main__")]
-    found = {path.stem: path for path in top}
-    for path in (PACKAGE / "report").glob("*.py"):
-        found["report" if path.stem == "__init__" else f"report.{path.stem}"] = path
-    return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
+def read_house() -> House:
+    """Read the package as it is; data and the top `__init__` have no place in the list."""
+    stubs = {path.parent: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.pyi")}
+    files = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if path.stem not in ("__init__", "__main__") and not name.startswith("samples"):
+            files[name] = path.read_text(encoding="utf-8")
+    return House(files, {".".join(d.relative_to(PACKAGE).parts): s for d, s in stubs.items()})
+
+
+HOUSE = read_house()
+LIGHT = tuple(
+    file
+    for file in HOUSE.files
+    if file in EXCEPT_HEAVY or not file.startswith(tuple(f"{room}." for room in HEAVY))
+    if file not in HEAVY
+)
 
 
 # --- imports go one way
 
 
-def test_every_file_has_its_place_in_the_list():
-    assert sorted(files()) == sorted(ORDER)
+def test_every_room_has_its_place_in_the_list():
+    assert {HOUSE.room_of(file) for file in HOUSE.files} == {*ROOMS, *FLOOR}
+    assert {*HOUSE.doors} == {*ROOMS} - {"doors"}
 
 
-def test_imports_go_down_the_list_only():
-    assert wrong_imports(files()) == []
+def test_imports_go_down_the_list_and_through_doors_only():
+    assert HOUSE.wrong_imports((*ROOMS, *FLOOR)) == []
+
+
+def test_no_files_import_each_other():
+    assert HOUSE.circles() == []
+
+
+def test_a_room_has_two_to_sixteen_files():
+    counts = Counter(HOUSE.room_of(file) for file in HOUSE.files)
+    assert {room: n for room in ROOMS if not 2 <= (n := counts[room]) <= 16} == {}
+
+
+def test_every_room_says_what_it_knows_and_names_its_door():
+    for room in ROOMS:
+        source = (PACKAGE.joinpath(*room.split(".")) / "__init__.py").read_text(encoding="utf-8")
+        said = ast.get_docstring(ast.parse(source)) or ""
+        assert len(said) > 150, room
+        assert "Its door" in said or room == UPWARDS, room
 
 
 def test_files_that_read_and_write_traces_do_not_import_torch():
-    assert heavy_imports({name: files()[name] for name in (*LIGHT, "cli")}) == []
+    assert heavy_imports({name: HOUSE.files[name] for name in LIGHT}) == []
 
 
 def test_the_package_itself_imports_nothing_but_the_standard_library():
     source = (PACKAGE / "__init__.py").read_text(encoding="utf-8")
-    roots = {name.split(".")[0] for name in at_import(ast.parse(source).body)}
-    assert roots <= set(sys.stdlib_module_names)
+    roots = set()
+    for node in at_import(ast.parse(source).body):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+        roots |= {str(name).split(".")[0] for name in names}
+    assert roots <= {*sys.stdlib_module_names, "probekit"}
+
+
+DOORS_OF_A_HOUSE = {
+    "a": "from .x import f as f",
+    "b": "from .y import g as g\nfrom . import y as y",
+}
+UP = "b.y imports a.x, which lies above"
+
+
+def house(file: str, source: str) -> House:
+    return House({"a.x": "", "b.y": "", "b.z": "", "doors.d": "", file: source}, DOORS_OF_A_HOUSE)
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("file", "source", "found"),
     [
-        ("from probekit import c", ["b imports c"]),
-        ("import probekit.c", ["b imports c"]),
-        ("from probekit.c import x", ["b imports c"]),
-        ("try:\n    from probekit.c import x\nexcept ImportError:\n    pass", ["b imports c"]),
-        ("if True:\n    import probekit.c", ["b imports c"]),
-        ("from probekit import a, c", ["b imports c"]),
-        ("from probekit import unlisted", ["b imports unlisted"]),
-        ("from probekit import b", ["b imports b"]),
-        ("from probekit.a import x\nimport probekit\nfrom probekit import __version__", []),
-        ("def f():\n    from probekit import c", []),
-        ("if TYPE_CHECKING:\n    from probekit import c", []),
-        ("import torch", []),
-        ("from probekit.d import e", ["b imports d.e"]),
-        ("from probekit.d.e import x", ["b imports d.e"]),
+        ("b.y", "from probekit.a import f", [UP]),
+        ("b.y", "def go():\n    from probekit.a import f", [UP]),
+        ("b.y", "if TYPE_CHECKING:\n    from probekit.a import f", [UP]),
+        ("b.y", "try:\n    from probekit.a import f\nexcept E:\n    pass", [UP]),
+        ("b.y", "from probekit import a\na.f()", ["b.y imports a, which lies above", UP]),
+        ("b.y", "import probekit.a", ["b.y imports a, which lies above"]),
+        ("a.x", "from probekit.b import h", ["a.x imports b.h (it is not in the door)"]),
+        ("a.x", "from probekit.b.y import g", ["a.x imports probekit.b.y past the door of b"]),
+        ("a.x", "from probekit.c import g", ["a.x imports c (there is no such file)"]),
+        ("a.x", "from probekit.b import g, y\nfrom probekit import b\nb.g()", []),
+        ("b.y", "from probekit.b.z import h\nimport torch", []),
+        ("doors.d", "def go():\n    from probekit.a import f", []),
+        ("doors.d", "from probekit.a import f", ["doors.d imports a.x, which lies above"]),
     ],
-)
-def test_the_check_can_fail(source, found):
-    assert wrong_imports({"b": source}, order=("a", "b", "c", "d.e")) == found
+)  # fmt: skip
+def test_the_check_can_fail(file, source, found):
+    assert house(file, source).wrong_imports(("a", "doors", "b")) == found
+
+
+def test_the_check_for_circles_can_fail():
+    assert house("b.z", "from probekit.b.y import g").circles() == []
+    two = House(
+        {"b.y": "from probekit.b.z import h", "b.z": "def f():\n    from probekit.b.y import g"}, {}
+    )
+    assert two.circles() == [["b.y", "b.z"]]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +282,7 @@ def test_the_check_can_fail(source, found):
         ("class A:\n    import torch", 1),
         ("def f():\n    import torch", 0),
         ("if TYPE_CHECKING:\n    import torch", 0),
-        ("from probekit import torchdata", 0),
+        ("from probekit.handover import RowBatches", 0),
     ],
 )
 def test_the_check_for_torch_can_fail(source, n_found):
@@ -185,7 +305,7 @@ def test_importing_probekit_loads_no_torch():
 
 
 def test_every_light_file_loads_no_torch():
-    assert loaded("".join(f"import probekit.{name}\n" for name in (*LIGHT, "cli"))) == "[]"
+    assert loaded("".join(f"import probekit.{name}\n" for name in LIGHT)) == "[]"
 
 
 @pytest.mark.parametrize("name", TORCH)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from probekit.config.rules import load_config
+from probekit.config.loading import load_config
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

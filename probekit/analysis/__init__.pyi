@@ -1,4 +1,4 @@
-from .comparison import CKAMatrix as CKAMatrix, Comparison as Comparison
+from .comparison import MEASURES as MEASURES, CKAMatrix as CKAMatrix, Comparison as Comparison
 from .headscores import HeadScores as HeadScores, head_scores as head_scores
 from .logitlens import Lens as Lens, LensExample as LensExample, lens as lens
 from .moments import pooled as pooled

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.doors import results as doors
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.trace import Shown, Table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
 Array = np.ndarray[Any, Any]
 
@@ -67,17 +67,7 @@ class CKAMatrix(Shown):
         values = self.debiased if debiased else self.values
         return pandas.DataFrame(values, index=list(self.a_layers), columns=list(self.b_layers))
 
-    def plot(self, *, debiased: bool = False, ax: Axes | None = None) -> Figure:
-        """Draw it as a map, the first layers in the lower left corner.
-
-        Args:
-            debiased: the debiased values.
-            ax: matplotlib axes to draw in; a figure of its own where None.
-        """
-        load_extra("matplotlib", extra="analysis", purpose="plot()")
-        from probekit.plots import plot_matrix
-
-        return plot_matrix(self, debiased=debiased, ax=ax)
+    plot = doors.plot_matrix
 
     def _table(self) -> Table:
         return Table(
@@ -145,19 +135,7 @@ class Comparison(Shown):
         pairs = [dict(zip(p, _no_nan(p.values()), strict=True)) for p in map(asdict, self.pairs)]
         return {**plain, "pairs": pairs, "matrices": matrices, "notes": list(self.notes)}
 
-    def plot(self, measure: str = "cka", *, ax: Axes | None = None) -> Figure:
-        """Draw a measure by layer, one line for each place; for a map see `matrix().plot()`.
-
-        Args:
-            measure: cka, cka_debiased, cosine, relative_difference or largest_difference.
-            ax: matplotlib axes to draw in; a figure of its own where None.
-        """
-        load_extra("matplotlib", extra="analysis", purpose="plot()")
-        from probekit.plots import plot_comparison
-
-        if measure not in MEASURES:
-            raise StoreError(f"there is no measure {measure!r}; expected {', '.join(MEASURES)}")
-        return plot_comparison(self, measure, ax=ax)
+    plot = doors.plot_comparison
 
     def _table(self) -> Table:
         return Table(

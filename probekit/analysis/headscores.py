@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.doors import results as doors
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.trace import (
@@ -26,9 +27,6 @@ from probekit.trace import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from probekit.trace import Site, Trace
 
 Array = np.ndarray[Any, Any]
@@ -113,12 +111,7 @@ class HeadScores(Shown, Sequence[HeadScore]):
         names = [field.name for field in fields(HeadScore)]
         return pandas.DataFrame([{n: getattr(h, n) for n in names} for h in self.heads])
 
-    def plot(self, kind: str = "induction", *, ax: Axes | None = None) -> Figure:
-        """Draw a kind of score as a map, layers down, heads across."""
-        load_extra("matplotlib", extra="analysis", purpose="plot()")
-        from probekit.plots import plot_head_scores
-
-        return plot_head_scores(self, kind, ax=ax)
+    plot = doors.plot_head_scores
 
     def _table(self) -> Table:
         said = "; ".join(

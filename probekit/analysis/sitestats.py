@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.analysis.moments import Moments, merged, moments_of, no_moments, pooled
+from probekit.doors import results as doors
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.store import FLOATS
 from probekit.trace import ATTENTION, Shown, Table, blocks, examples_of
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from probekit.trace import Site
 
 Array = np.ndarray[Any, Any]
@@ -99,12 +97,7 @@ class SiteStatistics(Shown):
             index = pandas.Index(self.numbers[0], name=self.axes[0])
         return pandas.DataFrame({k: v.reshape(-1) for k, v in columns.items()}, index=index)
 
-    def plot(self, *, ax: Axes | None = None) -> Figure:
-        """Draw the mean and deviation of every feature, outliers named."""
-        load_extra("matplotlib", extra="analysis", purpose="plot()")
-        from probekit.plots import plot_site_statistics
-
-        return plot_site_statistics(self, ax=ax)
+    plot = doors.plot_site_statistics
 
     def _table(self) -> Table:
         summary = summary_of(self)

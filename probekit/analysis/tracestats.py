@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probekit.analysis.sitestats import SiteStatistics, site_statistics, summary_of
+from probekit.doors import results as doors
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.store import FLOATS
 from probekit.trace import Patterns, Shown, Table, choose_sites, collapse
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from probekit.trace import Trace
 
 OUTLIER_LAYERS = 0.25  # Dettmers et al. 2022, section 4
@@ -87,12 +85,7 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
         ]
         return pandas.DataFrame(rows).set_index("site")
 
-    def plot(self, *, ax: Axes | None = None) -> Figure:
-        """Draw the L2 norms of rows by layer, one line for each kind of site."""
-        load_extra("matplotlib", extra="analysis", purpose="plot()")
-        from probekit.plots import plot_norms
-
-        return plot_norms(self, ax=ax)
+    plot = doors.plot_norms
 
     def _table(self) -> Table:
         columns = ("rows", "mean", "deviation", "mean_norm", "largest_norm", "zeros", "outliers")

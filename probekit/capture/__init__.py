@@ -1,4 +1,10 @@
-"""capture."""
+"""The walk: batches go through the model, rows come out, shards are sealed, the trace is opened.
+
+Carries a plan out and takes no decisions. Knows which batch runs, which rows leave the device, when
+a shard is whole, and the check before the run; running.py is all of it on one screen.
+
+Its door: `run`.
+"""
 
 import lazy_loader
 

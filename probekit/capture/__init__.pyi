@@ -1,1 +1,2 @@
-from .running import Progress as Progress, Watcher as Watcher, run as run
+from .running import run as run
+from .walk import Progress as Progress, Watcher as Watcher

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from probekit import __version__, models
+from probekit import models
 from probekit.planning import Plan
 from probekit.store import RunRecord, schema
+from probekit.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "h5py", "numpy")
 

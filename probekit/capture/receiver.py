@@ -18,16 +18,9 @@ from probekit.capture.packing import KNOWN_NEXT, Batch, Rows, pack, padded
 from probekit.capture.tally import Tally, all_finite
 from probekit.capture.transfer import Label, RowSink, Transfer
 from probekit.errors import CaptureError
-from probekit.hooks import (
-    AttentionCall,
-    AttentionTap,
-    ForwardStopped,
-    HookManager,
-    Sink,
-    Tap,
-    shown_weights,
-)
+from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention
 from probekit.interrupts import Attachment
+from probekit.models import AttentionCall, AttentionTap, shown_weights
 from probekit.planning import ATTENTION, BLOCK_KINDS, Recipe, SitePlan, Source
 
 Array = np.ndarray[Any, Any]
@@ -172,7 +165,8 @@ class Receiver(Attachment):
             if not count:
                 continue
             queries = rows.positions[start : start + count]
-            blocks = call.blocks(
+            blocks = attention.blocks(
+                call,
                 kind,
                 example=place,
                 heads=source.heads,

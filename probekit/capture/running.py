@@ -82,7 +82,7 @@ def run(
     plan = make_plan(config)
     if on_plan is not None:
         on_plan(plan)
-    if not force and (short := shortage(plan, overwrite=overwrite)) is not None:
+    if not force and (short := shortage(plan.contents, overwrite=overwrite)) is not None:
         raise PlanError(f"{short}. Make room, record less, or begin anyway with --force")
     device = models.compute_device(config.model, config.where("model.device"))
     path, record = Path(config.store.path), run_record(plan)

@@ -1,4 +1,10 @@
-"""cli."""
+"""The terminal: one library call a command.
+
+Knows commands, options, progress lines and exit codes; nothing that Python users cannot have. It
+imports what a command needs when the command runs, so that `--help` is quick.
+
+Its door: `main`.
+"""
 
 import lazy_loader
 

@@ -58,7 +58,7 @@ def _byte_count(text: str) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from probekit import __version__
+        from probekit.version import __version__
 
         typer.echo(__version__)
         raise typer.Exit
@@ -156,7 +156,7 @@ def modules(
 ) -> None:
     """List a model's modules in execution order, with shapes and portable names."""
     from probekit.cli import terminal
-    from probekit.planning import list_modules
+    from probekit.models import list_modules
 
     _calm_transformers()
     rows = list_modules(model, match=match, overrides=settings or ())

@@ -1,5 +1,6 @@
-from .fields import ByteCount as ByteCount
+from .fields import ByteCount as ByteCount, RecordKind as RecordKind
 from .globs import MAX_EDGES as MAX_EDGES, compile_glob as compile_glob, match_paths as match_paths
+from .loading import json_schema as json_schema, load_config as load_config
 from .misses import nearest as nearest, no_match as no_match, unmatched_choices as unmatched_choices
 from .rules import (
     GenerateConfig as GenerateConfig,
@@ -8,8 +9,5 @@ from .rules import (
     ProbeConfig as ProbeConfig,
     ProbeRule as ProbeRule,
     RandomInputs as RandomInputs,
-    RecordKind as RecordKind,
-    json_schema as json_schema,
-    load_config as load_config,
 )
 from .yamltext import read_value as read_value

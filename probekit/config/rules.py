@@ -1,37 +1,26 @@
-"""YAML text <-> ProbeConfig, its JSON Schema, and ``--set key=value``.
+"""ProbeConfig: what may be written in a config, key by key.
 
-This file knows what may be written in a config, and where each key stood in the text, so that
-every later stage can name the place. It does not know whether a model has such a module or such
-a layer (plan.py), nor what a module pattern means (globs.py).
+Knows each key's type, default and meaning, and what is wrong between keys. It does not know whether
+a model has such a module or such a layer (planning), nor what a module pattern means (globs.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     PrivateAttr,
-    ValidationError,
-    model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails
 
 from probekit.config.fields import (
-    PORTABLE_NAMES,
     POSITIONS_TEXT,
-    RECORD_KINDS,
     ByteCount,
     Count,
     Device,
@@ -44,7 +33,6 @@ from probekit.config.fields import (
     PortableNames,
     Positions,
     Positive,
-    RecordKind,
     Records,
     Seed,
     Share,
@@ -52,53 +40,19 @@ from probekit.config.fields import (
     Texts,
     listed,
     one_or_many,
-    parse_slice,
-    rule_error,
 )
+from probekit.config.part import Part, exactly_one, one_source
 from probekit.config.places import (
     KEY_PATH,
-    MAX_DEPTH,
-    KeyPath,
-    Mistake,
     Places,
-    assign,
     parse_path,
-    path_text,
 )
-from probekit.config.plainwords import mistakes_of
-from probekit.config.yamltext import Dumper, read_file, read_value
-from probekit.errors import SHOWN, ConfigError, Fault
-from probekit.wording import shorten, show, show_typed
+from probekit.config.yamltext import Dumper
+from probekit.wording import show
 
 _MOST_EXAMPLES, _MOST_RANDOM = 100_000, 50_000_000  # random examples, and tokens of them
 _MOST_PATTERNS = 2000  # of all probes; a glob stands for any number of modules
 _DERIVED = ("top_k", "token_logprob", "entropy")  # kinds that are taken of what a site gives
-
-__all__ = [
-    "PORTABLE_NAMES",
-    "RECORD_KINDS",
-    "DatasetInputs",
-    "InputsConfig",
-    "ModelConfig",
-    "ProbeConfig",
-    "ProbeRule",
-    "RandomInputs",
-    "RecordKind",
-    "StoreConfig",
-    "json_schema",
-    "load_config",
-    "parse_slice",
-]
-
-
-def _exactly_one(*keys: str, beside: Mapping[str, dict[str, Any]] | None = None) -> Any:
-    """Say in JSON Schema that one of these keys is there and not null, and what goes beside it."""
-
-    def branch(key: str) -> dict[str, Any]:
-        others = (beside or {}).get(key, {})
-        return {"required": [key], "properties": {key: {"not": {"type": "null"}}} | others}
-
-    return {"oneOf": [branch(key) for key in keys]}
 
 
 def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
@@ -106,49 +60,7 @@ def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
     return {"anyOf": [enum, {"type": "array", "items": enum}]}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    @classmethod
-    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong between keys: the key to point at (or ``""``), and a message."""
-        yield from ()
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _with_rules(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        # An "after" validator would stay silent until every single field is right.
-        rules = cls._rules(given) if isinstance(given, Mapping) else ()
-        wrong = [
-            InitErrorDetails(type=rule_error(message), loc=(key,) if key else (), input=given)
-            for key, message in rules
-        ]
-        try:
-            part = validate(given)
-        except ValidationError as error:
-            told = islice(error.errors(include_url=False), 2 * SHOWN)  # a list can be all wrong
-            wrong = [*map(_once_more, told), *wrong]
-        if wrong:
-            raise ValidationError.from_exception_data(cls.__name__, wrong)
-        return part
-
-
-def _once_more(error: ErrorDetails) -> InitErrorDetails:
-    context = error.get("ctx", {})
-    kind = rule_error(context["message"]) if error["type"] == "rule" else error["type"]
-    return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"], ctx=context)
-
-
-def _one_source(given: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:
-    found = [key for key in keys if given.get(key) is not None]
-    if len(found) != 1:
-        yield (
-            found[-1] if found else "",
-            f"given {' and '.join(found) or 'none'}, expected exactly one of {', '.join(keys)}",
-        )
-
-
-class ModelConfig(_Part):
+class ModelConfig(Part):
     """Which model, and how it is loaded and run."""
 
     name: Name = Field(
@@ -174,7 +86,7 @@ class ModelConfig(_Part):
     )
 
 
-class DatasetInputs(_Part):
+class DatasetInputs(Part):
     """A dataset of the hub (needs probekit[datasets])."""
 
     name: Text = Field(description="Hub id or local folder of the dataset.")
@@ -183,7 +95,7 @@ class DatasetInputs(_Part):
     revision: Text | None = Field(None, description="Branch, tag or commit on the hub.")
 
 
-class RandomInputs(_Part):
+class RandomInputs(Part):
     """Seeded random tokens: for benchmarks, and for models without a tokenizer."""
 
     examples: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = Field(
@@ -215,10 +127,10 @@ class RandomInputs(_Part):
 _SOURCES = ("texts", "file", "dataset", "random")
 
 
-class InputsConfig(_Part):
+class InputsConfig(Part):
     """The inputs: exactly one of texts, file, dataset and random."""
 
-    model_config = ConfigDict(json_schema_extra=_exactly_one(*_SOURCES))
+    model_config = ConfigDict(json_schema_extra=exactly_one(*_SOURCES))
 
     texts: Texts | None = Field(None, description="The texts themselves; one is one example.")
     file: Name | None = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
@@ -236,10 +148,10 @@ class InputsConfig(_Part):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        return _one_source(given, _SOURCES)
+        return one_source(given, _SOURCES)
 
 
-class EinopsConfig(_Part):
+class EinopsConfig(Part):
     """An einops pattern; both sides begin with the rows' axis: ``token (head d) -> token head d``.
 
     Further keys are sizes (``head: 12``); those of the model are known: head, kv_head, d_head,
@@ -249,7 +161,7 @@ class EinopsConfig(_Part):
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={
-            **_exactly_one("rearrange", "reduce"),
+            **exactly_one("rearrange", "reduce"),
             "dependentRequired": {"reduce": ["op"], "op": ["reduce"]},
             "additionalProperties": {"type": "integer", "minimum": 1},
         },
@@ -269,16 +181,16 @@ class EinopsConfig(_Part):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from _one_source(given, ("rearrange", "reduce"))
+        yield from one_source(given, ("rearrange", "reduce"))
         if (given.get("reduce") is None) != (given.get("op") is None):
             yield "", "reduce and op go together; expected op: mean, max, sum or norm"
 
 
-class ProbeRule(_Part):
+class ProbeRule(Part):
     """One probe: which places, and what to record of them."""
 
     model_config = ConfigDict(
-        json_schema_extra=_exactly_one(
+        json_schema_extra=exactly_one(
             "modules", "sites", beside={"sites": {"record": _one_or_some(_DERIVED)}}
         )
     )
@@ -313,7 +225,7 @@ class ProbeRule(_Part):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from _one_source(given, ("modules", "sites"))
+        yield from one_source(given, ("modules", "sites"))
         if given.get("sites") is not None and given.get("modules") is None and "record" in given:
             named = [kind for kind in one_or_many(given["record"]) if kind not in _DERIVED]
             if named:
@@ -330,7 +242,7 @@ def _count_patterns(probes: object) -> int:
     return max(len(rules), sum(len(one_or_many(value)) for value in asked))
 
 
-class GenerateConfig(_Part):
+class GenerateConfig(Part):
     """Let the model go on from each text, and record that too."""
 
     max_new_tokens: Count = Field(description="Most new tokens of an example.")
@@ -349,7 +261,7 @@ class GenerateConfig(_Part):
     )
 
 
-class StoreConfig(_Part):
+class StoreConfig(Part):
     """The trace on disk."""
 
     path: Name = Field(description="The folder of the trace.")
@@ -368,7 +280,7 @@ class StoreConfig(_Part):
     )
 
 
-class ProbeConfig(_Part):
+class ProbeConfig(Part):
     """What to look at: a model, its inputs, the probes, and where the trace goes."""
 
     model_config = ConfigDict(
@@ -459,107 +371,3 @@ class ProbeConfig(_Part):
         decisive = self.model_dump(mode="json", exclude=free)
         text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a config, for editors."""
-    schema = ProbeConfig.model_json_schema() | {"title": "probekit config"}
-    for part in (schema, *schema["$defs"].values()):
-        for key, described in part["properties"].items():
-            described.setdefault("title", key.capitalize())  # pydantic leaves it out beside $ref
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def load_config(
-    source: str | Path | Mapping[str, Any] | ProbeConfig, *, overrides: Sequence[str] = ()
-) -> ProbeConfig:
-    """Load a config, or say everything that is wrong with it.
-
-    Args:
-        source: The path of a YAML file, a mapping, or a config.
-        overrides: ``key=value`` each, as given to ``--set``: ``model.name=gpt2``,
-            ``probes[0].layers=[0, 1]``. An index one past the end appends.
-
-    Returns:
-        The config.
-
-    Raises:
-        ConfigError: With one line for every fault, in the order of the text.
-    """
-    if isinstance(source, ProbeConfig) and not overrides:
-        return source
-    mistakes: list[Mistake] = []
-    if isinstance(source, str | Path):
-        tree, places, mistakes = read_file(source)
-    else:
-        tree = _copied(source, ())
-        places = source._places if isinstance(source, ProbeConfig) else Places()
-    if not isinstance(tree, dict):
-        keys = ", ".join(ProbeConfig.model_fields)
-        message = f"given {show_typed(tree)}, expected a mapping with the keys {keys}"
-        raise ConfigError.of([Fault(places.where(()), message)])
-    places, unusable = _with_overrides(tree, places, overrides)
-    return _validated(tree, places, mistakes, unusable)
-
-
-def _validated(
-    tree: dict[str, Any], places: Places, mistakes: Iterable[Mistake], unusable: Iterable[Fault]
-) -> ProbeConfig:
-    try:
-        config = ProbeConfig.model_validate(tree)
-    except ValidationError as error:
-        mistakes = [*mistakes, *mistakes_of(error, tree, ProbeConfig)]
-    if faults := [*_in_order(mistakes, places), *unusable]:
-        raise ConfigError.of(faults)
-    config._places = places
-    return config
-
-
-def _in_order(mistakes: Iterable[Mistake], places: Places) -> Iterator[Fault]:
-    """Make faults in the order of the text; what came from --set follows."""
-
-    def line(mistake: Mistake) -> float:
-        at = mistake.line or places.find(mistake.path)[1]
-        return at if isinstance(at, int) else float("inf") if at else 0
-
-    for mistake in sorted(mistakes, key=line):
-        where = places.where(mistake.path, with_value=True)
-        if mistake.line:
-            where = f"{places.source}:{mistake.line}: {path_text(mistake.path)}"
-        yield Fault(where, mistake.message)
-
-
-def _copied(value: Any, path: KeyPath) -> Any:
-    """Copy a mapping of Python's into what a YAML file could have said."""
-    if len(path) > MAX_DEPTH:
-        message = f"nested deeper than {MAX_DEPTH} levels"
-        raise ConfigError.of([Fault(Places().where(path[:3]), message)])
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json", exclude_unset=True)
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                message = f"given the key {show_typed(key)}, expected text"
-                raise ConfigError.of([Fault(Places().where(path), message)])
-        return {key: _copied(item, (*path, key)) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_copied(item, (*path, i)) for i, item in enumerate(value)]
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _with_overrides(
-    tree: dict[str, Any], places: Places, overrides: Iterable[str]
-) -> tuple[Places, list[Fault]]:
-    """Carry out each ``key=value`` on the tree; returns the new places and what was wrong."""
-    faults: list[Fault] = []
-    for assignment in overrides:
-        key, equals, text = assignment.partition("=")
-        try:
-            if not equals:
-                raise ConfigError("expected key=value, e.g. model.name=gpt2")
-            path = parse_path(key.strip())
-            assign(tree, path, read_value(text))
-            places = places.with_set(path, assignment)
-        except ConfigError as error:
-            faults.append(Fault(f"--set {shorten(assignment)}", str(error)))
-    return places, faults

@@ -1,1 +1,7 @@
-"""doors."""
+"""Methods of what lies low that rooms above it carry out: `trace.report()`, `site.plot()`.
+
+The one exception to "imports go down the list only": this room lies below `trace`, whose classes
+take their methods from it, and names rooms above. It imports them when a method is called, and
+never before; the test of imports knows it by name. Its files are `trace`, `site` and `results`, for
+the methods of `Trace`, of `Site`, and of what an analysis gives.
+"""

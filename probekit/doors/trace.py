@@ -1,8 +1,4 @@
-"""Handing a trace over to the tools people use: one function for each.
-
-These are methods of `Trace`. Each loads what it needs when it is called, so that reading a trace
-needs none of it.
-"""
+"""Methods of `Trace` that rooms above it carry out: analysis, the report, other tools."""
 
 from __future__ import annotations
 
@@ -12,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from probekit.extras import load_extra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pandas as pd
     import xarray as xr
 
-    from probekit.handover.newfile import Watcher
-    from probekit.handover.torch import RowBatches, RowItems
-    from probekit.trace import Patterns, Trace
+    from probekit.analysis import HeadScores, Neuron, NextTokens, TopExamples, TraceStatistics
+    from probekit.handover import RowBatches, RowItems, Watcher
+    from probekit.report import Report
+    from probekit.trace import Patterns, Site, Trace
 
 
 def dataset(
@@ -87,7 +86,7 @@ def dataset(
         >>> for batch in DataLoader(rows, batch_size=None, num_workers=2):
         ...     loss = probe(batch["transformer.h.1/output"], labels[batch["example"]])
     """
-    from probekit.handover.torch import make_batches
+    from probekit.handover import make_batches
 
     return make_batches(
         trace,
@@ -127,7 +126,7 @@ def map_dataset(
     Raises:
         StoreError: if a site was not recorded, or sites have different rows.
     """
-    from probekit.handover.torch import make_items
+    from probekit.handover import make_items
 
     return make_items(trace, sites, rows=rows, origin=origin)
 
@@ -158,7 +157,7 @@ def to_pandas(trace: Trace, table: str) -> pd.DataFrame:
         >>> tokens[tokens.text == " is"].index      # rows of every site that has all tokens
     """
     load_extra("pandas", extra="analysis", purpose="to_pandas")
-    from probekit.handover.dataframes import frame_of
+    from probekit.handover import frame_of
 
     return frame_of(trace, table)
 
@@ -189,7 +188,7 @@ def to_xarray(trace: Trace, sites: Patterns | None = None) -> xr.Dataset:
         >>> ds["transformer.h.1/output"].groupby("token_example").mean()
     """
     load_extra("xarray", extra="analysis", purpose="to_xarray")
-    from probekit.handover.dataarrays import dataset_of
+    from probekit.handover import dataset_of
 
     return dataset_of(trace, sites)
 
@@ -228,7 +227,7 @@ def to_safetensors(
         >>> trace.to_safetensors("resid.safetensors", "resid_post")
         >>> safetensors.torch.load_file("resid.safetensors")["transformer.h.0/output"]
     """
-    from probekit.handover.tensorfile import write_tensors
+    from probekit.handover import write_tensors
 
     write_tensors(trace, Path(path), patterns=sites, overwrite=overwrite, watch=on_progress)
     return Path(path)
@@ -263,10 +262,137 @@ def merge(
     Raises:
         StoreError: if a pattern names nothing that was recorded, or the file cannot be written.
     """
-    from probekit.handover.merging import merge_trace
+    from probekit.handover import merge_trace
     from probekit.trace import open_trace
 
     merge_trace(
         trace, Path(path), dtype=dtype, patterns=sites, overwrite=overwrite, watch=on_progress
     )
     return open_trace(path)
+
+
+def next_tokens(trace: Trace, example: int, position: int = -1, *, k: int = 5) -> NextTokens:
+    """Give what the model would have said next.
+
+    Args:
+        example: number of the example.
+        position: after which of its tokens; -1 is the last.
+        k: how many candidates, at most as many as were recorded.
+
+    Raises:
+        StoreError: if neither logits nor `top_k` were recorded there.
+
+    Example:
+        >>> print(trace.next_tokens(0))
+        ' Tokyo' 99.1%, ' Paris' 0.2%, others 0.7%
+    """
+    from probekit import analysis
+
+    return analysis.next_tokens(trace, example, position, k)
+
+
+def report(
+    trace: Trace,
+    path: str | Path = "report.html",
+    *,
+    examples: int | Sequence[int] = 8,
+    neurons: int = 32,
+    max_bytes: int = 128 << 20,
+) -> Report:
+    """Write a page to look at: attention, next tokens, norms, neurons, execution order.
+
+    The page is one HTML file; it opens in any browser, without a network or a server.
+
+    Args:
+        path: the HTML file; one that is there is replaced.
+        examples: the first so many, or the numbers of those to show.
+        neurons: how many of each site's neurons to include, the liveliest. To find them, every
+            row of these sites is read three times; 0 leaves that out.
+        max_bytes: how large the file may become; what does not fit is left out, and said so.
+
+    Returns:
+        What is in the file, and what was left out.
+
+    Raises:
+        StoreError: if an example or an option is out of range, or the file cannot be written.
+    """
+    from probekit.report import write_report
+
+    return write_report(trace, path, examples=examples, neurons=neurons, max_bytes=max_bytes)
+
+
+def top_examples(
+    trace: Trace,
+    site: str | Site,
+    neuron: Neuron,
+    k: int = 10,
+    *,
+    smallest: bool = False,
+    one_per_example: bool = False,
+    around: int = 8,
+) -> TopExamples:
+    """Find the tokens, in context, on which a neuron fires most.
+
+    Args:
+        site: a site or its name, "transformer.h.3.mlp.act".
+        neuron: its number in the model; a tuple where a row has several axes, (head, d_head).
+        k: how many, at most. Of equal values the earlier comes first; NaN never comes.
+        smallest: where it is most negative instead.
+        one_per_example: only the strongest token of each example.
+        around: tokens of context on either side.
+
+    Raises:
+        StoreError: if the site or the neuron was not recorded; the message says what was.
+
+    Example:
+        >>> trace.top_examples("transformer.h.1.mlp.act", 17, k=5)
+    """
+    from probekit import analysis
+
+    found = trace[site] if isinstance(site, str) else site
+    return analysis.top_examples(
+        found,
+        neuron,
+        k,
+        smallest=smallest,
+        one_per_example=one_per_example,
+        around=around,
+    )
+
+
+def head_scores(trace: Trace, sites: Patterns | None = None) -> HeadScores:
+    """Score every recorded attention head as induction, previous-token and duplicate head.
+
+    The scores, and where they come from, are told at `HeadScores`.
+
+    Args:
+        sites: globs of sites, "transformer.h.{0..3}.attn/pattern"; all patterns where None.
+
+    Raises:
+        StoreError: if no patterns were recorded there.
+    """
+    from probekit import analysis
+
+    return analysis.head_scores(trace, sites)
+
+
+def statistics(
+    trace: Trace, sites: Patterns | None = None, *, magnitude: float = 6.0, tokens: float = 0.06
+) -> TraceStatistics:
+    """Give the statistics of every site of floats, one pass each; see `Site.statistics`.
+
+    Args:
+        sites: globs of sites or portable names, one or several; all of them where None.
+        magnitude: of an outlier, in root mean squares of its row.
+        tokens: the share of rows in which an outlier must be so large.
+    """
+    from probekit import analysis
+
+    return analysis.trace_statistics(trace, sites, magnitude=magnitude, tokens=tokens)
+
+
+def html(trace: Trace) -> str:
+    """Give what a notebook shows."""
+    from probekit.trace import trace_table
+
+    return trace_table(trace).html()

@@ -1,10 +1,4 @@
-from .attention import (
-    KERNELS as KERNELS,
-    SCORE_ARGUMENTS as SCORE_ARGUMENTS,
-    AttentionCall as AttentionCall,
-    AttentionTap as AttentionTap,
-    shown_weights as shown_weights,
-)
+from . import attention as attention
 from .barehooks import BareHooks as BareHooks
 from .order import OrderRecorder as OrderRecorder
 from .recording import record as record

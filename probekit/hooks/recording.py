@@ -13,10 +13,10 @@ import torch
 
 from probekit.config import RecordKind, match_paths, nearest
 from probekit.errors import CaptureError, Fault, PlanError
-from probekit.hooks.attention import AttentionCall, AttentionTap, Listener
+from probekit.hooks import attention
 from probekit.hooks.taps import HookManager, Tap
 from probekit.interrupts import Attachment
-from probekit.models import families
+from probekit.models import AttentionCall, AttentionListener as Listener, AttentionTap, families
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
@@ -154,7 +154,7 @@ def _keep(kept: list[_Kept], tensor: torch.Tensor) -> None:
 
 def _keep_parts(asked: list[tuple[list[_Kept], str]], call: AttentionCall) -> None:
     for kept, kind in asked:
-        _keep(kept, call.whole(kind))
+        _keep(kept, attention.whole(call, kind))
 
 
 def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:

@@ -1,4 +1,10 @@
-"""inputs."""
+"""What the model reads: texts become examples, examples tokens, tokens shards and batches.
+
+Knows files, datasets and tokenizers, which examples lie in which shard, and how many share a batch;
+nothing of the model but its tokenizer.
+
+Its door: `read_examples` and its `Examples`, `shards`, `tokenizing`.
+"""
 
 import lazy_loader
 

@@ -1,19 +1,25 @@
 from . import families as families, trust as trust
+from .attention import (
+    KERNELS as KERNELS,
+    AttentionCall as AttentionCall,
+    AttentionListener as AttentionListener,
+    AttentionTap as AttentionTap,
+    shown_weights as shown_weights,
+)
 from .checkpoints import (
-    Source as Source,
     compute_device as compute_device,
     compute_dtype as compute_dtype,
     explained as explained,
-    hub_in_reach as hub_in_reach,
     load_hf_config as load_hf_config,
     load_model as load_model,
-    locate as locate,
     model_class as model_class,
-    model_digest as model_digest,
     trust_notes as trust_notes,
     with_overrides as with_overrides,
 )
-from .families import Sizes as Sizes, portable_names as portable_names
+from .families import Sizes as Sizes
+from .identity import model_digest as model_digest
+from .listing import list_modules as list_modules
+from .locating import Source as Source, hub_in_reach as hub_in_reach, locate as locate
 from .memory import out_of_memory as out_of_memory
 from .skeleton import (
     BATCH as BATCH,

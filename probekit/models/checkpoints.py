@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from threading import RLock
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import transformers
-import xxhash
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from probekit.config import ModelConfig, ProbeConfig
 from probekit.errors import ConfigError
 from probekit.models import trust
+from probekit.models.locating import Source, hub_in_reach, locate
 from probekit.models.memory import out_of_memory
 from probekit.wording import human_bytes, shorten
 
-SAMPLES = ("tiny-gpt2",)
 BUNDLED = {  # architectures that build with no network, by the model's name in lower case
     "distilgpt2": "distilgpt2",
     "distilbert/distilgpt2": "distilgpt2",
@@ -45,73 +39,7 @@ BUNDLED = {  # architectures that build with no network, by the model's name in 
 # How transformers builds a model, and torch's seed, are settings of the whole process: one thread
 # at a time, or another one's random weights are never drawn.
 BUILDING = RLock()
-_CONNECT_S = 3.0
-_PIECE_BYTES = 1 << 20
-_CONFIGS = ("config.json", "generation_config.json")
 _REASON = 400  # characters of what a library says
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where `from_pretrained` is pointed at."""
-
-    place: str  # a hub id or a folder
-    gguf_file: str | None = None
-    on_hub: bool = False
-
-    def arguments(self, revision: str | None) -> dict[str, Any]:
-        """Give the keyword arguments every `from_pretrained` of this source takes."""
-        if self.on_hub:
-            return {"revision": revision, "local_files_only": not hub_in_reach()}
-        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
-
-
-def locate(name: str, where: str) -> Source:
-    """Find out what a model's or tokenizer's name names.
-
-    Raises:
-        ConfigError: if it names a sample, a folder or a file that does not exist.
-    """
-    if name.startswith("sample:"):
-        sample = name.removeprefix("sample:")
-        if sample not in SAMPLES:
-            raise ConfigError(
-                f"{where}: there is no sample {sample!r}; "
-                f"expected {', '.join(f'sample:{s}' for s in SAMPLES)}"
-            )
-        return Source(place=str(resources.files("probekit.samples") / sample))
-    try:
-        path = Path(name).expanduser()
-        is_file, is_dir = path.is_file(), path.is_dir()
-    except (OSError, RuntimeError) as error:  # a name too long for a file, a home of nobody's
-        raise ConfigError(f"{where}: {shorten(name)} is no model's name: {error}") from error
-    if path.suffix == ".gguf":
-        if not is_file:
-            raise ConfigError(f"{where}: there is no file {path.absolute()}")
-        return Source(place=str(path.parent), gguf_file=path.name)
-    if is_dir:
-        return Source(place=str(path))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ConfigError(f"{where}: there is no folder {path.absolute()}")
-    return Source(place=name, on_hub=True)
-
-
-@cache
-def hub_in_reach() -> bool:
-    """Say whether the model hub answers, once and quickly.
-
-    The hub client retries for 23 s before it gives up, at every file.
-    """
-    if constants.HF_HUB_OFFLINE:
-        return False
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return True  # only the proxy can tell
-    hub = urlsplit(constants.ENDPOINT)
-    try:
-        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=_CONNECT_S):
-            return True
-    except OSError:
-        return False
 
 
 def load_hf_config(config: ProbeConfig, *, bundled: bool = False) -> Any:
@@ -329,53 +257,6 @@ def _refuse_holes(report: Any, where: str, name: str) -> None:
             f"({', '.join(holes[:3])}{', ...' if len(holes) > 3 else ''}); "
             "they would be random. Give the checkpoint that belongs to this architecture"
         )
-
-
-def model_digest(config: ProbeConfig) -> str | None:
-    """Tell a local model from others, so that a run does not go on with a changed one.
-
-    Reads what its configs say, and every byte of its weights and of code that may run.
-
-    Returns:
-        A digest, or None where nothing is local (the hub has commits for that).
-    """
-    source = locate(config.model.name, config.where("model.name"))
-    if source.on_hub:
-        return None
-    folder = Path(source.place)
-    files: list[Path] = []
-    if config.model.weights != "random":
-        files += [folder / source.gguf_file] if source.gguf_file else folder.glob("*.safetensors")
-    if config.model.trust_remote_code:
-        files += folder.glob("*.py")
-    digest = xxhash.xxh3_128()
-    for name in _CONFIGS if source.gguf_file is None else ():
-        if (folder / name).exists():
-            digest.update(f"{name} {_said_in(folder / name)}\n".encode())
-    for file in sorted(files):
-        there = file.stat()
-        content = _content_digest(file, there.st_size, there.st_mtime_ns)
-        digest.update(f"{file.name} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def _said_in(file: Path) -> str:
-    """Give what a config says, whichever version of transformers wrote it."""
-    text = file.read_text(encoding="utf-8", errors="replace")
-    try:
-        return json.dumps({**json.loads(text), "transformers_version": None}, sort_keys=True)
-    except (ValueError, TypeError, RecursionError):  # transformers goes without, or has refused it
-        return text
-
-
-@lru_cache(maxsize=1024)  # a run asks more than once, and a large model takes seconds
-def _content_digest(file: Path, size: int, mtime_ns: int) -> str:
-    """Digest a file's bytes; size and time of change are what it is remembered by."""
-    digest, piece = xxhash.xxh3_128(), bytearray(_PIECE_BYTES)
-    with file.open("rb", buffering=0) as data:
-        while n := data.readinto(piece):
-            digest.update(memoryview(piece)[:n])
-    return digest.hexdigest()
 
 
 def trust_notes(config: ProbeConfig, hf_config: Any) -> list[str]:

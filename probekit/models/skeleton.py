@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
-from probekit.hooks import SCORE_ARGUMENTS, AttentionCall, AttentionTap
+from probekit.models.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.models.checkpoints import BUILDING, model_class
 
 # Two forward passes: an axis that goes 2 -> 3 is the batch, 7 -> 11 the position, 14 -> 33 both.

@@ -1,5 +1,6 @@
 from .indexing import take as take, to_device as to_device
-from .making import Plan as Plan, list_modules as list_modules, make_plan as make_plan, plan as plan
+from .making import make_plan as make_plan, plan as plan
+from .planned import Plan as Plan
 from .recipe import Recipe as Recipe
 from .resolve import SitePlan as SitePlan
 from .sources import (

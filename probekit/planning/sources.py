@@ -12,8 +12,17 @@ from typing import Any
 
 from probekit.config import RecordKind
 from probekit.errors import PlanError
-from probekit.hooks import KERNELS
-from probekit.models import BATCH, POSITION, TOKEN, AttentionShape, Call, Skeleton, Slot, families
+from probekit.models import (
+    BATCH,
+    KERNELS,
+    POSITION,
+    TOKEN,
+    AttentionShape,
+    Call,
+    Skeleton,
+    Slot,
+    families,
+)
 from probekit.store import schema
 
 ATTENTION = "attention"  # the side of a source that the attention tap gives

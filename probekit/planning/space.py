@@ -1,4 +1,4 @@
-"""Room: how many bytes a run still has to write, and whether the disk has them.
+"""Space: how many bytes a run still has to write, and whether the disk has them.
 
 Knows how large the parts of a trace are besides its rows. The sizes are a little more than what was
 measured, so that a run that is let begin also ends.
@@ -7,9 +7,10 @@ measured, so that a run that is let begin also ends.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,6 @@ from probekit.store import (
     sealed_shards,
 )
 from probekit.wording import human_bytes
-
-if TYPE_CHECKING:
-    from probekit.planning.making import Plan
 
 Array = np.ndarray[Any, Any]
 
@@ -57,97 +55,114 @@ def free_bytes(path: Path) -> int:
         raise StoreError(f"store.path: {path} cannot be used: {error.strerror}") from error
 
 
-def needed_bytes(plan: Plan, sealed: Iterable[int] = ()) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a run writes, as far as its size goes."""
+
+    path: Path  # of the trace's folder
+    sites: tuple[SiteSpec, ...]
+    shards: tuple[ShardSpec, ...]
+    string_bytes: Array | Sequence[int]  # of each example's id and text, int64 [example]
+    config_bytes: int  # of the config's text, which stands in every file
+    n_modules: int  # whose order is recorded; 0 where it is not
+    n_words: int  # of the vocabulary; 0 where there is none
+    is_generated: bool  # what is generated waits in a spool
+    is_compressed: bool  # what is compressed lies there once more, uncompressed
+
+
+def needed_bytes(contents: Contents, sealed: Iterable[int] = ()) -> int:
     """Count the bytes that a run still writes: rows, tables, structure, records and index.
 
     Args:
-        plan: of the run; its inputs are known.
+        contents: of the run.
         sealed: numbers of the shards that are there already.
     """
-    assert plan.examples is not None  # shards are planned from them
-    specs = [site.spec for site in plan.sites]
-    todo = [shard for shard in plan.shards if shard.number not in set(sealed)]
-    config_bytes = len(plan.config.to_yaml().encode())
-    ends = np.concatenate(([0], np.cumsum(plan.examples.string_bytes)))
-    each = [_shard_bytes(plan, specs, shard, ends) + config_bytes for shard in todo]
-    # What is generated waits in a spool; what is compressed lies there once more, uncompressed.
-    twice = plan.config.generate is not None or plan.config.store.compression is not None
-    index_bytes = _index_bytes(plan, specs) + config_bytes
+    done = set(sealed)
+    ends = np.concatenate(([0], np.cumsum(contents.string_bytes)))
+    each = [
+        _shard_bytes(contents, shard, ends) + contents.config_bytes
+        for shard in contents.shards
+        if shard.number not in done
+    ]
+    twice = contents.is_generated or contents.is_compressed
+    index_bytes = _index_bytes(contents) + contents.config_bytes
     return sum(each) + (max(each, default=0) if twice else 0) + index_bytes
 
 
-def left_bytes(plan: Plan, *, overwrite: bool = False) -> int:
+def left_bytes(contents: Contents, *, overwrite: bool = False) -> int:
     """Count the bytes that a run still writes, after a look at what lies in its folder.
 
     Args:
-        plan: of the run; its inputs are known.
+        contents: of the run.
         overwrite: whether what lies there is removed first.
     """
-    path = Path(plan.config.store.path)
+    path = contents.path
     sealed = frozenset() if overwrite else sealed_shards(path)
     indexed = all((path / name).exists() for name in (INDEX_FILE, INDEX_RECORD))
-    if indexed and sealed.issuperset(shard.number for shard in plan.shards):
+    if indexed and sealed.issuperset(shard.number for shard in contents.shards):
         return 0
-    return needed_bytes(plan, sealed)
+    return needed_bytes(contents, sealed)
 
 
-def shortage(plan: Plan, *, overwrite: bool = False) -> str | None:
+def shortage(contents: Contents, *, overwrite: bool = False) -> str | None:
     """Say by how much the disk is too small for what a run still writes; None if it is not.
 
     Args:
-        plan: of the run; its inputs are known.
+        contents: of the run.
         overwrite: whether what lies in the folder is removed first.
     """
-    path = Path(plan.config.store.path)
+    path = contents.path
     sealed = frozenset() if overwrite else sealed_shards(path)
-    needed = left_bytes(plan, overwrite=overwrite)
+    needed = left_bytes(contents, overwrite=overwrite)
     free = free_bytes(path) + _freed_bytes(path, sealed)
     if needed <= free:
         return None
-    done = f", {len(sealed)} of {len(plan.shards)} shards being sealed already" if sealed else ""
+    n_shards = len(contents.shards)
+    done = f", {len(sealed)} of {n_shards} shards being sealed already" if sealed else ""
     return (
         f"store.path: {path} needs {human_bytes(needed)} more{done}, "
         f"and the disk has {human_bytes(free)} free"
     )
 
 
-def _shard_bytes(plan: Plan, specs: list[SiteSpec], shard: ShardSpec, ends: Array) -> int:
+def _shard_bytes(contents: Contents, shard: ShardSpec, ends: Array) -> int:
     """Count a shard's bytes; `ends` int64 `[example + 1]` says where examples' strings end."""
     begin, end = shard.first_example, shard.first_example + shard.n_examples
     strings = int(ends[end] - ends[begin])
     choices = sum(n for c, n in shard.n_rows.items() if c not in (ALL_TOKENS, PER_EXAMPLE))
-    execution = 0
-    if plan.config.execution_order:
-        n_forwards = shard.n_tokens if plan.config.generate else shard.n_examples
-        execution = n_forwards * _FORWARD + len(plan.skeleton.modules) * _MODULE
     return (
-        sum(shard.n_rows[spec.rows] * spec.row_bytes for spec in specs)
-        + sum(_SITE + _DETAIL * _n_details(spec) for spec in specs)
+        sum(shard.n_rows[spec.rows] * spec.row_bytes for spec in contents.sites)
+        + sum(_SITE + _DETAIL * _n_details(spec) for spec in contents.sites)
         + shard.n_examples * _EXAMPLE
         + strings
         + shard.n_tokens * _TOKEN
         + choices * _CHOICE
-        + execution
+        + _execution_bytes(contents, shard.n_examples, shard.n_tokens)
         + _FILE
     )
 
 
-def _index_bytes(plan: Plan, specs: list[SiteSpec]) -> int:
-    n_words = plan.sizes.d_vocab or 0 if plan.tokenizer is not None else 0
-    links = len(plan.shards) * _SITE_LINK
+def _execution_bytes(contents: Contents, n_examples: int, n_tokens: int) -> int:
+    if not contents.n_modules:
+        return 0
+    n_forwards = n_tokens if contents.is_generated else n_examples
+    return n_forwards * _FORWARD + contents.n_modules * _MODULE
+
+
+def _index_bytes(contents: Contents) -> int:
+    links = len(contents.shards) * _SITE_LINK
     sites = sum(
         _SITE_INDEXED + links + _DETAIL * _n_details(spec) + _AXIS * len(spec.axes)
-        for spec in specs
+        for spec in contents.sites
     )
-    named = {axis for spec in specs for axis in zip(spec.axes[1:], spec.row_shape, strict=True)}
+    named = {
+        axis for spec in contents.sites for axis in zip(spec.axes[1:], spec.row_shape, strict=True)
+    }
     sites += (len(named) + _DIMENSIONS) * _DIMENSION
-    execution = 0
-    if plan.config.execution_order:
-        n_tokens = sum(shard.n_tokens for shard in plan.shards)
-        n_examples = sum(shard.n_examples for shard in plan.shards)
-        n_forwards = n_tokens if plan.config.generate else n_examples
-        execution = n_forwards * _FORWARD + len(plan.skeleton.modules) * _MODULE
-    return sites + execution + n_words * _WORD + 2 * _FILE
+    n_tokens = sum(shard.n_tokens for shard in contents.shards)
+    n_examples = sum(shard.n_examples for shard in contents.shards)
+    execution = _execution_bytes(contents, n_examples, n_tokens)
+    return sites + execution + contents.n_words * _WORD + 2 * _FILE
 
 
 def _n_details(spec: SiteSpec) -> int:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from probekit.analysis import pooled
+from probekit.analysis import MEASURES, pooled
 from probekit.errors import StoreError
 from probekit.plots.pictures import (
     COLORS,
@@ -109,6 +109,8 @@ def plot_matrix(found: CKAMatrix, *, debiased: bool, ax: Axes | None = None) -> 
 
 def plot_comparison(found: Comparison, measure: str, *, ax: Axes | None = None) -> Figure:
     """Draw a measure by layer, one line for each place."""
+    if measure not in MEASURES:
+        raise StoreError(f"there is no measure {measure!r}; expected {', '.join(MEASURES)}")
     lines: dict[str, list[tuple[int, float]]] = {}
     for pair in found.pairs:
         value = getattr(pair, measure)

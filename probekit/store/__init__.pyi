@@ -31,6 +31,7 @@ from .format import (
     dimension_names as dimension_names,
     explained as explained,
     fsync as fsync,
+    item_bytes as item_bytes,
     names_in as names_in,
     node_in as node_in,
     number_of as number_of,

@@ -1,5 +1,6 @@
 from .choosing import Patterns as Patterns, choose_sites as choose_sites, recorded as recorded
-from .overview import model_of as model_of
+from .names import collapse as collapse, layerless as layerless
+from .overview import model_of as model_of, site_table as site_table, trace_table as trace_table
 from .rowblocks import (
     ATTENTION as ATTENTION,
     blocks as blocks,
@@ -10,10 +11,5 @@ from .rowblocks import (
 )
 from .shown import Marked as Marked, Shown as Shown, Table as Table, visible as visible
 from .site import Site as Site
-from .summary import (
-    collapse as collapse,
-    layerless as layerless,
-    summarize_modules as summarize_modules,
-    summarize_trace as summarize_trace,
-)
+from .summary import summarize_trace as summarize_trace
 from .trace import Trace as Trace, open_trace as open_trace

@@ -6,15 +6,12 @@ Knows globs, portable names and what was recorded; reads no rows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from probekit.config import match_paths, nearest, unmatched_choices
 from probekit.errors import StoreError
-from probekit.trace.summary import collapse
-
-if TYPE_CHECKING:
-    from probekit.trace.site import Site
-    from probekit.trace.trace import Trace
+from probekit.trace.names import collapse
+from probekit.trace.site import Site
+from probekit.trace.trace import Trace
 
 Patterns = str | Iterable[str]
 

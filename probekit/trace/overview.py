@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from probekit.store import INDEX_FILE
+from probekit.store import INDEX_FILE, item_bytes
+from probekit.trace.names import collapse
 from probekit.trace.shown import Table
-from probekit.trace.summary import collapse, item_bytes
+from probekit.trace.site import Site
+from probekit.trace.trace import Trace
 from probekit.wording import human_bytes
-
-if TYPE_CHECKING:
-    from probekit.trace.site import Site
-    from probekit.trace.trace import Trace
 
 _SAID_OF_SITES = ("heads", "neurons", "einops", "einops_op", "pool", "source_dtype")
 

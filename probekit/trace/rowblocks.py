@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from probekit.store import ALL_TOKENS, PER_EXAMPLE
-
-if TYPE_CHECKING:
-    from probekit.trace.site import Site
+from probekit.trace.site import Site
 
 Array = np.ndarray[Any, Any]
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.analysis import Neuron, SiteStatistics, site_statistics
+from probekit.doors import site as doors
 from probekit.errors import StoreError
-from probekit.extras import load_extra
 from probekit.store import (
     ALL_TOKENS,
     DTYPES,
@@ -22,14 +21,10 @@ from probekit.store import (
     dataset_in,
     open_file,
 )
-from probekit.trace.overview import site_table
+from probekit.trace.tables import Tables
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from probekit.trace.trace import Trace
 
 Array = np.ndarray[Any, Any]
 
@@ -37,7 +32,7 @@ Array = np.ndarray[Any, Any]
 class Site:
     """One recorded place, lazily read: `site[100:200]` reads those rows and gives numpy."""
 
-    def __init__(self, trace: Trace, name: str) -> None:
+    def __init__(self, trace: Tables, name: str) -> None:
         self._trace = trace
         self.name = name
         self.module, _, self.kind = name.partition("/")
@@ -68,7 +63,7 @@ class Site:
             raise StoreError(f"{place} has {len(self)} rows; the trace has {n_rows} ({self.rows})")
 
     @property
-    def trace(self) -> Trace:
+    def trace(self) -> Tables:
         """The trace it belongs to."""
         return self._trace
 
@@ -85,9 +80,6 @@ class Site:
     def __repr__(self) -> str:
         axes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.shape, strict=True))
         return f"<Site {self.name} [{axes}] {self.dtype}>"
-
-    def _repr_html_(self) -> str:
-        return site_table(self).html()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Site, (self._trace, self.name)
@@ -195,57 +187,6 @@ class Site:
         n_bytes = prod(self.shape) * dtype.itemsize
         return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
 
-    def statistics(self, *, magnitude: float = 6.0, tokens: float = 0.06) -> SiteStatistics:
-        """Give mean, deviation, norms, zeros, outliers and non-finite counts, in one pass.
-
-        Values that are not finite are counted and left out. Of attention, a feature is a head, and
-        the keys of a token's own example count, those after it too (0, or -inf in `scores`).
-
-        Args:
-            magnitude: a value is large if it is that many times its row's root mean square.
-            tokens: a dimension is an outlier if it is large in at least this share of the rows.
-                Both defaults are from Dettmers et al. 2022 (LLM.int8(), section 4), who look at
-                normed hidden states; measuring a row by its own size carries that over to the
-                residual stream.
-
-        Raises:
-            StoreError: if the site holds whole numbers, such as token ids.
-
-        Example:
-            >>> trace.select("resid_post", layer=-1).statistics().outliers
-        """
-        return site_statistics(self, magnitude=magnitude, tokens=tokens)
-
-    def plot(
-        self,
-        *,
-        example: int | None = None,
-        head: int | None = None,
-        neuron: Neuron | None = None,
-        ax: Axes | None = None,
-    ) -> Figure:
-        """Draw it: attention as a map, values over the tokens of an example, or its statistics.
-
-        | site | `plot()` draws |
-        |---|---|
-        | attention | with `head`, its map over the tokens of `example`; without, all heads |
-        | other, `example` given | the L2 norm of each token's row, or a single `neuron`'s value |
-        | other | mean and deviation of every dimension, outliers named |
-
-        Args:
-            example: its number; 0 where one is needed and it is not said.
-            head: its number in the model.
-            neuron: its number in the model; a tuple where a row has several axes.
-            ax: matplotlib axes to draw in; a figure of its own where None.
-
-        Returns:
-            The figure. It shows itself in a notebook; `figure.savefig("map.pdf")` keeps it.
-
-        Raises:
-            StoreError: if the head or neuron was not recorded.
-            ProbekitError: if matplotlib is not installed.
-        """
-        load_extra("matplotlib", extra="analysis", purpose="plot()")
-        from probekit.plots import plot_site
-
-        return plot_site(self, example=example, head=head, neuron=neuron, ax=ax)
+    statistics = doors.statistics
+    plot = doors.plot
+    _repr_html_ = doors.html

@@ -1,23 +1,38 @@
-"""Examples and Tokens: the tables of a trace, as sequences.
+"""Tables: what an opened trace says beside its sites.
 
-Knows how a trace counts its examples and tokens; nothing of sites.
+Knows how a trace counts its examples and tokens, their texts, and which modules ran; nothing of
+sites.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from probekit.errors import StoreError
-from probekit.store import MappedRows, Segment, dataset_in, open_file, segments_of, texts_in
-
-if TYPE_CHECKING:
-    from probekit.trace.trace import Trace
+from probekit.store import (
+    ALL_TOKENS,
+    PER_EXAMPLE,
+    Execution,
+    MappedRows,
+    Segment,
+    attributes_of,
+    dataset_in,
+    file_maps,
+    node_in,
+    number_of,
+    open_file,
+    schema,
+    segments_of,
+    texts_in,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -58,8 +73,8 @@ class Token:
 class Examples(Sequence[Example]):
     """The examples of a trace, read one at a time; `first_token` and `n_tokens` are columns."""
 
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
 
     def __len__(self) -> int:
         return len(self.n_tokens)
@@ -69,7 +84,7 @@ class Examples(Sequence[Example]):
             return [self[n] for n in range(*number.indices(len(self)))]
         number = self.number(number)
         first, n_tokens = self.extent(number)
-        ids = self._trace.tokens.id[first : first + n_tokens]
+        ids = self._tables.tokens.id[first : first + n_tokens]
         return Example(
             number=number,
             id=self._string("id", number),
@@ -77,8 +92,8 @@ class Examples(Sequence[Example]):
             first_token=first,
             n_tokens=n_tokens,
             token_ids=ids,
-            tokens=tuple(self._trace.token_text(int(i)) for i in ids),
-            n_generated=int(np.count_nonzero(self._trace.tokens.step[first : first + n_tokens])),
+            tokens=tuple(self._tables.token_text(int(i)) for i in ids),
+            n_generated=int(np.count_nonzero(self._tables.tokens.step[first : first + n_tokens])),
         )
 
     def texts(self) -> Iterator[str]:
@@ -108,27 +123,28 @@ class Examples(Sequence[Example]):
     @cached_property
     def first_token(self) -> Array:
         """Each example's first row among all tokens, int64 `[example]`."""
-        less = self._trace._first_token
-        table: Array = self._trace._table("examples/first_token", less=less)[:]
+        less = self._tables._first_token
+        table: Array = self._tables._table("examples/first_token", less=less)[:]
         ends = np.cumsum(self.n_tokens)
-        whole = not len(ends) or int(ends[-1]) == len(self._trace.tokens)
+        whole = not len(ends) or int(ends[-1]) == len(self._tables.tokens)
         if not whole or not np.array_equal(table, ends - self.n_tokens):
-            raise StoreError(f"{self._trace.path}: its examples and its tokens do not fit together")
+            place = self._tables.path
+            raise StoreError(f"{place}: its examples and its tokens do not fit together")
         return table
 
     @cached_property
     def n_tokens(self) -> Array:
         """How many tokens each example has, int64 `[example]`."""
-        table: Array = self._trace._table("examples/n_tokens")[:]
+        table: Array = self._tables._table("examples/n_tokens")[:]
         if len(table) and table.min() < 0:
-            raise StoreError(f"{self._trace.path}: an example has {table.min()} tokens")
+            raise StoreError(f"{self._tables.path}: an example has {table.min()} tokens")
         return table
 
     @cached_property
     def _segments(self) -> tuple[Segment, ...]:
-        with open_file(self._trace._file) as file:
+        with open_file(self._tables._file) as file:
             dataset = dataset_in(file, "examples/id", virtual=True)
-            return segments_of(dataset, self._trace._file)
+            return segments_of(dataset, self._tables._file)
 
     def _segment_of(self, number: int) -> tuple[Segment, int]:
         """Give the segment that holds an example's id and text, and its number inside it."""
@@ -160,8 +176,8 @@ class Examples(Sequence[Example]):
 class Tokens(Sequence[Token]):
     """The tokens of a trace; `id`, `position` and `example` are lazy columns `[token]`."""
 
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
 
     def __len__(self) -> int:
         return len(self.id)
@@ -173,17 +189,17 @@ class Tokens(Sequence[Token]):
             int(column[row]) for column in (self.id, self.position, self.example)
         )
         row = int(row) % len(self)
-        examples = self._trace.examples
+        examples = self._tables.examples
         first, n_tokens = examples.extent(example) if 0 <= example < len(examples) else (0, 0)
         if not 0 <= position < n_tokens or first + position != row:
             raise StoreError(
-                f"{self._trace.path}: token {row} is said to be token {position} of example "
+                f"{self._tables.path}: token {row} is said to be token {position} of example "
                 f"{example}, which it is not"
             )
         return Token(
             row=row,
             id=token_id,
-            text=self._trace.token_text(token_id),
+            text=self._tables.token_text(token_id),
             position=position,
             example=example,
             step=int(self.step[row]),
@@ -192,21 +208,132 @@ class Tokens(Sequence[Token]):
     @cached_property
     def id(self) -> MappedRows:
         """Token ids, int32 `[token]`."""
-        return self._trace._table("tokens/id")
+        return self._tables._table("tokens/id")
 
     @cached_property
     def position(self) -> MappedRows:
         """Position in the token's own example, int32 `[token]`."""
-        return self._trace._table("tokens/position")
+        return self._tables._table("tokens/position")
 
     @cached_property
     def example(self) -> MappedRows:
         """Number of the token's example, int64 `[token]`."""
-        return self._trace._table("tokens/example", less=self._trace._first_example)
+        return self._tables._table("tokens/example", less=self._tables._first_example)
 
     @cached_property
     def step(self) -> MappedRows | Array:
         """0 for a text's own tokens, 1, 2, ... for generated ones, int32 `[token]`."""
-        if self._trace._has("tokens/step"):
-            return self._trace._table("tokens/step")
+        if self._tables._has("tokens/step"):
+            return self._tables._table("tokens/step")
         return np.broadcast_to(np.int32(0), (len(self),))
+
+
+class Tables:
+    """One opened file of a trace: how it was made, and its tables.
+
+    Args:
+        path: of an index, a shard, or a merged trace.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.absolute()  # read lazily, maybe after a change of the working directory
+        self._maps = file_maps()
+        self._choices: dict[str, Array] = {}
+        with open_file(self._file) as file:
+            self.provenance: dict[str, Any] = attributes_of(file)
+        _check_format(self.provenance, path)
+        # Shards hold the run's numbers; a shard that is opened alone has them from 0 on.
+        self._first_example = number_of(self.provenance, "first_example", str(path)) or 0
+        self._first_token = number_of(self.provenance, "first_token", str(path)) or 0
+        self.examples = Examples(self)
+        self.tokens = Tokens(self)
+
+    @cached_property
+    def execution(self) -> Execution | None:
+        """Orders and forward passes of the run; None when they were not recorded."""
+        with open_file(self._file) as file:
+            found = schema.read_execution(file)
+        if found is None or not self._first_example:
+            return found
+        forwards = (
+            replace(f, examples=tuple(e - self._first_example for e in f.examples))
+            for f in found.forwards
+        )
+        return replace(found, forwards=tuple(forwards))
+
+    @property
+    def execution_order(self) -> list[str]:
+        """Module paths in the order they ran, in the run's most frequent order.
+
+        Raises:
+            StoreError: if the run did not record it.
+        """
+        if self.execution is None:
+            raise StoreError(
+                f"{self.path}: the execution order was not recorded; "
+                "set execution_order: true in the config"
+            )
+        counts = Counter(forward.order for forward in self.execution.forwards)
+        events = self.execution.orders[min(counts, key=lambda order: (-counts[order], order))]
+        return [self.execution.modules[m] for m, entered, _ in events if entered]
+
+    @cached_property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The string of every token id; empty where the trace has none (a lone shard)."""
+        with open_file(self._file) as file:
+            return texts_in(file, "vocabulary") if node_in(file, "vocabulary") else ()
+
+    def token_text(self, token_id: int) -> str:
+        """Give the string of a token id."""
+        known = 0 <= token_id < len(self.vocabulary)
+        return self.vocabulary[token_id] if known else f"<{token_id}>"
+
+    def context(self, row: int, *, before: int = 8, after: int = 4) -> str:
+        """Give the text around a token, the token itself in «marks»."""
+        token = self.tokens[row]
+        words = list(self.examples[token.example].tokens)
+        words[token.position] = f"«{words[token.position]}»"
+        return "".join(words[max(0, token.position - before) : token.position + after + 1])
+
+    def rows_of_choice(self, choice: str) -> Array:
+        """Give, for every row of a choice of positions, its token row: int64 `[row]`, read-only."""
+        if choice not in self._choices:
+            rows: Array = self._table(f"rows/{choice}", less=self._first_token)[:]
+            inside = not len(rows) or (rows[0] >= 0 and rows[-1] < len(self.tokens))
+            if not inside or not (rows[1:] >= rows[:-1]).all():
+                raise StoreError(f"{self.path}: rows/{choice} are not tokens of it, in their order")
+            rows.flags.writeable = False
+            self._choices[choice] = rows
+        return self._choices[choice]
+
+    def n_rows(self, rows: str) -> int:
+        """Count the rows of the sites that keep these: every token, one an example, or a choice."""
+        if rows == ALL_TOKENS:
+            return len(self.tokens)
+        return len(self.examples) if rows == PER_EXAMPLE else len(self.rows_of_choice(rows))
+
+    def _has(self, name: str) -> bool:
+        with open_file(self._file) as file:
+            return node_in(file, name) is not None
+
+    def _table(self, name: str, *, less: int = 0) -> MappedRows:
+        with open_file(self._file) as file:
+            dataset = dataset_in(file, name, virtual=True)
+            table = MappedRows(dataset, self._file, self._maps, less=less)
+        if table.storage.kind not in "iu" or len(table.shape) != 1:
+            raise StoreError(
+                f"{self.path}: {name} is {list(table.shape)} {table.dtype}; expected whole numbers"
+            )
+        return table
+
+
+def _check_format(attributes: Mapping[str, Any], path: Path) -> None:
+    found = number_of(attributes, "probekit_format", str(path))
+    if found is None:
+        raise StoreError(f"{path}: is not a probekit trace (no probekit_format attribute)")
+    if found > schema.FORMAT:
+        raise StoreError(
+            f"{path}: has format {found}; this probekit reads up to {schema.FORMAT}. "
+            "Upgrade probekit"
+        )

@@ -6,7 +6,7 @@ import torch
 
 import probekit
 from probekit import models
-from probekit.config.rules import load_config
+from probekit.config.loading import load_config
 from probekit.inputs import tokenizing
 
 TEXTS = ["The capital of Japan is", "What is the capital of France?", "Cats are"]

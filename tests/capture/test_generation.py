@@ -287,7 +287,7 @@ def test_generation_leaves_no_hook_and_the_models_own_settings(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_generates_what_the_cpu_does(tmp_path):
-    from probekit.config.rules import load_config
+    from probekit.config.loading import load_config
 
     example = Path(__file__).parents[2] / "configs" / "generate.yaml"
 

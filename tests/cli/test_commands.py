@@ -22,7 +22,7 @@ from by_hand import N_TOKENS
 
 import probekit
 from probekit.cli import commands as cli
-from probekit.config.rules import json_schema
+from probekit.config.loading import json_schema
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("probekit")

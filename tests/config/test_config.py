@@ -19,20 +19,16 @@ import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from probekit.config import places, yamltext
+from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, parse_slice
+from probekit.config.loading import json_schema, load_config
 from probekit.config.rules import (
-    PORTABLE_NAMES,
-    RECORD_KINDS,
     DatasetInputs,
     InputsConfig,
     ModelConfig,
     ProbeConfig,
     ProbeRule,
     RandomInputs,
-    RecordKind,
     StoreConfig,
-    json_schema,
-    load_config,
-    parse_slice,
 )
 from probekit.errors import ConfigError, Fault, PlanError, ProbekitError
 

@@ -6,7 +6,7 @@ import sys
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from probekit.hooks.attention import AttentionTap
+from probekit.models.attention import AttentionTap
 
 how = sys.argv[1]
 torch.manual_seed(0)

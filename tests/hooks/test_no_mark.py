@@ -29,8 +29,9 @@ from transformers.modeling_utils import AttentionInterface
 import probekit
 from probekit import models
 from probekit.capture import running as capture
-from probekit.config.rules import load_config
-from probekit.planning.making import Plan, make_plan
+from probekit.config.loading import load_config
+from probekit.planning.making import make_plan
+from probekit.planning.planned import Plan
 
 CPU = torch.device("cpu")
 PATTERNS = ["transformer.h.*.mlp.act", "transformer.h.*.attn/pattern", "transformer.h.0/input"]

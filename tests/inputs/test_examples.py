@@ -17,7 +17,8 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from probekit.config.rules import ProbeConfig, load_config
+from probekit.config.loading import load_config
+from probekit.config.rules import ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs.examples import Examples, Limits, read_examples
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from tiny_traces import CHOICES, kept, site
 
-from probekit.config.rules import load_config
+from probekit.config.loading import load_config
 from probekit.inputs import shards
 from probekit.inputs.examples import Examples, Limits, read_examples
 from probekit.inputs.shards import Budget, Choice

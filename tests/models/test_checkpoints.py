@@ -24,7 +24,8 @@ from transformers import (
 )
 
 import probekit
-from probekit.config.rules import ProbeConfig, load_config
+from probekit.config.loading import load_config
+from probekit.config.rules import ProbeConfig
 from probekit.errors import ConfigError, PlanError, StoreError
 from probekit.inputs import tokenizing
 from probekit.models import checkpoints as models

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 import probekit
-from probekit.config.rules import load_config
+from probekit.config.loading import load_config
 from probekit.errors import CaptureError, ConfigError, StoreError
 from probekit.inputs import tokenizing
 from probekit.models import checkpoints as models

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 import probekit
 from probekit import models
 from probekit.errors import ConfigError, PlanError, StoreError
-from probekit.planning.making import list_modules
+from probekit.models.listing import list_modules
 
 ROOT = Path(__file__).parents[2]
 MLP = [{"modules": "transformer.h.*.mlp.act"}]

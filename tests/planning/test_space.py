@@ -13,10 +13,11 @@ import pytest
 
 import probekit
 from probekit import models
-from probekit.config.rules import load_config
+from probekit.config.loading import load_config
 from probekit.errors import PlanError
 from probekit.planning import space as room
-from probekit.planning.making import Plan, make_plan
+from probekit.planning.making import make_plan
+from probekit.planning.planned import Plan
 
 MLP = [{"modules": "transformer.h.*.mlp.act"}]
 GIB = 1 << 30
@@ -65,7 +66,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_run_needs_what_is_said_and_not_much_less(gpt2: Path, tmp_path: Path, name: str) -> None:
     plan = plan_of(gpt2, tmp_path / "t", **CONFIGS[name])
-    said = room.needed_bytes(plan)
+    said = room.needed_bytes(plan.contents)
     go(plan.config)
     needed = bytes_in(tmp_path / "t")
     assert needed <= said, name
@@ -76,25 +77,25 @@ def test_of_a_large_run_almost_all_is_rows(gpt2: Path, tmp_path: Path) -> None:
     plan = plan_of(
         gpt2, tmp_path / "t", inputs__texts=["1 2 3 4 5 6 7 8"] * 1500, store__shard_bytes="1MiB"
     )
-    assert plan.total_bytes < room.needed_bytes(plan) < 1.15 * plan.total_bytes
+    assert plan.total_bytes < room.needed_bytes(plan.contents) < 1.15 * plan.total_bytes
 
 
 def test_sealed_shards_need_nothing_more(gpt2: Path, tmp_path: Path) -> None:
     plan = plan_of(gpt2, tmp_path / "t", store__shard_bytes="20KiB")
     assert len(plan.shards) > 2
     rows = [s.n_tokens * plan.token_bytes for s in plan.shards]
-    whole = room.needed_bytes(plan)
-    assert whole - room.needed_bytes(plan, [0]) > rows[0]
+    whole = room.needed_bytes(plan.contents)
+    assert whole - room.needed_bytes(plan.contents, [0]) > rows[0]
     numbers = [s.number for s in plan.shards]
-    assert room.needed_bytes(plan, numbers) < whole - sum(rows), "the index alone"
+    assert room.needed_bytes(plan.contents, numbers) < whole - sum(rows), "the index alone"
     go(plan.config)
     (tmp_path / "t/shards/00001.json").unlink()
-    assert plan.needed_bytes == room.needed_bytes(plan, [n for n in numbers if n != 1])
+    assert plan.needed_bytes == room.needed_bytes(plan.contents, [n for n in numbers if n != 1])
 
 
 def test_compression_and_generation_hold_a_shard_twice(gpt2: Path, tmp_path: Path) -> None:
-    plain = room.needed_bytes(plan_of(gpt2, tmp_path / "t"))
-    packed = room.needed_bytes(plan_of(gpt2, tmp_path / "t", store__compression="gzip"))
+    plain = room.needed_bytes(plan_of(gpt2, tmp_path / "t").contents)
+    packed = room.needed_bytes(plan_of(gpt2, tmp_path / "t", store__compression="gzip").contents)
     assert packed > plain + plan_of(gpt2, tmp_path / "t").total_bytes
 
 
@@ -103,12 +104,12 @@ def test_compression_and_generation_hold_a_shard_twice(gpt2: Path, tmp_path: Pat
 
 def test_a_disk_with_room_is_not_mentioned(gpt2: Path, tmp_path: Path, free: Any) -> None:
     plan = plan_of(gpt2, tmp_path / "t")
-    free(room.needed_bytes(plan))
-    assert room.shortage(plan) is None
+    free(room.needed_bytes(plan.contents))
+    assert room.shortage(plan.contents) is None
     assert plan.warnings == ()
     assert plan.to_json()["warnings"] == []
-    free(room.needed_bytes(plan) - 1)
-    assert room.shortage(plan) is not None
+    free(room.needed_bytes(plan.contents) - 1)
+    assert room.shortage(plan.contents) is not None
 
 
 def test_the_plan_warns_of_a_disk_that_is_too_small(gpt2: Path, tmp_path: Path, free: Any) -> None:
@@ -118,7 +119,7 @@ def test_the_plan_warns_of_a_disk_that_is_too_small(gpt2: Path, tmp_path: Path, 
     assert warning.startswith(f"store.path: {tmp_path / 't'} needs ")
     assert warning.endswith("and the disk has 5.0 KiB free")
     assert plan.to_json()["warnings"] == [warning]
-    assert plan.to_json()["needed_bytes"] == room.needed_bytes(plan)
+    assert plan.to_json()["needed_bytes"] == room.needed_bytes(plan.contents)
 
 
 def test_a_run_is_refused_before_weights_load_and_leaves_nothing(
@@ -150,9 +151,9 @@ def test_what_is_overwritten_makes_room(gpt2: Path, tmp_path: Path, free: Any) -
     go(config)
     there = (tmp_path / "t/shards/00000.h5").stat().st_blocks * 512
     plan = make_plan(load_config(config))
-    free(room.needed_bytes(plan) - there)
+    free(room.needed_bytes(plan.contents) - there)
     go(config, overwrite=True)
-    free(room.needed_bytes(plan) - there - 1)
+    free(room.needed_bytes(plan.contents) - there - 1)
     before = by_hand.fingerprint(tmp_path / "t/trace.h5")
     with pytest.raises(PlanError, match="the disk has"):
         go(config, overwrite=True)

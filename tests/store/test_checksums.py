@@ -22,7 +22,7 @@ from probekit.store.format.checksums import (
     stored_extents,
 )
 from probekit.store.format.records import write_record
-from probekit.store.reading.mapped import open_file
+from probekit.store.reading.files import open_file
 
 SITES = (site("a"), site("b", dtype="bfloat16", row_shape=(2, 3)), site("c", rows="90:"))
 

@@ -40,7 +40,9 @@ from probekit.errors import StoreError
 from probekit.store.format import schema
 from probekit.store.format.records import write_record
 from probekit.store.format.schema import Execution, Forward
-from probekit.store.reading.mapped import MappedRows, open_file, segments_of
+from probekit.store.reading.files import open_file
+from probekit.store.reading.mapped import MappedRows
+from probekit.store.reading.segments import segments_of
 from probekit.trace.site import Site
 from probekit.trace.trace import Trace
 

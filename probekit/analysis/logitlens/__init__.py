@@ -1,4 +1,9 @@
-"""analysis.logitlens."""
+"""The logit lens: what each layer's residual stream would say as the model's last.
+
+Knows the final norm and the unembedding, which it loads alone; nothing of the layers before them.
+
+Its door: `lens`, and the `Lens` and `LensExample` that it gives.
+"""
 
 import lazy_loader
 

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.doors import results as doors
 from probekit.extras import load_extra
 from probekit.trace import Shown, Table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from probekit.trace import Trace
 
 Array = np.ndarray[Any, Any]
@@ -60,12 +58,7 @@ class LensExample(Shown):
     said: tuple[tuple[str, ...], ...]  # [layer][token]: the likeliest next token
     probability: Array  # float32 [layer, token]: of what is said
 
-    def plot(self, *, ax: Axes | None = None) -> Figure:
-        """Draw what every layer says after every token, the last layer on top."""
-        load_extra("matplotlib", extra="analysis", purpose="plot()")
-        from probekit.plots import plot_lens_example
-
-        return plot_lens_example(self, ax=ax)
+    plot = doors.plot_lens_example
 
     def _table(self) -> Table:
         return Table(
@@ -156,12 +149,7 @@ class Lens(Shown):
             }
         )
 
-    def plot(self, *, ax: Axes | None = None) -> Figure:
-        """Draw KL to the final prediction, entropy and surprise by layer, means over all tokens."""
-        load_extra("matplotlib", extra="analysis", purpose="plot()")
-        from probekit.plots import plot_lens
-
-        return plot_lens(self, ax=ax)
+    plot = doors.plot_lens
 
     def _table(self) -> Table:
         said = [

@@ -1,4 +1,10 @@
-"""store.format."""
+"""What lies where on disk: names, types, axes, records, checksums.
+
+Knows the page that writer and reader both lean on, what of a file may be believed, and how the
+system's own errors are told.
+
+Its door: `schema`, `dataset_in` and its like, `HDF5Out`, `FileRecord`, `read_record`.
+"""
 
 import lazy_loader
 

@@ -52,5 +52,6 @@ from .schema import (
     Forward as Forward,
     ShardSpec as ShardSpec,
     SiteSpec as SiteSpec,
+    item_bytes as item_bytes,
     widen as widen,
 )

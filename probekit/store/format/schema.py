@@ -90,6 +90,12 @@ def widen(raw: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
     return wide.view(np.float32)
 
 
+def item_bytes(dtype: str) -> int:
+    """Give the size of one stored value."""
+    known = DTYPES.get(dtype)
+    return known.storage.itemsize if known else np.dtype(dtype).itemsize
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteSpec:
     """One site as it lies on disk: `/sites/<module>/<kind>`."""

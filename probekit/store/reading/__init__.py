@@ -1,4 +1,9 @@
-"""store.reading."""
+"""Rows off the disk, at the speed of a memory map.
+
+Knows where rows lie in their files, over many shards; nothing of what they mean.
+
+Its door: `open_file`, `MappedRows`, `segments_of`.
+"""
 
 import lazy_loader
 

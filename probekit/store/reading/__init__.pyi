@@ -1,7 +1,3 @@
-from .mapped import (
-    MappedRows as MappedRows,
-    Segment as Segment,
-    file_maps as file_maps,
-    open_file as open_file,
-    segments_of as segments_of,
-)
+from .files import open_file as open_file
+from .mapped import MappedRows as MappedRows, file_maps as file_maps
+from .segments import Segment as Segment, segments_of as segments_of

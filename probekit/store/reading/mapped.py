@@ -2,16 +2,13 @@
 
 Knows segments and memory maps. A contiguous dataset's bytes lie at a known offset in its file, so
 reading rows is slicing a map: no HDF5 call, no copy, safe after a fork. Compressed data goes
-through h5py, raw (HDF5's own conversion of bfloat16 runs at 14 MB/s).
+through h5py (chunked.py).
 """
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -21,106 +18,19 @@ import h5py
 import numpy as np
 
 from probekit.errors import StoreError
-from probekit.store.format import check_structure, dataset_in, explained, is_number, schema
+from probekit.store.format import dataset_in, explained, is_number, schema
+from probekit.store.reading.chunked import ChunkedRows, load_filters
+from probekit.store.reading.files import open_file
 from probekit.store.reading.gather import gather
+from probekit.store.reading.segments import Segment, segments_of
 
 Array = np.ndarray[Any, Any]
 Key = Any  # what numpy takes between brackets
-Maps = Callable[
-    [str], Array
-]  # a file's path to its bytes; a Path as a key would take a microsecond
+Maps = Callable[[str], Array]  # a file's path -> its bytes; a Path as key would take a microsecond
 
 # A map holds a file descriptor for as long as it lives (Python before 3.13), and a process may have
 # 1024 of them, 256 on macOS; the shards of one trace can be more.
 _MAPS_KEPT = 64
-
-# HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
-_DAMAGED = (OSError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError, ValueError)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """Consecutive rows of a dataset that lie in one file."""
-
-    file: Path
-    dataset: str  # the path inside the file
-    first_row: int
-    n_rows: int
-
-
-@contextmanager
-def open_file(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
-
-    Without locking: locks fail on some network file systems, and what is sealed never changes.
-
-    Raises:
-        StoreError: if there is no such file, or what is read from it in the block is damaged.
-    """
-    if path.exists() and not path.is_file():  # a pipe would be waited for, without an end
-        raise StoreError(f"{path}: cannot be read: it is no plain file")
-    try:
-        check_structure(path)
-        with _opened(path) as file:
-            yield file
-    except _DAMAGED as error:
-        raise StoreError(f"{path}: cannot be read: {_reason(path, error)}") from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "there is no such file"
-    if isinstance(error, OSError) and error.errno is not None:  # the system's, not HDF5's
-        return os.strerror(error.errno)
-    return f"it is not whole HDF5: {error}"
-
-
-def _opened(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        # What this process has open already, say through xarray, HDF5 opens only in the same way.
-        if "locking flag" not in str(error):
-            raise
-        return h5py.File(path, "r")
-
-
-def segments_of(dataset: h5py.Dataset, path: Path) -> tuple[Segment, ...]:
-    """Give the segments of a dataset that was found in the file at `path`.
-
-    Raises:
-        StoreError: if a virtual dataset points outside the trace's folder, has gaps, or has rows of
-            another dataset or twice the same.
-    """
-    if not dataset.is_virtual:
-        return (Segment(file=path, dataset=dataset.name, first_row=0, n_rows=len(dataset)),)
-    folder = path.parent.resolve()
-    found = []
-    for source in dataset.virtual_sources():
-        file = (folder / source.file_name).resolve()
-        if folder not in file.parents:
-            raise StoreError(f"{path}: {dataset.name} points outside the trace: {source.file_name}")
-        # What is said of a table holds for its rows.
-        if source.dset_name.strip("/") != dataset.name.strip("/"):
-            raise StoreError(f"{path}: {dataset.name} has the rows of {source.dset_name}")
-        begin, end = source.vspace.get_select_bounds()
-        if prod(np.subtract(end, begin) + 1) != source.vspace.get_select_npoints():
-            raise StoreError(f"{path}: {dataset.name} is patched together of parts of rows")
-        found.append(
-            Segment(
-                file=file,
-                dataset=source.dset_name,
-                first_row=int(begin[0]),
-                n_rows=int(end[0] - begin[0] + 1),
-            )
-        )
-    if len({segment.file for segment in found}) != len(found):
-        raise StoreError(f"{path}: {dataset.name} has the rows of one file more than once")
-    found.sort(key=lambda s: s.first_row)
-    ends = [0, *(s.first_row + s.n_rows for s in found)]
-    if [s.first_row for s in found] + [len(dataset)] != ends:
-        raise StoreError(f"{path}: {dataset.name} has rows that lie in no shard, or in two")
-    return tuple(found)
 
 
 def file_maps() -> Maps:
@@ -268,10 +178,10 @@ class MappedRows:
             self._offsets[number] = _locate(segment, self._shapes[number], self.dtype)
         return self._offsets[number]
 
-    def _source(self, number: int) -> Array | _H5Rows:
+    def _source(self, number: int) -> Array | ChunkedRows:
         offset, shape = self._offset(number), self._shapes[number]
         if offset is None:
-            return _H5Rows(self._segments[number], self.storage, shape)
+            return ChunkedRows(self._segments[number], self.storage, shape)
         whole = self._maps(self._files[number])
         # Beyond the end of a mapped file lies not an exception but the end of the process.
         if offset + self._sizes[number] > len(whole):
@@ -362,54 +272,9 @@ def _locate(segment: Segment, shape: tuple[int, ...], dtype: str) -> int | None:
         if not prod(shape):
             return 0
         if offset is None:
-            _load_filters(dataset)
+            load_filters(dataset)
         return offset
 
 
 def _refuse_short(segment: Segment) -> Never:
     raise StoreError(f"{segment.file}: {segment.dataset} reaches past the end of the file")
-
-
-def _load_filters(dataset: h5py.Dataset) -> None:
-    """Make HDF5 know the filters of a compressed dataset."""
-    layout = dataset.id.get_create_plist()
-    numbers = [layout.get_filter(n)[0] for n in range(layout.get_nfilters())]
-    if all(h5py.h5z.filter_avail(number) for number in numbers):
-        return
-    try:
-        import hdf5plugin  # noqa: F401 (knows the filters once it is loaded)
-    except ModuleNotFoundError as error:
-        raise StoreError(
-            f"{dataset.file.filename}: is compressed with a filter that needs the hdf5plugin "
-            "package; install probekit[compression]"
-        ) from error
-
-
-class _H5Rows:
-    """Rows of a chunked dataset, read through h5py as stored bits."""
-
-    def __init__(self, segment: Segment, storage: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        self._segment = segment
-        self._storage = storage
-        self._shape = shape
-
-    def __getitem__(self, rows: slice | Array) -> Array:
-        with open_file(self._segment.file) as file:
-            dataset = dataset_in(file, self._segment.dataset)
-            if isinstance(rows, slice):
-                return self._read(dataset, rows.start, rows.stop)
-            step = dataset.chunks[0] if dataset.chunks else len(dataset)
-            taken: Array = np.empty((len(rows), *self._shape[1:]), dtype=self._storage)
-            chunk_of = rows // step
-            for begin in np.unique(chunk_of) * step:  # each chunk is unpacked once
-                here = chunk_of == begin // step
-                chunk = self._read(dataset, int(begin), min(int(begin) + step, len(dataset)))
-                taken[here] = chunk[rows[here] - begin]
-            return taken
-
-    def _read(self, dataset: h5py.Dataset, begin: int, end: int) -> Array:
-        rows: Array = np.empty((end - begin, *self._shape[1:]), dtype=self._storage)
-        here, there = h5py.h5s.create_simple(rows.shape), dataset.id.get_space()
-        there.select_hyperslab((begin, *(0 for _ in self._shape[1:])), rows.shape)
-        dataset.id.read(here, there, rows, mtype=dataset.id.get_type())
-        return rows

@@ -1,4 +1,9 @@
-"""store.writing."""
+"""Rows onto the disk: shards are written under a temporary name, checksummed, synced, sealed.
+
+Knows layout, compression and syncing, and the index over all shards; nothing of who computes rows.
+
+Its door: `ShardWriter`, `ShardTables`, `build_index`.
+"""
 
 import lazy_loader
 

@@ -1,0 +1,79 @@
+"""A part of a config: pydantic's model, with rules between keys.
+
+Knows how rules are told beside what is wrong with single keys; no key by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails
+
+from probekit.config.fields import (
+    rule_error,
+)
+from probekit.errors import SHOWN
+
+
+def exactly_one(*keys: str, beside: Mapping[str, dict[str, Any]] | None = None) -> Any:
+    """Say in JSON Schema that one of these keys is there and not null, and what goes beside it."""
+
+    def branch(key: str) -> dict[str, Any]:
+        others = (beside or {}).get(key, {})
+        return {"required": [key], "properties": {key: {"not": {"type": "null"}}} | others}
+
+    return {"oneOf": [branch(key) for key in keys]}
+
+
+class Part(BaseModel):
+    """A section of a config, with the rules between its keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong between keys: the key to point at (or ``""``), and a message."""
+        yield from ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_rules(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        # An "after" validator would stay silent until every single field is right.
+        rules = cls._rules(given) if isinstance(given, Mapping) else ()
+        wrong = [
+            InitErrorDetails(type=rule_error(message), loc=(key,) if key else (), input=given)
+            for key, message in rules
+        ]
+        try:
+            part = validate(given)
+        except ValidationError as error:
+            told = islice(error.errors(include_url=False), 2 * SHOWN)  # a list can be all wrong
+            wrong = [*map(_once_more, told), *wrong]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return part
+
+
+def _once_more(error: ErrorDetails) -> InitErrorDetails:
+    context = error.get("ctx", {})
+    kind = rule_error(context["message"]) if error["type"] == "rule" else error["type"]
+    return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"], ctx=context)
+
+
+def one_source(given: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong unless exactly one of some keys is there and not null."""
+    found = [key for key in keys if given.get(key) is not None]
+    if len(found) != 1:
+        yield (
+            found[-1] if found else "",
+            f"given {' and '.join(found) or 'none'}, expected exactly one of {', '.join(keys)}",
+        )

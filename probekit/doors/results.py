@@ -1,0 +1,91 @@
+"""Methods of the results of an analysis that draw them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from probekit.extras import load_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from probekit.analysis import (
+        CKAMatrix,
+        Comparison,
+        HeadScores,
+        Lens,
+        LensExample,
+        SiteStatistics,
+        TraceStatistics,
+    )
+
+
+def plot_site_statistics(statistics: SiteStatistics, *, ax: Axes | None = None) -> Figure:
+    """Draw the mean and deviation of every feature, outliers named."""
+    load_extra("matplotlib", extra="analysis", purpose="plot()")
+    from probekit import plots
+
+    return plots.plot_site_statistics(statistics, ax=ax)
+
+
+def plot_norms(statistics: TraceStatistics, *, ax: Axes | None = None) -> Figure:
+    """Draw the L2 norms of rows by layer, one line for each kind of site."""
+    load_extra("matplotlib", extra="analysis", purpose="plot()")
+    from probekit import plots
+
+    return plots.plot_norms(statistics, ax=ax)
+
+
+def plot_head_scores(
+    scores: HeadScores, kind: str = "induction", *, ax: Axes | None = None
+) -> Figure:
+    """Draw a kind of score as a map, layers down, heads across."""
+    load_extra("matplotlib", extra="analysis", purpose="plot()")
+    from probekit import plots
+
+    return plots.plot_head_scores(scores, kind, ax=ax)
+
+
+def plot_matrix(matrix: CKAMatrix, *, debiased: bool = False, ax: Axes | None = None) -> Figure:
+    """Draw it as a map, the first layers in the lower left corner.
+
+    Args:
+        debiased: the debiased values.
+        ax: matplotlib axes to draw in; a figure of its own where None.
+    """
+    load_extra("matplotlib", extra="analysis", purpose="plot()")
+    from probekit import plots
+
+    return plots.plot_matrix(matrix, debiased=debiased, ax=ax)
+
+
+def plot_comparison(
+    comparison: Comparison, measure: str = "cka", *, ax: Axes | None = None
+) -> Figure:
+    """Draw a measure by layer, one line for each place; for a map see `matrix().plot()`.
+
+    Args:
+        measure: cka, cka_debiased, cosine, relative_difference or largest_difference.
+        ax: matplotlib axes to draw in; a figure of its own where None.
+    """
+    load_extra("matplotlib", extra="analysis", purpose="plot()")
+    from probekit import plots
+
+    return plots.plot_comparison(comparison, measure, ax=ax)
+
+
+def plot_lens_example(example: LensExample, *, ax: Axes | None = None) -> Figure:
+    """Draw what every layer says after every token, the last layer on top."""
+    load_extra("matplotlib", extra="analysis", purpose="plot()")
+    from probekit import plots
+
+    return plots.plot_lens_example(example, ax=ax)
+
+
+def plot_lens(lens: Lens, *, ax: Axes | None = None) -> Figure:
+    """Draw KL to the final prediction, entropy and surprise by layer, means over all tokens."""
+    load_extra("matplotlib", extra="analysis", purpose="plot()")
+    from probekit import plots
+
+    return plots.plot_lens(lens, ax=ax)

@@ -1,0 +1,75 @@
+"""What `probekit modules` says: a model's modules in the order they run, as plain data.
+
+Knows skeletons and portable names; draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from probekit.config import load_config, match_paths, no_match
+from probekit.errors import PlanError
+from probekit.models.checkpoints import compute_dtype, load_hf_config
+from probekit.models.families import portable_names
+from probekit.models.skeleton import Skeleton, Slot, build_skeleton
+
+
+def list_modules(
+    model: str, *, match: str = "**", overrides: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """List a model's modules in execution order, as plain JSON values.
+
+    Args:
+        model: a model's name, or the path of a config (.yaml) whose model is meant.
+        match: a glob of module paths.
+        overrides: `key=value` strings, as `--set` takes them.
+
+    Raises:
+        ConfigError: the model cannot be had.
+        PlanError: the glob matches nothing.
+    """
+    source: str | dict[str, Any] = model
+    if not model.endswith((".yaml", ".yml")):
+        source = {
+            "model": {"name": model},
+            "inputs": {"random": {"examples": 1, "max_tokens": 8}},
+            "execution_order": True,
+            "store": {"path": "runs/modules"},
+        }
+    config = load_config(source, overrides=overrides)
+    hf_config = load_hf_config(config, bundled=True)
+    dtype = compute_dtype(config.model, hf_config)
+    skeleton = build_skeleton(hf_config, dtype, config.model.attention)
+    paths = match_paths(match, tuple(skeleton.modules))
+    if not paths:
+        raise PlanError(no_match(match, skeleton.modules, skeleton.model_class))
+    return summarize_modules(skeleton, paths)
+
+
+def summarize_modules(skeleton: Skeleton, paths: Iterable[str]) -> list[dict[str, Any]]:
+    """List modules in execution order, those that never run last, as plain JSON values."""
+    portable: dict[str, list[str]] = {}
+    for place, (name, _) in portable_names(skeleton.hf_config).items():
+        module, _, kind = place.partition("/")
+        portable.setdefault(module, []).append(f"{name} ({kind})")
+    wanted = dict.fromkeys(paths)
+    ran = [p for p in dict.fromkeys(c.module for c in skeleton.calls) if p in wanted]
+    never = [p for p in wanted if p not in set(ran)]
+    return [
+        {
+            "path": path,
+            "class": skeleton.modules[path],
+            "calls": len(skeleton.calls_of(path)),
+            "inputs": _tensors(skeleton, path, "inputs"),
+            "outputs": _tensors(skeleton, path, "outputs"),
+            "portable": portable.get(path, []),
+        }
+        for path in (*ran, *never)
+    ]
+
+
+def _tensors(skeleton: Skeleton, path: str, side: str) -> list[dict[str, Any]]:
+    calls = skeleton.calls_of(path)
+    slots: tuple[Slot, ...] = getattr(calls[0], side) if calls else ()
+    return [{"index": s.index, "key": s.key, "axes": list(s.axes), "dtype": s.dtype} for s in slots]

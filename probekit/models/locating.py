@@ -1,0 +1,83 @@
+"""What a model's name names: a hub id, a local folder, a .gguf file, the embedded sample."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants
+
+from probekit.errors import ConfigError
+from probekit.wording import shorten
+
+SAMPLES = ("tiny-gpt2",)
+_CONNECT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where `from_pretrained` is pointed at."""
+
+    place: str  # a hub id or a folder
+    gguf_file: str | None = None
+    on_hub: bool = False
+
+    def arguments(self, revision: str | None) -> dict[str, Any]:
+        """Give the keyword arguments every `from_pretrained` of this source takes."""
+        if self.on_hub:
+            return {"revision": revision, "local_files_only": not hub_in_reach()}
+        return {"gguf_file": self.gguf_file} if self.gguf_file else {}
+
+
+def locate(name: str, where: str) -> Source:
+    """Find out what a model's or tokenizer's name names.
+
+    Raises:
+        ConfigError: if it names a sample, a folder or a file that does not exist.
+    """
+    if name.startswith("sample:"):
+        sample = name.removeprefix("sample:")
+        if sample not in SAMPLES:
+            raise ConfigError(
+                f"{where}: there is no sample {sample!r}; "
+                f"expected {', '.join(f'sample:{s}' for s in SAMPLES)}"
+            )
+        return Source(place=str(resources.files("probekit.samples") / sample))
+    try:
+        path = Path(name).expanduser()
+        is_file, is_dir = path.is_file(), path.is_dir()
+    except (OSError, RuntimeError) as error:  # a name too long for a file, a home of nobody's
+        raise ConfigError(f"{where}: {shorten(name)} is no model's name: {error}") from error
+    if path.suffix == ".gguf":
+        if not is_file:
+            raise ConfigError(f"{where}: there is no file {path.absolute()}")
+        return Source(place=str(path.parent), gguf_file=path.name)
+    if is_dir:
+        return Source(place=str(path))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ConfigError(f"{where}: there is no folder {path.absolute()}")
+    return Source(place=name, on_hub=True)
+
+
+@cache
+def hub_in_reach() -> bool:
+    """Say whether the model hub answers, once and quickly.
+
+    The hub client retries for 23 s before it gives up, at every file.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True  # only the proxy can tell
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=_CONNECT_S):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,151 @@
+"""The plan: everything that is decided before weights load.
+
+Knows what was decided, and says it; how it was decided is in making.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probekit.config import ProbeConfig
+from probekit.inputs import Examples
+from probekit.models import Sizes, Skeleton, families
+from probekit.planning.resolve import SitePlan
+from probekit.planning.sources import Source
+from probekit.planning.space import Contents, free_bytes, left_bytes, shortage
+from probekit.store import ALL_TOKENS, ShardSpec, SiteSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will record."""
+
+    config: ProbeConfig
+    skeleton: Skeleton
+    dtype: torch.dtype  # the model computes in it
+    attention: str  # the kernel to load the model with, as a config says it
+    sites: tuple[SitePlan, ...]
+    stop: Source | None  # a forward pass ends after it; None: it runs to its end
+    examples: Examples | None  # None where only a plan was asked for and the tokenizer is missing
+    shards: tuple[ShardSpec, ...]  # empty without examples
+    tokenizer: Any  # None for random inputs on a model without one
+    notes: tuple[str, ...]  # what the user should know before the run
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """The model's sizes."""
+        return families.sizes(self.skeleton.hf_config)
+
+    @property
+    def length_border(self) -> int | None:
+        """The length above which the model computes short texts in a batch otherwise.
+
+        Rotary embeddings of the kind "longrope" (Phi-3 128k) take other factors as soon as the
+        longest text of a batch is longer than this.
+        """
+        text = self.skeleton.hf_config.get_text_config()
+        rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+        if rope.get("rope_type", rope.get("type")) != "longrope":
+            return None
+        own = getattr(text, "original_max_position_embeddings", None)
+        return rope.get("original_max_position_embeddings", own)
+
+    @property
+    def logits_to_keep(self) -> int:
+        """Positions whose logits a whole pass computes, from the last on; 0 for all of them.
+
+        Where nothing looks at the logits a pass still runs to its end for the execution order, but
+        the output head, half the arithmetic of a small model, need not run on every token.
+        """
+        whole = self.stop is not None or not self.config.early_stop or bool(self.config.generate)
+        seen = any(site.source.module in ("", self.skeleton.head) for site in self.sites)
+        return 0 if whole or seen or "logits_to_keep" not in self.skeleton.arguments else 1
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all rows of all sites."""
+        return sum(self.site_bytes(site.spec) for site in self.sites)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that one token adds, over the sites that keep every token."""
+        return sum(s.spec.row_bytes for s in self.sites if s.spec.rows == ALL_TOKENS)
+
+    @property
+    def contents(self) -> Contents:
+        """What the run writes, as far as its size goes."""
+        config, order = self.config, self.config.execution_order
+        return Contents(
+            path=Path(config.store.path),
+            sites=tuple(site.spec for site in self.sites),
+            shards=self.shards,
+            string_bytes=() if self.examples is None else self.examples.string_bytes,
+            config_bytes=len(config.to_yaml().encode()),
+            n_modules=len(self.skeleton.modules) if order else 0,
+            n_words=(self.sizes.d_vocab or 0) if self.tokenizer is not None else 0,
+            is_generated=config.generate is not None,
+            is_compressed=config.store.compression is not None,
+        )
+
+    @property
+    def free_bytes(self) -> int:
+        """Free bytes where the trace will lie."""
+        return free_bytes(self.contents.path)
+
+    @property
+    def needed_bytes(self) -> int | None:
+        """Bytes still to be written, shards that are sealed left out; None without examples."""
+        return None if self.examples is None else left_bytes(self.contents)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the run would be refused: a disk that is too small."""
+        short = shortage(self.contents) if self.examples is not None else None
+        return () if short is None else (short,)
+
+    def site_rows(self, spec: SiteSpec) -> int:
+        """Count the rows of a site in the whole trace."""
+        return sum(shard.n_rows[spec.rows] for shard in self.shards)
+
+    def site_bytes(self, spec: SiteSpec) -> int:
+        """Count the bytes of a site in the whole trace."""
+        return self.site_rows(spec) * spec.row_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the plan as plain JSON values; see the README for what each means."""
+        known = self.examples is not None
+        return {
+            "model": self.config.model.name,
+            "model_class": self.skeleton.model_class,
+            "n_parameters": self.skeleton.n_parameters,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "n_examples": len(self.examples) if self.examples is not None else None,
+            "n_tokens": self.examples.total_tokens if self.examples is not None else None,
+            "n_shards": len(self.shards) if known else None,
+            "stops_after": self.stop.module if self.stop else None,
+            "token_bytes": self.token_bytes,
+            "total_bytes": self.total_bytes if known else None,
+            "needed_bytes": self.needed_bytes,
+            "free_bytes": self.free_bytes,
+            "sites": [
+                {
+                    "name": s.spec.name,
+                    "axes": list(s.spec.axes),
+                    "rows": self.site_rows(s.spec) if known else None,
+                    "row_shape": list(s.spec.row_shape),
+                    "dtype": s.spec.dtype,
+                    "row_bytes": s.spec.row_bytes,
+                    "bytes": self.site_bytes(s.spec) if known else None,
+                    "layer": s.spec.layer,
+                    "portable": s.spec.portable,
+                }
+                for s in self.sites
+            ],
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
