@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from probekit.hooks import record
     from probekit.planning import plan
+    from probekit.store import verify
     from probekit.trace import Site, Trace, open_trace as open
 
 
@@ -41,6 +42,7 @@ _HOMES = {
     "plan": ("probekit.planning", "plan"),
     "record": ("probekit.hooks", "record"),
     "run": ("probekit.capture", "run"),
+    "verify": ("probekit.store", "verify"),
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "plan",
     "record",
     "run",
+    "verify",
 ]
 
 

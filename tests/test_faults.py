@@ -88,8 +88,8 @@ def test_of_two_runs_in_one_folder_the_second_is_refused_until_the_first_is_dead
 def test_damage_that_is_not_found_is_lost(
     runs: dict[str, Undisturbed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = damage.verify_trace(runs["plain"].trace)
-    monkeypatch.setattr(damage, "verify_trace", lambda path: whole)
+    whole = damage.verify(runs["plain"].trace)
+    monkeypatch.setattr(damage, "verify", lambda path: whole)
     tally = Tally()
     damage.find_files(8, Random(0), tmp_path, runs, tally)
     assert len(tally.lost) == tally.tried == 8

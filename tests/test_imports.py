@@ -366,7 +366,7 @@ def test_the_public_names_are_these():
     assert sorted(probekit.__all__) == [
         *("CaptureError", "ConfigError", "PlanError", "ProbekitError"),
         *("ProbekitWarning", "Site", "StoreError"),
-        *("Trace", "compare", "lens", "open", "plan", "record", "run"),
+        *("Trace", "compare", "lens", "open", "plan", "record", "run", "verify"),
     ]
     assert dir(probekit) == probekit.__all__
 
@@ -383,7 +383,7 @@ def test_every_public_name_is_what_its_home_says_and_is_documented(name):
 
 def test_options_of_public_functions_are_keywords_only():
     more = {"record": ["patterns"], "compare": ["b"]}
-    for name in ("run", "plan", "record", "open", "compare", "lens"):
+    for name in ("run", "plan", "record", "open", "compare", "lens", "verify"):
         first, *others = inspect.signature(getattr(probekit, name)).parameters.values()
         positional = [p.name for p in others if p.kind is not p.KEYWORD_ONLY]
         assert positional == more.get(name, [])

@@ -19,7 +19,7 @@ from campaigns.damages import BYTES, FILES, KINDS, damaged
 from campaigns.kills import COMMAND, Watched
 from campaigns.runs import FOLDER, n_examples_in, sealed
 from campaigns.tally import Runs, Tally
-from probekit.store.verification import verify_trace
+from probekit.store.verification import verify
 
 _REPAIR = (*COMMAND, "--repair")
 _MEMORY_BYTES = 2 << 30  # that reading may take beyond what is loaded already
@@ -40,7 +40,7 @@ def _find(kinds: tuple[str, ...], n: int, chance: Random, runs: Runs, tally: Tal
         run = runs[chance.choice(list(runs))]
         kind = kinds[tally.tried % len(kinds)]
         with damaged(run, run.trace, kind, chance) as damage:
-            verdict = verify_trace(run.trace)
+            verdict = verify(run.trace)
         problems = []
         if not damage.shards <= set(verdict.damaged_shards):
             problems.append(f"shards {verdict.damaged_shards} named")
@@ -51,7 +51,7 @@ def _find(kinds: tuple[str, ...], n: int, chance: Random, runs: Runs, tally: Tal
             problems.append(f"sites {[d.site for d in verdict.damages]} named")
         if verdict.whole:
             problems.append("not found")
-        if verify_trace(run.trace).damages:
+        if verify(run.trace).damages:
             problems.append("found where there is none")
         tally.count(kind, [f"{run.name}, {damage.where}: {p}" for p in problems])
 

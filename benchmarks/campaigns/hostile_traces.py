@@ -26,7 +26,7 @@ from probekit.cli.terminal import show_info
 from probekit.errors import StoreError
 from probekit.store.folder import RunFolder, RunRecord, read_run, sealed_specs
 from probekit.store.format.records import read_record, write_record
-from probekit.store.verification import verify_trace
+from probekit.store.verification import verify
 from probekit.trace.summary import summarize_trace
 
 SECRET = "421888"  # what the secret file holds; bfloat16 has this number
@@ -115,8 +115,8 @@ def read_all(folder: Path) -> str:
     for step in (
         lambda: read_run(folder),
         lambda: sealed_specs(folder),
-        lambda: str([str(damage) for damage in verify_trace(folder).damages]),
-        lambda: json.dumps(verify_trace(folder).to_json()),
+        lambda: str([str(damage) for damage in verify(folder).damages]),
+        lambda: json.dumps(verify(folder).to_json()),
         lambda: _run_into(folder, None),
         lambda: _run_into(folder, read_run(folder)),
     ):

@@ -177,10 +177,10 @@ def info(trace: TracePath, as_json: AsJson = False) -> None:
 def verify(trace: TracePath, as_json: AsJson = False) -> None:
     """Read every byte of a trace again; exit code 1 and what is damaged, on any fault."""
     from probekit.cli import terminal
-    from probekit.store import verify_trace
+    from probekit.store import verify
 
     with terminal.reading() as watcher:
-        verdict = verify_trace(trace, on_progress=watcher)
+        verdict = verify(trace, on_progress=watcher)
     _print_json(verdict.to_json()) if as_json else terminal.show_verdict(verdict)
     if not verdict.whole:
         raise typer.Exit(1)

@@ -4,7 +4,7 @@ Knows files; neither models nor what the numbers mean. `format` says what lies w
 rows, `writing` seals them; here lie the folder of a run, its lock and its verification.
 
 Its door: `SiteSpec`, `ShardSpec` and the rest of `schema`, `RunFolder`, `ShardWriter`,
-`build_index`, `MappedRows`, `verify_trace`.
+`build_index`, `MappedRows`, `verify`.
 """
 
 import lazy_loader

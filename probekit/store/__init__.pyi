@@ -55,7 +55,7 @@ from .verification import (
     Verdict as Verdict,
     index_is_whole as index_is_whole,
     sealed_damages as sealed_damages,
-    verify_trace as verify_trace,
+    verify as verify,
 )
 from .writing import (
     ALIGNED as ALIGNED,

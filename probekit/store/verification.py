@@ -6,6 +6,7 @@ after the bytes of its structure have been found right. Memory is a few MiB what
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,9 +98,7 @@ class Verdict:
         }
 
 
-def verify_trace(
-    path: str | Path, *, on_progress: Callable[[int, int], None] | None = None
-) -> Verdict:
+def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None = None) -> Verdict:
     """Read every byte of a run's folder again and compare it with what was written.
 
     Finds changed bytes, and files that were cut short, that are missing, swapped, renamed or of
@@ -138,6 +137,15 @@ def verify_trace(
         n_bytes=total,
         damages=tuple(damages),
     )
+
+
+def _verify_trace(path: str | Path, **options: Any) -> Verdict:
+    said = "probekit.verify.verify_trace is probekit.verify now; the old name goes with 0.2"
+    warnings.warn(said, DeprecationWarning, stacklevel=2)
+    return verify(path, **options)
+
+
+setattr(verify, "verify_trace", _verify_trace)  # noqa: B010 (mypy: functions have no attributes)
 
 
 def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:

@@ -16,7 +16,7 @@ from by_hand import EXAMPLES
 import probekit
 from probekit import models
 from probekit.errors import ConfigError, StoreError
-from probekit.store.verification import verify_trace
+from probekit.store.verification import verify
 
 MLP = [{"modules": "transformer.h.*.mlp.act"}, {"modules": "transformer.h.1", "positions": "last"}]
 N_SHARDS = 3
@@ -109,11 +109,11 @@ def test_only_the_damaged_shard_is_computed_again_and_to_the_same_bytes(
     others = [run / f"shards/0000{n}.{ending}" for n in (0, 2) for ending in ("h5", "json")]
     before = [by_hand.fingerprint(file) for file in others]
     DAMAGES[name](run)
-    assert verify_trace(run).damaged_shards == (1,)
+    assert verify(run).damaged_shards == (1,)
     done: list[int] = []
     go(config(gpt2), repair=True, on_progress=lambda p: done.append(p.examples))
     assert files(run) == files(undisturbed)
-    assert verify_trace(run).whole
+    assert verify(run).whole
     assert [by_hand.fingerprint(file) for file in others] == before
     assert done[-1] == len(EXAMPLES)
     assert min(done) > len(EXAMPLES) - n_examples(run, 1)
@@ -227,7 +227,7 @@ def test_a_shard_of_a_number_that_the_run_has_not_is_removed(
     with pytest.raises(StoreError, match=r"shards/00009\.h5: is not of this run"):
         go(config(gpt2))
     go(config(gpt2), repair=True)
-    assert verify_trace(run).whole
+    assert verify(run).whole
     assert files(run).keys() == files(undisturbed).keys()
 
 
@@ -277,7 +277,7 @@ def test_going_on_with_other_free_settings_is_told(gpt2: Path, run: Path) -> Non
         "2 sealed shards were made otherwise (inputs.batch_tokens: was 30, now 13): the rows that "
         "come now agree with what they would have given to rounding, not bit for bit"
     ]
-    assert verify_trace(run).whole
+    assert verify(run).whole
 
 
 def test_going_on_on_another_device_is_told(

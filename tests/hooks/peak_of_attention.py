@@ -6,7 +6,8 @@ import sys
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from probekit.models.attention import AttentionTap
+from probekit.hooks import attention
+from probekit.models import AttentionTap
 
 how = sys.argv[1]
 torch.manual_seed(0)
@@ -21,7 +22,8 @@ kept = []
 
 def two_heads(call):
     queries = torch.arange(2048)
-    for block in call.blocks("pattern", example=0, heads=(0, 7), queries=queries, n_keys=2048):
+    asked = {"example": 0, "heads": (0, 7), "queries": queries, "n_keys": 2048}
+    for block in attention.blocks(call, "pattern", **asked):
         kept.append(block.half().sum())  # handed on, as to a file
 
 

@@ -15,11 +15,12 @@ import hdf5plugin  # noqa: F401 (h5py reads zstd through it)
 import pytest
 from tiny_traces import LENGTHS, Made, extent, site, write_trace
 
+import probekit
 from probekit.errors import StoreError
 from probekit.store.folder import RunRecord
 from probekit.store.format.checksums import FileRecord, rest_checksum
 from probekit.store.format.records import write_record
-from probekit.store.verification import Verdict, index_is_whole, sealed_damages, verify_trace
+from probekit.store.verification import Verdict, index_is_whole, sealed_damages, verify
 
 SITES = (
     site("h.0", dtype="bfloat16", row_shape=(40,)),
@@ -39,7 +40,7 @@ class Run:
         return self.made.folder
 
     def damages(self) -> list[tuple[str, str | None]]:
-        return [(d.file, d.site) for d in verify_trace(self.folder).damages]
+        return [(d.file, d.site) for d in verify(self.folder).damages]
 
 
 def a_run(folder: Path, *, seed: int = 0, **options: Any) -> Run:
@@ -67,7 +68,7 @@ def change(path: Path, at: int, by: int = 0x40) -> None:
 @pytest.mark.parametrize("method", [None, "gzip", "lzf", "zstd"])
 def test_a_run_that_nothing_happened_to_is_whole(tmp_path: Path, method: str | None) -> None:
     run = a_run(tmp_path / "run", compression=method)
-    verdict = verify_trace(run.folder)
+    verdict = verify(run.folder)
     assert verdict.whole and verdict.damages == () and verdict.damaged_shards == ()
     files = [*run.folder.glob("shards/*.h5"), run.folder / "trace.h5"]
     assert (verdict.n_shards, verdict.n_bytes) == (3, sum(f.stat().st_size for f in files))
@@ -136,7 +137,7 @@ def test_several_damages_are_all_named(run: Run) -> None:
         ("shards/00002.h5", "h.1/output"),
         ("trace.h5", None),
     ]
-    assert verify_trace(run.folder).damaged_shards == (0, 2)
+    assert verify(run.folder).damaged_shards == (0, 2)
 
 
 # --- files
@@ -159,7 +160,7 @@ def test_a_file_that_was_cut_short_is_named(run: Run, name: str, n_bytes: int) -
     path = run.folder / name
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:n_bytes])
-    (damage,) = verify_trace(run.folder).damages
+    (damage,) = verify(run.folder).damages
     assert damage.file == name
     assert damage.what == f"has {n_bytes % size} bytes, {size} were written"
     assert bool(sealed_damages(run.folder, sums=False)) == (name != "trace.h5")
@@ -175,7 +176,7 @@ def test_a_file_that_has_grown_is_named(run: Run) -> None:
 @pytest.mark.parametrize("name", ["shards/00000.h5", "shards/00002.json", "trace.h5", "trace.json"])
 def test_a_missing_file_is_named(run: Run, name: str) -> None:
     (run.folder / name).unlink()
-    (damage,) = verify_trace(run.folder).damages
+    (damage,) = verify(run.folder).damages
     assert (damage.file, damage.what) == (name, "is missing")
 
 
@@ -189,7 +190,7 @@ def test_swapped_shards_are_both_named(run: Run) -> None:
     swap(run.made.shards[0].file, run.made.shards[2].file)
     assert run.damages() == [("shards/00000.h5", None), ("shards/00002.h5", None)]
     swap(run.made.shards[0].record, run.made.shards[2].record)
-    verdict = verify_trace(run.folder)
+    verdict = verify(run.folder)
     assert [d.what for d in verdict.damages[:2]] == [
         *("is the record of shard 2", "is the record of shard 0"),
     ]
@@ -202,7 +203,7 @@ def test_a_record_with_odd_values_is_named(run: Run, value: Any) -> None:
     record = json.loads(path.read_text())
     record["spec"]["n_tokens"] = value
     write_record(path, record)
-    (damage,) = verify_trace(run.folder).damages
+    (damage,) = verify(run.folder).damages
     assert damage.file == "shards/00001.json"
     assert damage.what.startswith("is not a record of probekit's")
 
@@ -215,7 +216,7 @@ def test_a_file_that_does_not_name_its_run_is_named(run: Run, name: str) -> None
     record = FileRecord.read(path.with_suffix(".json"))
     rest = rest_checksum(path, record.extents)
     replace(record, file_bytes=path.stat().st_size, rest=rest).write(path.with_suffix(".json"))
-    (damage,) = verify_trace(run.folder).damages
+    (damage,) = verify(run.folder).damages
     assert (damage.file, damage.what) == (name, "is of another run")
 
 
@@ -226,12 +227,12 @@ def test_shards_of_the_same_size_that_are_swapped_are_named(tmp_path: Path) -> N
     write_record(tmp_path / "run" / "run.json", {"identity": {"shards": shards}})
     assert run.shards[0].file.stat().st_size == run.shards[1].file.stat().st_size
     swap(run.shards[0].file, run.shards[1].file)
-    assert verify_trace(tmp_path / "run").damaged_shards == (0, 1)
+    assert verify(tmp_path / "run").damaged_shards == (0, 1)
 
 
 def test_a_renamed_shard_is_named_by_both_names(run: Run) -> None:
     both(Path.rename, run.folder, 1, 7)
-    verdict = verify_trace(run.folder)
+    verdict = verify(run.folder)
     assert verdict.damaged_shards == (1, 7)
     assert verdict.damages[-1].what == "is not of this run, which has 3 shards, from 0 on"
 
@@ -240,7 +241,7 @@ def test_a_shard_of_another_run_is_named(run: Run, tmp_path: Path) -> None:
     other = a_run(tmp_path / "other", seed=1)
     for ending in ("h5", "json"):
         shutil.copy(other.folder / f"shards/00001.{ending}", run.folder / "shards")
-    (damage,) = verify_trace(run.folder).damages
+    (damage,) = verify(run.folder).damages
     assert (damage.file, damage.what) == ("shards/00001.h5", "is of another run")
 
 
@@ -248,13 +249,13 @@ def test_an_index_of_another_run_is_named(run: Run, tmp_path: Path) -> None:
     other = a_run(tmp_path / "other", seed=1)
     for name in ("trace.h5", "trace.json"):
         shutil.copy(other.folder / name, run.folder)
-    (damage,) = verify_trace(run.folder).damages
+    (damage,) = verify(run.folder).damages
     assert (damage.file, damage.what) == ("trace.h5", "is of another run")
 
 
 def test_a_run_file_of_another_run_is_noticed_by_every_shard(run: Run, tmp_path: Path) -> None:
     shutil.copy(a_run(tmp_path / "other", seed=1).folder / "run.json", run.folder)
-    assert verify_trace(run.folder).damaged_shards == (0, 1, 2)
+    assert verify(run.folder).damaged_shards == (0, 1, 2)
 
 
 def test_shards_that_do_not_follow_on_each_other_are_named(run: Run, tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_shards_that_do_not_follow_on_each_other_are_named(run: Run, tmp_path: P
     write_trace(tmp_path / "other", SITES, lengths, attributes=attributes)
     for ending in ("h5", "json"):
         shutil.copy(tmp_path / f"other/shards/00000.{ending}", run.folder / "shards")
-    (damage,) = verify_trace(run.folder).damages
+    (damage,) = verify(run.folder).damages
     assert damage.shard == 1
     assert damage.what == "begins at token 9; the shards before it end at 8"
 
@@ -288,19 +289,19 @@ def test_other_files_do_not_matter(run: Run) -> None:
 def test_a_run_that_is_not_finished_is_not_whole(run: Run) -> None:
     for name in ("trace.h5", "trace.json", "shards/00002.h5", "shards/00002.json"):
         (run.folder / name).unlink()
-    verdict = verify_trace(run.folder)
+    verdict = verify(run.folder)
     assert not verdict.whole and verdict.only_unfinished
     assert (verdict.n_unsealed, verdict.n_shards, verdict.damaged_shards) == (1, 3, ())
     assert run.damages() == [("trace.h5", None)]
     assert sealed_damages(run.folder, sums=True) == [], "what is there is whole"
     change(run.made.shards[1].file, 100)
-    assert not verify_trace(run.folder).only_unfinished
-    assert verify_trace(run.folder).damaged_shards == (1,)
+    assert not verify(run.folder).only_unfinished
+    assert verify(run.folder).damaged_shards == (1,)
 
 
 def test_a_shard_that_is_missing_in_a_finished_run_is_damage(run: Run) -> None:
     both(lambda one, two: one.unlink(), run.folder, 2, 2)
-    verdict = verify_trace(run.folder)
+    verdict = verify(run.folder)
     assert not verdict.only_unfinished
     assert (verdict.n_unsealed, verdict.damaged_shards) == (0, (2,))
 
@@ -314,11 +315,11 @@ def test_without_a_run_file_the_shards_are_still_verified(run: Run) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone", tmp_path / "trace.h5"):
         with pytest.raises(StoreError, match="is not a run's folder"):
-            verify_trace(path)
+            verify(path)
 
 
 def test_the_index_stands_for_its_folder(run: Run) -> None:
-    assert verify_trace(run.folder / "trace.h5") == verify_trace(run.folder)
+    assert verify(run.folder / "trace.h5") == verify(run.folder)
 
 
 # --- how
@@ -333,7 +334,7 @@ def test_only_sums_need_the_bytes(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_progress_ends_at_all_bytes(run: Run) -> None:
     told: list[tuple[int, int]] = []
-    verdict = verify_trace(run.folder, on_progress=lambda *now: told.append(now))
+    verdict = verify(run.folder, on_progress=lambda *now: told.append(now))
     sizes = [shard.file.stat().st_size for shard in run.made.shards]
     assert [done for done, _ in told] == [sum(sizes[: n + 1]) for n in range(3)]
     assert {total for _, total in told} == {verdict.n_bytes}
@@ -341,7 +342,7 @@ def test_progress_ends_at_all_bytes(run: Run) -> None:
 
 def test_nothing_is_changed_by_looking(run: Run) -> None:
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.folder.rglob("*")}
-    verify_trace(run.folder)
+    verify(run.folder)
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in run.folder.rglob("*")} == before
 
 
@@ -351,7 +352,7 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path) -> None:
     run = write_trace(tmp_path, [site("a", row_shape=(100_000,))], [[200, 1]])  # 80 MB
     assert run.shards[0].file.stat().st_size > 80_000_000
     tracemalloc.start()
-    verify_trace(tmp_path)
+    verify(tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 24 << 20
@@ -359,7 +360,7 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path) -> None:
 
 def test_a_verdict_is_plain_json(run: Run) -> None:
     change(run.made.shards[1].file, 100)
-    verdict: Verdict = verify_trace(run.folder)
+    verdict: Verdict = verify(run.folder)
     assert verdict.to_json() == {
         "path": str(run.folder),
         "whole": False,
@@ -377,3 +378,8 @@ def test_a_verdict_is_plain_json(run: Run) -> None:
         ],
     }
     assert str(verdict.damages[0]).startswith("shards/00001.h5: tables, attributes")
+
+
+def test_the_old_name_says_the_new_one(run):
+    with pytest.warns(DeprecationWarning, match=r"verify_trace is probekit\.verify now"):
+        assert probekit.verify.verify_trace(run.folder) == probekit.verify(run.folder)
