@@ -32,7 +32,7 @@ HEAVY = (
     *("handover.torch", "analysis.logitlens", "capture", "hooks", "planning", "models"),
     "inputs.tokenizing",
 )
-EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.space", "models.families")
+EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
 UPWARDS = "doors"  # the one room that may name what is above it, and imports it when it is called
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
 

@@ -41,12 +41,12 @@ from probekit.config.fields import (
     listed,
     one_or_many,
 )
-from probekit.config.part import Part, exactly_one, one_source
 from probekit.config.places import (
     KEY_PATH,
     Places,
     parse_path,
 )
+from probekit.config.section import Part, exactly_one, one_source
 from probekit.config.yamltext import Dumper
 from probekit.wording import show
 

@@ -19,8 +19,7 @@ from .checkpoints import (
 from .families import Sizes as Sizes
 from .identity import model_digest as model_digest
 from .listing import list_modules as list_modules
-from .locating import Source as Source, hub_in_reach as hub_in_reach, locate as locate
-from .memory import out_of_memory as out_of_memory
+from .outofmemory import out_of_memory as out_of_memory
 from .skeleton import (
     BATCH as BATCH,
     POSITION as POSITION,
@@ -33,3 +32,4 @@ from .skeleton import (
     forward_arguments as forward_arguments,
     layer_of as layer_of,
 )
+from .sources import Source as Source, hub_in_reach as hub_in_reach, locate as locate

@@ -25,8 +25,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from probekit.config import ModelConfig, ProbeConfig
 from probekit.errors import ConfigError
 from probekit.models import trust
-from probekit.models.locating import Source, hub_in_reach, locate
-from probekit.models.memory import out_of_memory
+from probekit.models.outofmemory import out_of_memory
+from probekit.models.sources import Source, hub_in_reach, locate
 from probekit.wording import human_bytes, shorten
 
 BUNDLED = {  # architectures that build with no network, by the model's name in lower case

@@ -9,7 +9,7 @@ from pathlib import Path
 import xxhash
 
 from probekit.config import ProbeConfig
-from probekit.models.locating import locate
+from probekit.models.sources import locate
 
 _PIECE_BYTES = 1 << 20
 _CONFIGS = ("config.json", "generation_config.json")

@@ -1,12 +1,12 @@
+from .diskspace import free_bytes as free_bytes, shortage as shortage
 from .indexing import take as take, to_device as to_device
 from .making import make_plan as make_plan, plan as plan
 from .planned import Plan as Plan
 from .recipe import Recipe as Recipe
 from .resolve import SitePlan as SitePlan
-from .sources import (
+from .tensors import (
     ATTENTION as ATTENTION,
     BLOCK_KINDS as BLOCK_KINDS,
     HEAD_KINDS as HEAD_KINDS,
     Source as Source,
 )
-from .space import free_bytes as free_bytes, shortage as shortage

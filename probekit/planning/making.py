@@ -20,7 +20,7 @@ from probekit.inputs import Examples, Limits, read_examples, shards, tokenizing
 from probekit.models import Skeleton, build_skeleton, families
 from probekit.planning.planned import Plan
 from probekit.planning.resolve import Resolver, SitePlan, moment
-from probekit.planning.sources import Source
+from probekit.planning.tensors import Source
 from probekit.store import ALL_TOKENS, ShardSpec
 
 _LONGEST = 1 << 20  # tokens of an example, where neither model nor config says

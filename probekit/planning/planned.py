@@ -15,9 +15,9 @@ import torch
 from probekit.config import ProbeConfig
 from probekit.inputs import Examples
 from probekit.models import Sizes, Skeleton, families
+from probekit.planning.diskspace import Contents, free_bytes, left_bytes, shortage
 from probekit.planning.resolve import SitePlan
-from probekit.planning.sources import Source
-from probekit.planning.space import Contents, free_bytes, left_bytes, shortage
+from probekit.planning.tensors import Source
 from probekit.store import ALL_TOKENS, ShardSpec, SiteSpec
 
 

@@ -28,7 +28,7 @@ from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
 from probekit.inputs import Choice
 from probekit.models import Skeleton, families, layer_of
 from probekit.planning.recipe import Einops, Recipe, einops_step, right_axes
-from probekit.planning.sources import BLOCK_KINDS, LOGIT_KINDS, Found, OnlyEagerError, Source, find
+from probekit.planning.tensors import BLOCK_KINDS, LOGIT_KINDS, Found, OnlyEagerError, Source, find
 from probekit.store import PER_EXAMPLE, SiteSpec, schema
 
 _NAMED = 5  # so many modules are named in a message, the rest are counted

@@ -9,7 +9,7 @@ from by_hand import EXAMPLES, N_TOKENS
 from transformers import AutoModelForCausalLM
 
 import probekit
-from probekit.analysis.logitlens import reading as logitlens
+from probekit.analysis.logitlens import computing as logitlens
 from probekit.errors import StoreError
 
 NEXT_IDS = np.array([i for ids in EXAMPLES for i in (*ids[1:], -1)])

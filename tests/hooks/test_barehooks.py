@@ -12,7 +12,7 @@ from by_hand import EXAMPLES
 
 from probekit.hooks.barehooks import BareHooks
 from probekit.models.skeleton import BATCH, POSITION, TOKEN
-from probekit.planning.sources import Source
+from probekit.planning.tensors import Source
 
 PLAIN = (BATCH, POSITION, tiny.D_MODEL)
 

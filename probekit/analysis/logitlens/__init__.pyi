@@ -1,2 +1,2 @@
-from .reading import lens as lens
+from .computing import lens as lens
 from .result import Lens as Lens, LensExample as LensExample

@@ -15,7 +15,7 @@ import probekit
 from probekit import models
 from probekit.config.loading import load_config
 from probekit.errors import PlanError
-from probekit.planning import space as room
+from probekit.planning import diskspace as room
 from probekit.planning.making import make_plan
 from probekit.planning.planned import Plan
 
