@@ -23,7 +23,7 @@ from jobs import Job, load, plan_of
 from pairs import Comparison, compare, options, report
 
 from probekit.capture.transfer import Label, Transfer
-from probekit.hooks.order import OrderRecorder
+from probekit.hooks.executionorder import OrderRecorder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import torch
 from pairs import Comparison, compare, options, report
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config
 
-from probekit.hooks.order import OrderRecorder
+from probekit.hooks.executionorder import OrderRecorder
 
 N_PROMPT = 64
 End = Callable[[], None]  # told at the end of each forward pass

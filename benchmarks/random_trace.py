@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from probekit.store.format.schema import FORMAT, ShardSpec, SiteSpec
+from probekit.store.format.schema import NEWEST, ShardSpec, SiteSpec
 from probekit.store.writing.index import build_index
 from probekit.store.writing.writer import ShardTables, ShardWriter
 
 Array = np.ndarray[Any, Any]
 
-ATTRIBUTES = {"probekit_format": FORMAT}
+ATTRIBUTES = {"probekit_format": NEWEST.attribute}
 
 
 def write_trace(

@@ -23,7 +23,7 @@ PACKAGE = Path(probekit.__file__).parent
 # without a circle. A new room gets its place here, and a line in CONTRIBUTING.md.
 ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch", "analysis.logitlens", "analysis"),
-    *("capture", "hooks", "planning", "inputs", "models", "trace", "doors"),
+    *("capture", "hooks", "planning", "inputs", "models", "trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config"),
 )
 FLOOR = ("extras", "interrupts", "wording", "errors", "version")  # files below all rooms
@@ -33,7 +33,7 @@ HEAVY = (
     "inputs.tokenizing",
 )
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
-UPWARDS = "doors"  # the one room that may name what is above it, and imports it when it is called
+UPWARDS = "methods"  # the one room that may name what is above it, and imports it when it is called
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
 
 Imported = tuple[str, str, bool]  # what a file takes: from where, which name, at import or later
@@ -195,7 +195,7 @@ LIGHT = tuple(
 
 def test_every_room_has_its_place_in_the_list():
     assert {HOUSE.room_of(file) for file in HOUSE.files} == {*ROOMS, *FLOOR}
-    assert {*HOUSE.doors} == {*ROOMS} - {"doors"}
+    assert {*HOUSE.doors} == {*ROOMS} - {"methods"}
 
 
 def test_imports_go_down_the_list_and_through_doors_only():
@@ -240,7 +240,7 @@ UP = "b.y imports a.x, which lies above"
 
 
 def house(file: str, source: str) -> House:
-    return House({"a.x": "", "b.y": "", "b.z": "", "doors.d": "", file: source}, DOORS_OF_A_HOUSE)
+    return House({"a.x": "", "b.y": "", "b.z": "", "methods.d": "", file: source}, DOORS_OF_A_HOUSE)
 
 
 @pytest.mark.parametrize(
@@ -257,12 +257,12 @@ def house(file: str, source: str) -> House:
         ("a.x", "from probekit.c import g", ["a.x imports c (there is no such file)"]),
         ("a.x", "from probekit.b import g, y\nfrom probekit import b\nb.g()", []),
         ("b.y", "from probekit.b.z import h\nimport torch", []),
-        ("doors.d", "def go():\n    from probekit.a import f", []),
-        ("doors.d", "from probekit.a import f", ["doors.d imports a.x, which lies above"]),
+        ("methods.d", "def go():\n    from probekit.a import f", []),
+        ("methods.d", "from probekit.a import f", ["methods.d imports a.x, which lies above"]),
     ],
 )  # fmt: skip
 def test_the_check_can_fail(file, source, found):
-    assert house(file, source).wrong_imports(("a", "doors", "b")) == found
+    assert house(file, source).wrong_imports(("a", "methods", "b")) == found
 
 
 def test_the_check_for_circles_can_fail():

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 import xxhash
 
-from probekit.store.format.schema import Execution, ShardSpec, SiteSpec
+from probekit.store.format.execution import Execution
+from probekit.store.format.schema import ShardSpec, SiteSpec
 from probekit.store.writing.index import build_index
 from probekit.store.writing.writer import ShardTables, ShardWriter
 

@@ -14,7 +14,7 @@ from random import Random
 
 from campaigns.children import Child, read_log
 from campaigns.kills import COMMAND, Watched, finish
-from campaigns.runs import FOLDER, sealed
+from campaigns.runs import FOLDER, MADE, sealed
 from campaigns.tally import Runs, Tally
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -54,4 +54,5 @@ def _left_over(place: Path) -> list[str]:
     folder = place / FOLDER
     there = {p.name for p in folder.rglob("*") if p.is_file()}
     kept = {*sealed(place), "run.json", "trace.h5", "trace.json"}
-    return [f"{name} was left behind" for name in sorted(there - kept)]
+    made = {MADE, *(name.replace("json", MADE) for name in kept)}
+    return [f"{name} was left behind" for name in sorted(there - kept - made)]

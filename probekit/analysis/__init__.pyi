@@ -1,4 +1,5 @@
-from .comparison import MEASURES as MEASURES, CKAMatrix as CKAMatrix, Comparison as Comparison
+from .comparing import compare as compare
+from .comparisonresult import MEASURES as MEASURES, CKAMatrix as CKAMatrix, Comparison as Comparison
 from .headscores import HeadScores as HeadScores, head_scores as head_scores
 from .logitlens import Lens as Lens, LensExample as LensExample, lens as lens
 from .moments import pooled as pooled
@@ -10,6 +11,5 @@ from .neurons import (
     top_rows as top_rows,
 )
 from .predictions import NextTokens as NextTokens, next_ids as next_ids, next_tokens as next_tokens
-from .similarity import compare as compare
 from .sitestats import SiteStatistics as SiteStatistics, site_statistics as site_statistics
 from .tracestats import TraceStatistics as TraceStatistics, trace_statistics as trace_statistics

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.doors import results as doors
 from probekit.errors import StoreError
 from probekit.extras import load_extra
+from probekit.methods import results as methods
 from probekit.trace import (
     ATTENTION,
     Patterns,
@@ -111,7 +111,7 @@ class HeadScores(Shown, Sequence[HeadScore]):
         names = [field.name for field in fields(HeadScore)]
         return pandas.DataFrame([{n: getattr(h, n) for n in names} for h in self.heads])
 
-    plot = doors.plot_head_scores
+    plot = methods.plot_head_scores
 
     def _table(self) -> Table:
         said = "; ".join(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.analysis.moments import Moments, merged, moments_of, no_moments, pooled
-from probekit.doors import results as doors
 from probekit.errors import StoreError
 from probekit.extras import load_extra
+from probekit.methods import results as methods
 from probekit.store import FLOATS
 from probekit.trace import ATTENTION, Shown, Table, blocks, examples_of
 
@@ -97,7 +97,7 @@ class SiteStatistics(Shown):
             index = pandas.Index(self.numbers[0], name=self.axes[0])
         return pandas.DataFrame({k: v.reshape(-1) for k, v in columns.items()}, index=index)
 
-    plot = doors.plot_site_statistics
+    plot = methods.plot_site_statistics
 
     def _table(self) -> Table:
         summary = summary_of(self)

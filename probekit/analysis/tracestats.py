@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probekit.analysis.sitestats import SiteStatistics, site_statistics, summary_of
-from probekit.doors import results as doors
 from probekit.errors import StoreError
 from probekit.extras import load_extra
+from probekit.methods import results as methods
 from probekit.store import FLOATS
 from probekit.trace import Patterns, Shown, Table, choose_sites, collapse
 
@@ -85,7 +85,7 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
         ]
         return pandas.DataFrame(rows).set_index("site")
 
-    plot = doors.plot_norms
+    plot = methods.plot_norms
 
     def _table(self) -> Table:
         columns = ("rows", "mean", "deviation", "mean_norm", "largest_norm", "zeros", "outliers")

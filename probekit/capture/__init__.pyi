@@ -1,2 +1,2 @@
 from .running import run as run
-from .walk import Progress as Progress, Watcher as Watcher
+from .shardwalk import Progress as Progress, Watcher as Watcher

@@ -26,14 +26,14 @@ from transformers.generation.logits_process import (
 )
 
 from probekit.capture.packing import KNOWN_NEXT, Batch, rows_at
+from probekit.capture.shardwalk import Walk, finish
 from probekit.capture.spool import Spool
 from probekit.capture.transfer import RowSink
-from probekit.capture.walk import Walk, finish
 from probekit.config import GenerateConfig
 from probekit.errors import CaptureError, ProbekitError
 from probekit.inputs import Budget
 from probekit.models import out_of_memory
-from probekit.store import ALL_TOKENS, SHARDS_FOLDER, ShardSpec, ShardTables, sealed_specs
+from probekit.store import ALL_TOKENS, FIRST, SHARDS_FOLDER, ShardSpec, ShardTables, sealed_specs
 
 Array = np.ndarray[Any, Any]
 
@@ -66,7 +66,9 @@ def _generate_shard(walk: Walk, shard: ShardSpec, *, n_tokens: dict[int, int]) -
             for number, tokens in zip(numbers, found, strict=True):
                 sequences[number] = tokens
         walk.transfer.drain()
-        first_token = sum(n for number, n in n_tokens.items() if number < shard.number)
+        # Since 1.1 a shard counts its own tokens, so that shards can be made in any order.
+        n_before = sum(n for number, n in n_tokens.items() if number < shard.number)
+        first_token = n_before if walk.layout == FIRST else 0
         actual, tables = _tables(walk, shard, sequences, n_prompt, first_token)
         with walk.writer(actual, tables) as out:
             spool.copy_into(out)

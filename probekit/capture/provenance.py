@@ -5,7 +5,9 @@ Knows plans and versions; writes nothing.
 
 from __future__ import annotations
 
+import os
 import platform
+from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -13,35 +15,56 @@ from typing import Any
 import torch
 
 from probekit import models
+from probekit.config import digest_of_format_1
 from probekit.planning import Plan
-from probekit.store import RunRecord, schema
+from probekit.store import Format, RunRecord, schema
 from probekit.version import __version__
 
 _LIBRARIES = ("torch", "transformers", "h5py", "numpy")
 
 
-def run_record(plan: Plan) -> RunRecord:
-    """Give what run.json says: what must be equal for a run to go on, and provenance."""
+def run_record(plan: Plan, layout: Format) -> RunRecord:
+    """Give what run.json says: what must be equal for a run to go on, and provenance.
+
+    Args:
+        plan: of the run.
+        layout: the format that the run is in.
+    """
     assert plan.examples is not None  # a plan that runs has its inputs
+    model = {
+        "inputs_digest": plan.examples.digest,
+        "model_class": plan.skeleton.model_class,
+        "model_commit": _commit(plan),
+        "model_digest": models.model_digest(plan.config),
+    }
+    shards = [shard.to_json() for shard in plan.shards]
+    if layout == schema.FIRST:
+        sites = [site.spec.to_json() for site in plan.sites]
+        config_digest = digest_of_format_1(plan.config)
+        return RunRecord(
+            identity={"config_digest": config_digest, **model, "sites": sites, "shards": shards},
+            provenance={**about(plan, layout), "device": _device(plan), "notes": list(plan.notes)},
+        )
+    kinds = {site.spec.kind.partition(".")[0].partition("@")[0] for site in plan.sites}
     return RunRecord(
         identity={
+            "format": str(layout),
             "config_digest": plan.config.digest,
-            "inputs_digest": plan.examples.digest,
-            "model_class": plan.skeleton.model_class,
-            "model_commit": _commit(plan),
-            "model_digest": models.model_digest(plan.config),
-            "sites": [site.spec.to_json() for site in plan.sites],
-            "shards": [shard.to_json() for shard in plan.shards],
+            **model,
+            "meanings": {k: v for k, v in sorted(schema.MEANINGS.items()) if k in kinds},
+            "sites": [site.spec.identity() for site in plan.sites],
+            "shards": shards,
         },
-        provenance={**about(plan), "device": _device(plan), "notes": list(plan.notes)},
+        provenance=about(plan, layout),
     )
 
 
-def about(plan: Plan) -> dict[str, Any]:
+def about(plan: Plan, layout: Format) -> dict[str, Any]:
     """Give what is known of a run before weights load, as HDF5 attributes."""
     model, sizes = plan.config.model, plan.sizes
+    first = layout == schema.FIRST
     known = {
-        "probekit_format": schema.FORMAT,
+        "probekit_format": layout.attribute,
         "probekit_version": __version__,
         **_versions(),
         "python_version": platform.python_version(),
@@ -64,10 +87,23 @@ def about(plan: Plan) -> dict[str, Any]:
         "dtype": str(plan.dtype).removeprefix("torch."),
         "seed": plan.config.seed,
         "stopped_after": plan.stop.module if plan.stop is not None else None,
-        "config": plan.config.to_yaml(),
-        "config_digest": plan.config.digest,
+        "config": plan.config.to_yaml() if first else plan.config.decisions_yaml(),
+        "config_digest": digest_of_format_1(plan.config) if first else plan.config.digest,
     }
     return {key: value for key, value in known.items() if value is not None}
+
+
+def session(plan: Plan) -> dict[str, Any]:
+    """Give what made.json says of a process that works on a run: what equal runs may differ in."""
+    return {
+        "began": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "process": os.getpid(),
+        "device": _device(plan),
+        "config": plan.config.to_yaml(),
+        **_versions(),
+        "notes": list(plan.notes),
+    }
 
 
 @cache  # finding one takes a millisecond, and every run asks twice
@@ -75,14 +111,16 @@ def _versions() -> dict[str, str]:
     return {f"{name}_version": metadata.version(name) for name in _LIBRARIES}
 
 
-def about_model(plan: Plan, model: torch.nn.Module, device: torch.device) -> dict[str, Any]:
+def about_model(
+    plan: Plan, model: torch.nn.Module, device: torch.device, layout: Format
+) -> dict[str, Any]:
     """Give the attributes of a shard: `about`, and what the loaded model adds."""
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
     return {
-        **about(plan),
-        "run_digest": run_record(plan).digest,
+        **about(plan, layout),
         "attention": str(attention) if attention else "none",
-        "device": _named(device),
+        # Which of several GPUs it was decides nothing; of which kind it is may.
+        "device": _named(device if layout == schema.FIRST else torch.device(device.type)),
     }
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from probekit.capture.oddvalues import Tally, all_finite
 from probekit.capture.packing import KNOWN_NEXT, Batch, Rows, pack, padded
-from probekit.capture.tally import Tally, all_finite
 from probekit.capture.transfer import Label, RowSink, Transfer
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention

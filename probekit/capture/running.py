@@ -13,22 +13,26 @@ import torch
 from probekit import models
 from probekit.capture import selfcheck
 from probekit.capture.generation import shard_generator
-from probekit.capture.provenance import about, about_model, run_record
+from probekit.capture.oddvalues import Tally
+from probekit.capture.provenance import about, about_model, run_record, session
 from probekit.capture.receiver import Receiver
-from probekit.capture.tally import Tally
+from probekit.capture.shardwalk import Meter, Progress, Walk, Watcher, forward_shard
 from probekit.capture.transfer import Transfer
-from probekit.capture.walk import Meter, Progress, Walk, Watcher, forward_shard
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
 from probekit.hooks import OrderRecorder
 from probekit.inputs import Budget, tokenizing
 from probekit.planning import Plan, free_bytes, make_plan, shortage
 from probekit.store import (
+    FIRST,
+    NEWEST,
     Damage,
+    Format,
     RunFolder,
     RunRecord,
     ShardSpec,
     build_index,
+    format_of,
     index_is_whole,
     schema,
     sealed_damages,
@@ -63,7 +67,7 @@ def run(
         repair: check every byte of what is sealed already, and compute what is damaged again.
         force: begin although the disk has not enough room.
         self_check: record two short texts first, and compare them with bare hooks and with one of
-            them alone; see `probekit.selfcheck`.
+            them alone; see selfcheck.py.
         on_plan: told the plan, before weights load.
         on_note: told what the user should know of this run, one sentence each.
         on_start: told how many shards are sealed already, and how many there are.
@@ -85,8 +89,11 @@ def run(
     if not force and (short := shortage(plan.contents, overwrite=overwrite)) is not None:
         raise PlanError(f"{short}. Make room, record less, or begin anyway with --force")
     device = models.compute_device(config.model, config.where("model.device"))
-    path, record = Path(config.store.path), run_record(plan)
-    with RunFolder(path, record, overwrite=overwrite, repair=repair) as folder:
+    path = Path(config.store.path)
+    layout = NEWEST if overwrite else format_of(path, repair=repair)
+    record = run_record(plan, layout)
+    now = None if layout == FIRST else session(plan)
+    with RunFolder(path, record, now, overwrite=overwrite, repair=repair) as folder:
         damages = [] if overwrite else sealed_damages(path, sums=repair)
         if damages and not repair:
             raise StoreError(_damaged(path, damages))
@@ -100,18 +107,25 @@ def run(
             on_start(len(sealed), len(plan.shards))
         if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
             folder.reopen()  # or the self-check has no room beside the old run
+        checked: dict[str, Any] = {}
         if todo:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)
             checked = (
                 _checked(model, plan, path, device) if self_check else {"self_check": "skipped"}
             )
-        if todo or damaged or overwrite:
-            folder.reopen(damaged)  # not earlier: what is old or damaged is better than nothing
+        if todo or damages or overwrite:
+            folder.reopen(
+                damaged, checked
+            )  # not earlier: what is old or damaged is better than nothing
         if todo:
-            capture(model, plan, todo, path, device, on_progress, attributes=checked)
-        if todo or damaged or not index_is_whole(path, sums=repair):
-            _index(plan, record, path)
+            attributes = {"run_digest": record.digest, **(checked if layout == FIRST else {})}
+            capture(
+                model, plan, todo, path, device, on_progress, attributes=attributes, layout=layout
+            )
+        if todo or damages or not index_is_whole(path, sums=repair):
+            folder.sum_up()
+            _index(plan, record, path, layout)
     trace = open_trace(path)
     if todo:
         _warn_of_counts(trace)
@@ -122,7 +136,8 @@ def _checked(
     model: torch.nn.Module, plan: Plan, path: Path, device: torch.device
 ) -> dict[str, Any]:
     def record(small: Plan, folder: Path) -> None:
-        capture(model, small, small.shards, folder, device)
+        attributes = about_model(small, model, device, NEWEST)
+        capture(model, small, small.shards, folder, device, attributes=attributes, layout=NEWEST)
 
     return selfcheck.self_check(model, plan, record, path)
 
@@ -157,6 +172,7 @@ def capture(
     on_progress: Watcher | None = None,
     *,
     attributes: Mapping[str, Any] | None = None,
+    layout: Format = NEWEST,
 ) -> None:
     """Run the model over some shards of a plan and seal each, with more attributes if given."""
     record_shard = forward_shard if plan.config.generate is None else shard_generator(path)
@@ -179,7 +195,8 @@ def capture(
             plan=plan,
             device=device,
             path=path,
-            attributes={**about_model(plan, model, device), **(attributes or {})},
+            attributes={**about_model(plan, model, device, layout), **(attributes or {})},
+            layout=layout,
             transfer=transfer,
             tally=tally,
             receiver=stack.enter_context(Receiver(model, plan.sites, transfer, tally, plan.stop)),
@@ -218,7 +235,7 @@ def _check_model(model: torch.nn.Module, plan: Plan) -> None:
         )
 
 
-def _index(plan: Plan, record: RunRecord, path: Path) -> None:
+def _index(plan: Plan, record: RunRecord, path: Path, layout: Format) -> None:
     vocabulary = None if plan.tokenizer is None else tokenizing.token_strings(plan.tokenizer)
-    attributes = {**about(plan), "run_digest": record.digest}
+    attributes = {**about(plan, layout), "run_digest": record.digest}
     build_index(path, sealed_specs(path), [s.spec for s in plan.sites], attributes, vocabulary)

@@ -1,7 +1,12 @@
 from .fields import ByteCount as ByteCount, RecordKind as RecordKind
+from .format1 import digest_of_format_1 as digest_of_format_1
 from .globs import MAX_EDGES as MAX_EDGES, compile_glob as compile_glob, match_paths as match_paths
 from .loading import json_schema as json_schema, load_config as load_config
-from .misses import nearest as nearest, no_match as no_match, unmatched_choices as unmatched_choices
+from .nearmatches import (
+    nearest as nearest,
+    no_match as no_match,
+    unmatched_choices as unmatched_choices,
+)
 from .rules import (
     GenerateConfig as GenerateConfig,
     InputsConfig as InputsConfig,

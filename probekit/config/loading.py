@@ -15,7 +15,7 @@ from pydantic import (
     ValidationError,
 )
 
-from probekit.config.places import (
+from probekit.config.keyplaces import (
     MAX_DEPTH,
     KeyPath,
     Mistake,
@@ -24,7 +24,7 @@ from probekit.config.places import (
     parse_path,
     path_text,
 )
-from probekit.config.plainwords import mistakes_of
+from probekit.config.pydanticwords import mistakes_of
 from probekit.config.rules import ProbeConfig
 from probekit.config.yamltext import read_file, read_value
 from probekit.errors import ConfigError, Fault

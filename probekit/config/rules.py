@@ -6,8 +6,6 @@ a model has such a module or such a layer (planning), nor what a module pattern 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -41,12 +39,20 @@ from probekit.config.fields import (
     listed,
     one_or_many,
 )
-from probekit.config.places import (
+from probekit.config.keyplaces import (
     KEY_PATH,
     Places,
     parse_path,
 )
-from probekit.config.section import Part, exactly_one, one_source
+from probekit.config.section import (
+    Deciding,
+    Free,
+    Part,
+    deciding_keys,
+    exactly_one,
+    one_source,
+    sha256_of,
+)
 from probekit.config.yamltext import Dumper
 from probekit.wording import show
 
@@ -63,25 +69,29 @@ def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
 class ModelConfig(Part):
     """Which model, and how it is loaded and run."""
 
-    name: Name = Field(
+    name: Deciding[Name] = Field(
         description="Hub id, local folder, .gguf file, or sample:tiny-gpt2 (ships with probekit)."
     )
-    revision: Text | None = Field("main", description="Branch, tag or commit on the hub.")
-    dtype: Dtype = Field("auto", description="Dtype of the weights; auto: as they were saved.")
-    device: Device = Field("auto", description="auto, cpu, cuda, cuda:1, ... or mps.")
-    weights: Literal["pretrained", "random"] = Field(
+    revision: Deciding[Text | None] = Field("main", description="Branch, tag or commit on the hub.")
+    dtype: Deciding[Dtype] = Field(
+        "auto", description="Dtype of the weights; auto: as they were saved."
+    )
+    device: Free[Device] = Field("auto", description="auto, cpu, cuda, cuda:1, ... or mps.")
+    weights: Deciding[Literal["pretrained", "random"]] = Field(
         "pretrained", description="random: the architecture with seeded random weights."
     )
-    tokenizer: Name | None = Field(None, description="Another tokenizer than the model's own.")
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+    tokenizer: Deciding[Name | None] = Field(
+        None, description="Another tokenizer than the model's own."
+    )
+    attention: Deciding[Literal["auto", "sdpa", "eager", "flash_attention_2"]] = Field(
         "auto", description="The attention kernel that the model runs with."
     )
-    trust_remote_code: bool = Field(
+    trust_remote_code: Deciding[bool] = Field(
         False,
         description="true: run the code that the model's own folder or repository carries, with "
         "your rights on this machine. Only where you have read that code.",
     )
-    overrides: Overrides = Field(
+    overrides: Deciding[Overrides] = Field(
         {}, description="Fields of the model's own config to change, e.g. {num_hidden_layers: 2}."
     )
 
@@ -89,21 +99,23 @@ class ModelConfig(Part):
 class DatasetInputs(Part):
     """A dataset of the hub (needs probekit[datasets])."""
 
-    name: Text = Field(description="Hub id or local folder of the dataset.")
-    subset: Text | None = Field(None, description="Configuration of the dataset, where it has any.")
-    split: Text = Field("train", description="Split to read, e.g. train or validation.")
-    revision: Text | None = Field(None, description="Branch, tag or commit on the hub.")
+    name: Deciding[Text] = Field(description="Hub id or local folder of the dataset.")
+    subset: Deciding[Text | None] = Field(
+        None, description="Configuration of the dataset, where it has any."
+    )
+    split: Deciding[Text] = Field("train", description="Split to read, e.g. train or validation.")
+    revision: Deciding[Text | None] = Field(None, description="Branch, tag or commit on the hub.")
 
 
 class RandomInputs(Part):
     """Seeded random tokens: for benchmarks, and for models without a tokenizer."""
 
-    examples: Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)] = Field(
+    examples: Deciding[Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)]] = Field(
         description="How many examples."
     )
-    min_tokens: Count = Field(8, description="Least tokens of an example.")
-    max_tokens: Count = Field(description="Most tokens of an example.")
-    seed: Seed = Field(0, description="Seed of the tokens and the lengths.")
+    min_tokens: Deciding[Count] = Field(8, description="Least tokens of an example.")
+    max_tokens: Deciding[Count] = Field(description="Most tokens of an example.")
+    seed: Deciding[Seed] = Field(0, description="Seed of the tokens and the lengths.")
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -132,19 +144,21 @@ class InputsConfig(Part):
 
     model_config = ConfigDict(json_schema_extra=exactly_one(*_SOURCES))
 
-    texts: Texts | None = Field(None, description="The texts themselves; one is one example.")
-    file: Name | None = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
-    dataset: DatasetInputs | None = Field(None, description="A dataset of the hub.")
-    random: RandomInputs | None = Field(None, description="Seeded random tokens.")
-    field: Text = Field("text", description="The field or column that holds the text.")
-    limit: Count | None = Field(None, description="Only the first so many examples.")
-    max_tokens: Count | None = Field(
+    texts: Deciding[Texts | None] = Field(
+        None, description="The texts themselves; one is one example."
+    )
+    file: Deciding[Name | None] = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
+    dataset: Deciding[DatasetInputs | None] = Field(None, description="A dataset of the hub.")
+    random: Deciding[RandomInputs | None] = Field(None, description="Seeded random tokens.")
+    field: Deciding[Text] = Field("text", description="The field or column that holds the text.")
+    limit: Deciding[Count | None] = Field(None, description="Only the first so many examples.")
+    max_tokens: Deciding[Count | None] = Field(
         None, description="Most tokens of an example; null: the model's context length."
     )
-    too_long: Literal["truncate", "error"] = Field(
+    too_long: Deciding[Literal["truncate", "error"]] = Field(
         "truncate", description="What to do with an example of more than max_tokens."
     )
-    batch_tokens: Count = Field(8192, description="Most tokens of a batch, padding included.")
+    batch_tokens: Free[Count] = Field(8192, description="Most tokens of a batch, padding included.")
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -168,9 +182,9 @@ class EinopsConfig(Part):
     )
     __pydantic_extra__: dict[str, Count] = Field(init=False)
 
-    rearrange: Text | None = Field(None, description="token (head d) -> token head d")
-    reduce: Text | None = Field(None, description="token d -> token")
-    op: Literal["mean", "max", "sum", "norm"] | None = Field(
+    rearrange: Deciding[Text | None] = Field(None, description="token (head d) -> token head d")
+    reduce: Deciding[Text | None] = Field(None, description="token d -> token")
+    op: Deciding[Literal["mean", "max", "sum", "norm"] | None] = Field(
         None, description="How to reduce; norm is the Euclidean one."
     )
 
@@ -195,33 +209,33 @@ class ProbeRule(Part):
         )
     )
 
-    modules: Patterns | None = Field(
+    modules: Deciding[Patterns | None] = Field(
         None, description="Patterns of module paths, e.g. transformer.h.*.mlp.act."
     )
-    sites: PortableNames | None = Field(
+    sites: Deciding[PortableNames | None] = Field(
         None, description="Portable names, which mean the same on every model, e.g. resid_post."
     )
-    record: Records = Field(
+    record: Deciding[Records] = Field(
         ("output",),
         description="What to record of the modules, e.g. output, output.1, pattern, top_k.",
     )
-    layers: Layers = Field(
+    layers: Deciding[Layers] = Field(
         "all", description="Layers to keep, from 0; negative numbers count from the last."
     )
-    positions: Positions = Field("all", description=f"Tokens to keep: {POSITIONS_TEXT}.")
-    heads: Indices | None = Field(
+    positions: Deciding[Positions] = Field("all", description=f"Tokens to keep: {POSITIONS_TEXT}.")
+    heads: Deciding[Indices | None] = Field(
         None, description="Heads to keep, of pattern, scores, q, k, v and z; null: all."
     )
-    neurons: Indices | None = Field(
+    neurons: Deciding[Indices | None] = Field(
         None, description="Entries of the last axis to keep; null: all."
     )
-    einops: EinopsConfig | None = Field(
+    einops: Deciding[EinopsConfig | None] = Field(
         None, description="An einops pattern over each row, after heads and neurons."
     )
-    pool: Literal["mean", "max", "last"] | None = Field(
+    pool: Deciding[Literal["mean", "max", "last"] | None] = Field(
         None, description="Make one row an example, over the tokens kept."
     )
-    k: Count = Field(5, description="How many, for record: [top_k].")
+    k: Deciding[Count] = Field(5, description="How many, for record: [top_k].")
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -245,16 +259,20 @@ def _count_patterns(probes: object) -> int:
 class GenerateConfig(Part):
     """Let the model go on from each text, and record that too."""
 
-    max_new_tokens: Count = Field(description="Most new tokens of an example.")
-    strategy: Literal["greedy", "sample", "top_k", "top_p"] = Field(
+    max_new_tokens: Deciding[Count] = Field(description="Most new tokens of an example.")
+    strategy: Deciding[Literal["greedy", "sample", "top_k", "top_p"]] = Field(
         "greedy", description="How the next token is chosen."
     )
-    temperature: Positive = Field(1.0, description="Divides the logits, unless greedy.")
-    top_k: Count = Field(50, description="Candidates, for strategy: top_k.")
-    top_p: Share = Field(0.9, description="Probability the candidates hold, for strategy: top_p.")
-    seed: Seed = Field(0, description="Seed of the draws; each example draws for itself.")
-    stop_at_eos: bool = Field(True, description="End an example at its end-of-text token.")
-    use_cache: bool | Literal["both"] = Field(
+    temperature: Deciding[Positive] = Field(1.0, description="Divides the logits, unless greedy.")
+    top_k: Deciding[Count] = Field(50, description="Candidates, for strategy: top_k.")
+    top_p: Deciding[Share] = Field(
+        0.9, description="Probability the candidates hold, for strategy: top_p."
+    )
+    seed: Deciding[Seed] = Field(0, description="Seed of the draws; each example draws for itself.")
+    stop_at_eos: Deciding[bool] = Field(
+        True, description="End an example at its end-of-text token."
+    )
+    use_cache: Deciding[bool | Literal["both"]] = Field(
         True,
         description="false: run the whole text again for every token; both: record with the "
         "cache, then time the other way too and check that it gives the same tokens.",
@@ -264,18 +282,18 @@ class GenerateConfig(Part):
 class StoreConfig(Part):
     """The trace on disk."""
 
-    path: Name = Field(description="The folder of the trace.")
-    dtype: Dtype = Field("auto", description="Dtype on disk; auto: as computed.")
-    shard_bytes: ByteCount = Field(
+    path: Free[Name] = Field(description="The folder of the trace.")
+    dtype: Deciding[Dtype] = Field("auto", description="Dtype on disk; auto: as computed.")
+    shard_bytes: Deciding[ByteCount] = Field(
         2**30, description="Planned bytes of a shard: a number, or text such as 512MiB or 1GiB."
     )
-    compression: Literal["gzip", "lzf", "zstd"] | None = Field(
+    compression: Deciding[Literal["gzip", "lzf", "zstd"] | None] = Field(
         None, description="Compress the shards: saves little, costs most of the speed."
     )
-    buffer_bytes: ByteCount = Field(
+    buffer_bytes: Free[ByteCount] = Field(
         2**28, description="Most bytes on the way from a GPU to the disk; changes only the speed."
     )
-    on_overflow: Literal["warn", "error"] = Field(
+    on_overflow: Free[Literal["warn", "error"]] = Field(
         "warn", description="What to do when values are too large for store.dtype."
     )
 
@@ -295,22 +313,24 @@ class ProbeConfig(Part):
         }
     )
 
-    model: ModelConfig = Field(description="The model to look at.")
-    inputs: InputsConfig = Field(description="What the model reads.")
-    probes: Annotated[tuple[ProbeRule, ...], BeforeValidator(listed)] = Field(
+    model: Deciding[ModelConfig] = Field(description="The model to look at.")
+    inputs: Deciding[InputsConfig] = Field(description="What the model reads.")
+    probes: Deciding[Annotated[tuple[ProbeRule, ...], BeforeValidator(listed)]] = Field(
         (), description="What to record; may be empty only if execution_order is true."
     )
-    execution_order: bool | Literal["as_run"] = Field(
+    execution_order: Deciding[bool | Literal["as_run"]] = Field(
         False,
         description="Record the order in which modules ran; true runs every forward pass to its "
         "end, as_run records it up to where it was stopped early.",
     )
-    generate: GenerateConfig | None = Field(None, description="Go on from each text.")
-    early_stop: bool = Field(
+    generate: Deciding[GenerateConfig | None] = Field(None, description="Go on from each text.")
+    early_stop: Deciding[bool] = Field(
         True, description="End a forward pass after the last module that is asked for."
     )
-    store: StoreConfig = Field(description="Where the trace goes, and in which form.")
-    seed: Seed = Field(0, description="Seed of everything random, such as random weights.")
+    store: Deciding[StoreConfig] = Field(description="Where the trace goes, and in which form.")
+    seed: Deciding[Seed] = Field(
+        0, description="Seed of everything random, such as random weights."
+    )
 
     _places: Places = PrivateAttr(default_factory=lambda: Places())
 
@@ -347,27 +367,26 @@ class ProbeConfig(Part):
 
     def to_yaml(self) -> str:
         """Write what was set, overrides included; it loads again as an equal config."""
-        return yaml.dump(
-            self.model_dump(mode="json", exclude_unset=True),
-            Dumper=Dumper,
-            sort_keys=False,
-            allow_unicode=True,
-            width=float("inf"),
-        )
+        return _yaml(self.model_dump(mode="json", exclude_unset=True))
+
+    def decisions_yaml(self) -> str:
+        """Write `decisions` as YAML: what is left out is at its default, or decides nothing."""
+        return _yaml(self.decisions)
+
+    @property
+    def decisions(self) -> dict[str, Any]:
+        """The deciding keys that are not at their default, as plain JSON values.
+
+        They are all of the config that can change a recorded value or its place. It does not matter
+        how the config is written, nor what a later version of probekit has for further keys.
+        """
+        return deciding_keys(self)
 
     @property
     def digest(self) -> str:
-        """The sha256, in hex, of all that decides the recorded values, defaults included.
+        """The sha256, in hex, of `decisions`."""
+        return sha256_of(self.decisions)
 
-        It depends neither on how the config is written, nor on the device, the batch size or
-        the folder of the trace.
-        """
-        free: dict[str, Any] = {
-            "model": {"device"},
-            "inputs": {"batch_tokens"},
-            "store": {"path", "buffer_bytes", "on_overflow"},
-            "early_stop": True,
-        }
-        decisive = self.model_dump(mode="json", exclude=free)
-        text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+
+def _yaml(tree: dict[str, Any]) -> str:
+    return yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))

@@ -5,9 +5,11 @@ Knows how rules are told beside what is wrong with single keys; no key by name.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -32,6 +34,12 @@ def exactly_one(*keys: str, beside: Mapping[str, dict[str, Any]] | None = None) 
         return {"required": [key], "properties": {key: {"not": {"type": "null"}}} | others}
 
     return {"oneOf": [branch(key) for key in keys]}
+
+
+_T = TypeVar("_T")
+DECIDES, FREE = "decides", "free"
+Deciding = Annotated[_T, DECIDES]  # a key that can change a recorded value or its place
+Free = Annotated[_T, FREE]  # a key that can change neither: where, on what, how fast
 
 
 class Part(BaseModel):
@@ -77,3 +85,29 @@ def one_source(given: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[
             found[-1] if found else "",
             f"given {' and '.join(found) or 'none'}, expected exactly one of {', '.join(keys)}",
         )
+
+
+def deciding_keys(part: Part) -> dict[str, Any]:
+    """Give a section's deciding keys that are not at their default, as plain JSON values."""
+    plain = part.model_dump(mode="json")
+    found = {key: plain[key] for key in part.model_extra or {}}  # all of them are written
+    for key, field in type(part).model_fields.items():
+        value = getattr(part, key)
+        at_default = not field.is_required() and value == field.get_default()
+        if FREE not in field.metadata and not at_default:
+            found[key] = _plain(value, plain[key])
+    return found
+
+
+def _plain(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Part):
+        return deciding_keys(value)
+    if isinstance(value, tuple):
+        return [_plain(item, plain) for item, plain in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def sha256_of(value: Any) -> str:
+    """Digest plain JSON values, in hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

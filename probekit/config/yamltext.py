@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from probekit.config.places import MAX_DEPTH, KeyPath, Mistake, Places, path_text
+from probekit.config.keyplaces import MAX_DEPTH, KeyPath, Mistake, Places, path_text
 from probekit.errors import ConfigError, Fault
 from probekit.wording import shorten, show, show_typed
 

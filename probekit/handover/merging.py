@@ -24,8 +24,8 @@ from probekit.store import (
     names_in,
     node_in,
     open_file,
-    schema,
     write_dimensions,
+    write_execution,
 )
 from probekit.trace import Patterns, choose_sites
 from probekit.wording import one_of
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 WIDER = ("float32",)  # what `dtype` may be
 _SIXTEEN_BITS = ("bfloat16", "float16")
 _OF_SHARDS = ("shard", "n_shards", "first_example", "first_token")  # attributes of no meaning here
+_SAID_APART = ("self_check", "generate_")  # what of made.json goes along
 _BLOCK = 1 << 13  # rows of a table at a time; texts can be long
 
 
@@ -69,6 +70,8 @@ def _lay_out(path: Path, trace: Trace, sites: tuple[Site, ...], dtype: str | Non
     with HDF5Out(path, libver=LIBVER, **ALIGNED) as out, open_file(trace._file) as old:
         file = out.file
         file.attrs.update({k: v for k, v in old.attrs.items() if k not in _OF_SHARDS})
+        apart = {k: v for k, v in trace.provenance.items() if k.startswith(_SAID_APART)}
+        file.attrs.update(apart)
         for name, values, count in _columns(trace, old):
             _copy_column(file, name, values, count, dataset_in(old, name, virtual=True))
         parts = [
@@ -76,7 +79,7 @@ def _lay_out(path: Path, trace: Trace, sites: tuple[Site, ...], dtype: str | Non
             for site in sites
         ]
         if trace.execution is not None:
-            schema.write_execution(file, trace.execution)
+            write_execution(file, trace.execution)
         if trace.vocabulary:
             file.create_dataset("vocabulary", data=trace.vocabulary, dtype=h5py.string_dtype())
         write_dimensions(file)

@@ -1,6 +1,6 @@
 from . import attention as attention
 from .barehooks import BareHooks as BareHooks
-from .order import OrderRecorder as OrderRecorder
+from .executionorder import OrderRecorder as OrderRecorder
 from .recording import record as record
 from .taps import (
     ForwardStopped as ForwardStopped,

@@ -29,7 +29,7 @@ from probekit.wording import human_bytes
 
 Array = np.ndarray[Any, Any]
 
-# Bytes on disk, HDF5 and JSON together; tests/test_room.py compares the sums with real files.
+# Bytes on disk, HDF5 and JSON together; test_diskspace.py compares the sums with real files.
 _FILE = 24 << 10  # of a shard or an index by itself
 _SITE = 3 << 10  # of a site in a shard
 _SITE_INDEXED = 4 << 10  # of a site in the index and in run.json
@@ -86,6 +86,7 @@ def needed_bytes(contents: Contents, sealed: Iterable[int] = ()) -> int:
     ]
     twice = contents.is_generated or contents.is_compressed
     index_bytes = _index_bytes(contents) + contents.config_bytes
+    index_bytes += _FILE + contents.config_bytes  # made.json, with the config as it was written
     return sum(each) + (max(each, default=0) if twice else 0) + index_bytes
 
 

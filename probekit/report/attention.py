@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from probekit.report import codes
+from probekit.report import encoding as codes
 from probekit.report.blocks import Block
+from probekit.report.characters import visible_token
 from probekit.report.example import positions_of
-from probekit.report.roles import Roles, map_labels
-from probekit.report.visible import visible_token
+from probekit.report.parts import Roles, map_labels
 from probekit.trace import Site, Trace
 
 Array = np.ndarray[Any, Any]

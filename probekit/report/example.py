@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from probekit.report.roles import Roles, Stream
-from probekit.report.visible import visible, visible_token
+from probekit.report.characters import visible, visible_token
+from probekit.report.parts import Roles, Stream
 from probekit.store import ALL_TOKENS
 from probekit.trace import Site, Trace
 

@@ -9,8 +9,8 @@ from collections import Counter
 from statistics import median
 from typing import Any
 
+from probekit.report.characters import visible_token
 from probekit.report.example import rounded
-from probekit.report.visible import visible_token
 from probekit.store import Execution
 from probekit.trace import Trace
 

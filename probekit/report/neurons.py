@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from probekit.analysis import top_rows
+from probekit.report.characters import visible_token
 from probekit.report.example import rounded
-from probekit.report.visible import visible_token
 from probekit.store import ALL_TOKENS
 from probekit.trace import Site, Trace, blocks, tokens_of
 

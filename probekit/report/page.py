@@ -14,9 +14,9 @@ from typing import Any
 import jinja2
 
 from probekit.errors import StoreError
+from probekit.report.characters import visible, visible_token
 from probekit.report.neurons import RULE
-from probekit.report.roles import MISSING, Roles
-from probekit.report.visible import visible, visible_token
+from probekit.report.parts import MISSING, Roles
 from probekit.store import INDEX_FILE, number_of, read_run
 from probekit.trace import Trace, collapse, summarize_trace
 from probekit.wording import human_bytes
@@ -191,9 +191,12 @@ def _counted(trace: Trace) -> list[str]:
 
 def _notes(trace: Trace) -> list[str]:
     """Give what the run said of itself; only a run's folder still has it."""
+    if "notes" in trace.provenance:
+        notes = trace.provenance["notes"]
+        return [str(note) for note in notes] if isinstance(notes, list) else []
     if trace.path.name != INDEX_FILE:
         return []
-    try:
+    try:  # in a run of format 1.0 they stand in run.json
         run = read_run(trace.path.parent)
     except StoreError as error:  # the trace itself was read: show it, and say what is wrong
         return [f"the notes of the run cannot be read: {error}"]

@@ -15,8 +15,8 @@ from typing import Any
 from probekit.errors import StoreError
 from probekit.report import attention, example, execution, neurons, page
 from probekit.report.blocks import Block, BlockFile
-from probekit.report.roles import Roles, roles_of
-from probekit.report.visible import visible_token
+from probekit.report.characters import visible_token
+from probekit.report.parts import Roles, roles_of
 from probekit.trace import Trace
 
 EXAMPLES = 8

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,14 +21,19 @@ import xxhash
 from probekit.config import read_value
 from probekit.errors import ConfigError, StoreError
 from probekit.store.format import (
+    FIRST,
     INDEX_FILE,
     INDEX_RECORD,
+    MADE_FILE,
+    NEWEST,
     RUN_FILE,
     SHARDS_FOLDER,
     FileRecord,
+    Format,
     ShardSpec,
     explained,
     fsync,
+    plain,
     read_record,
     write_record,
 )
@@ -39,14 +45,17 @@ SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _SHOWN = 5  # changed settings named in a message
 _LONG = 63  # characters of one
 _DIFFERS = {  # parts of a run's identity, where its config is the same
+    "meanings": "a record kind means something else now: finish it with the version that began it",
     "inputs_digest": "the texts are others",
     "model_digest": "the model in its folder has changed",
     "model_commit": "the model on the hub has changed",
     "sites": "the sites are others",
     "shards": "the shards are cut otherwise",
 }
-_SHARD_FILE = re.compile(r"\d{5,}\.(h5|json)|\.\d{5,}\.(h5\.part(\.packed)?|json\.part)")
-_FILES = (INDEX_RECORD, INDEX_FILE, RUN_FILE)
+_SHARD_FILE = re.compile(
+    r"\d{5,}\.(h5|json|made\.json)|\.\d{5,}\.(h5\.part(\.packed)?|(made\.)?json\.part)"
+)
+_FILES = (INDEX_RECORD, INDEX_FILE, MADE_FILE, RUN_FILE)
 _PARTS = tuple(f".{name}.part" for name in _FILES)
 _OURS = (*_FILES, *_PARTS, SHARDS_FOLDER, LOCK_FILE)
 
@@ -77,16 +86,24 @@ class RunFolder:
     Args:
         path: of the folder.
         record: which run it is to hold.
+        session: what made.json says of this process; None where the run has no such file.
         overwrite: remove what is there, and begin anew; not before `reopen`.
         repair: write a damaged or lost run.json again, if the shards say that they are of this run.
     """
 
     def __init__(
-        self, path: Path, record: RunRecord, *, overwrite: bool = False, repair: bool = False
+        self,
+        path: Path,
+        record: RunRecord,
+        session: Mapping[str, Any] | None = None,
+        *,
+        overwrite: bool = False,
+        repair: bool = False,
     ) -> None:
         self.path = path
         self.changed = ""  # what is not as it was when the run began, and may be
         self._record = record
+        self._session = session
         self._overwrite = overwrite
         self._repair = repair
         self._stack = ExitStack()
@@ -116,10 +133,14 @@ class RunFolder:
         """Give the numbers of the shards that are whole, and stay."""
         return frozenset() if self._overwrite else sealed_shards(self.path)
 
-    def reopen(self, damaged: Iterable[int] = ()) -> None:
+    def reopen(self, damaged: Iterable[int] = (), checked: Mapping[str, Any] | None = None) -> None:
         """Make room for shards: the index goes, and damaged shards, of each its record first.
 
         Of a run that is overwritten all goes, and only now: until here its trace can be read.
+
+        Args:
+            damaged: numbers of shards.
+            checked: what the self-check found, for made.json.
         """
         with explained(self.path):
             if self._overwrite:
@@ -128,19 +149,32 @@ class RunFolder:
                 self._begin()
             _remove(self.path, INDEX_RECORD, INDEX_FILE)
             for number in damaged:
-                for ending in ("json", "h5"):
+                for ending in ("json", "h5", MADE_FILE):
                     file = self.path / SHARDS_FOLDER / f"{number:05d}.{ending}"
                     file.unlink(missing_ok=True)
+            if self._session is not None:
+                sessions = [*sessions_of(self.path), {**self._session, **(checked or {})}]
+                write_record(self.path / MADE_FILE, {"sessions": sessions})
+
+    def sum_up(self) -> None:
+        """Add up in made.json how long the shards took to generate."""
+        sums: Counter[str] = Counter()
+        for number in self.sealed():
+            sums.update(_times(_made(self.path / SHARDS_FOLDER / f"{number:05d}.{MADE_FILE}")))
+        if sums:
+            sessions = sessions_of(self.path)
+            write_record(self.path / MADE_FILE, {"sessions": sessions, "generate": dict(sums)})
 
     def _begin_or_go_on(self) -> None:
         earlier = self._earlier()
         if earlier is None:
             self._begin()
             return
+        identity = earlier["identity"]
         differs = [
             key
-            for key, value in self._record.identity.items()
-            if earlier["identity"].get(key) != json.loads(json.dumps(value))
+            for key, value in json.loads(json.dumps(self._record.identity)).items()
+            if identity.get(key) != value
         ]
         if differs:
             changes = _changes(
@@ -152,7 +186,8 @@ class RunFolder:
                 f"{self.path}: holds another run ({what}); "
                 "give another store.path, or --overwrite to begin anew"
             )
-        self.changed = _free_changes(earlier.get("provenance", {}), self._record.provenance)
+        before = [earlier.get("provenance", {}), *sessions_of(self.path)][-1]
+        self.changed = _free_changes(before, self._session or self._record.provenance)
 
     def _begin(self) -> None:
         (self.path / SHARDS_FOLDER).mkdir(exist_ok=True)
@@ -175,14 +210,16 @@ class RunFolder:
     def _is_ours(self) -> bool:
         """Say whether all shards that can be read, and at least one, say they are of this run."""
         files = (self.path / SHARDS_FOLDER / f"{n:05d}.h5" for n in sorted(self.sealed()))
-        return {digest for file in files if (digest := _digest_in(file))} == {self._record.digest}
+        return {digest for file in files if (digest := _attribute(file, "run_digest"))} == {
+            self._record.digest
+        }
 
     def _remove_leftovers(self) -> None:
         _remove_scratch(self.path)
         _remove(self.path, *_PARTS)
         stay = kept_shards(self.path)
         for file in _shard_files(self.path):
-            if file.name.startswith(".") or int(file.stem) not in stay:
+            if file.name.startswith(".") or int(file.name.partition(".")[0]) not in stay:
                 file.unlink()
 
 
@@ -192,11 +229,11 @@ def identity_digest(identity: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(plain, sort_keys=True).encode())
 
 
-def _digest_in(shard: Path) -> str | None:
-    """Read of which run a shard is; None where it cannot be read, which says nothing."""
+def _attribute(shard: Path, name: str) -> Any:
+    """Read an attribute of a shard; None where it cannot be read, which says nothing."""
     try:
         with open_file(shard) as file:
-            return str(file.attrs["run_digest"])
+            return plain(file.attrs[name])
     except StoreError:
         return None
 
@@ -263,6 +300,64 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     return value
 
 
+def sessions_of(folder: Path) -> list[dict[str, Any]]:
+    """Read what made.json says of each process that worked on a run; nothing if it is damaged."""
+    sessions = _made(folder / MADE_FILE).get("sessions")
+    found = sessions if isinstance(sessions, list) else []
+    return [session for session in found if isinstance(session, dict)]
+
+
+def times_of(folder: Path) -> dict[str, float]:
+    """Read what made.json says of how long generating took, over all shards."""
+    return _times(_made(folder / MADE_FILE))
+
+
+def _made(path: Path) -> dict[str, Any]:
+    try:
+        return read_record(path) if path.exists() else {}
+    except StoreError:
+        return {}  # `verify` says so; no value depends on it
+
+
+def _times(made: Mapping[str, Any]) -> dict[str, float]:
+    times = made.get("generate")
+    found = times if isinstance(times, dict) else {}
+    return {k: v for k, v in found.items() if k.startswith("generate_") and type(v) in (int, float)}
+
+
+def format_of(folder: Path, *, repair: bool = False) -> Format:
+    """Give the format that a run was begun in, and is finished in; the newest where there is none.
+
+    Args:
+        folder: of the run.
+        repair: where run.json is damaged or lost, ask the shards.
+
+    Raises:
+        StoreError: if run.json is damaged, or this version cannot write that format.
+    """
+    try:
+        run = read_run(folder)
+        begun = [] if run is None else [run["identity"].get("format", FIRST.attribute)]
+    except StoreError:
+        if not repair:
+            raise
+        begun = []
+    if not begun and repair:
+        files = (folder / SHARDS_FOLDER / f"{n:05d}.h5" for n in sorted(sealed_shards(folder)))
+        begun = [
+            mark for file in files if (mark := _attribute(file, "probekit_format")) is not None
+        ]
+    if not begun:
+        return NEWEST
+    found = Format.of(begun[0])
+    if found is None or not FIRST <= found <= NEWEST:
+        raise StoreError(
+            f"{folder}: holds a run in format {begun[0]}, and this probekit writes {FIRST} to "
+            f"{NEWEST}; finish it with the version that began it, or --overwrite"
+        )
+    return found
+
+
 def sealed_shards(folder: Path) -> frozenset[int]:
     """Give the numbers of the shards that are whole: the .h5 and, written after it, the .json."""
     files = {file.name for file in _shard_files(folder)}
@@ -294,8 +389,14 @@ def kept_shards(folder: Path) -> frozenset[int]:
 
 def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:
     """Give the sealed shards as they really are, in order."""
-    files = (folder / SHARDS_FOLDER / f"{n:05d}.json" for n in sorted(sealed_shards(folder)))
-    return tuple(spec for file in files if (spec := FileRecord.read(file).spec) is not None)
+    found: list[ShardSpec] = []
+    for number in sorted(sealed_shards(folder)):
+        record = FileRecord.read(folder / SHARDS_FOLDER / f"{number:05d}.json")
+        if record.spec is not None:
+            n_before = found[-1].first_token + found[-1].n_tokens if found else 0
+            first_token = n_before if record.is_local else record.spec.first_token
+            found.append(replace(record.spec, first_token=first_token))
+    return tuple(found)
 
 
 def clear(folder: Path) -> None:
@@ -309,7 +410,7 @@ def clear(folder: Path) -> None:
     _remove(folder, *_PARTS, INDEX_RECORD, INDEX_FILE)
     for file in _shard_files(folder):
         file.unlink()
-    _remove(folder, RUN_FILE)
+    _remove(folder, MADE_FILE, RUN_FILE)
 
 
 def _remove(folder: Path, *names: str) -> None:

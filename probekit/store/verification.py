@@ -19,6 +19,7 @@ from probekit.store.folder import (
     identity_digest,
     is_indexed,
     kept_shards,
+    read_run,
     sealed_shards,
     shard_numbers,
 )
@@ -26,6 +27,7 @@ from probekit.store.format import (
     ALL_TOKENS,
     INDEX_FILE,
     INDEX_RECORD,
+    MADE_FILE,
     PER_EXAMPLE,
     RUN_FILE,
     SHARDS_FOLDER,
@@ -128,6 +130,7 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
         n_bytes += _size(folder / _shard_file(number))
         if on_progress is not None:
             on_progress(n_bytes, total)
+    damages += _in_made(folder)
     damages += _breaks(folder)
     damages += _in_index(folder, run, sums=True)
     return Verdict(
@@ -158,7 +161,7 @@ def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
     run, found = _read_run(folder)
     for number in _due(folder, run, kept_shards(folder)):
         found += _in_shard(folder, number, run, sums=sums)
-    return found + _breaks(folder)
+    return found + _in_made(folder) + _breaks(folder)
 
 
 def _due(folder: Path, run: _Run | None, there: Iterable[int]) -> list[int]:
@@ -199,6 +202,29 @@ def _read_run(folder: Path) -> tuple[_Run | None, list[Damage]]:
     return _Run(digest=identity_digest(identity), extents=extents), []
 
 
+def _in_made(folder: Path) -> list[Damage]:
+    """Find what is wrong with what a run says apart, once it has sealed a shard."""
+    try:
+        run = read_run(folder)
+    except StoreError:
+        return []  # reported as damage of its own
+    if run is None or "format" not in run["identity"] or not sealed_shards(folder):
+        return []
+    what = _wrong_record(folder / MADE_FILE)
+    return [Damage(file=MADE_FILE, shard=None, site=None, what=what)] if what else []
+
+
+def _wrong_record(path: Path) -> str | None:
+    """Say what is wrong with a record of which no more is known; None if it is whole."""
+    if not path.exists():
+        return "is missing"
+    try:
+        read_record(path)
+    except StoreError as error:
+        return _without(path, error)
+    return None
+
+
 # --- shards
 
 
@@ -225,6 +251,8 @@ def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> lis
         return [damage(record_file, f"is the record of {whose}")]
     if run is not None and (spec.first_example, spec.n_examples) != run.extents[number]:
         return [damage(record_file, "is of another run: it holds other examples")]
+    if record.is_timed and (what := _wrong_record(folder / spec.made_file)):
+        return [damage(spec.made_file, what)]
     if (size := _size(folder / file)) != record.file_bytes:
         return [damage(file, f"has {size} bytes, {record.file_bytes} were written")]
     try:
@@ -291,12 +319,12 @@ def _breaks(folder: Path) -> list[Damage]:
     for number in sorted(sealed_shards(folder)):
         path = folder / SHARDS_FOLDER / f"{number:05d}.json"
         try:
-            spec = FileRecord.read(path).spec
+            record = FileRecord.read(path)
         except StoreError:
             continue  # reported as damage of its own
-        if spec is None:
+        if (spec := record.spec) is None:
             continue
-        if spec.number == before + 1 and spec.first_token != tokens:
+        if spec.number == before + 1 and spec.first_token != tokens and not record.is_local:
             what = f"begins at token {spec.first_token}; the shards before it end at {tokens}"
             found.append(Damage(file=spec.file, shard=number, site=None, what=what))
         before, tokens = spec.number, spec.first_token + spec.n_tokens

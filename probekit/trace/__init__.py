@@ -1,7 +1,7 @@
 """What an analysis script holds: a `Trace`, its tables, its `Site`s.
 
 Knows how a trace reads and how a notebook shows it; imports neither torch nor transformers, and
-computes no result. What rooms above do with a trace are its methods through `doors`.
+computes no result. What rooms above do with a trace are its methods through `methods`.
 
 Its door: `open_trace`, `Trace`, `Site`; `choose_sites` and the rows of a site in `blocks`.
 """

@@ -1,6 +1,6 @@
-from .choosing import Patterns as Patterns, choose_sites as choose_sites, recorded as recorded
 from .names import collapse as collapse, layerless as layerless
-from .overview import model_of as model_of, site_table as site_table, trace_table as trace_table
+from .notebook import model_of as model_of, site_table as site_table, trace_table as trace_table
+from .notebooktable import Marked as Marked, Shown as Shown, Table as Table, visible as visible
 from .rowblocks import (
     ATTENTION as ATTENTION,
     blocks as blocks,
@@ -9,7 +9,7 @@ from .rowblocks import (
     row_slices as row_slices,
     tokens_of as tokens_of,
 )
-from .shown import Marked as Marked, Shown as Shown, Table as Table, visible as visible
 from .site import Site as Site
+from .sitechoice import Patterns as Patterns, choose_sites as choose_sites, recorded as recorded
 from .summary import summarize_trace as summarize_trace
 from .trace import Trace as Trace, open_trace as open_trace

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.doors import site as doors
 from probekit.errors import StoreError
+from probekit.methods import site as methods
 from probekit.store import (
     ALL_TOKENS,
     DTYPES,
@@ -187,6 +187,6 @@ class Site:
         n_bytes = prod(self.shape) * dtype.itemsize
         return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
 
-    statistics = doors.statistics
-    plot = doors.plot
-    _repr_html_ = doors.html
+    statistics = methods.statistics
+    plot = methods.plot
+    _repr_html_ = methods.html

@@ -19,19 +19,30 @@ import numpy as np
 from probekit.errors import StoreError
 from probekit.store import (
     ALL_TOKENS,
+    INDEX_FILE,
+    MADE_FILE,
+    NEWEST,
     PER_EXAMPLE,
+    SHARDS_FOLDER,
     Execution,
+    FileRecord,
+    Format,
+    Forward,
     MappedRows,
     Segment,
     attributes_of,
     dataset_in,
     file_maps,
+    forwards_from_json,
     node_in,
     number_of,
     open_file,
-    schema,
+    read_execution,
+    read_record,
     segments_of,
+    sessions_of,
     texts_in,
+    times_of,
 )
 
 Array = np.ndarray[Any, Any]
@@ -243,6 +254,8 @@ class Tables:
         with open_file(self._file) as file:
             self.provenance: dict[str, Any] = attributes_of(file)
         _check_format(self.provenance, path)
+        if self._file.name == INDEX_FILE:
+            self.provenance |= _said_apart(self._file.parent)
         # Shards hold the run's numbers; a shard that is opened alone has them from 0 on.
         self._first_example = number_of(self.provenance, "first_example", str(path)) or 0
         self._first_token = number_of(self.provenance, "first_token", str(path)) or 0
@@ -251,16 +264,36 @@ class Tables:
 
     @cached_property
     def execution(self) -> Execution | None:
-        """Orders and forward passes of the run; None when they were not recorded."""
+        """Orders and forward passes of the run; None when they were not recorded.
+
+        A shard that was carried away from the file beside it knows its orders, and no passes.
+        """
         with open_file(self._file) as file:
-            found = schema.read_execution(file)
-        if found is None or not self._first_example:
-            return found
-        forwards = (
-            replace(f, examples=tuple(e - self._first_example for e in f.examples))
-            for f in found.forwards
-        )
-        return replace(found, forwards=tuple(forwards))
+            found = read_execution(file)
+        if found is None:
+            return None
+        forwards = found.forwards or tuple(self._forwards_apart(found))
+        if self._first_example:
+            forwards = tuple(
+                replace(f, examples=tuple(e - self._first_example for e in f.examples))
+                for f in forwards
+            )
+        return replace(found, forwards=forwards)
+
+    def _forwards_apart(self, execution: Execution) -> Iterator[Forward]:
+        """Read the forward passes that lie beside the shards."""
+        if "shard" in self.provenance:
+            path = self._file.with_name(f"{self._file.stem}.{MADE_FILE}")
+            files = [path] if path.exists() else []
+        elif self._file.name == INDEX_FILE:
+            n_shards = number_of(self.provenance, "n_shards", str(self.path)) or 0
+            folder = self._file.parent / SHARDS_FOLDER
+            files = [folder / f"{number:05d}.{MADE_FILE}" for number in range(n_shards)]
+            files = [path for path in files if path.exists() or _is_timed(path)]
+        else:
+            files = []
+        for path in files:
+            yield from forwards_from_json(read_record(path)["forwards"], execution.orders, path)
 
     @property
     def execution_order(self) -> list[str]:
@@ -275,7 +308,8 @@ class Tables:
                 "set execution_order: true in the config"
             )
         counts = Counter(forward.order for forward in self.execution.forwards)
-        events = self.execution.orders[min(counts, key=lambda order: (-counts[order], order))]
+        orders = counts or range(len(self.execution.orders))
+        events = self.execution.orders[min(orders, key=lambda order: (-counts[order], order))]
         return [self.execution.modules[m] for m, entered, _ in events if entered]
 
     @cached_property
@@ -328,12 +362,31 @@ class Tables:
         return table
 
 
+def _is_timed(made_file: Path) -> bool:
+    """Say whether a shard was written with this file beside it."""
+    record = made_file.with_name(made_file.name.replace(MADE_FILE, "json"))
+    return record.exists() and FileRecord.read(record).is_timed
+
+
+def _said_apart(folder: Path) -> dict[str, Any]:
+    """Give what made.json says: the config as written, notes, what the last self-check found."""
+    said: dict[str, Any] = dict(times_of(folder))
+    for number, session in enumerate(sessions_of(folder)):
+        once = ("config", "notes", "began", "host") if not number else ()
+        kept = {k: v for k, v in session.items() if k in once or k.startswith("self_check")}
+        said |= {k: v for k, v in kept.items() if isinstance(v, str | int | float | list)}
+    return said
+
+
 def _check_format(attributes: Mapping[str, Any], path: Path) -> None:
-    found = number_of(attributes, "probekit_format", str(path))
-    if found is None:
+    if "probekit_format" not in attributes:
         raise StoreError(f"{path}: is not a probekit trace (no probekit_format attribute)")
-    if found > schema.FORMAT:
+    given = attributes["probekit_format"]
+    found = Format.of(given)
+    if found is None:
+        raise StoreError(f"{path}: probekit_format is {given!r}, which is no format")
+    if found.major > NEWEST.major:
         raise StoreError(
-            f"{path}: has format {found}; this probekit reads up to {schema.FORMAT}. "
+            f"{path}: has format {found}; this probekit reads format {NEWEST.major}. "
             "Upgrade probekit"
         )

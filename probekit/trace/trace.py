@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 
 from probekit.config import match_paths
-from probekit.doors import trace as doors
 from probekit.errors import StoreError, printable
+from probekit.methods import trace as methods
 from probekit.store import (
     INDEX_FILE,
     check_plain,
@@ -131,18 +131,18 @@ class Trace(Tables):
             raise StoreError(self._no_such_portable(name, layer))
         return self[sites[wanted]]
 
-    next_tokens = doors.next_tokens
-    top_examples = doors.top_examples
-    head_scores = doors.head_scores
-    statistics = doors.statistics
-    report = doors.report
-    dataset = doors.dataset
-    map_dataset = doors.map_dataset
-    to_pandas = doors.to_pandas
-    to_xarray = doors.to_xarray
-    to_safetensors = doors.to_safetensors
-    merge = doors.merge
-    _repr_html_ = doors.html
+    next_tokens = methods.next_tokens
+    top_examples = methods.top_examples
+    head_scores = methods.head_scores
+    statistics = methods.statistics
+    report = methods.report
+    dataset = methods.dataset
+    map_dataset = methods.map_dataset
+    to_pandas = methods.to_pandas
+    to_xarray = methods.to_xarray
+    to_safetensors = methods.to_safetensors
+    merge = methods.merge
+    _repr_html_ = methods.html
 
     @cached_property
     def _portable(self) -> dict[str, dict[int | None, str]]:

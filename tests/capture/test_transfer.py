@@ -338,8 +338,8 @@ def test_rows_leave_a_gpu_whole_while_it_goes_on():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nothing_between_a_hook_and_the_ring_waits_for_the_gpu():
+    from probekit.capture.oddvalues import Tally
     from probekit.capture.packing import make_batch, pack
-    from probekit.capture.tally import Tally
     from probekit.planning.recipe import Recipe
 
     device, sink = torch.device("cuda"), Kept()

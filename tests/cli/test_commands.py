@@ -406,6 +406,7 @@ def test_verify_of_an_unfinished_run_says_how_far_it_is(probekit_, config, tmp_p
     folder = tmp_path / "trace"
     for name in ("trace.h5", "trace.json", "shards/00005.h5", "shards/00005.json"):
         (folder / name).unlink()
+    (folder / "shards/00005.made.json").unlink(missing_ok=True)
     ended = probekit_("verify", folder)
     assert ended.code == 1
     assert ended.out == (

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from probekit.config import places, yamltext
+from probekit.config import keyplaces as places, yamltext
 from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, parse_slice
 from probekit.config.loading import json_schema, load_config
 from probekit.config.rules import (

@@ -16,7 +16,7 @@ from tiny_traces import ATTRIBUTES, VOCABULARY, Made, same_bits, site, write_tra
 
 import probekit
 from probekit.errors import StoreError
-from probekit.store.format.schema import Execution, Forward
+from probekit.store.format.execution import Execution, Forward
 from probekit.trace.trace import Trace
 
 SITES = (

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from probekit.errors import CaptureError
-from probekit.hooks.order import OrderRecorder
+from probekit.hooks.executionorder import OrderRecorder
 from probekit.hooks.taps import HookManager, Tap, pick_input, pick_output
 
 

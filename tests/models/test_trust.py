@@ -128,7 +128,7 @@ def test_a_models_own_code_runs_when_the_config_says_so(own, marker, tmp_path):
     assert trace.provenance["trust_remote_code"] is True
     run = json.loads((tmp_path / "t" / "run.json").read_text())
     assert run["provenance"]["trust_remote_code"] is True
-    assert any("CARRIES RUNS" in note for note in run["provenance"]["notes"])
+    assert any("CARRIES RUNS" in note for note in trace.provenance["notes"])
     # What was recorded is what this very network computes.
     tensors = load_file(own / "model.safetensors")
     ids = torch.tensor([t for example in by_hand.EXAMPLES for t in example])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from tiny_traces import ATTRIBUTES, VOCABULARY, Array, a_shard, site, storage
 
-from probekit.store.format.schema import Execution, SiteSpec
+from probekit.store.format.execution import Execution
+from probekit.store.format.schema import SiteSpec
 from probekit.store.writing.index import build_index
 from probekit.trace.trace import Trace, open_trace
 

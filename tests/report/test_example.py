@@ -6,7 +6,7 @@ import report_traces
 from tiny_traces import VOCABULARY, site
 
 from probekit.report.example import describe, rounded
-from probekit.report.roles import roles_of
+from probekit.report.parts import roles_of
 
 LENGTHS = (4, 1, 6)
 N_TOKENS = sum(LENGTHS)

@@ -13,8 +13,8 @@ from tiny_traces import ATTRIBUTES, VOCABULARY, site
 
 from probekit import StoreError
 from probekit.report import write_report, writing
+from probekit.store.format.execution import Execution, Forward
 from probekit.store.format.records import write_record
-from probekit.store.format.schema import Execution, Forward
 from probekit.trace.trace import Trace, open_trace
 
 LENGTHS = (4, 1, 30)

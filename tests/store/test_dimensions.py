@@ -14,8 +14,9 @@ from tiny_traces import Made, site, write_trace
 
 import probekit
 from probekit.store.format.dimensions import Axes, dimension_names, write_dimensions
-from probekit.store.format.inside import BOOKKEEPING
-from probekit.store.format.schema import LIBVER, Execution, Forward
+from probekit.store.format.execution import Execution, Forward
+from probekit.store.format.nodes import BOOKKEEPING
+from probekit.store.format.schema import LIBVER
 
 SITES = (
     site("h.0.mlp", row_shape=(6,), axes=("token", "d_mlp"), dtype="bfloat16"),
@@ -52,6 +53,15 @@ NAMES = {
 }
 
 
+def names_in(file: Path) -> dict[str, tuple[str, ...]]:
+    """In an index the forward passes lie apart, and `column` has one size."""
+    if file.name != "trace.h5":
+        return NAMES
+    alike = {name: tuple(n.replace("column_3", "column") for n in ns) for name, ns in NAMES.items()}
+    del alike["execution/forward_examples"]
+    return alike
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("trace")
@@ -69,7 +79,7 @@ def file(made: Made, request: pytest.FixtureRequest, tmp_path_factory: Any) -> P
 
 def test_every_axis_has_a_scale_of_its_name_and_size(file: Path) -> None:
     with h5py.File(file) as opened:
-        for name, names in NAMES.items():
+        for name, names in names_in(file).items():
             dataset = opened[name]
             assert tuple(dim[0].name.removeprefix("/") for dim in dataset.dims) == names
             assert tuple(len(dim[0]) for dim in dataset.dims) == dataset.shape
@@ -99,7 +109,7 @@ def test_xarray_opens_every_group_without_a_warning(file: Path, made: Made) -> N
     xarray = pytest.importorskip("xarray")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for name, names in NAMES.items():
+        for name, names in names_in(file).items():
             group, _, variable = name.rpartition("/")
             with xarray.open_dataset(file, engine="h5netcdf", group=group) as found:
                 assert found[variable].dims == names

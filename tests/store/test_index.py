@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from tiny_traces import Made, numbers, site, write_trace
 
+import probekit
 from probekit.errors import StoreError
-from probekit.store.format.schema import Execution, Forward, read_execution
+from probekit.store.format.execution import Execution, Forward
 from probekit.store.writing.index import build_index, merge_executions
 
 SITES = (
@@ -231,8 +232,7 @@ def test_an_order_keeps_its_meaning_when_shards_are_joined(tmp_path: Path) -> No
         for n in range(3)
     ]
     write_trace(tmp_path, executions=runs)
-    with h5py.File(tmp_path / "trace.h5") as file:
-        joined = read_execution(file)
+    joined = probekit.open(tmp_path).execution
     assert joined is not None
     ran = {f.examples: joined.orders[f.order].tolist() for f in joined.forwards}
     assert ran == {(n,): events(n % 2).tolist() for n in range(3)}

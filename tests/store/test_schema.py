@@ -14,8 +14,9 @@ from hypothesis import given, settings, strategies as st
 from tiny_traces import numbers, same_bits, site
 
 from probekit.errors import StoreError
-from probekit.store.format import schema
-from probekit.store.format.schema import DTYPES, Execution, Forward, ShardSpec
+from probekit.store.format import execution, schema
+from probekit.store.format.execution import Execution, Forward
+from probekit.store.format.schema import DTYPES, ShardSpec
 
 EVERY_BFLOAT16 = np.arange(2**16, dtype="<u2")
 
@@ -157,8 +158,8 @@ def executions(draw: st.DrawFn) -> Execution:
 @given(executions())
 def test_an_execution_comes_back_as_it_was(given_execution: Execution) -> None:
     with h5py.File("execution", "w", driver="core", backing_store=False) as file:
-        schema.write_execution(file, given_execution)
-        read = schema.read_execution(file)
+        execution.write_execution(file, given_execution)
+        read = execution.read_execution(file)
     assert read is not None
     assert read.modules == given_execution.modules
     assert read.forwards == given_execution.forwards
@@ -169,8 +170,8 @@ def test_an_execution_comes_back_as_it_was(given_execution: Execution) -> None:
 def test_more_than_ten_orders_keep_their_numbers(file: h5py.File) -> None:
     # HDF5 lists "10" before "2".
     orders = tuple(np.array([[n, 1, 0]], dtype="<i4") for n in range(12))
-    schema.write_execution(file, Execution(modules=("m",) * 12, orders=orders, forwards=()))
-    read = schema.read_execution(file)
+    execution.write_execution(file, Execution(modules=("m",) * 12, orders=orders, forwards=()))
+    read = execution.read_execution(file)
     assert read is not None
     assert [int(events[0, 0]) for events in read.orders] == list(range(12))
 
@@ -178,8 +179,8 @@ def test_more_than_ten_orders_keep_their_numbers(file: h5py.File) -> None:
 def test_h5py_reads_an_execution_by_the_names_of_its_columns(file: h5py.File) -> None:
     forward = Forward(order=0, phase="decode", examples=(4, 9), n_tokens=12, seconds=0.5)
     events = np.array([[0, 1, 0], [1, 1, 1], [1, 0, 1], [0, 0, 0]], dtype="<i4")
-    execution = Execution(modules=("a", "a.b"), orders=(events,), forwards=(forward,))
-    schema.write_execution(file, execution)
+    whole = Execution(modules=("a", "a.b"), orders=(events,), forwards=(forward,))
+    execution.write_execution(file, whole)
     group = file["execution"]
     assert list(group["modules"].asstr()[:]) == ["a", "a.b"]
     assert list(group["orders/0"].attrs["columns"]) == ["module", "entered", "depth"]
@@ -204,16 +205,16 @@ def test_a_table_of_forward_passes_with_other_columns_is_refused(
 ) -> None:
     forward = Forward(order=0, phase="x", examples=(0,), n_tokens=3, seconds=0.5)
     orders = (np.zeros((1, 3), "<i4"),)
-    schema.write_execution(file, Execution(modules=("a",), orders=orders, forwards=(forward,)))
-    known = {name: schema.FORWARD_DTYPE[name] for name in schema.FORWARD_DTYPE.names or ()}
+    execution.write_execution(file, Execution(modules=("a",), orders=orders, forwards=(forward,)))
+    known = {name: execution.FORWARD_DTYPE[name] for name in execution.FORWARD_DTYPE.names or ()}
     del file["execution/forwards"]
     kind = np.dtype(list({**known, column: dtype}.items()))
     rows = np.zeros(1, kind)
     rows["phase"] = 1 if column == "phase" else b"x"
     file.create_dataset("execution/forwards", data=rows)
     with pytest.raises(StoreError, match="execution/forwards is no table of forward passes"):
-        schema.read_execution(file)
+        execution.read_execution(file)
 
 
 def test_a_file_without_an_execution_has_none(file: h5py.File) -> None:
-    assert schema.read_execution(file) is None
+    assert execution.read_execution(file) is None

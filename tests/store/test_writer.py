@@ -29,7 +29,7 @@ from tiny_traces import (
 )
 
 from probekit.errors import StoreError
-from probekit.store.format.schema import Execution, Forward
+from probekit.store.format.execution import Execution, Forward
 
 METHODS = ("gzip", "lzf", "zstd")
 MIXED = (
@@ -207,14 +207,16 @@ def test_a_site_carries_its_attributes(tmp_path: Path) -> None:
     }
 
 
-def test_attributes_of_the_file_are_the_runs_the_shards_and_those_of_seal(tmp_path: Path) -> None:
+def test_attributes_of_the_file_are_the_runs_and_the_shards(tmp_path: Path) -> None:
     shard = a_shard(tmp_path)
     with shard.writer({"seed": 3}) as out:
         shard.fill(out)
-        out.seal(attributes={"peak": 2.5})
+        out.seal(times={"generate_naive_s": 2.5})
     with h5py.File(shard.file) as file:
         found = dict(file.attrs)
-    assert found == {"seed": 3, "peak": 2.5, "shard": 0, "first_example": 0, "first_token": 0}
+    assert found == {"seed": 3, "shard": 0, "first_example": 0, "first_token": 0}
+    made = json.loads(shard.file.with_name("00000.made.json").read_text())
+    assert made["generate"] == {"generate_naive_s": 2.5}
 
 
 @pytest.mark.parametrize("method", [None, "gzip"])
@@ -250,7 +252,9 @@ def test_the_execution_lies_in_the_shard(tmp_path: Path) -> None:
     with h5py.File(shard.file) as file:
         assert list(file["execution/modules"].asstr()) == ["a", "a.0"]
         assert np.array_equal(file["execution/orders/0"][:], EXECUTION.orders[0])
-        assert file["execution/forwards"]["n_tokens"].tolist() == [9]
+        assert "forwards" not in file["execution"]
+    made = json.loads(shard.file.with_name("00000.made.json").read_text())
+    assert made["forwards"]["n_tokens"] == [9]
 
 
 # --- what is sealed
@@ -297,6 +301,7 @@ def test_the_json_says_rows_bytes_and_checksums(tmp_path: Path, method: str | No
         "spec": shard.spec.to_json(),
         "file_bytes": shard.file.stat().st_size,
         "checksum": "xxh3_64",
+        "is_timed": True,
         "sites": {
             spec.name: {
                 "rows": len(shard.bits[spec.name]),

@@ -17,7 +17,7 @@ from tiny_traces import forget_checksums, site, write_trace
 import probekit
 from probekit.models.listing import summarize_modules
 from probekit.models.skeleton import build_skeleton
-from probekit.store.format.schema import Execution, Forward
+from probekit.store.format.execution import Execution, Forward
 from probekit.trace.names import collapse
 from probekit.trace.summary import summarize_trace
 

@@ -38,8 +38,8 @@ from tiny_traces import (
 import probekit
 from probekit.errors import StoreError
 from probekit.store.format import schema
+from probekit.store.format.execution import Execution, Forward
 from probekit.store.format.records import write_record
-from probekit.store.format.schema import Execution, Forward
 from probekit.store.reading.files import open_file
 from probekit.store.reading.mapped import MappedRows
 from probekit.store.reading.segments import segments_of
@@ -793,13 +793,28 @@ def test_an_hdf5_file_that_is_no_trace_is_said(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     write_trace(tmp_path, attributes={"probekit_format": 2})
-    message = r"has format 2; this probekit reads up to 1\. Upgrade"
+    message = r"has format 2\.0; this probekit reads format 1\. Upgrade"
     with pytest.raises(StoreError, match=message):
         probekit.open(tmp_path)
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1.0, "x", [0, 1], np.uint64(2**64 - 1)])
-@pytest.mark.parametrize("name", ["probekit_format", "first_example", "first_token"])
+def test_a_format_that_is_none_is_refused(tmp_path: Path, value: Any) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        by_hand(file)
+        file.attrs["probekit_format"] = value
+    with pytest.raises(StoreError, match=r"a\.h5: (probekit_format is .* no format|has format)"):
+        probekit.open(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("value", ["1.2", "1.17", 1])
+def test_any_minor_of_a_known_format_is_read(tmp_path: Path, value: Any) -> None:
+    write_trace(tmp_path, attributes={"probekit_format": value, "not_known": 3})
+    assert probekit.open(tmp_path).tokens[0].position == 0
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1.0, "x", [0, 1], np.uint64(2**64 - 1)])
+@pytest.mark.parametrize("name", ["first_example", "first_token"])
 def test_a_number_of_another_type_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         by_hand(file)

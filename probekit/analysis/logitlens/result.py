@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.doors import results as doors
 from probekit.extras import load_extra
+from probekit.methods import results as methods
 from probekit.trace import Shown, Table
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class LensExample(Shown):
     said: tuple[tuple[str, ...], ...]  # [layer][token]: the likeliest next token
     probability: Array  # float32 [layer, token]: of what is said
 
-    plot = doors.plot_lens_example
+    plot = methods.plot_lens_example
 
     def _table(self) -> Table:
         return Table(
@@ -149,7 +149,7 @@ class Lens(Shown):
             }
         )
 
-    plot = doors.plot_lens
+    plot = methods.plot_lens
 
     def _table(self) -> Table:
         said = [

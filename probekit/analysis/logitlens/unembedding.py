@@ -121,7 +121,9 @@ def _config_of(trace: Trace, device: str) -> ProbeConfig:
     text = trace.provenance.get("config")
     if text is None:
         raise ConfigError("the trace does not say which model it was made with")
-    config = load_config(yaml.safe_load(text))
+    tree = yaml.safe_load(text)
+    # A shard alone has the keys that decide; where the trace lay is none of them.
+    config = load_config({**tree, "store": {"path": "runs/any", **(tree.get("store") or {})}})
     commit = trace.provenance.get("model_commit") or config.model.revision
     return _changed(config, device=device, revision=commit)
 

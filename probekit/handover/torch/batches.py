@@ -1,7 +1,7 @@
 """A trace as torch datasets: whole batches in a shuffled order, or any row by its number.
 
 Knows torch's conventions for workers, processes and going on; the order is `shuffling`'s, the
-reading `rowreader`'s. `handover.dataset` and `handover.map_dataset` are the doors to it.
+reading `rowreader`'s. `Trace.dataset` and `Trace.map_dataset` lead here.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ class FileRecord:
     file_bytes: int
     rest: str  # checksum of every byte outside of the sites' extents
     spec: ShardSpec | None = None  # None for an index
+    is_local: bool = False  # its tokens count from 0: how many came before was not known
+    is_timed: bool = False  # a file beside it says what took how long
     sites: Mapping[str, SiteRecord]
 
     @property
@@ -57,8 +59,8 @@ class FileRecord:
     def write(self, path: Path) -> None:
         """Write the record."""
         spec = None if self.spec is None else self.spec.to_json()
-        value = {**asdict(self), "spec": spec, "checksum": CHECKSUM}
-        write_record(path, value)
+        said = {k: v for k, v in asdict(self).items() if v is not False}  # as format 1.0 had it
+        write_record(path, {**said, "spec": spec, "checksum": CHECKSUM})
 
     @classmethod
     def read(cls, path: Path) -> FileRecord:
@@ -75,6 +77,8 @@ class FileRecord:
                 file_bytes=_count(value["file_bytes"]),
                 rest=_text(value["rest"]),
                 spec=None if value["spec"] is None else _spec(**value["spec"]),
+                is_local=value.get("is_local") is True,
+                is_timed=value.get("is_timed") is True,
                 sites={name: _site_record(**site) for name, site in value["sites"].items()},
             )
             if any(begin + size > end for (begin, size), (end, _) in pairwise(record.extents)):

@@ -104,4 +104,5 @@ def _execution(group: h5py.Group) -> Iterator[tuple[h5py.Dataset, Axes]]:
         ("forwards", ("forward",)),
         ("forward_examples", ("forward_example", "column")),
     ):
-        yield group[name], Axes(names=axes, sizes=group[name].shape)
+        if name in group:  # since 1.1 the forward passes lie apart, but in a merged file
+            yield group[name], Axes(names=axes, sizes=group[name].shape)

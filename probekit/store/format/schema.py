@@ -6,6 +6,7 @@ this page and on nothing of each other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -15,11 +16,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from probekit.errors import StoreError
-from probekit.store.format.inside import dataset_in, names_in, node_in, numbers_in, texts_in
-
-FORMAT = 1
 RUN_FILE = "run.json"
+MADE_FILE = "made.json"  # what may differ between equal runs
 INDEX_FILE = "trace.h5"
 INDEX_RECORD = "trace.json"
 LIBVER = ("v108", "v110")  # files that HDF5 1.10 reads, and all that came after it
@@ -27,6 +25,41 @@ SHARDS_FOLDER = "shards"
 
 ALL_TOKENS = "all"  # a site with one row for every token
 PER_EXAMPLE = "example"  # a site with one row for every example
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Format:
+    """A version of the format: any minor of a known major is read, what is not known is ignored.
+
+    1.1 keeps what may differ between equal runs (`MADE_FILE`) apart from the shards and the index.
+    """
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+    @property
+    def attribute(self) -> int | str:
+        """What stands in files: the number 1 for 1.0, text for what came after."""
+        return self.major if not self.minor else str(self)
+
+    @classmethod
+    def of(cls, attribute: Any) -> Format | None:
+        """Read what stands in a file; None where it is no format."""
+        if isinstance(attribute, int) and not isinstance(attribute, bool):
+            return cls(attribute, 0)
+        text = attribute if isinstance(attribute, str) else ""
+        parts = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", text, re.ASCII)
+        return None if parts is None else cls(int(parts[1]), int(parts[2]))
+
+
+FIRST, NEWEST = Format(1, 0), Format(1, 1)
+
+# What a record kind means, where that has changed: the meaning's number, 1 where it has not. It is
+# part of a run's identity, so that one trace never holds two meanings.
+MEANINGS: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +160,16 @@ class SiteSpec:
         """Give the fields as plain JSON values."""
         return {**asdict(self), "axes": list(self.axes), "row_shape": list(self.row_shape)}
 
+    def identity(self) -> dict[str, Any]:
+        """Give what decides the site's values and their place: no names, no descriptions."""
+        return {
+            "name": self.name,
+            "rows": self.rows,
+            "row_shape": list(self.row_shape),
+            "dtype": self.dtype,
+            "source_dtype": self.source_dtype,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSpec:
@@ -143,6 +186,11 @@ class ShardSpec:
     def file(self) -> str:
         """The shard's place in the trace's folder."""
         return f"{SHARDS_FOLDER}/{self.number:05d}.h5"
+
+    @property
+    def made_file(self) -> str:
+        """The place of what may differ between equal runs: seconds, and what shared a pass."""
+        return f"{SHARDS_FOLDER}/{self.number:05d}.{MADE_FILE}"
 
     def to_json(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""
@@ -168,107 +216,3 @@ def site_attributes(spec: SiteSpec) -> dict[str, Any]:
         **spec.details,
     }
     return {key: value for key, value in known.items() if value is not None}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forward:
-    """One forward pass of a run."""
-
-    order: int  # which of the run's orders
-    phase: str  # "forward", "prefill" or "decode"
-    examples: tuple[int, ...]  # numbers of the examples in the batch
-    n_tokens: int  # real tokens, padding left out
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
-    """Which modules ran in which order: equal orders once, and every forward pass."""
-
-    modules: tuple[str, ...]
-    orders: tuple[
-        np.ndarray[Any, Any], ...
-    ]  # each [event, 3]: module, entered (1) or left (0), depth
-    forwards: tuple[Forward, ...]
-
-
-EVENT_COLUMNS = ("module", "entered", "depth")
-FORWARD_DTYPE = np.dtype(
-    [
-        ("order", "<i4"),
-        ("phase", h5py.string_dtype()),
-        ("n_examples", "<i4"),
-        ("n_tokens", "<i8"),
-        ("seconds", "<f8"),
-    ]
-)
-_FORWARD_KINDS = "iSiif"  # of its columns: whole numbers, texts, floats
-
-
-def write_execution(file: h5py.File, execution: Execution) -> None:
-    """Write `/execution` into an open file."""
-    group = file.create_group("execution")
-    group.create_dataset("modules", data=list(execution.modules), dtype=h5py.string_dtype())
-    orders = group.create_group("orders")
-    for number, events in enumerate(execution.orders):
-        orders.create_dataset(str(number), data=np.asarray(events, dtype="<i4"))
-        orders[str(number)].attrs["columns"] = list(EVENT_COLUMNS)
-    rows = [(f.order, f.phase, len(f.examples), f.n_tokens, f.seconds) for f in execution.forwards]
-    group.create_dataset("forwards", data=np.array(rows, dtype=FORWARD_DTYPE))
-    examples = [np.asarray(f.examples, dtype="<i8") for f in execution.forwards]
-    forwards = np.repeat(np.arange(len(examples)), [len(e) for e in examples])
-    pairs = np.stack([forwards, np.concatenate([*examples, np.empty(0, "<i8")])], axis=1)
-    group.create_dataset("forward_examples", data=pairs.astype("<i8"))
-    group["forward_examples"].attrs["columns"] = ["forward", "example"]
-
-
-def read_execution(file: h5py.File) -> Execution | None:
-    """Read `/execution` from an open file; None when the run did not record it."""
-    if node_in(file, "execution") is None:
-        return None
-    modules = texts_in(file, "execution/modules")
-    n_orders = sum(1 for _ in names_in(node_in(file, "execution/orders"), file))
-    orders = tuple(numbers_in(file, f"execution/orders/{n}", 3) for n in range(n_orders))
-    table = _forwards_in(file)
-    pairs = numbers_in(file, "execution/forward_examples", 2)
-    if not (
-        all(_within(events[:, 0], len(modules)) and _within(events[:, 1], 2) for events in orders)
-        and _within(table["order"], n_orders)
-        and _within(pairs[:, 0], len(table))
-        and _within(pairs[:, 1], None)
-    ):
-        raise StoreError(f"{file.filename}: its execution names modules or orders that it has not")
-    examples: list[list[int]] = [[] for _ in range(len(table))]
-    for forward, example in pairs:
-        examples[forward].append(int(example))
-    return Execution(
-        modules=modules,
-        orders=orders,
-        forwards=tuple(
-            Forward(
-                order=int(row["order"]),
-                phase=row["phase"].decode(),
-                examples=tuple(examples[number]),
-                n_tokens=int(row["n_tokens"]),
-                seconds=float(row["seconds"]),
-            )
-            for number, row in enumerate(table)
-        ),
-    )
-
-
-def _forwards_in(file: h5py.File) -> np.ndarray[Any, Any]:
-    """Read the table of forward passes, every column of its own kind."""
-    dataset = dataset_in(file, "execution/forwards")
-    names = dataset.dtype.names or ()
-    columns = [dataset.dtype[name] for name in names]
-    kinds = "".join("S" if h5py.check_string_dtype(c) else c.kind for c in columns)
-    if names != FORWARD_DTYPE.names or kinds != _FORWARD_KINDS or dataset.ndim != 1:
-        raise StoreError(f"{file.filename}: execution/forwards is no table of forward passes")
-    table: np.ndarray[Any, Any] = dataset[:]
-    return table
-
-
-def _within(numbers: np.ndarray[Any, Any], size: int | None) -> bool:
-    """Say whether all numbers count from 0, up to a size if there is one."""
-    return bool((numbers >= 0).all() and (size is None or (numbers < size).all()))

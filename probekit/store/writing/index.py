@@ -28,9 +28,13 @@ from probekit.store.format import (
     SiteSpec,
     explained,
     fsync,
+    numbers_in,
+    read_execution,
     rest_checksum,
     schema,
     write_dimensions,
+    write_execution,
+    write_orders,
 )
 from probekit.store.reading import open_file
 
@@ -98,7 +102,7 @@ def _write(
         with open_file(folder / shards[0].file) as first:
             of_the_run = [k for k in first.attrs if k in _OF_THE_MODEL or k.startswith(CHECKED)]
             file.attrs.update({k: first.attrs[k] for k in of_the_run})
-            _link_tables(file, first, shards)
+            _link_tables(file, first, folder, shards)
             for spec in sites:
                 path = schema.site_path(spec)
                 _link(file, first[path], shards, [s.n_rows[spec.rows] for s in shards])
@@ -111,9 +115,26 @@ def _write(
         write_dimensions(file)
 
 
-def _link_tables(file: h5py.File, first: h5py.File, shards: Sequence[ShardSpec]) -> None:
-    for column in first["examples"].values():
-        _link(file, column, shards, [s.n_examples for s in shards])
+def _n_tokens(folder: Path, shards: Sequence[ShardSpec]) -> np.ndarray[Any, Any]:
+    """Read how many tokens each example of a run has, int64 `[example]`."""
+    counts = []
+    for shard in shards:
+        with open_file(folder / shard.file) as source:
+            counts.append(numbers_in(source, "examples/n_tokens"))
+    return np.concatenate(counts)
+
+
+def _link_tables(
+    file: h5py.File, first: h5py.File, folder: Path, shards: Sequence[ShardSpec]
+) -> None:
+    is_local = FileRecord.read((folder / shards[0].file).with_suffix(".json")).is_local
+    for name, column in first["examples"].items():
+        if name == "first_token" and is_local:
+            ends = np.cumsum(_n_tokens(folder, shards))
+            firsts = file.create_dataset(column.name, data=np.concatenate(([0], ends[:-1])))
+            firsts.attrs.update(column.attrs)
+        else:
+            _link(file, column, shards, [s.n_examples for s in shards])
     for column in first["tokens"].values():
         _link(file, column, shards, [s.n_tokens for s in shards])
     for choice in first.get("rows", {}):
@@ -152,12 +173,14 @@ def _merge_execution(file: h5py.File, folder: Path, shards: Sequence[ShardSpec])
     sums: Counter[str] = Counter()  # seconds of generating, and the like
     for shard in shards:
         with open_file(folder / shard.file) as source:
-            parts.append(schema.read_execution(source))
+            parts.append(read_execution(source))
             sums.update({k: v.item() for k, v in source.attrs.items() if k.startswith(SUMMED)})
     file.attrs.update(sums)
     recorded = [part for part in parts if part is not None]
     if recorded:
-        schema.write_execution(file, merge_executions(recorded))
+        whole = merge_executions(recorded)
+        # Where the forward passes lie apart, so they stay.
+        (write_execution if whole.forwards else write_orders)(file, whole)
 
 
 def _sum_counts(

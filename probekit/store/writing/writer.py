@@ -22,14 +22,18 @@ import xxhash
 
 from probekit.errors import StoreError
 from probekit.store.format import (
+    FIRST,
     LIBVER,
+    NEWEST,
     Execution,
     FileRecord,
+    Format,
     HDF5Out,
     ShardSpec,
     SiteRecord,
     SiteSpec,
     explained,
+    forwards_to_json,
     fsync,
     joined_checksum,
     rest_checksum,
@@ -37,9 +41,12 @@ from probekit.store.format import (
     stored_checksum,
     stored_extents,
     write_all,
+    write_execution,
+    write_orders,
+    write_record,
 )
 from probekit.store.writing.compression import compress
-from probekit.store.writing.flushing import Flusher
+from probekit.store.writing.syncing import Flusher
 
 _PIECE_BYTES = 256 << 10  # of a write: small beside a cache, large beside a call
 _ASIDE_BYTES = 1 << 20  # from here on a digest is worth waking a thread
@@ -89,12 +96,16 @@ class ShardWriter:
         attributes: Mapping[str, Any],
         *,
         compression: str | None = None,
+        layout: Format = NEWEST,
     ) -> None:
         self.shard = shard
         self._sites = tuple(sites)
         self._tables = tables
         self._attributes = attributes
         self._compression = compression
+        self._layout = layout
+        self._is_local = layout != FIRST and tables.steps is not None
+        self._is_timed = False
         self._final = folder / shard.file
         self._part = self._final.with_name(f".{self._final.name}.part")
         self._first_row = {k: np.concatenate(([0], np.cumsum(c))) for k, c in tables.counts.items()}
@@ -211,14 +222,14 @@ class ShardWriter:
     def seal(
         self,
         execution: Execution | None = None,
-        attributes: Mapping[str, Any] | None = None,
+        times: Mapping[str, Any] | None = None,
         site_attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Make the shard whole: every row there, checksummed, on the disk, under its own name.
 
         Args:
             execution: what ran in which order, if it was recorded.
-            attributes: more of the shard's, known only now.
+            times: what took how long; it may differ between equal runs.
             site_attributes: more of some sites', by site name.
 
         Raises:
@@ -228,7 +239,11 @@ class ShardWriter:
         self._close()
         with explained(self._final):
             self._flusher.check()
-            self._add(execution, attributes or {}, site_attributes or {})
+            if self._layout == FIRST:
+                self._add(execution, times or {}, site_attributes or {})
+            else:
+                self._add(execution, {}, site_attributes or {})
+                self._write_apart(execution, times or {})
             self._seal()
 
     def _add(
@@ -244,7 +259,16 @@ class ShardWriter:
             for name, more in site_attributes.items():
                 out.file[f"sites/{name}"].attrs.update(more)
             if execution is not None:
-                schema.write_execution(out.file, execution)
+                write = write_execution if self._layout == FIRST else write_orders
+                write(out.file, execution)
+
+    def _write_apart(self, execution: Execution | None, times: Mapping[str, Any]) -> None:
+        """Write what may differ between equal runs into a file beside the shard, and before it."""
+        self._is_timed = execution is not None or bool(times)
+        if self._is_timed:
+            forwards = None if execution is None else forwards_to_json(execution)
+            path = self._final.with_name(Path(self.shard.made_file).name)
+            write_record(path, {"forwards": forwards, "generate": dict(times)})
 
     def _seal(self) -> None:
         if self._compression is not None:
@@ -272,6 +296,8 @@ class ShardWriter:
             file_bytes=self._part.stat().st_size,
             rest=rest_checksum(self._part, (e for site in sites.values() for e in site.extents)),
             spec=self.shard,
+            is_local=self._is_local,
+            is_timed=self._is_timed,
             sites=sites,
         )
 

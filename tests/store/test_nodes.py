@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from probekit.errors import StoreError
-from probekit.store.format.inside import (
+from probekit.store.format.nodes import (
     attributes_of,
     dataset_in,
     is_number,

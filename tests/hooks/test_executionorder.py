@@ -11,7 +11,7 @@ import tiny_models as tiny
 import torch
 from torch import Tensor, nn
 
-from probekit.hooks.order import OrderRecorder
+from probekit.hooks.executionorder import OrderRecorder
 
 
 class Branching(nn.Module):

@@ -1,6 +1,6 @@
 """Similarity: two traces over the same texts, compared layer by layer.
 
-Knows what is computed of two sites that are the same place; which these are, pairing.py knows.
+Knows what is computed of two sites that are the same place; which these are, sitepairs.py knows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 
 from probekit.analysis.alignment import align
 from probekit.analysis.cka import linear_cka
-from probekit.analysis.comparison import CKAMatrix, Comparison, SitePair
-from probekit.analysis.pairing import Group, pair_up, width
+from probekit.analysis.comparisonresult import CKAMatrix, Comparison, SitePair
+from probekit.analysis.sitepairs import Group, pair_up, width
 from probekit.trace import Trace, float64, model_of, open_trace, row_slices
 
 if TYPE_CHECKING:

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 
 from probekit.capture import packing
+from probekit.capture.oddvalues import Tally
 from probekit.capture.packing import Batch
 from probekit.capture.receiver import Receiver
-from probekit.capture.tally import Tally
 from probekit.capture.transfer import RowSink, Transfer
 from probekit.errors import CaptureError, ProbekitError, ProbekitWarning
 from probekit.hooks import ForwardStopped, OrderRecorder
 from probekit.inputs import Budget, shards
 from probekit.models import forward_arguments, out_of_memory
 from probekit.planning import Plan
-from probekit.store import FLOATS, NONFINITE, OVERFLOW, ShardSpec, ShardTables, ShardWriter
+from probekit.store import FLOATS, NONFINITE, OVERFLOW, Format, ShardSpec, ShardTables, ShardWriter
 
 Array = np.ndarray[Any, Any]
 
@@ -84,6 +84,7 @@ class Walk:
     device: torch.device
     path: Path  # the run's folder
     attributes: Mapping[str, Any]  # of every shard
+    layout: Format
     transfer: Transfer
     tally: Tally
     receiver: Receiver  # attached to the model
@@ -100,14 +101,15 @@ class Walk:
             tables,
             self.attributes,
             compression=self.plan.config.store.compression,
+            layout=self.layout,
         )
 
-    def seal(self, out: ShardWriter, attributes: Mapping[str, Any] | None = None) -> None:
+    def seal(self, out: ShardWriter, times: Mapping[str, Any] | None = None) -> None:
         """Seal a shard once every row has come."""
         self.transfer.drain()
         counts = self._counts()
         self._refuse_overflow(counts)
-        out.seal(self.order.take() if self.order is not None else None, attributes, counts)
+        out.seal(self.order.take() if self.order is not None else None, times, counts)
 
     def _counts(self) -> dict[str, dict[str, int]]:
         counted = zip(self.plan.sites, self.tally.take(), strict=True)

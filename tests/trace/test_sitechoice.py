@@ -9,7 +9,7 @@ from tiny_traces import site, write_trace
 
 import probekit
 from probekit.errors import PlanError, StoreError
-from probekit.trace.choosing import choose_sites
+from probekit.trace.sitechoice import choose_sites
 from probekit.trace.trace import Trace
 
 SITES = (

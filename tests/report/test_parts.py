@@ -4,7 +4,7 @@ import numpy as np
 import report_traces
 from tiny_traces import site
 
-from probekit.report.roles import map_labels, roles_of
+from probekit.report.parts import map_labels, roles_of
 
 LENGTHS = (2, 3)
 

@@ -12,7 +12,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from probekit.config.places import KeyPath, Mistake
+from probekit.config.keyplaces import KeyPath, Mistake
 from probekit.wording import is_number, one_of, show_typed
 
 _EXPECTED = {

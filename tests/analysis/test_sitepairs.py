@@ -5,7 +5,7 @@ from tiny_traces import site, write_trace
 
 import probekit
 from probekit.analysis.alignment import Alignment
-from probekit.analysis.pairing import pair_up
+from probekit.analysis.sitepairs import pair_up
 from probekit.errors import StoreError
 
 BESIDE = Alignment(True, "")

@@ -1,6 +1,6 @@
 """What a notebook shows of a trace and of a site.
 
-Knows what is in them; the tables' looks are in shown.py.
+Knows what is in them; the tables' looks are in notebooktable.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from probekit.store import INDEX_FILE, item_bytes
 from probekit.trace.names import collapse
-from probekit.trace.shown import Table
+from probekit.trace.notebooktable import Table
 from probekit.trace.site import Site
 from probekit.trace.trace import Trace
 from probekit.wording import human_bytes

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from written_out import GPT2, PATH, PHI3, oracle
 
 from probekit.config.globs import match_paths
-from probekit.config.misses import nearest, unmatched_choices
+from probekit.config.nearmatches import nearest, unmatched_choices
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from threading import Event
 
 import pytest
 
-from probekit.store.writing import flushing
-from probekit.store.writing.flushing import Flusher
+from probekit.store.writing import syncing as flushing
+from probekit.store.writing.syncing import Flusher
 
 
 def test_a_file_is_synced_while_it_is_written(tmp_path, monkeypatch):

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.doors import results as doors
 from probekit.errors import StoreError
 from probekit.extras import load_extra
+from probekit.methods import results as methods
 from probekit.trace import Shown, Table
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class CKAMatrix(Shown):
         values = self.debiased if debiased else self.values
         return pandas.DataFrame(values, index=list(self.a_layers), columns=list(self.b_layers))
 
-    plot = doors.plot_matrix
+    plot = methods.plot_matrix
 
     def _table(self) -> Table:
         return Table(
@@ -135,7 +135,7 @@ class Comparison(Shown):
         pairs = [dict(zip(p, _no_nan(p.values()), strict=True)) for p in map(asdict, self.pairs)]
         return {**plain, "pairs": pairs, "matrices": matrices, "notes": list(self.notes)}
 
-    plot = doors.plot_comparison
+    plot = methods.plot_comparison
 
     def _table(self) -> Table:
         return Table(

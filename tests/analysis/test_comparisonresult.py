@@ -6,7 +6,7 @@ from math import nan
 import numpy as np
 import pytest
 
-from probekit.analysis.comparison import MEASURES, CKAMatrix, Comparison, SitePair
+from probekit.analysis.comparisonresult import MEASURES, CKAMatrix, Comparison, SitePair
 from probekit.errors import StoreError
 
 PAIR = SitePair(

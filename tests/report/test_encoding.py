@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from probekit.report.codes import (
+from probekit.report.encoding import (
     NOT_A_NUMBER,
     Scale,
     are_weights,

@@ -3,7 +3,7 @@
 import numpy as np
 from tags import Tags
 
-from probekit.trace.shown import Marked, Table
+from probekit.trace.notebooktable import Marked, Table
 
 TABLE = Table(
     title="two\nlines",
