@@ -17,7 +17,7 @@ import torch
 from jobs import Job, load, mlp_acts, plan_of
 from pairs import compare, options, report
 
-from probekit.store.writing.writer import write_in_pieces
+from probekit.store.format.disk import write_in_pieces
 
 
 def write_only(job: Job) -> None:

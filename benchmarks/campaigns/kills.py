@@ -25,7 +25,10 @@ from campaigns.tally import Runs, Tally
 COMMAND = ("run", "config.yaml")
 # Where in a run a child is killed: while its model runs, in the middle of a write, before and after
 # an fsync, before and after a rename, before a file is removed, while the index is put together.
-INSTANTS = ("forward", "write", "fsync", "fsynced", "rename", "renamed", "remove", "index")
+INSTANTS = (
+    *("forward", "write", "fsync", "fsynced", "rename", "renamed", "link", "linked"),
+    *("remove", "index"),
+)
 _MOST_LIVES = 4  # a run is killed up to so often before it may end
 
 
@@ -215,6 +218,7 @@ class KillAt:
         os.pwrite, capture.build_index = pwrite, build_index
         around(os, "fsync", "fsync", "fsynced")
         around(Path, "replace", "rename", "renamed")
+        around(Path, "hardlink_to", "link", "linked")
         around(Path, "unlink", "remove", None)
         after_loading(
             lambda model: torch.nn.modules.module.register_module_forward_pre_hook(

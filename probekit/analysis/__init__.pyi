@@ -1,5 +1,6 @@
+from .ckamatrix import CKAMatrix as CKAMatrix
 from .comparing import compare as compare
-from .comparisonresult import MEASURES as MEASURES, CKAMatrix as CKAMatrix, Comparison as Comparison
+from .comparisonresult import MEASURES as MEASURES, Comparison as Comparison
 from .headscores import HeadScores as HeadScores, head_scores as head_scores
 from .logitlens import Lens as Lens, LensExample as LensExample, lens as lens
 from .moments import pooled as pooled

@@ -14,7 +14,8 @@ import numpy as np
 
 from probekit.analysis.alignment import align
 from probekit.analysis.cka import linear_cka
-from probekit.analysis.comparisonresult import CKAMatrix, Comparison, SitePair
+from probekit.analysis.ckamatrix import CKAMatrix
+from probekit.analysis.comparisonresult import Comparison, SitePair
 from probekit.analysis.sitepairs import Group, pair_up, width
 from probekit.trace import Trace, float64, model_of, open_trace, row_slices
 

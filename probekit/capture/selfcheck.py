@@ -30,7 +30,7 @@ from probekit.hooks import BareHooks
 from probekit.inputs import Choice, few_examples, shards
 from probekit.interrupts import uninterrupted
 from probekit.planning import Plan, Recipe, SitePlan
-from probekit.store import FLOATS, PER_EXAMPLE, SCRATCH, explained, widen
+from probekit.store import FLOATS, PER_EXAMPLE, SCRATCH, explained, this_process, widen
 from probekit.trace import Site, Trace, open_trace
 
 _MOST_TOKENS = 128  # of a text, where it can be cut
@@ -109,7 +109,7 @@ def self_check(model: torch.nn.Module, plan: Plan, record: Record, place: Path) 
 def _scratch(place: Path) -> Iterator[Path]:
     """Give a folder for the time of a block; a signal waits while it is removed."""
     with explained(place):
-        scratch = TemporaryDirectory(prefix=SCRATCH, dir=place)
+        scratch = TemporaryDirectory(prefix=f"{SCRATCH}{this_process()}-", dir=place)
     try:
         yield Path(scratch.name)
     finally:

@@ -7,11 +7,12 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probekit.errors import ProbekitError, ProbekitWarning
+from probekit.cli.messages import say, show_warning
+from probekit.errors import ProbekitError
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
@@ -106,7 +107,7 @@ def run(
     from probekit.config import load_config
 
     try:
-        with Stopping(say=_say) as stopping:
+        with Stopping(say=say) as stopping:
             # A typo is told before torch loads.
             read = load_config(config, overrides=settings or ())
             import probekit
@@ -121,12 +122,12 @@ def run(
                     force=force,
                     self_check=self_check,
                     on_plan=None if quiet else lambda plan: _notes(plan.notes),
-                    on_note=None if quiet else lambda note: _say(f"note: {note}"),
+                    on_note=None if quiet else lambda note: say(f"note: {note}"),
                     on_start=None if quiet else _going_on,
                     on_progress=_both(show, stopping),
                 )
     except Stopped as stopped:
-        _say("stopped; what is sealed stays, and the same command goes on from there")
+        say("stopped; what is sealed stays, and the same command goes on from there")
         raise typer.Exit(stopped.exit_code) from None
     if not quiet:
         typer.echo(f"{trace.path.parent}: {len(trace.examples)} examples, "
@@ -300,10 +301,6 @@ def schema() -> None:
     _print_json(json_schema())
 
 
-def _say(sentence: str) -> None:
-    typer.echo(sentence, err=True)
-
-
 def _both(show: Watcher | None, stopping: Stopping) -> Watcher:
     def watch(progress: Progress) -> None:
         if show is not None:
@@ -315,9 +312,9 @@ def _both(show: Watcher | None, stopping: Stopping) -> Watcher:
 
 def _going_on(n_sealed: int, n_shards: int) -> None:
     if n_sealed == n_shards:
-        _say("this run is complete already; nothing to do")
+        say("this run is complete already; nothing to do")
     elif n_sealed:
-        _say(f"going on: {n_sealed} of {n_shards} shards are sealed")
+        say(f"going on: {n_sealed} of {n_shards} shards are sealed")
 
 
 def _print_json(value: Any) -> None:
@@ -328,7 +325,7 @@ def _print_json(value: Any) -> None:
 
 def _notes(notes: tuple[str, ...]) -> None:
     for note in notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _calm_transformers() -> None:
@@ -339,29 +336,16 @@ def _calm_transformers() -> None:
     logging.set_verbosity_error()
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    ours = issubclass(category, ProbekitWarning)
-    text = f"warning: {message}\n" if ours else None
-    sys.stderr.write(text or warnings.formatwarning(message, category, filename, lineno))
-
-
 def main() -> None:
     """Run the command line; an error of ours is one message on stderr and exit code 2."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = show_warning
     try:
         app(prog_name="probekit")
     except ProbekitError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(2)
     except OSError as error:
         if error.errno not in _RUN_OUT:
             raise
-        _say(f"error: this machine has run out of something: {error}")
+        say(f"error: this machine has run out of something: {error}")
         sys.exit(2)

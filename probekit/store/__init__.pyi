@@ -50,6 +50,7 @@ from .format import (
     row_axis as row_axis,
     schema as schema,
     texts_in as texts_in,
+    this_process as this_process,
     widen as widen,
     write_all as write_all,
     write_dimensions as write_dimensions,

@@ -26,6 +26,7 @@ from probekit.store.format import (
     INDEX_RECORD,
     MADE_FILE,
     NEWEST,
+    OWNED,
     RUN_FILE,
     SHARDS_FOLDER,
     FileRecord,
@@ -33,6 +34,7 @@ from probekit.store.format import (
     ShardSpec,
     explained,
     fsync,
+    is_forsaken,
     plain,
     read_record,
     write_record,
@@ -53,11 +55,12 @@ _DIFFERS = {  # parts of a run's identity, where its config is the same
     "shards": "the shards are cut otherwise",
 }
 _SHARD_FILE = re.compile(
-    r"\d{5,}\.(h5|json|made\.json)|\.\d{5,}\.(h5\.part(\.packed)?|(made\.)?json\.part)"
+    r"\d{5,}\.(h5|json|made\.json)"
+    rf"|\.\d{{5,}}\.(h5|aside|json|made\.json)\.({OWNED}|part)(\.packed)?"
 )
 _FILES = (INDEX_RECORD, INDEX_FILE, MADE_FILE, RUN_FILE)
-_PARTS = tuple(f".{name}.part" for name in _FILES)
-_OURS = (*_FILES, *_PARTS, SHARDS_FOLDER, LOCK_FILE)
+_PART = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.({OWNED}|part)")
+_OURS = (*_FILES, SHARDS_FOLDER, LOCK_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,11 +218,13 @@ class RunFolder:
         }
 
     def _remove_leftovers(self) -> None:
-        _remove_scratch(self.path)
-        _remove(self.path, *_PARTS)
+        _remove_temporary(self.path)
         stay = kept_shards(self.path)
         for file in _shard_files(self.path):
-            if file.name.startswith(".") or int(file.name.partition(".")[0]) not in stay:
+            if file.name.startswith("."):
+                if is_forsaken(file.name):
+                    file.unlink()
+            elif int(file.name.partition(".")[0]) not in stay:
                 file.unlink()
 
 
@@ -406,10 +411,11 @@ def clear(folder: Path) -> None:
     it could be taken for another run's.
     """
     _refuse_foreign(folder)
-    _remove_scratch(folder)
-    _remove(folder, *_PARTS, INDEX_RECORD, INDEX_FILE)
+    _remove_temporary(folder)
+    _remove(folder, INDEX_RECORD, INDEX_FILE)
     for file in _shard_files(folder):
-        file.unlink()
+        if not file.name.startswith(".") or is_forsaken(file.name):
+            file.unlink()
     _remove(folder, MADE_FILE, RUN_FILE)
 
 
@@ -418,9 +424,13 @@ def _remove(folder: Path, *names: str) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _remove_scratch(folder: Path) -> None:
-    for left in folder.glob(f"{SCRATCH}*"):
-        shutil.rmtree(left)
+def _remove_temporary(folder: Path) -> None:
+    """Remove temporary folders and files that are ours, or nobody's any more."""
+    for left in folder.glob(".*"):
+        if left.name.startswith(SCRATCH) and is_forsaken(left.name):
+            shutil.rmtree(left)
+        elif _PART.fullmatch(left.name) and is_forsaken(left.name):
+            left.unlink()
 
 
 def _shard_files(folder: Path) -> tuple[Path, ...]:
@@ -443,7 +453,7 @@ def _make(path: Path) -> None:
 
 def _refuse_foreign(path: Path) -> None:
     there = [p.name for p in path.iterdir() if not p.name.startswith(SCRATCH)]
-    foreign = sorted(name for name in there if name not in _OURS)
+    foreign = sorted(n for n in there if n not in _OURS and not _PART.fullmatch(n))
     inside = (path / SHARDS_FOLDER).glob("*")
     foreign += sorted(f"shards/{p.name}" for p in inside if not _SHARD_FILE.fullmatch(p.name))
     if foreign:

@@ -6,7 +6,8 @@ from math import nan
 import numpy as np
 import pytest
 
-from probekit.analysis.comparisonresult import MEASURES, CKAMatrix, Comparison, SitePair
+from probekit.analysis.ckamatrix import CKAMatrix
+from probekit.analysis.comparisonresult import MEASURES, Comparison, SitePair
 from probekit.errors import StoreError
 
 PAIR = SitePair(

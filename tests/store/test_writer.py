@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ from tiny_traces import (
 )
 
 from probekit.errors import StoreError
+from probekit.store.format import owner
+from probekit.store.format.checksums import FileRecord, rest_checksum
 from probekit.store.format.execution import Execution, Forward
+from probekit.store.format.owner import part_of
 
 METHODS = ("gzip", "lzf", "zstd")
 MIXED = (
@@ -419,7 +423,7 @@ def test_an_error_inside_the_block_removes_what_was_written(tmp_path: Path) -> N
     shard = a_shard(tmp_path)
     with pytest.raises(ZeroDivisionError), shard.writer() as out:
         shard.fill(out)
-        assert names(tmp_path) == {".00000.h5.part"}
+        assert names(tmp_path) == {part_of(shard.file).name}
         raise ZeroDivisionError
     assert not names(tmp_path)
 
@@ -472,24 +476,117 @@ def test_a_disk_that_is_full_when_the_shard_is_sealed_seals_nothing(
     assert "00000.json" not in names(tmp_path)
 
 
-@pytest.mark.parametrize("n_renamed", [0, 1, 2])
+@pytest.mark.parametrize("n_named", [0, 1, 2])
 def test_a_json_never_stands_without_its_shard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_renamed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_named: int
 ) -> None:
-    plain, left = Path.replace, iter(range(n_renamed))
+    plain, left = Path.hardlink_to, iter(range(n_named))
 
-    def replace(path: Path, target: Path) -> Path:
+    def link(path: Path, target: Path) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return plain(path, target)
+        plain(path, target)
 
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(Path, "hardlink_to", link)
     try:
         a_shard(tmp_path).write()
     except KeyboardInterrupt:
-        assert n_renamed < 2
-    assert (n_renamed == 2) == ("00000.json" in names(tmp_path))
+        assert n_named < 2
+    assert (n_named == 2) == ("00000.json" in names(tmp_path))
     assert "00000.h5" in names(tmp_path) or "00000.json" not in names(tmp_path)
+
+
+# --- two that seal the same shard
+
+
+@contextmanager
+def on_host(who: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as other:
+        other.setattr(owner, "_host", lambda: f"host{who}")
+        yield
+
+
+def sealed_by(shard: Any, who: int) -> Any:
+    """A writer on a host of its own with every row in it, one step before it seals."""
+    with on_host(who):
+        out = shard.writer({"who": who})
+    out.__enter__()
+    shard.fill(out)
+    return out
+
+
+def test_of_two_that_seal_a_shard_the_second_discards_its_own(tmp_path: Path) -> None:
+    shard = a_shard(tmp_path)
+    first, second = sealed_by(shard, 1), sealed_by(shard, 2)
+    first.seal()
+    before = {
+        name: (tmp_path / "shards" / name).read_bytes() for name in ("00000.h5", "00000.json")
+    }
+    second.seal()
+    for out in (first, second):
+        out.__exit__(None, None, None)
+    assert {n: (tmp_path / "shards" / n).read_bytes() for n in before} == before
+    assert names(tmp_path) == {"00000.h5", "00000.json"}
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_file_without_a_record_is_replaced_before_the_record_appears(
+    tmp_path: Path, equal: bool
+) -> None:
+    shard = a_shard(tmp_path)
+    if equal:
+        shard.write(attributes={"who": 2})
+        left = shard.file.read_bytes()
+        shard.file.with_suffix(".json").unlink()
+    else:
+        shard.file.parent.mkdir()
+        left = b"of a process that died"
+        shard.file.write_bytes(left)
+    out = sealed_by(shard, 2)
+    out.seal()
+    out.__exit__(None, None, None)
+    assert (shard.file.read_bytes() == left) == equal
+    assert FileRecord.read(shard.file.with_suffix(".json")).file_bytes == shard.file.stat().st_size
+    with h5py.File(shard.file) as file:
+        assert file.attrs["who"] == 2
+    assert names(tmp_path) == {"00000.h5", "00000.json"}
+
+
+def test_a_record_that_comes_in_between_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has named its file, the second replaces it, and then the first's record appears."""
+    shard = a_shard(tmp_path)
+    first, second = sealed_by(shard, 1), sealed_by(shard, 2)
+    plain, steps = Path.hardlink_to, []
+
+    def link(path: Path, target: Path) -> None:
+        steps.append(path.name)
+        if path.name == "00000.json" and steps.count("00000.json") == 1:
+            with on_host(2):
+                second.seal()  # up to its own record, which comes first: it replaced the file
+            assert (tmp_path / "shards" / "00000.json").exists()
+        plain(path, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", link)
+    first.seal()
+    for out in (first, second):
+        out.__exit__(None, None, None)
+    record = FileRecord.read(shard.file.with_suffix(".json"))
+    rest = rest_checksum(shard.file, record.extents)
+    assert (rest, shard.file.stat().st_size) == (record.rest, record.file_bytes)
+    assert names(tmp_path) == {"00000.h5", "00000.json"}
+
+
+def test_where_there_are_no_hard_links_files_are_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    a_shard(tmp_path).write()
+    assert names(tmp_path) == {"00000.h5", "00000.json"}
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from .disk import (
     check_plain as check_plain,
     explained as explained,
     fsync as fsync,
+    publish as publish,
     write_all as write_all,
+    write_in_pieces as write_in_pieces,
 )
 from .execution import (
     Execution as Execution,
@@ -42,6 +44,12 @@ from .nodes import (
     numbers_in as numbers_in,
     plain as plain,
     texts_in as texts_in,
+)
+from .owner import (
+    OWNED as OWNED,
+    is_forsaken as is_forsaken,
+    part_of as part_of,
+    this_process as this_process,
 )
 from .records import read_record as read_record, write_record as write_record
 from .schema import (

@@ -56,11 +56,12 @@ class FileRecord:
         """Every piece of rows, ascending."""
         return sorted(extent for site in self.sites.values() for extent in site.extents)
 
-    def write(self, path: Path) -> None:
-        """Write the record."""
+    def write(self, path: Path, *, only_first: bool = False) -> bool:
+        """Write the record; see `write_record`."""
         spec = None if self.spec is None else self.spec.to_json()
         said = {k: v for k, v in asdict(self).items() if v is not False}  # as format 1.0 had it
-        write_record(path, {**said, "spec": spec, "checksum": CHECKSUM})
+        value = {**said, "spec": spec, "checksum": CHECKSUM}
+        return write_record(path, value, only_first=only_first)
 
     @classmethod
     def read(cls, path: Path) -> FileRecord:

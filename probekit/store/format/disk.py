@@ -6,6 +6,7 @@ what is written.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ import h5py
 from probekit.errors import StoreError
 
 _PIECE_BYTES = 8 << 20
+
+
+_WRITTEN_BYTES = 256 << 10  # of one write: small beside a cache, large beside a call
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 @contextmanager
@@ -40,6 +45,37 @@ def check_plain(path: Path) -> None:
         raise StoreError(f"{path}: cannot be read: it is no plain file")
     if path.resolve().parent != path.parent.resolve():
         raise StoreError(f"{path}: is a link that points outside the trace")
+
+
+def write_in_pieces(fd: int, data: memoryview, offset: int) -> None:
+    """Write bytes a piece at a time: calls of megabytes wait for memory in one piece."""
+    for begin in range(0, len(data), _WRITTEN_BYTES):
+        write_all(fd, data[begin : begin + _WRITTEN_BYTES], offset + begin)
+
+
+def publish(part: Path, path: Path) -> bool:
+    """Give a whole file its name, unless there is one of that name already.
+
+    A hard link is made or refused at once, also on network file systems, where `rename` would
+    replace and locks may not reach other hosts. `part` goes where it was published.
+
+    Returns:
+        Whether it was.
+    """
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links: here the lock keeps a second process of this host away.
+        if path.exists():
+            return False
+        part.replace(path)
+        return True
+    part.unlink()
+    return True
 
 
 def fsync(path: Path) -> None:

@@ -14,14 +14,23 @@ from typing import Any
 import xxhash
 
 from probekit.errors import StoreError
-from probekit.store.format.disk import check_plain, explained, fsync
+from probekit.store.format.disk import check_plain, explained, fsync, publish
+from probekit.store.format.owner import part_of
 
 _OWN = "this_file"  # the checksum of the file, in which it stands as zeros itself
 _BLANK = b"0" * 16
 
 
-def write_record(path: Path, value: Mapping[str, Any]) -> None:
+def write_record(path: Path, value: Mapping[str, Any], *, only_first: bool = False) -> bool:
     """Write a record so that the file is either whole, on the disk and new, or as it was before.
+
+    Args:
+        path: of the file.
+        value: what it says.
+        only_first: leave a file alone that is there already.
+
+    Returns:
+        Whether it was written.
 
     Raises:
         StoreError: if it cannot be written.
@@ -29,16 +38,20 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
     blank = json.dumps({**value, _OWN: _BLANK.decode()}, indent=2, ensure_ascii=False) + "\n"
     head, _, tail = blank.encode().rpartition(_BLANK)
     own = xxhash.xxh3_64_hexdigest(blank.encode()).encode()
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     with explained(path):
         try:
             part.write_bytes(head + own + tail)
             fsync(part)
-            part.replace(path)
-        except BaseException:
+            if only_first:
+                is_ours = publish(part, path)
+            else:
+                part.replace(path)
+                is_ours = True
+        finally:
             part.unlink(missing_ok=True)
-            raise
         fsync(path.parent)
+    return is_ours
 
 
 def read_record(path: Path) -> dict[str, Any]:

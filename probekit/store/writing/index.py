@@ -29,6 +29,7 @@ from probekit.store.format import (
     explained,
     fsync,
     numbers_in,
+    part_of,
     read_execution,
     rest_checksum,
     schema,
@@ -57,7 +58,7 @@ def build_index(
             each other.
     """
     _refuse_breaks(folder, shards)
-    part = folder / f".{INDEX_FILE}.part"
+    part = part_of(folder / INDEX_FILE)
     with explained(folder / INDEX_FILE):
         try:
             _write(part, folder, shards, sites, attributes, vocabulary)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -36,19 +37,20 @@ from probekit.store.format import (
     forwards_to_json,
     fsync,
     joined_checksum,
+    part_of,
+    publish,
     rest_checksum,
     schema,
     stored_checksum,
     stored_extents,
-    write_all,
     write_execution,
+    write_in_pieces,
     write_orders,
     write_record,
 )
 from probekit.store.writing.compression import compress
 from probekit.store.writing.syncing import Flusher
 
-_PIECE_BYTES = 256 << 10  # of a write: small beside a cache, large beside a call
 _ASIDE_BYTES = 1 << 20  # from here on a digest is worth waking a thread
 _NO_ROWS = xxhash.xxh3_64_intdigest(b"")
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
@@ -107,7 +109,7 @@ class ShardWriter:
         self._is_local = layout != FIRST and tables.steps is not None
         self._is_timed = False
         self._final = folder / shard.file
-        self._part = self._final.with_name(f".{self._final.name}.part")
+        self._part = part_of(self._final)
         self._first_row = {k: np.concatenate(([0], np.cumsum(c))) for k, c in tables.counts.items()}
         self._offsets: list[int] = []
         self._fd = -1
@@ -275,9 +277,29 @@ class ShardWriter:
             compress(self._part, self._sites, self._compression)
         record = self._record()
         fsync(self._part)
-        # The .json comes last: a shard is sealed when both are there.
-        self._part.replace(self._final)
-        record.write(self._final.with_suffix(".json"))
+        self._publish(record, self._final.with_suffix(".json"))
+
+    def _publish(self, record: FileRecord, path: Path) -> None:
+        """Give the shard its name and then its record, which decides; who comes second goes.
+
+        Files and records are linked, never renamed, so that of two processes one is first. A file
+        without a record is a dead process's, or that of one that is just here: equal bytes serve
+        both, and other bytes are put aside until it is known whose record is there.
+        """
+        aside = part_of(self._final.with_suffix(".aside"))
+        if path.exists():
+            return  # sealed by another: ours is removed like any shard that was not sealed
+        try:
+            if not publish(self._part, self._final) and not cmp(
+                self._part, self._final, shallow=False
+            ):
+                aside.unlink(missing_ok=True)
+                aside.hardlink_to(self._final)
+                self._part.replace(self._final)
+            if not record.write(path, only_first=True) and aside.exists():
+                aside.replace(self._final)
+        finally:
+            aside.unlink(missing_ok=True)
 
     def _record(self) -> FileRecord:
         extents = stored_extents(self._part)
@@ -319,12 +341,6 @@ class ShardWriter:
             self._aside.shutdown()
             os.close(self._fd)
             self._fd = -1
-
-
-def write_in_pieces(fd: int, data: memoryview, offset: int) -> None:
-    """Write bytes a piece at a time: calls of megabytes wait for memory in one piece."""
-    for begin in range(0, len(data), _PIECE_BYTES):
-        write_all(fd, data[begin : begin + _PIECE_BYTES], offset + begin)
 
 
 def _check_block(spec: SiteSpec, block: Array) -> None:
