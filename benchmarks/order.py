@@ -1,6 +1,6 @@
 """Execution order recorded on every module, against the bare model: distilgpt2's shape, float32.
 
-Recording is `probekit.order.OrderRecorder`, attached and detached within the timing, and one entry
+Recording is `probekit.hooks.OrderRecorder`, attached and detached within the timing, and one entry
 filed a forward pass, as a run does. Beside it stands the floor of anything that listens through
 torch's hooks: two hooks on every module that do nothing. Once with one thread by the processor time
 of that thread, which holds on a machine that others use; once (not with --quick) with all threads

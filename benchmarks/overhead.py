@@ -1,7 +1,7 @@
 """Capture to disk against the same forward passes bare: distilgpt2's shape, random float32.
 
 The bare side runs the very batches of the capture and records nothing, logits of every token
-included. The capture side is `probekit.capture.capture` on the same loaded model: hooks, rows,
+included. The capture side is capture/running.py's `capture` on the same loaded model: hooks, rows,
 files, checksums and fsync. What of that is the disk's is shown by the least that any capture must
 do: hooks that write what they see into one open file, one fsync at the end, and nothing else.
 """

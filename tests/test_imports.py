@@ -33,6 +33,7 @@ HEAVY = (
     "inputs.tokenizing",
 )
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
+EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.spool")
 UPWARDS = "methods"  # the one room that may name what is above it, and imports it when it is called
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
 
@@ -176,7 +177,7 @@ def read_house() -> House:
     files = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if path.stem not in ("__init__", "__main__") and not name.startswith("samples"):
+        if path.stem not in ("__init__", "__main__", "verify") and not name.startswith("samples"):
             files[name] = path.read_text(encoding="utf-8")
     return House(files, {".".join(d.relative_to(PACKAGE).parts): s for d, s in stubs.items()})
 

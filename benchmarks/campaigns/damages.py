@@ -27,7 +27,7 @@ class Damage:
     @property
     def shards(self) -> set[int]:
         """The shards that are not what they were."""
-        return {int(Path(f).stem) for f in self.files if f.startswith("shards/")}
+        return {int(Path(f).name.partition(".")[0]) for f in self.files if f.startswith("shards/")}
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from campaigns.attempts import Limits, Outcome, attempt
 from campaigns.hostile_configs import HOSTILE_CONFIGS, HostileConfig, right
 from campaigns.hostile_traces import SECRET, base_trace, catalogue, place_at, read_all
 from campaigns.tally import Runs, Tally
+from probekit.capture import running  # noqa: F401 (loaded before children are forked)
 from probekit.cli import terminal
 from probekit.errors import ConfigError, PlanError, ProbekitError, StoreError
 

@@ -1,4 +1,10 @@
-from .fields import ByteCount as ByteCount, RecordKind as RecordKind
+from .fields import (
+    PORTABLE_NAMES as PORTABLE_NAMES,
+    RECORD_KINDS as RECORD_KINDS,
+    ByteCount as ByteCount,
+    RecordKind as RecordKind,
+    parse_slice as parse_slice,
+)
 from .format1 import digest_of_format_1 as digest_of_format_1
 from .globs import MAX_EDGES as MAX_EDGES, compile_glob as compile_glob, match_paths as match_paths
 from .loading import json_schema as json_schema, load_config as load_config
@@ -8,11 +14,14 @@ from .nearmatches import (
     unmatched_choices as unmatched_choices,
 )
 from .rules import (
+    DatasetInputs as DatasetInputs,
+    EinopsConfig as EinopsConfig,
     GenerateConfig as GenerateConfig,
     InputsConfig as InputsConfig,
     ModelConfig as ModelConfig,
     ProbeConfig as ProbeConfig,
     ProbeRule as ProbeRule,
     RandomInputs as RandomInputs,
+    StoreConfig as StoreConfig,
 )
 from .yamltext import read_value as read_value

@@ -1,7 +1,7 @@
 """The sites of a trace as an xarray Dataset whose rows are read when they are used.
 
 Knows xarray's protocol for lazy arrays, and which coordinates say what a row is. It needs xarray:
-`handover.to_xarray` is the door to it.
+`Trace.to_xarray` is the door to it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class _ExampleStrings:
 
 
 def dataset_of(trace: Trace, patterns: Patterns | None) -> xr.Dataset:
-    """Build the Dataset; see `handover.to_xarray`."""
+    """Build the Dataset; see `Trace.to_xarray`."""
     sites = choose_sites(trace, patterns)
     names = dimension_names(
         [Axes(names=(row_axis(s.rows), *s.axes[1:]), sizes=s.shape) for s in sites]

@@ -1,7 +1,7 @@
 """The tables of a trace as pandas DataFrames.
 
 Knows which tables there are and their columns; rows of sites are no tables. It needs pandas:
-`handover.to_pandas` is the door to it.
+`Trace.to_pandas` is the door to it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def frame_of(trace: Trace, table: str) -> pd.DataFrame:
-    """Build a DataFrame of a table; see `handover.to_pandas`."""
+    """Build a DataFrame of a table; see `Trace.to_pandas`."""
     if table not in _TABLES:
         raise StoreError(f"{trace.path}: there is no table {table!r}; {one_of(table, [*_TABLES])}")
     return _TABLES[table](trace)

@@ -49,7 +49,7 @@ def merge_trace(
     overwrite: bool,
     watch: Watcher | None,
 ) -> None:
-    """Write the file; see `handover.merge`."""
+    """Write the file; see `Trace.merge`."""
     if dtype is not None and dtype not in WIDER:
         raise StoreError(f"dtype: given {dtype!r}, {one_of(dtype, WIDER)}, or none: as stored")
     sites = choose_sites(trace, patterns)

@@ -40,7 +40,7 @@ def write_tensors(
     overwrite: bool,
     watch: Watcher | None,
 ) -> None:
-    """Write the file; see `handover.to_safetensors`."""
+    """Write the file; see `Trace.to_safetensors`."""
     sites = choose_sites(trace, patterns)
     tensors: dict[str, Site | MappedRows] = {
         **{site.name: site for site in sites},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from probekit.extras import load_extra
+from probekit.methods.naming import method_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     )
 
 
+@method_of("SiteStatistics", "plot")
 def plot_site_statistics(statistics: SiteStatistics, *, ax: Axes | None = None) -> Figure:
     """Draw the mean and deviation of every feature, outliers named."""
     load_extra("matplotlib", extra="analysis", purpose="plot()")
@@ -29,6 +31,7 @@ def plot_site_statistics(statistics: SiteStatistics, *, ax: Axes | None = None) 
     return plots.plot_site_statistics(statistics, ax=ax)
 
 
+@method_of("TraceStatistics", "plot")
 def plot_norms(statistics: TraceStatistics, *, ax: Axes | None = None) -> Figure:
     """Draw the L2 norms of rows by layer, one line for each kind of site."""
     load_extra("matplotlib", extra="analysis", purpose="plot()")
@@ -37,6 +40,7 @@ def plot_norms(statistics: TraceStatistics, *, ax: Axes | None = None) -> Figure
     return plots.plot_norms(statistics, ax=ax)
 
 
+@method_of("HeadScores", "plot")
 def plot_head_scores(
     scores: HeadScores, kind: str = "induction", *, ax: Axes | None = None
 ) -> Figure:
@@ -47,6 +51,7 @@ def plot_head_scores(
     return plots.plot_head_scores(scores, kind, ax=ax)
 
 
+@method_of("CKAMatrix", "plot")
 def plot_matrix(matrix: CKAMatrix, *, debiased: bool = False, ax: Axes | None = None) -> Figure:
     """Draw it as a map, the first layers in the lower left corner.
 
@@ -60,6 +65,7 @@ def plot_matrix(matrix: CKAMatrix, *, debiased: bool = False, ax: Axes | None = 
     return plots.plot_matrix(matrix, debiased=debiased, ax=ax)
 
 
+@method_of("Comparison", "plot")
 def plot_comparison(
     comparison: Comparison, measure: str = "cka", *, ax: Axes | None = None
 ) -> Figure:
@@ -75,6 +81,7 @@ def plot_comparison(
     return plots.plot_comparison(comparison, measure, ax=ax)
 
 
+@method_of("LensExample", "plot")
 def plot_lens_example(example: LensExample, *, ax: Axes | None = None) -> Figure:
     """Draw what every layer says after every token, the last layer on top."""
     load_extra("matplotlib", extra="analysis", purpose="plot()")
@@ -83,6 +90,7 @@ def plot_lens_example(example: LensExample, *, ax: Axes | None = None) -> Figure
     return plots.plot_lens_example(example, ax=ax)
 
 
+@method_of("Lens", "plot")
 def plot_lens(lens: Lens, *, ax: Axes | None = None) -> Figure:
     """Draw KL to the final prediction, entropy and surprise by layer, means over all tokens."""
     load_extra("matplotlib", extra="analysis", purpose="plot()")

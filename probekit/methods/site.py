@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, overload
 
 from probekit.extras import load_extra
+from probekit.methods.naming import method_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from probekit.analysis import Neuron, SiteStatistics
-    from probekit.trace import Site
+    from probekit.trace import Site, Trace
 
 
+@method_of("Site")
 def statistics(site: Site, *, magnitude: float = 6.0, tokens: float = 0.06) -> SiteStatistics:
     """Give mean, deviation, norms, zeros, outliers and non-finite counts, in one pass.
 
@@ -38,6 +40,7 @@ def statistics(site: Site, *, magnitude: float = 6.0, tokens: float = 0.06) -> S
     return analysis.site_statistics(site, magnitude=magnitude, tokens=tokens)
 
 
+@method_of("Site")
 def plot(
     site: Site,
     *,
@@ -73,8 +76,21 @@ def plot(
     return plot_site(site, example=example, head=head, neuron=neuron, ax=ax)
 
 
-def html(site: Site) -> str:
+@method_of("Site")
+def _repr_html_(site: Site) -> str:
     """Give what a notebook shows."""
     from probekit.trace import site_table
 
     return site_table(site).html()
+
+
+class TraceOf:
+    """`site.trace`: the trace that a site belongs to."""
+
+    @overload
+    def __get__(self, site: None, kind: object = None) -> TraceOf: ...
+    @overload
+    def __get__(self, site: Site, kind: object = None) -> Trace: ...
+
+    def __get__(self, site: Site | None, kind: object = None) -> TraceOf | Trace:
+        return self if site is None else cast("Trace", site._trace)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit.extras import load_extra
+from probekit.methods.naming import method_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from probekit.trace import Patterns, Site, Trace
 
 
+@method_of("Trace")
 def dataset(
     trace: Trace,
     sites: Patterns,
@@ -103,6 +105,7 @@ def dataset(
     )
 
 
+@method_of("Trace")
 def map_dataset(
     trace: Trace,
     sites: Patterns,
@@ -131,6 +134,7 @@ def map_dataset(
     return make_items(trace, sites, rows=rows, origin=origin)
 
 
+@method_of("Trace")
 def to_pandas(trace: Trace, table: str) -> pd.DataFrame:
     """Give a table of the trace as a pandas DataFrame.
 
@@ -162,6 +166,7 @@ def to_pandas(trace: Trace, table: str) -> pd.DataFrame:
     return frame_of(trace, table)
 
 
+@method_of("Trace")
 def to_xarray(trace: Trace, sites: Patterns | None = None) -> xr.Dataset:
     """Give sites as one xarray Dataset, with named dimensions; rows are read when they are used.
 
@@ -193,6 +198,7 @@ def to_xarray(trace: Trace, sites: Patterns | None = None) -> xr.Dataset:
     return dataset_of(trace, sites)
 
 
+@method_of("Trace")
 def to_safetensors(
     trace: Trace,
     path: str | Path,
@@ -233,6 +239,7 @@ def to_safetensors(
     return Path(path)
 
 
+@method_of("Trace")
 def merge(
     trace: Trace,
     path: str | Path,
@@ -271,6 +278,7 @@ def merge(
     return open_trace(path)
 
 
+@method_of("Trace")
 def next_tokens(trace: Trace, example: int, position: int = -1, *, k: int = 5) -> NextTokens:
     """Give what the model would have said next.
 
@@ -291,6 +299,7 @@ def next_tokens(trace: Trace, example: int, position: int = -1, *, k: int = 5) -
     return analysis.next_tokens(trace, example, position, k)
 
 
+@method_of("Trace")
 def report(
     trace: Trace,
     path: str | Path = "report.html",
@@ -321,6 +330,7 @@ def report(
     return write_report(trace, path, examples=examples, neurons=neurons, max_bytes=max_bytes)
 
 
+@method_of("Trace")
 def top_examples(
     trace: Trace,
     site: str | Site,
@@ -360,6 +370,7 @@ def top_examples(
     )
 
 
+@method_of("Trace")
 def head_scores(trace: Trace, sites: Patterns | None = None) -> HeadScores:
     """Score every recorded attention head as induction, previous-token and duplicate head.
 
@@ -376,6 +387,7 @@ def head_scores(trace: Trace, sites: Patterns | None = None) -> HeadScores:
     return analysis.head_scores(trace, sites)
 
 
+@method_of("Trace")
 def statistics(
     trace: Trace, sites: Patterns | None = None, *, magnitude: float = 6.0, tokens: float = 0.06
 ) -> TraceStatistics:
@@ -391,7 +403,8 @@ def statistics(
     return analysis.trace_statistics(trace, sites, magnitude=magnitude, tokens=tokens)
 
 
-def html(trace: Trace) -> str:
+@method_of("Trace")
+def _repr_html_(trace: Trace) -> str:
     """Give what a notebook shows."""
     from probekit.trace import trace_table
 

@@ -1,8 +1,8 @@
-"""Models by name: where a config and its weights come from.
+"""Models by name: their config and their weights, from wherever `sources` says that they lie.
 
-Knows the hub, local folders, .gguf files, the embedded sample and the bundled architecture files;
-nothing of probes. Only safetensors and GGUF weights are read, and no code from a model's repository
-is run unless the config says `trust_remote_code: true`.
+Knows transformers' loading and the bundled architecture files; nothing of probes. Only safetensors
+and GGUF weights are read, and no code from a model's repository is run unless the config says
+`trust_remote_code: true`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Which model a local folder or file holds, to the last byte."""
+"""Which model a local folder or file holds, to the last byte.
+
+Knows the files of a checkpoint; what is in them it does not look at, but for the configs.
+"""
 
 from __future__ import annotations
 

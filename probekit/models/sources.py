@@ -1,4 +1,7 @@
-"""What a model's name names: a hub id, a local folder, a .gguf file, the embedded sample."""
+"""What a model's name names: a hub id, a local folder, a .gguf file, the embedded sample.
+
+Knows names and whether the hub answers; loads nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Space: how many bytes a run still has to write, and whether the disk has them.
+"""Disk space: how many bytes a run still has to write, and whether the disk has them.
 
 Knows how large the parts of a trace are besides its rows. The sizes are a little more than what was
 measured, so that a run that is let begin also ends.

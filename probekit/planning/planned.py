@@ -76,7 +76,7 @@ class Plan:
         """Bytes that one token adds, over the sites that keep every token."""
         return sum(s.spec.row_bytes for s in self.sites if s.spec.rows == ALL_TOKENS)
 
-    @property
+    @cached_property
     def contents(self) -> Contents:
         """What the run writes, as far as its size goes."""
         config, order = self.config, self.config.execution_order
@@ -95,7 +95,7 @@ class Plan:
     @property
     def free_bytes(self) -> int:
         """Free bytes where the trace will lie."""
-        return free_bytes(self.contents.path)
+        return free_bytes(Path(self.config.store.path))
 
     @property
     def needed_bytes(self) -> int | None:

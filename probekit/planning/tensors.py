@@ -1,4 +1,4 @@
-"""Sources: the tensors of a model that a record kind means.
+"""Tensors: those of a model that a record kind means.
 
 Knows record kinds, calls, slots and attention shapes; nothing of probes' choices. Says which axis
 of a tensor is what, or why it cannot be recorded.

@@ -1,6 +1,6 @@
 """The liveliest neurons of a site, and the tokens on which each fires most.
 
-Knows how they are chosen and shown; ranking rows is the business of probekit.neurons.
+Knows how they are chosen and shown; ranking rows is the business of probekit.analysis.
 """
 
 from __future__ import annotations

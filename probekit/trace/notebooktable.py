@@ -1,4 +1,4 @@
-"""Tables: how results look at a prompt and in a notebook.
+"""Notebook tables: how results look at a prompt and in a notebook.
 
 Knows text and HTML, and nothing of what stands in a table. The HTML takes its colours from the page
 around it, so that it reads on a light and on a dark one; it has no script.

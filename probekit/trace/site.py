@@ -63,11 +63,6 @@ class Site:
             raise StoreError(f"{place} has {len(self)} rows; the trace has {n_rows} ({self.rows})")
 
     @property
-    def trace(self) -> Tables:
-        """The trace it belongs to."""
-        return self._trace
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Rows first: `(tokens, d_mlp)`."""
         return self._data.shape
@@ -187,6 +182,7 @@ class Site:
         n_bytes = prod(self.shape) * dtype.itemsize
         return whole[offset : offset + n_bytes].view(dtype).view(self.shape)
 
+    trace = methods.TraceOf()
     statistics = methods.statistics
     plot = methods.plot
-    _repr_html_ = methods.html
+    _repr_html_ = methods._repr_html_

@@ -142,7 +142,7 @@ class Trace(Tables):
     to_xarray = methods.to_xarray
     to_safetensors = methods.to_safetensors
     merge = methods.merge
-    _repr_html_ = methods.html
+    _repr_html_ = methods._repr_html_
 
     @cached_property
     def _portable(self) -> dict[str, dict[int | None, str]]:

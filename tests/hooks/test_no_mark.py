@@ -269,6 +269,7 @@ FILES = (
     *("capture/receiver", "capture/running"),
 )
 WATCHED = {str(PACKAGE / f"{name}.py") for name in FILES}
+assert all(Path(file).is_file() for file in WATCHED)
 
 
 def interrupted(action: Callable[[], None], at: int) -> int:

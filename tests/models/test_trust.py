@@ -214,7 +214,7 @@ KERNELS: tuple[dict[str, Any], ...] = (
 def test_a_kernel_off_the_hub_is_not_fetched(tmp_path, monkeypatch, asked):
     gpt2 = by_hand.save_tiny(tmp_path / "gpt2", "gpt2")
     edit(gpt2, **asked)
-    monkeypatch.setattr(models, "model_class", None)  # nothing of it is built
+    monkeypatch.setattr("probekit.models.skeleton.model_class", None)  # nothing of it is built
     with pytest.raises(ConfigError, match="asks for the kernel 'evil/kernel' off the hub"):
         probekit.plan(config(gpt2, tmp_path / "t"))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -383,3 +385,18 @@ def test_a_verdict_is_plain_json(run: Run) -> None:
 def test_the_old_name_says_the_new_one(run):
     with pytest.warns(DeprecationWarning, match=r"verify_trace is probekit\.verify now"):
         assert probekit.verify.verify_trace(run.folder) == probekit.verify(run.folder)
+
+
+def test_the_old_import_still_works_and_says_the_new_one(run):
+    code = (
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always')\n"
+        "    from probekit.verify import verify_trace\n"
+        "    import probekit, sys\n"
+        "    assert verify_trace(sys.argv[1]).whole and probekit.verify(sys.argv[1]).whole\n"
+        "print([str(w.message).split(':')[0] for w in said])\n"
+    )
+    command = [sys.executable, "-c", code, str(run.folder)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "probekit.verify is a function now" in ended.stdout

@@ -47,7 +47,7 @@ def make_batches(
     rank: int | None,
     world_size: int | None,
 ) -> RowBatches:
-    """Make a dataset of batches; see `handover.dataset`."""
+    """Make a dataset of batches; see `Trace.dataset`."""
     sites = _sites(trace, patterns)
     kept = _kept(sites[0], rows)
     n_rows = len(sites[0]) if kept is None else len(kept)
@@ -74,7 +74,7 @@ def make_batches(
 
 
 def make_items(trace: Trace, patterns: Patterns, *, rows: Array | None, origin: bool) -> RowItems:
-    """Make a dataset of rows; see `handover.map_dataset`."""
+    """Make a dataset of rows; see `Trace.map_dataset`."""
     sites = _sites(trace, patterns)
     kept = _kept(sites[0], rows)
     reader = RowReader(trace, tuple(s.name for s in sites), origin=origin, kept=kept)

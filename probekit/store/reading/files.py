@@ -1,4 +1,7 @@
-"""Opening an HDF5 file for reading, with every damage told as an error of ours."""
+"""Opening an HDF5 file for reading, with every damage told as an error of ours.
+
+Knows what HDF5 raises; nothing of what lies inside.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 // A browser that does what it is told: node drive.mjs CHROMIUM. One JSON command a line comes in,
-// one JSON answer a line goes out: {"value": ...} or {"error": ...}. See tests/browsing.py.
+// one JSON answer a line goes out: {"value": ...} or {"error": ...}. See tests/report/browsing.py.
 import { createInterface } from "node:readline";
 import { launch, open } from "./browse.mjs";
 
