@@ -265,7 +265,13 @@ def test_nothing_is_left_after_an_error(gpt2, fail):
 
 PACKAGE = Path(probekit.__file__).parent
 FILES = (
-    *("hooks/taps", "hooks/attention", "hooks/recording", "hooks/order", "models/attention"),
+    *(
+        "hooks/taps",
+        "hooks/attention",
+        "hooks/recording",
+        "hooks/executionorder",
+        "models/attention",
+    ),
     *("capture/receiver", "capture/running"),
 )
 WATCHED = {str(PACKAGE / f"{name}.py") for name in FILES}
