@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from campaigns.runs import Undisturbed
+from campaigns.runs import MADE, Undisturbed
 
 BYTES = ("byte", "byte of the structure")  # one byte: any, or one outside of the rows
 FILES = ("sector", "cut", "grown", "swapped", "renamed", "missing")
@@ -81,7 +81,7 @@ def _pick(kind: str, before: Mapping[str, bytes], chance: Random) -> str:
     """Pick a file: half of the times each alike, else in proportion to its bytes."""
     names = sorted(before)
     if kind in ("swapped", "renamed"):
-        names = [n for n in names if n.startswith("shards/")]
+        names = [n for n in names if n.startswith("shards/") and not n.endswith(MADE)]
     weights = [1] * len(names) if chance.random() < 0.5 else [len(before[n]) for n in names]
     return chance.choices(names, weights)[0]
 
@@ -91,7 +91,7 @@ def _exchange(
 ) -> tuple[tuple[str, ...], str]:
     """Swap a shard with another, or give it another number: one of its files, or both."""
     path = Path(name)
-    numbers = sorted({int(Path(n).stem) for n in before if n.startswith("shards/")})
+    numbers = sorted({int(Path(n).stem) for n in before if n.endswith(".h5") and "/" in n})
     others = [n for n in numbers if n != int(path.stem)] if kind == "swapped" else [len(numbers)]
     other = path.with_stem(f"{chance.choice(others):05d}")
     endings = chance.choice([(path.suffix,), (".h5", ".json")])

@@ -185,9 +185,9 @@ class _AsNobody:
 
         record = capture.run_record
 
-        def run_record(plan: Any) -> Any:
+        def run_record(*args: Any) -> Any:
             os.seteuid(_NOBODY)
-            return record(plan)
+            return record(*args)
 
         capture.run_record = run_record
 

@@ -214,6 +214,18 @@ def _in_made(folder: Path) -> list[Damage]:
     return [Damage(file=MADE_FILE, shard=None, site=None, what=what)] if what else []
 
 
+def _wrong_times(path: Path, number: int, run: _Run | None) -> str | None:
+    """Say what is wrong with the file beside a shard that says what took how long."""
+    what = _wrong_record(path)
+    if what is None:
+        made = read_record(path)
+        if made.get("shard") != number:
+            return f"is of shard {made.get('shard')}"
+        if run is not None and made.get("run_digest") != run.digest:
+            return "is of another run"
+    return what
+
+
 def _wrong_record(path: Path) -> str | None:
     """Say what is wrong with a record of which no more is known; None if it is whole."""
     if not path.exists():
@@ -251,7 +263,7 @@ def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> lis
         return [damage(record_file, f"is the record of {whose}")]
     if run is not None and (spec.first_example, spec.n_examples) != run.extents[number]:
         return [damage(record_file, "is of another run: it holds other examples")]
-    if record.is_timed and (what := _wrong_record(folder / spec.made_file)):
+    if record.is_timed and (what := _wrong_times(folder / spec.made_file, number, run)):
         return [damage(spec.made_file, what)]
     if (size := _size(folder / file)) != record.file_bytes:
         return [damage(file, f"has {size} bytes, {record.file_bytes} were written")]

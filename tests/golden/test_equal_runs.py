@@ -113,3 +113,26 @@ def test_a_run_in_a_format_of_tomorrow_is_refused(
     monkeypatch.setattr("probekit.store.folder.NEWEST", schema.FIRST)
     with pytest.raises(StoreError, match=r"a run in format 1\.1.*finish it with the version"):
         probekit.run(config("plain", "one"))
+
+
+def test_times_of_another_shard_or_run_are_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    probekit.run(config("order", "one"))
+    probekit.run(config("order", "other", model={"dtype": "float16"}))
+    shards = Path("one/shards")
+    own = (shards / "00001.made.json").read_bytes()
+    for wrong, says in (
+        (shards / "00002.made.json", "is of shard 2"),
+        (Path("other/shards/00001.made.json"), "is of another run"),
+    ):
+        (shards / "00001.made.json").write_bytes(wrong.read_bytes())
+        (damage,) = probekit.verify("one").damages
+        assert (damage.file, damage.shard, damage.what) == ("shards/00001.made.json", 1, says)
+    (shards / "00001.made.json").unlink()
+    assert probekit.verify("one").damaged_shards == (1,)
+    with pytest.raises(StoreError, match=r"00001\.made\.json: cannot be read"):
+        probekit.open("one").execution_order  # noqa: B018
+    (shards / "00001.made.json").write_bytes(own)
+    assert probekit.verify("one").whole

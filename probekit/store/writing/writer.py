@@ -270,7 +270,8 @@ class ShardWriter:
         if self._is_timed:
             forwards = None if execution is None else forwards_to_json(execution)
             path = self._final.with_name(Path(self.shard.made_file).name)
-            write_record(path, {"forwards": forwards, "generate": dict(times)})
+            whose = {"shard": self.shard.number, "run_digest": self._attributes.get("run_digest")}
+            write_record(path, {**whose, "forwards": forwards, "generate": dict(times)})
 
     def _seal(self) -> None:
         if self._compression is not None:
