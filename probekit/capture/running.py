@@ -115,9 +115,8 @@ def run(
                 _checked(model, plan, path, device) if self_check else {"self_check": "skipped"}
             )
         if todo or damages or overwrite:
-            folder.reopen(
-                damaged, checked
-            )  # not earlier: what is old or damaged is better than nothing
+            # Not earlier: what is old or damaged is better than nothing.
+            folder.reopen(damaged, checked)
         if todo:
             attributes = {"run_digest": record.digest, **(checked if layout == FIRST else {})}
             capture(
@@ -136,8 +135,7 @@ def _checked(
     model: torch.nn.Module, plan: Plan, path: Path, device: torch.device
 ) -> dict[str, Any]:
     def record(small: Plan, folder: Path) -> None:
-        attributes = about_model(small, model, device, NEWEST)
-        capture(model, small, small.shards, folder, device, attributes=attributes, layout=NEWEST)
+        capture(model, small, small.shards, folder, device)
 
     return selfcheck.self_check(model, plan, record, path)
 

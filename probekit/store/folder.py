@@ -341,7 +341,8 @@ def format_of(folder: Path, *, repair: bool = False) -> Format:
         StoreError: if run.json is damaged, or this version cannot write that format.
     """
     try:
-        run = read_run(folder)
+        with explained(folder, "read"):
+            run = read_run(folder)
         begun = [] if run is None else [run["identity"].get("format", FIRST.attribute)]
     except StoreError:
         if not repair:
