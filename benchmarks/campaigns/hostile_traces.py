@@ -24,8 +24,9 @@ import probekit
 from campaigns.attempts import Limits, attempt
 from probekit.cli.terminal import show_info
 from probekit.errors import StoreError
-from probekit.store.folder import RunFolder, RunRecord, read_run, sealed_specs
+from probekit.store.folder import RunFolder, sealed_specs
 from probekit.store.format.records import read_record, write_record
+from probekit.store.runrecord import RunRecord, read_run
 from probekit.store.verification import verify
 from probekit.trace.summary import summarize_trace
 

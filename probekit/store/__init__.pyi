@@ -1,13 +1,9 @@
 from .folder import (
     SCRATCH as SCRATCH,
     RunFolder as RunFolder,
-    RunRecord as RunRecord,
     format_of as format_of,
-    read_run as read_run,
     sealed_shards as sealed_shards,
     sealed_specs as sealed_specs,
-    sessions_of as sessions_of,
-    times_of as times_of,
 )
 from .format import (
     ALL_TOKENS as ALL_TOKENS,
@@ -56,6 +52,7 @@ from .format import (
     write_dimensions as write_dimensions,
     write_execution as write_execution,
 )
+from .madefile import sessions_of as sessions_of, times_of as times_of
 from .reading import (
     MappedRows as MappedRows,
     Segment as Segment,
@@ -63,6 +60,7 @@ from .reading import (
     open_file as open_file,
     segments_of as segments_of,
 )
+from .runrecord import RunRecord as RunRecord, read_run as read_run
 from .verification import (
     Damage as Damage,
     Verdict as Verdict,

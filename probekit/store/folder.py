@@ -11,15 +11,12 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import xxhash
-
-from probekit.config import read_value
-from probekit.errors import ConfigError, StoreError
+from probekit.errors import StoreError
 from probekit.store.format import (
     FIRST,
     INDEX_FILE,
@@ -36,16 +33,14 @@ from probekit.store.format import (
     fsync,
     is_forsaken,
     plain,
-    read_record,
     write_record,
 )
 from probekit.store.lock import LOCK_FILE, Lock
+from probekit.store.madefile import made_in, sessions_of, times_in
 from probekit.store.reading import open_file
-from probekit.wording import shorten
+from probekit.store.runrecord import RunRecord, config_changes, free_changes, read_run
 
 SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
-_SHOWN = 5  # changed settings named in a message
-_LONG = 63  # characters of one
 _DIFFERS = {  # parts of a run's identity, where its config is the same
     "meanings": "a record kind means something else now: finish it with the version that began it",
     "inputs_digest": "the texts are others",
@@ -61,23 +56,6 @@ _SHARD_FILE = re.compile(
 _FILES = (INDEX_RECORD, INDEX_FILE, MADE_FILE, RUN_FILE)
 _PART = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.({OWNED}|part)")
 _OURS = (*_FILES, SHARDS_FOLDER, LOCK_FILE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecord:
-    """What run.json says. `identity` must be equal for a run to go on; the rest is provenance."""
-
-    identity: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-
-    @property
-    def digest(self) -> str:
-        """Tell this run from others; every shard of it carries the same."""
-        return identity_digest(self.identity)
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the whole record as plain JSON values."""
-        return {"identity": dict(self.identity), "provenance": dict(self.provenance)}
 
 
 class RunFolder:
@@ -163,7 +141,7 @@ class RunFolder:
         """Add up in made.json how long the shards took to generate."""
         sums: Counter[str] = Counter()
         for number in self.sealed():
-            sums.update(_times(_made(self.path / SHARDS_FOLDER / f"{number:05d}.{MADE_FILE}")))
+            sums.update(times_in(made_in(self.path / SHARDS_FOLDER / f"{number:05d}.{MADE_FILE}")))
         if sums:
             sessions = sessions_of(self.path)
             write_record(self.path / MADE_FILE, {"sessions": sessions, "generate": dict(sums)})
@@ -180,7 +158,7 @@ class RunFolder:
             if identity.get(key) != value
         ]
         if differs:
-            changes = _changes(
+            changes = config_changes(
                 earlier.get("provenance", {}).get("config"),
                 self._record.provenance.get("config"),
             )
@@ -190,7 +168,7 @@ class RunFolder:
                 "give another store.path, or --overwrite to begin anew"
             )
         before = [earlier.get("provenance", {}), *sessions_of(self.path)][-1]
-        self.changed = _free_changes(before, self._session or self._record.provenance)
+        self.changed = free_changes(before, self._session or self._record.provenance)
 
     def _begin(self) -> None:
         (self.path / SHARDS_FOLDER).mkdir(exist_ok=True)
@@ -228,12 +206,6 @@ class RunFolder:
                 file.unlink()
 
 
-def identity_digest(identity: Mapping[str, Any]) -> str:
-    """Digest what tells runs apart; JSON's own values and Python's give the same."""
-    plain = json.loads(json.dumps(identity))
-    return xxhash.xxh3_128_hexdigest(json.dumps(plain, sort_keys=True).encode())
-
-
 def _attribute(shard: Path, name: str) -> Any:
     """Read an attribute of a shard; None where it cannot be read, which says nothing."""
     try:
@@ -241,93 +213,6 @@ def _attribute(shard: Path, name: str) -> Any:
             return plain(file.attrs[name])
     except StoreError:
         return None
-
-
-def _free_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Name what may differ between two parts of a run: free settings, the device, versions."""
-    found = [_changes(earlier.get("config"), now.get("config"))]
-    found += [
-        f"{key}: was {_shown(earlier.get(key, 'not set'))}, now {value}"
-        for key, value in now.items()
-        if (key == "device" or key.endswith("_version")) and earlier.get(key) != value
-    ]
-    return ", ".join(filter(None, found))
-
-
-def _changes(earlier: str | None, now: str | None) -> str:
-    """Name the settings that differ between two configs, each as YAML."""
-    if earlier == now:
-        return ""
-    try:
-        old, new = (_flat(read_value(text or "{}")) for text in (earlier, now))
-    except ConfigError as error:
-        return f"config: cannot be compared, {error}"
-    changed = [
-        f"{key}: was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not key.startswith("store.path")
-    ]
-    more = f", and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    return ", ".join(changed[:_SHOWN]) + more
-
-
-def _flat(value: Any, key: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        names = {_shown(name): item for name, item in value.items()}
-        parts = ((f"{key}.{name}" if key else name, item) for name, item in names.items())
-    elif isinstance(value, list):
-        parts = ((f"{key}[{number}]", item) for number, item in enumerate(value))
-    else:
-        return {key: _shown(value)}
-    return {name: text for part, item in parts for name, text in _flat(item, part).items()}
-
-
-def _shown(value: Any) -> str:
-    return shorten(str(value), _LONG)
-
-
-def read_run(folder: Path) -> dict[str, Any] | None:
-    """Read run.json; None when there is none."""
-    path = folder / RUN_FILE
-    if not path.exists():
-        return None
-    try:
-        value = read_record(path)
-    except StoreError as error:
-        raise StoreError(
-            f"{error}; --repair writes it again where the shards are of this run, "
-            "--overwrite begins the run anew"
-        ) from error
-    identity, provenance = value.get("identity"), value.get("provenance", {})
-    is_run = isinstance(identity, dict) and isinstance(provenance, dict)
-    if not is_run or not isinstance(provenance.get("config", ""), str):
-        raise StoreError(f"{path}: is not a run of probekit's; give another store.path")
-    return value
-
-
-def sessions_of(folder: Path) -> list[dict[str, Any]]:
-    """Read what made.json says of each process that worked on a run; nothing if it is damaged."""
-    sessions = _made(folder / MADE_FILE).get("sessions")
-    found = sessions if isinstance(sessions, list) else []
-    return [session for session in found if isinstance(session, dict)]
-
-
-def times_of(folder: Path) -> dict[str, float]:
-    """Read what made.json says of how long generating took, over all shards."""
-    return _times(_made(folder / MADE_FILE))
-
-
-def _made(path: Path) -> dict[str, Any]:
-    try:
-        return read_record(path) if path.exists() else {}
-    except StoreError:
-        return {}  # `verify` says so; no value depends on it
-
-
-def _times(made: Mapping[str, Any]) -> dict[str, float]:
-    times = made.get("generate")
-    found = times if isinstance(times, dict) else {}
-    return {k: v for k, v in found.items() if k.startswith("generate_") and type(v) in (int, float)}
 
 
 def format_of(folder: Path, *, repair: bool = False) -> Format:

@@ -15,14 +15,7 @@ from typing import Any
 import numpy as np
 
 from probekit.errors import StoreError, printable
-from probekit.store.folder import (
-    identity_digest,
-    is_indexed,
-    kept_shards,
-    read_run,
-    sealed_shards,
-    shard_numbers,
-)
+from probekit.store.folder import is_indexed, kept_shards, sealed_shards, shard_numbers
 from probekit.store.format import (
     ALL_TOKENS,
     INDEX_FILE,
@@ -44,6 +37,7 @@ from probekit.store.format import (
     stored_checksum,
 )
 from probekit.store.reading import open_file
+from probekit.store.runrecord import identity_digest, read_run
 
 Array = np.ndarray[Any, Any]
 

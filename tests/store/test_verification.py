@@ -19,9 +19,9 @@ from tiny_traces import LENGTHS, Made, extent, site, write_trace
 
 import probekit
 from probekit.errors import StoreError
-from probekit.store.folder import RunRecord
 from probekit.store.format.checksums import FileRecord, rest_checksum
 from probekit.store.format.records import write_record
+from probekit.store.runrecord import RunRecord
 from probekit.store.verification import Verdict, index_is_whole, sealed_damages, verify
 
 SITES = (

@@ -1,0 +1,40 @@
+"""made.json: what may differ between equal runs, of a run and of each shard.
+
+Knows sessions and seconds; no value of a trace depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from probekit.errors import StoreError
+from probekit.store.format import MADE_FILE, read_record
+
+
+def sessions_of(folder: Path) -> list[dict[str, Any]]:
+    """Read what made.json says of each process that worked on a run; nothing if it is damaged."""
+    sessions = made_in(folder / MADE_FILE).get("sessions")
+    found = sessions if isinstance(sessions, list) else []
+    return [session for session in found if isinstance(session, dict)]
+
+
+def times_of(folder: Path) -> dict[str, float]:
+    """Read what made.json says of how long generating took, over all shards."""
+    return times_in(made_in(folder / MADE_FILE))
+
+
+def made_in(path: Path) -> dict[str, Any]:
+    """Read a file of what may differ between equal runs; nothing if it is not there or damaged."""
+    try:
+        return read_record(path) if path.exists() else {}
+    except StoreError:
+        return {}  # `verify` says so; no value depends on it
+
+
+def times_in(made: Mapping[str, Any]) -> dict[str, float]:
+    """Take from such a file how long generating took, by what is said of it."""
+    times = made.get("generate")
+    found = times if isinstance(times, dict) else {}
+    return {k: v for k, v in found.items() if k.startswith("generate_") and type(v) in (int, float)}
