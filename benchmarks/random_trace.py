@@ -9,7 +9,8 @@ import numpy as np
 
 from probekit.store.format.schema import NEWEST, ShardSpec, SiteSpec
 from probekit.store.writing.index import build_index
-from probekit.store.writing.writer import ShardTables, ShardWriter
+from probekit.store.writing.layout import ShardTables
+from probekit.store.writing.writer import ShardWriter
 
 Array = np.ndarray[Any, Any]
 

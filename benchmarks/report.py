@@ -22,7 +22,8 @@ import numpy as np
 from probekit.report import write_report
 from probekit.store.format.schema import ShardSpec, SiteSpec
 from probekit.store.writing.index import build_index
-from probekit.store.writing.writer import ShardTables, ShardWriter
+from probekit.store.writing.layout import ShardTables
+from probekit.store.writing.writer import ShardWriter
 from probekit.trace.trace import open_trace
 
 Array = np.ndarray[Any, Any]

@@ -17,7 +17,8 @@ import numpy as np
 from pairs import compare, options, report
 
 from probekit.store.format.schema import ShardSpec, SiteSpec
-from probekit.store.writing.writer import ShardTables, ShardWriter
+from probekit.store.writing.layout import ShardTables
+from probekit.store.writing.writer import ShardWriter
 
 N_TOKENS, D_MLP = 128, 3072  # of one example, and of one row
 

@@ -20,7 +20,8 @@ import xxhash
 from probekit.store.format.execution import Execution
 from probekit.store.format.schema import ShardSpec, SiteSpec
 from probekit.store.writing.index import build_index
-from probekit.store.writing.writer import ShardTables, ShardWriter
+from probekit.store.writing.layout import ShardTables
+from probekit.store.writing.writer import ShardWriter
 
 Array = np.ndarray[Any, Any]
 

@@ -2,6 +2,6 @@
 
 The one exception to "imports go down the list only": this room lies below `trace`, whose classes
 take their methods from it, and names rooms above. It imports them when a method is called, and
-never before; the test of imports knows it by name. Its files are `trace`, `site` and `results`, for
-the methods of `Trace`, of `Site`, and of what an analysis gives.
+never before; the test of imports knows it by name. Its files: `trace` and `handover` for methods of
+`Trace`, `site` for those of `Site`, `results` for those of what an analysis gives.
 """

@@ -17,7 +17,7 @@ import numpy as np
 
 from probekit.config import match_paths
 from probekit.errors import StoreError, printable
-from probekit.methods import trace as methods
+from probekit.methods import handover, trace as methods
 from probekit.store import (
     INDEX_FILE,
     check_plain,
@@ -136,12 +136,12 @@ class Trace(Tables):
     head_scores = methods.head_scores
     statistics = methods.statistics
     report = methods.report
-    dataset = methods.dataset
-    map_dataset = methods.map_dataset
-    to_pandas = methods.to_pandas
-    to_xarray = methods.to_xarray
-    to_safetensors = methods.to_safetensors
-    merge = methods.merge
+    dataset = handover.dataset
+    map_dataset = handover.map_dataset
+    to_pandas = handover.to_pandas
+    to_xarray = handover.to_xarray
+    to_safetensors = handover.to_safetensors
+    merge = handover.merge
     _repr_html_ = methods._repr_html_
 
     @cached_property
