@@ -71,7 +71,7 @@ def _site(dtype: str, d_model: int) -> SiteSpec:
 
 
 def _tables(n_tokens: Array) -> ShardTables:
-    return ShardTables(
+    return ShardTables.of_texts(
         ids=("",) * len(n_tokens),
         texts=("",) * len(n_tokens),
         n_tokens=n_tokens,

@@ -82,7 +82,7 @@ def write_trace(folder: Path, n_layers: int, n_heads: int, n_tokens: int) -> Non
     )
     vocabulary = [f" word{n}" for n in range(1000)]
     ids = draw.integers(0, len(vocabulary), n_tokens).astype(np.int32)
-    tables = ShardTables(
+    tables = ShardTables.of_texts(
         ids=("0",),
         texts=("".join(vocabulary[i] for i in ids),),
         n_tokens=np.array([n_tokens]),

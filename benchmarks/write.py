@@ -50,7 +50,7 @@ def _shard(n_examples: int, sites: list[SiteSpec]) -> tuple[ShardSpec, list[Site
         n_tokens=int(n_tokens.sum()),
         n_rows={"all": int(n_tokens.sum())},
     )
-    tables = ShardTables(
+    tables = ShardTables.of_texts(
         ids=tuple(map(str, range(n_examples))),
         texts=("",) * n_examples,
         n_tokens=n_tokens,

@@ -127,7 +127,7 @@ def tables_of(
         for rows, places in chosen.items():
             places += [begin + position for position in kept(rows, n)]
         begin += n
-    return ShardTables(
+    return ShardTables.of_texts(
         ids=tuple(ids or (f"id-{n}" for n in range(len(lengths)))),
         texts=tuple(texts or (f"text {n}" for n in range(len(lengths)))),
         n_tokens=np.array(lengths, dtype=np.int64),

@@ -19,11 +19,11 @@ from probekit.trace import (
     Patterns,
     Shown,
     Table,
+    axis_rows,
     blocks,
     choose_sites,
     examples_of,
     recorded,
-    tokens_of,
 )
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _tally(site: Site) -> _Sums:
 def _by_example(site: Site, rows: slice) -> Iterator[tuple[slice, Array, Array]]:
     """Part a block: which of its rows, their positions, and all token ids of their example."""
     trace = site.trace
-    examples, tokens = examples_of(site, rows), tokens_of(site, rows)
+    examples, tokens = examples_of(site, rows), axis_rows(site, rows)
     begins = np.flatnonzero(np.diff(examples, prepend=-1))
     for begin, end in zip(begins, [*begins[1:], len(examples)], strict=True):
         first, n_tokens = trace.examples.extent(int(examples[begin]))

@@ -13,8 +13,8 @@ import numpy as np
 
 from probekit.errors import StoreError
 from probekit.extras import load_extra
-from probekit.store import PER_EXAMPLE
-from probekit.trace import Marked, Shown, Table, examples_of, float64, row_slices, tokens_of
+from probekit.store import EXAMPLE, TOKEN
+from probekit.trace import Marked, Shown, Table, axis_rows, examples_of, float64, row_slices
 
 if TYPE_CHECKING:
     from probekit.trace import Site
@@ -30,7 +30,7 @@ class Firing:
     value: float
     row: int  # of the site
     example: int
-    position: int | None  # of the token in its example; None where a row is a whole example
+    position: int | None  # of the row in its example; None where a row is a whole example
     context: Marked
 
     def __str__(self) -> str:
@@ -176,25 +176,21 @@ def _best(found: _Ranked, k: int, smallest: bool) -> _Ranked:
 
 def _firing(site: Site, row: int, value: float, around: int) -> Firing:
     trace = site.trace
-    if site.rows == PER_EXAMPLE:
-        text = trace.examples[row].text
-        return Firing(
-            value=value, row=row, example=row, position=None, context=Marked("", "", text)
-        )
-    token = trace.tokens[int(tokens_of(site, slice(row, row + 1))[0])]
-    words = trace.examples[token.example].tokens
-    begin, end = max(0, token.position - around), token.position + 1 + around
-    return Firing(
-        value=value,
-        row=row,
-        example=token.example,
-        position=token.position,
-        context=Marked(
-            "".join(words[begin : token.position]),
-            token.text,
-            "".join(words[token.position + 1 : end]),
-        ),
-    )
+    if site.axis == EXAMPLE:
+        context = Marked("", "", trace.examples[row].text)
+        return Firing(value=value, row=row, example=row, position=None, context=context)
+    (place,) = axis_rows(site, slice(row, row + 1))
+    if site.axis == TOKEN:
+        token = trace.tokens[int(place)]
+        example, position = token.example, token.position
+        words = trace.examples[example].tokens
+        before, after = words[max(0, position - around) : position], words[position + 1 :]
+        context = Marked("".join(before), token.text, "".join(after[:around]))
+    else:
+        table = trace.table(site.axis)
+        example, position = int(table.example[place]), int(table.position[place])
+        context = Marked("", f"{site.axis} {position}", "")
+    return Firing(value=value, row=row, example=example, position=position, context=context)
 
 
 def _range(numbers: tuple[int, ...]) -> str:

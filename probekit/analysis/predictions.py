@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.errors import StoreError
+from probekit.store import TOKEN
 
 if TYPE_CHECKING:
     from probekit.trace import Site, Trace
@@ -76,11 +77,11 @@ def _top(trace: Trace, token: int, k: int) -> tuple[Array, Array]:
     for name in trace.site_names:
         if name.endswith("/top_k.logprob"):
             site = trace[name]
-            if site.axes[0] == "token":
+            if site.axis == TOKEN:
                 row = _row(site, token)
                 return trace[name.replace(".logprob", ".id")][row][:k], site[row][:k]
     for name in trace.site_names:
-        if trace[name].portable == "logits" and trace[name].axes == ("token", "d_vocab"):
+        if trace[name].portable == "logits" and trace[name].axes == (TOKEN, "d_vocab"):
             logits = trace[name][_row(trace[name], token)].astype(np.float64)
             logprobs = logits - logits.max()
             logprobs -= np.log(np.exp(logprobs).sum())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from probekit.analysis.alignment import Alignment
 from probekit.errors import StoreError
-from probekit.store import FLOATS, PER_EXAMPLE
+from probekit.store import EXAMPLE, FLOATS
 from probekit.trace import Patterns, choose_sites, layerless, recorded
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _by_place(
         is_measure = site.dtype in FLOATS and "k" not in site.axes
         if not is_measure or site.kind.startswith("scores"):
             continue
-        if not alignment.by_token and site.rows not in (PER_EXAMPLE, "last"):
+        if not alignment.by_token and site.axis != EXAMPLE and site.rows != "last":
             notes.append(
                 f"{site.name} is left out: its rows are tokens, and the two tokenizers cut the "
                 f"texts differently ({alignment.difference})"

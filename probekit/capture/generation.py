@@ -369,7 +369,8 @@ def _tables(
     examples = walk.plan.examples
     assert examples is not None  # a plan that runs has its inputs
     n_tokens = np.array([len(s) for s in sequences], dtype=np.int64)
-    numbers = range(shard.first_example, shard.first_example + shard.n_examples)
+    begin, end = shard.first_example, shard.first_example + shard.n_examples
+    numbers = range(begin, end)
     steps = [np.maximum(np.arange(n) - p + 1, 0) for n, p in zip(n_tokens, n_prompt, strict=True)]
     actual = replace(
         shard,
@@ -377,12 +378,23 @@ def _tables(
         n_tokens=int(n_tokens.sum()),
         n_rows={rows: int(n_tokens.sum()) for rows in shard.n_rows},
     )
-    return actual, ShardTables(
+    return actual, ShardTables.of_texts(
         ids=tuple(examples.id(n) for n in numbers),
         texts=tuple(examples.text(n) for n in numbers),
         n_tokens=n_tokens,
         token_ids=np.concatenate(sequences),
         choices={},
         counts=dict.fromkeys(shard.n_rows, n_tokens),
-        steps=np.concatenate(steps),
+        step=np.concatenate(steps),
+        **_spans(examples.spans(begin, end), n_prompt, n_tokens),
     )
+
+
+def _spans(of_prompts: Mapping[str, Array], n_prompt: Array, n_tokens: Array) -> dict[str, Array]:
+    """Give the characters that tokens cover; what is generated covers none of the text, -1."""
+    is_prompt = np.concatenate([np.arange(n) < p for n, p in zip(n_tokens, n_prompt, strict=True)])
+    found = {}
+    for name, values in of_prompts.items():
+        found[name] = np.full(len(is_prompt), -1, dtype=np.int32)
+        found[name][is_prompt] = values
+    return found

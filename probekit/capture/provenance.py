@@ -32,7 +32,9 @@ def run_record(plan: Plan, layout: Format) -> RunRecord:
     """
     assert plan.examples is not None  # a plan that runs has its inputs
     model = {
-        "inputs_digest": plan.examples.digest,
+        "inputs_digest": plan.examples.digest_of_format_1
+        if layout == schema.FIRST
+        else plan.examples.digest,
         "model_class": plan.skeleton.model_class,
         "model_commit": _commit(plan),
         "model_digest": models.model_digest(plan.config),

@@ -25,6 +25,8 @@ from probekit.inputs import Budget, tokenizing
 from probekit.planning import Plan, free_bytes, make_plan, shortage
 from probekit.store import (
     FIRST,
+    INPUTS_FILE,
+    INPUTS_RECORD,
     NEWEST,
     Damage,
     Format,
@@ -32,6 +34,7 @@ from probekit.store import (
     RunRecord,
     ShardSpec,
     build_index,
+    discard_inputs,
     format_of,
     index_is_whole,
     schema,
@@ -83,7 +86,7 @@ def run(
         StoreError: the trace cannot be written, or what is sealed already is damaged.
     """
     config = load_config(config, overrides=overrides)
-    plan = make_plan(config)
+    plan = make_plan(config, anew=overwrite)
     if on_plan is not None:
         on_plan(plan)
     if not force and (short := shortage(plan.contents, overwrite=overwrite)) is not None:
@@ -117,6 +120,10 @@ def run(
         if todo or damages or overwrite:
             # Not earlier: what is old or damaged is better than nothing.
             folder.reopen(damaged, checked)
+            if layout != FIRST:
+                _seal_inputs(
+                    plan, path, anew=any(d.file in (INPUTS_FILE, INPUTS_RECORD) for d in damages)
+                )
         if todo:
             attributes = {"run_digest": record.digest, **(checked if layout == FIRST else {})}
             capture(
@@ -138,6 +145,13 @@ def _checked(
         capture(model, small, small.shards, folder, device)
 
     return selfcheck.self_check(model, plan, record, path)
+
+
+def _seal_inputs(plan: Plan, path: Path, *, anew: bool) -> None:
+    assert plan.examples is not None  # a plan that runs has its inputs
+    if anew:
+        discard_inputs(path)
+    plan.examples.sealed(plan.made_from).seal(path)
 
 
 def _damaged(path: Path, damages: Sequence[Damage]) -> str:

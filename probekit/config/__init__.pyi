@@ -24,4 +24,5 @@ from .rules import (
     RandomInputs as RandomInputs,
     StoreConfig as StoreConfig,
 )
+from .section import deciding_keys as deciding_keys
 from .yamltext import read_value as read_value

@@ -7,6 +7,7 @@ Knows xarray's protocol for lazy arrays, and which coordinates say what a row is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,11 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from probekit.store import ALL_TOKENS, PER_EXAMPLE, Axes, dimension_names, row_axis
+from probekit.store import TEXT, Axes, dimension_names, is_choice, row_axis
 from probekit.trace import Patterns, choose_sites
 
 if TYPE_CHECKING:
-    from probekit.trace import Site, Trace
+    from probekit.trace import AxisTable, Site, Trace
 
 Array = np.ndarray[Any, Any]
 
@@ -44,38 +45,28 @@ class _Lazy(BackendArray):
         return xr.Variable(dims, indexing.CopyOnWriteArray(lazy), attributes)
 
 
-class _TokenColumn:
-    """A column of the tokens of a trace, by row."""
+class _Column:
+    """A column of a table, by row."""
 
-    def __init__(self, trace: Trace, name: str) -> None:
-        self._trace, self._name = trace, name
+    def __init__(self, table: AxisTable, name: str) -> None:
+        self._table, self._name = table, name
 
     def __call__(self, key: Any) -> Array:
-        column: Array = getattr(self._trace.tokens, self._name)[key]
+        column: Array = self._table.column(self._name)[key]
         return column
 
 
-class _TokenTexts:
-    """The strings of the tokens of a trace, by row."""
+class _Spelled:
+    """The strings of a column of token ids, by row."""
 
-    def __init__(self, trace: Trace) -> None:
-        self._trace = trace
+    def __init__(self, trace: Trace, ids: _Column) -> None:
+        self._trace, self._ids = trace, ids
 
     def __call__(self, key: Any) -> Array:
-        ids = np.asarray(self._trace.tokens.id[key])
+        ids = np.asarray(self._ids(key))
         texts = np.empty(ids.size, dtype=object)
         texts[:] = [self._trace.token_text(int(i)) for i in ids.reshape(-1)]
         return texts.reshape(ids.shape)
-
-
-class _ExampleStrings:
-    """A column of strings of the examples of a trace, by number."""
-
-    def __init__(self, trace: Trace, name: str) -> None:
-        self._trace, self._name = trace, name
-
-    def __call__(self, key: Any) -> Array:
-        return self._trace.examples.strings(self._name, key)
 
 
 def dataset_of(trace: Trace, patterns: Patterns | None) -> xr.Dataset:
@@ -90,31 +81,27 @@ def dataset_of(trace: Trace, patterns: Patterns | None) -> xr.Dataset:
         )
         for site, dims in zip(sites, names, strict=True)
     }
-    coordinates = {**dict(_of_tokens(trace)), **dict(_of_examples(trace)), **dict(_chosen(sites))}
+    tables = (_of_table(trace, table) for table in trace.tables)
+    coordinates = dict(chain(*tables, _chosen(sites)))
     return xr.Dataset(variables, attrs=trace.provenance).assign_coords(coordinates)
 
 
-def _of_tokens(trace: Trace) -> Iterator[tuple[str, Any]]:
-    tokens, shape = trace.tokens, (len(trace.tokens),)
-    yield "token", pd.RangeIndex(*shape)
-    yield "token_text", _Lazy(shape, object, _TokenTexts(trace)).variable(("token",))
-    columns = ("id", "position", "example", *(("step",) if trace._has("tokens/step") else ()))
-    for name in columns:
-        dtype, column = getattr(tokens, name).dtype, _TokenColumn(trace, name)
-        yield f"token_{name}", _Lazy(shape, dtype, column).variable(("token",))
-
-
-def _of_examples(trace: Trace) -> Iterator[tuple[str, Any]]:
-    shape = (len(trace.examples),)
-    yield "example", pd.RangeIndex(*shape)
-    for name in ("id", "text"):
-        strings = _ExampleStrings(trace, name)
-        yield f"example_{name}", _Lazy(shape, object, strings).variable(("example",))
-    yield "example_n_tokens", ("example", trace.examples.n_tokens)
+def _of_table(trace: Trace, table: AxisTable) -> Iterator[tuple[str, Any]]:
+    axis, shape = table.axis.name, (len(table),)
+    yield axis, pd.RangeIndex(*shape)
+    for column in table.stored:
+        values = _Column(table, column.name)
+        dtype = object if column.dtype == TEXT else values(slice(0, 0)).dtype
+        units = {"units": column.unit} if column.unit else {}
+        said = {"long_name": column.means, **units}
+        yield f"{axis}_{column.name}", _Lazy(shape, dtype, values).variable((axis,), said)
+        if column.spelled is not None:
+            texts = _Spelled(trace, values)
+            yield f"{axis}_{column.spelled}", _Lazy(shape, object, texts).variable((axis,))
 
 
 def _chosen(sites: tuple[Site, ...]) -> Iterator[tuple[str, Any]]:
     """Give, for each choice of positions, the tokens that its rows are."""
     for site in sites:
-        if site.rows not in (ALL_TOKENS, PER_EXAMPLE):
-            yield row_axis(site.rows), site.token_rows()
+        if is_choice(site.rows):
+            yield row_axis(site.rows), site.axis_rows()

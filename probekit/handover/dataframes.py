@@ -7,50 +7,48 @@ Knows which tables there are and their columns; rows of sites are no tables. It 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from probekit.errors import StoreError
-from probekit.store import Execution
+from probekit.store import EXAMPLE, Execution
 from probekit.wording import one_of
 
 if TYPE_CHECKING:
-    from probekit.trace import Trace
+    from probekit.trace import AxisTable, Trace
+
+Array = np.ndarray[Any, Any]
 
 
 def frame_of(trace: Trace, table: str) -> pd.DataFrame:
     """Build a DataFrame of a table; see `Trace.to_pandas`."""
-    if table not in _TABLES:
-        raise StoreError(f"{trace.path}: there is no table {table!r}; {one_of(table, [*_TABLES])}")
-    return _TABLES[table](trace)
+    of_axes = {found.axis.table: found for found in trace.tables}
+    if table in of_axes:
+        return _of_axis(trace, of_axes[table])
+    known = [*of_axes, *_OF_EXECUTION]
+    if table not in known:
+        raise StoreError(f"{trace.path}: there is no table {table!r}; {one_of(table, known)}")
+    return _OF_EXECUTION[table](trace)
 
 
-def _examples(trace: Trace) -> pd.DataFrame:
-    n_examples, generated = len(trace.examples), np.flatnonzero(trace.tokens.step[:])
-    columns = {
-        "id": trace.examples.strings("id"),
-        "text": trace.examples.strings("text"),
-        "first_token": trace.examples.first_token,
-        "n_tokens": trace.examples.n_tokens,
-        "n_generated": np.bincount(trace.tokens.example[generated], minlength=n_examples),
-    }
-    return pd.DataFrame(columns, index=pd.RangeIndex(n_examples, name="example"))
+def _of_axis(trace: Trace, table: AxisTable) -> pd.DataFrame:
+    columns = {}
+    for column in table.columns:
+        columns[column.name] = values = table.column(column.name)[:]
+        if column.spelled is not None:
+            columns[column.spelled] = _spelled(trace, values)
+    if table.axis.name == EXAMPLE:
+        columns["n_generated"] = trace.examples.n_generated
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(table), name=table.axis.name))
 
 
-def _tokens(trace: Trace) -> pd.DataFrame:
-    ids = trace.tokens.id[:]
+def _spelled(trace: Trace, ids: Array) -> Array:
+    """Give the strings of token ids, each looked up once."""
     known, codes = np.unique(ids, return_inverse=True)
     texts = np.array([trace.token_text(int(i)) for i in known], dtype=object)
-    columns = {
-        "id": ids,
-        "text": texts[codes] if len(texts) else texts,
-        "position": trace.tokens.position[:],
-        "example": trace.tokens.example[:],
-        "step": trace.tokens.step[:],
-    }
-    return pd.DataFrame(columns, index=pd.RangeIndex(len(ids), name="token"))
+    return texts[codes] if len(texts) else texts
 
 
 def _execution(trace: Trace) -> pd.DataFrame:
@@ -92,9 +90,7 @@ def _recorded(trace: Trace) -> Execution:
     return trace.execution
 
 
-_TABLES: Mapping[str, Callable[[Trace], pd.DataFrame]] = {
-    "examples": _examples,
-    "tokens": _tokens,
+_OF_EXECUTION: Mapping[str, Callable[[Trace], pd.DataFrame]] = {
     "execution": _execution,
     "forwards": _forwards,
 }

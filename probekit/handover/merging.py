@@ -21,6 +21,7 @@ from probekit.store import (
     HDF5Out,
     create_rows,
     dataset_in,
+    known_axes,
     names_in,
     node_in,
     open_file,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 WIDER = ("float32",)  # what `dtype` may be
 _SIXTEEN_BITS = ("bfloat16", "float16")
-_OF_SHARDS = ("shard", "n_shards", "first_example", "first_token")  # attributes of no meaning here
+_OF_SHARDS = ("shard", "n_shards")  # attributes of no meaning here
 _SAID_APART = ("self_check", "generate_")  # what of made.json goes along
 _BLOCK = 1 << 13  # rows of a table at a time; texts can be long
 
@@ -69,7 +70,8 @@ def _lay_out(path: Path, trace: Trace, sites: tuple[Site, ...], dtype: str | Non
     # Inside of the other: a disk that is full is no fault of the file that is read.
     with HDF5Out(path, libver=LIBVER, **ALIGNED) as out, open_file(trace._file) as old:
         file = out.file
-        file.attrs.update({k: v for k, v in old.attrs.items() if k not in _OF_SHARDS})
+        of_shards = {*_OF_SHARDS, *(axis.first for axis in known_axes())}
+        file.attrs.update({k: v for k, v in old.attrs.items() if k not in of_shards})
         apart = {k: v for k, v in trace.provenance.items() if k.startswith(_SAID_APART)}
         file.attrs.update(apart)
         for name, values, count in _columns(trace, old):
@@ -88,30 +90,14 @@ def _lay_out(path: Path, trace: Trace, sites: tuple[Site, ...], dtype: str | Non
 
 def _columns(trace: Trace, old: h5py.File) -> Iterator[tuple[str, Any, int]]:
     """Give the tables' columns: name, what gives a slice of it, number of rows."""
-    less = {
-        "examples/first_token": trace._first_token,
-        "tokens/example": trace._first_example,
-    }
-    for table in ("examples", "tokens", "rows"):
-        group = node_in(old, table)
-        for column in () if group is None else names_in(group, old):
-            name = f"{table}/{column}"
-            if name in ("examples/id", "examples/text"):
-                yield name, _Strings(trace, column), len(trace.examples)
-            elif table == "rows":
-                rows = trace.rows_of_choice(column)
-                yield name, rows, len(rows)
-            else:
-                values = trace._table(name, less=less.get(name, 0))
-                yield name, values, len(values)
-
-
-class _Strings:
-    def __init__(self, trace: Trace, column: str) -> None:
-        self._trace, self._column = trace, column
-
-    def __getitem__(self, key: slice) -> Any:
-        return self._trace.examples.strings(self._column, key)
+    for table in trace.tables:
+        for column in table.stored:
+            values = table.column(column.name)
+            yield f"{table.axis.table}/{column.name}", values, len(values)
+    choices = node_in(old, "rows")
+    for choice in () if choices is None else names_in(choices, old):
+        rows = trace.rows_of_choice(choice)
+        yield f"rows/{choice}", rows, len(rows)
 
 
 def _copy_column(file: h5py.File, name: str, values: Any, n_rows: int, old: h5py.Dataset) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from probekit.errors import StoreError
 from probekit.handover.newfile import Part, Watcher, new_file, refuse_full_disk, write_parts
-from probekit.store import ALL_TOKENS, DTYPES, PER_EXAMPLE, MappedRows
+from probekit.store import DTYPES, TEXT, MappedRows, is_choice
 from probekit.trace import Patterns, Site, choose_sites
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ _NAMES = {
     "uint8": "U8",
 }
 _ALIGNED = 64  # bytes; where a reader that maps the file wants the first tensor
-_TABLES = ("tokens/id", "tokens/position", "tokens/example", "tokens/step", "examples/n_tokens")
 
 
 def write_tensors(
@@ -63,18 +62,15 @@ def write_tensors(
 
 def _tables(trace: Trace, sites: tuple[Site, ...]) -> dict[str, MappedRows]:
     """Give what says which token or example a row is."""
-    less = {"tokens/example": trace._first_example}
     found = {
-        name: trace._table(name, less=less.get(name, 0)) for name in _TABLES if trace._has(name)
+        f"{table.axis.table}/{column.name}": column.numbers
+        for table in trace.tables
+        for column in table.stored
+        if column.dtype != TEXT
     }
-    choices = {site.rows for site in sites} - {ALL_TOKENS, PER_EXAMPLE}
-    return {
-        **found,
-        **{
-            f"rows/{choice}": trace._table(f"rows/{choice}", less=trace._first_token)
-            for choice in sorted(choices)
-        },
-    }
+    choices = {site.rows: site.axis for site in sites if is_choice(site.rows)}
+    found |= {f"rows/{choice}": axis for choice, axis in sorted(choices.items())}
+    return {name: trace.numbers(name, numbers) for name, numbers in found.items()}
 
 
 def _header(

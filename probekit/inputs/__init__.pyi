@@ -3,6 +3,6 @@ from .examples import (
     Examples as Examples,
     Limits as Limits,
     few_examples as few_examples,
-    read_examples as read_examples,
 )
+from .reading import Inputs as Inputs, read_inputs as read_inputs
 from .shards import Budget as Budget, Choice as Choice

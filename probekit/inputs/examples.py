@@ -1,31 +1,28 @@
-"""Texts to examples: read them from where the config says, tokenize, keep the result off the heap.
+"""Examples: texts and their tokens, off the heap; made once, or taken from a run's folder.
 
-Knows file formats and token ids; nothing of modules or sites. The tokenizer comes in as a function,
-so this file needs no torch.
+Knows token ids, and how texts become them; nothing of files, modules or sites. The tokenizer comes
+in as a function, so this file needs no torch.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from pathlib import Path
+from itertools import chain, islice
 from typing import Any, Self
 
 import numpy as np
 
-from probekit.config import InputsConfig, ProbeConfig, RandomInputs
+from probekit.config import ProbeConfig, RandomInputs
 from probekit.errors import ConfigError, Fault
-from probekit.store import explained
+from probekit.inputs.texts import Text, read_texts
+from probekit.store import Pieces, SealedInputs, explained
 
 Array = np.ndarray[Any, Any]
-Encode = Callable[[list[str]], list[list[int]]]
 
 _TOKENIZED_AT_ONCE = 1000
 _FAULTS_SHOWN = 20
@@ -33,12 +30,14 @@ _TEMPORARY = "temporary files (TMPDIR)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """One text as it was found, before it is tokenized."""
+class Encoded:
+    """What a tokenizer makes of texts."""
 
-    where: str  # "inputs.texts[3]" or "prompts.jsonl:7"
-    id: str
-    text: str
+    ids: Sequence[Sequence[int]]  # [text][token]
+    spans: Sequence[Sequence[tuple[int, int]]] | None = None  # [text][token]: first character, end
+
+
+Encode = Callable[[list[str]], Encoded]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +50,7 @@ class Limits:
 
 
 class _Spool:
-    """Bytes in an unnamed temporary file: appended to, then mapped; a map outlives the file."""
+    """Pieces in an unnamed temporary file: appended to, then mapped; a map outlives the file."""
 
     def __init__(self) -> None:
         with explained(_TEMPORARY):
@@ -70,84 +69,143 @@ class _Spool:
             self._file.write(data)
         self._ends.append(self._ends[-1] + len(data))
 
-    def mapped(self, dtype: str) -> tuple[Array, Array]:
-        """Give all values, and where each appended piece ends, in values."""
-        width = np.dtype(dtype).itemsize
-        ends = np.array(self._ends, dtype=np.int64) // width
+    def pieces(self, dtype: str) -> Pieces:
+        """Give what was appended."""
+        ends = np.array(self._ends, dtype=np.int64) // np.dtype(dtype).itemsize
         if not self._ends[-1]:
-            return np.empty(0, dtype=dtype), ends
+            return Pieces(values=np.empty(0, dtype=dtype), ends=ends)
         with explained(_TEMPORARY):
             self._file.flush()
-            return np.memmap(self._file, dtype=dtype, mode="r"), ends
+            return Pieces(values=np.memmap(self._file, dtype=dtype, mode="r"), ends=ends)
 
 
 class Examples:
-    """All examples of a run: tokens and texts lie in temporary files, not in memory."""
+    """All examples of a run: tokens and texts lie in files, not in memory.
 
-    def __init__(self, *, n_truncated: int, tokens: _Spool, texts: _Spool, ids: _Spool) -> None:
-        self.n_truncated = n_truncated  # examples cut at the limit
-        self._tokens, self._token_ends = tokens.mapped("<i4")
-        self._texts, self._text_ends = texts.mapped("u1")
-        self._ids, self._id_ends = ids.mapped("u1")
+    Args:
+        ids: of the examples, UTF-8.
+        texts: UTF-8.
+        tokens: int32 ids.
+        spans: which characters of its text a token covers, `[token, (start, end)]`.
+        n_truncated: examples cut at the limit.
+        digest: of all of it, where it is known.
+    """
+
+    def __init__(
+        self,
+        *,
+        ids: Pieces,
+        texts: Pieces,
+        tokens: Pieces,
+        spans: Array | None = None,
+        n_truncated: int = 0,
+        digest: str | None = None,
+    ) -> None:
+        self.n_truncated = n_truncated
+        self._ids, self._texts, self._tokens, self._spans = ids, texts, tokens, spans
+        self._digest = digest
+
+    @classmethod
+    def of(cls, sealed: SealedInputs) -> Self:
+        """Take the examples that lie in a run's folder."""
+        return cls(
+            ids=sealed.ids,
+            texts=sealed.texts,
+            tokens=sealed.tokens,
+            spans=sealed.spans,
+            n_truncated=sealed.n_truncated,
+            digest=sealed.digest,
+        )
+
+    def sealed(self, made_from: Mapping[str, str]) -> SealedInputs:
+        """Give what goes into a run's folder."""
+        return SealedInputs(
+            ids=self._ids,
+            texts=self._texts,
+            tokens=self._tokens,
+            spans=self._spans,
+            n_truncated=self.n_truncated,
+            digest=self.digest,
+            made_from=made_from,
+        )
 
     def __len__(self) -> int:
-        return len(self._token_ends) - 1
+        return len(self._tokens)
 
     @cached_property
     def n_tokens(self) -> Array:
         """Tokens of each example, int64 `[example]`."""
-        n_tokens = np.diff(self._token_ends)
+        n_tokens = self._tokens.sizes
         n_tokens.flags.writeable = False
         return n_tokens
 
     @property
     def total_tokens(self) -> int:
         """Tokens of all examples."""
-        return int(self._token_ends[-1])
+        return len(self._tokens.values)
 
     def token_ids(self, begin: int, end: int) -> Array:
         """Give the token ids of examples `begin` to `end`, int32 `[token]`."""
-        return self._tokens[self._token_ends[begin] : self._token_ends[end]]
+        return self._tokens.piece(begin, end)
+
+    def spans(self, begin: int, end: int) -> dict[str, Array]:
+        """Give the characters that the tokens of examples `begin` to `end` cover.
+
+        Returns:
+            `char_start` and `char_end`, int32 `[token]`; nothing where the tokenizer says none.
+        """
+        if self._spans is None:
+            return {}
+        spans = self._spans[self._tokens.ends[begin] : self._tokens.ends[end]].astype(np.int32)
+        return {"char_start": spans[:, 0], "char_end": spans[:, 1]}
+
+    @property
+    def has_spans(self) -> bool:
+        """Whether it is known which characters a token covers."""
+        return self._spans is not None
 
     def text(self, example: int) -> str:
         """Give an example's text as it was given, also where its tokens were cut."""
-        return _string(self._texts, self._text_ends, example)
+        return bytes(self._texts.piece(example, example + 1)).decode()
 
     def id(self, example: int) -> str:
         """Give an example's id."""
-        return _string(self._ids, self._id_ends, example)
+        return bytes(self._ids.piece(example, example + 1)).decode()
 
     @property
     def string_bytes(self) -> Array:
         """Bytes of the text and the id of each example, int64 `[example]`."""
-        return np.diff(self._text_ends) + np.diff(self._id_ends)
+        return self._texts.sizes + self._ids.sizes
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of every id, text and token."""
+        """SHA-256 of every id, text and token, and of the characters it covers."""
+        more = () if self._spans is None else (self._spans.astype("<i4", copy=False),)
+        return self._digest or self._digest_of(more)
+
+    @cached_property
+    def digest_of_format_1(self) -> str:
+        """SHA-256 of every id, text and token, as a run in format 1.0 says it."""
+        return self._digest_of(())
+
+    def _digest_of(self, more: Iterable[Array]) -> str:
         digest = hashlib.sha256()
-        ends = (self._token_ends, self._text_ends, self._id_ends)
-        for values in (*ends, self._tokens, self._texts, self._ids):
+        pieces = (self._tokens, self._texts, self._ids)
+        for values in (*(p.ends for p in pieces), *(p.values for p in pieces), *more):
             for begin in range(0, len(values), 1 << 22):
-                digest.update(values[begin : begin + (1 << 22)].tobytes())
+                digest.update(np.ascontiguousarray(values[begin : begin + (1 << 22)]).data)
         return digest.hexdigest()
-
-
-def _string(values: Array, ends: Array, number: int) -> str:
-    return bytes(values[ends[number] : ends[number + 1]]).decode()
 
 
 def few_examples(texts: Iterable[Array]) -> Examples:
     """Make examples of token ids, each int `[token]`; their texts are empty."""
-    with _Spool() as tokens, _Spool() as bodies, _Spool() as ids:
+    with _Making() as making:
         for number, text in enumerate(texts):
-            tokens.append(np.asarray(text, dtype="<i4").tobytes())
-            bodies.append(b"")
-            ids.append(str(number).encode())
-        return Examples(n_truncated=0, tokens=tokens, texts=bodies, ids=ids)
+            making.add(str(number), "", np.asarray(text, dtype="<i4"))
+        return making.examples()
 
 
-def read_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) -> Examples:
+def make_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) -> Examples:
     """Read and tokenize the inputs a config names.
 
     Args:
@@ -166,33 +224,77 @@ def read_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) ->
     return _tokenize(texts, encode, limits, config)
 
 
+class _Making:
+    """Examples while they are made."""
+
+    def __init__(self) -> None:
+        self._tokens, self._texts, self._ids, self._spans = (_Spool() for _ in range(4))
+        self._n_truncated = 0
+        self._has_spans = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for spool in (self._tokens, self._texts, self._ids, self._spans):
+            spool.__exit__(*error)
+
+    def add(
+        self,
+        id: str,
+        text: str,
+        tokens: Array,
+        spans: Sequence[tuple[int, int]] | None = None,
+        *,
+        truncated: bool = False,
+    ) -> None:
+        self._ids.append(id.encode())
+        self._texts.append(text.encode())
+        self._tokens.append(tokens.tobytes())
+        self._n_truncated += truncated
+        if spans is None:
+            self._has_spans = False
+        else:
+            ends = np.fromiter(chain.from_iterable(spans), dtype="<i4", count=2 * len(spans))
+            self._spans.append(ends.tobytes())
+
+    def examples(self) -> Examples:
+        return Examples(
+            ids=self._ids.pieces("u1"),
+            texts=self._texts.pieces("u1"),
+            tokens=self._tokens.pieces("<i4"),
+            spans=self._spans.pieces("<i4").values.reshape(-1, 2) if self._has_spans else None,
+            n_truncated=self._n_truncated,
+        )
+
+
 def _tokenize(
     texts: Iterable[Text], encode: Encode, limits: Limits, config: ProbeConfig
 ) -> Examples:
-    with _Spool() as tokens, _Spool() as bodies, _Spool() as ids:
+    with _Making() as making:
         faults: list[Fault] = []
-        n_truncated = 0
+        n_texts = 0
         rest = iter(texts)
         while group := list(islice(rest, _TOKENIZED_AT_ONCE)):
+            n_texts += len(group)
             if unfit := [fault for text in group if (fault := _unfit(text)) is not None]:
                 raise ConfigError.of((faults + unfit)[:_FAULTS_SHOWN])
-            for text, found in zip(group, encode([t.text for t in group]), strict=True):
-                fault = _fault(text, found, limits)
+            found = encode([text.text for text in group])
+            for number, (text, ids) in enumerate(zip(group, found.ids, strict=True)):
+                fault = _fault(text, ids, limits)
                 if fault is not None:
                     faults.append(fault)
                     if len(faults) == _FAULTS_SHOWN:
                         raise ConfigError.of(faults)
                     continue
-                n_truncated += limits.n_tokens is not None and len(found) > limits.n_tokens
-                tokens.append(np.array(found[: limits.n_tokens], dtype="<i4").tobytes())
-                bodies.append(text.text.encode())
-                ids.append(text.id.encode())
+                kept = np.array(ids[: limits.n_tokens], dtype="<i4")
+                spans = None if found.spans is None else found.spans[number][: limits.n_tokens]
+                making.add(text.id, text.text, kept, spans, truncated=len(kept) < len(ids))
         if faults:
             raise ConfigError.of(faults)
-        examples = Examples(n_truncated=n_truncated, tokens=tokens, texts=bodies, ids=ids)
-        if not len(examples):
+        if not n_texts:
             raise ConfigError(f"{config.where('inputs')}: there are no texts in it")
-        return examples
+        return making.examples()
 
 
 def _unfit(text: Text) -> Fault | None:
@@ -235,146 +337,9 @@ def _random(wanted: RandomInputs, limits: Limits, config: ProbeConfig) -> Exampl
             f"the limit of {limits.n_tokens} (the model's context, or inputs.max_tokens)"
         )
     draw = np.random.default_rng(wanted.seed)
-    with _Spool() as tokens, _Spool() as bodies, _Spool() as ids:
+    with _Making() as making:
         for number in range(wanted.examples):
             length = draw.integers(wanted.min_tokens, wanted.max_tokens, endpoint=True)
-            tokens.append(draw.integers(0, limits.d_vocab, size=length).astype("<i4").tobytes())
-            bodies.append(b"")
-            ids.append(f"random-{number}".encode())
-        return Examples(n_truncated=0, tokens=tokens, texts=bodies, ids=ids)
-
-
-def read_texts(config: ProbeConfig) -> Iterator[Text]:
-    """Give the texts a config names, one at a time."""
-    inputs = config.inputs
-    if inputs.texts is not None:
-        for number, text in enumerate(inputs.texts):
-            yield Text(where=config.where(f"inputs.texts[{number}]"), id=str(number), text=text)
-    elif inputs.file is not None:
-        yield from _file(Path(inputs.file), inputs.field, config.where("inputs.file"))
-    else:
-        yield from _dataset(inputs, config.where("inputs.dataset"))
-
-
-def _file(path: Path, field: str, where: str) -> Iterator[Text]:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ConfigError(
-            f"{where}: {path} has an ending that is not known; expected {', '.join(_READERS)}"
-        )
-    if not path.is_file():
-        raise ConfigError(f"{where}: there is no file {path.absolute()}")
-    yield from reader(path, field)
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Give the lines with their ends, naming the line that is not UTF-8."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise ConfigError(
-                    f"{path}:{number}: is not UTF-8 (byte {line[error.start]:#04x} at column "
-                    f"{error.start + 1}); save the file as UTF-8"
-                ) from error
-
-
-def _txt(path: Path, field: str) -> Iterator[Text]:
-    for number, line in enumerate(_lines(path), 1):
-        yield Text(where=f"{path}:{number}", id=str(number - 1), text=line.rstrip("\r\n"))
-
-
-def _jsonl(path: Path, field: str) -> Iterator[Text]:
-    for number, line in enumerate(_lines(path), 1):
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}: is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ConfigError(
-                f"{where}: expected an object with the field {field!r}, given {_short(row)}"
-            )
-        yield _row(row, field, where, number - 1)
-
-
-def _csv(path: Path, field: str) -> Iterator[Text]:
-    rows = csv.DictReader(_lines(path), strict=True)
-    try:
-        for number, row in enumerate(rows):
-            where = f"{path}:{rows.line_num}"
-            if None in row:
-                raise ConfigError(
-                    f"{where}: has more columns than the header; put a text with commas in quotes"
-                )
-            yield _row(row, field, where, number)
-    except csv.Error as error:
-        line = rows.reader.line_num  # the other one is of the last row that was whole
-        raise ConfigError(f"{path}:{line}: is not CSV: {error}") from error
-
-
-def _parquet(path: Path, field: str) -> Iterator[Text]:
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{path}: .parquet needs pyarrow; install probekit[datasets]") from error
-    try:
-        yield from _parquet_rows(path, pyarrow.parquet.ParquetFile(path), field)
-    except (pyarrow.ArrowInvalid, OSError) as error:  # a damaged page is an OSError
-        raise ConfigError(f"{path}: is not whole Parquet: {error}") from error
-
-
-def _parquet_rows(path: Path, table: Any, field: str) -> Iterator[Text]:
-    if field not in table.schema_arrow.names:
-        raise ConfigError(_no_field(f"{path}", field, table.schema_arrow.names))
-    wanted = [n for n in (field, "id") if n in table.schema_arrow.names]
-    number = 0
-    for batch in table.iter_batches(columns=wanted):
-        for row in batch.to_pylist():
-            yield _row(row, field, f"{path}: row {number}", number)
-            number += 1
-
-
-_READERS: dict[str, Callable[[Path, str], Iterator[Text]]] = {
-    ".txt": _txt,
-    ".jsonl": _jsonl,
-    ".csv": _csv,
-    ".parquet": _parquet,
-}
-
-
-def _dataset(inputs: InputsConfig, where: str) -> Iterator[Text]:
-    wanted = inputs.dataset
-    assert wanted is not None  # the config has exactly one source
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{where}: needs datasets; install probekit[datasets]") from error
-    try:
-        rows = datasets.load_dataset(
-            wanted.name, wanted.subset, split=wanted.split, revision=wanted.revision
-        )
-    except Exception as error:
-        # The hub client raises dozens of types; each means that the data set cannot be had.
-        raise ConfigError(f"{where}: {wanted.name} cannot be loaded: {error}") from error
-    for number, row in enumerate(rows):
-        yield _row(row, inputs.field, f"{wanted.name}[{wanted.split}][{number}]", number)
-
-
-def _row(row: dict[str, Any], field: str, where: str, number: int) -> Text:
-    if field not in row or row[field] is None:
-        raise ConfigError(_no_field(where, field, [str(key) for key in row]))
-    if not isinstance(row[field], str):
-        raise ConfigError(f"{where}: the field {field!r} is {_short(row[field])}; expected a text")
-    given = row.get("id")
-    return Text(where=where, id=str(number if given is None else given), text=row[field])
-
-
-def _no_field(where: str, field: str, there: Iterable[str]) -> str:
-    return f"{where}: there is no field {field!r}; there is: {', '.join(there)}. Set inputs.field"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+            tokens = draw.integers(0, limits.d_vocab, size=length).astype("<i4")
+            making.add(f"random-{number}", "", tokens)
+        return making.examples()

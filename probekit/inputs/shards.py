@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from probekit.inputs.examples import Examples
-from probekit.store import ALL_TOKENS, PER_EXAMPLE, ShardSpec, ShardTables, SiteSpec
+from probekit.store import ALL_TOKENS, PER_EXAMPLE, ShardSpec, ShardTables, SiteSpec, is_choice
 
 Array = np.ndarray[Any, Any]
 
@@ -125,13 +125,14 @@ def tables(examples: Examples, shard: ShardSpec) -> ShardTables:
     """Collect what a shard says of its examples and tokens."""
     begin, end = shard.first_example, shard.first_example + shard.n_examples
     n_tokens = examples.n_tokens[begin:end]
-    return ShardTables(
+    return ShardTables.of_texts(
         ids=tuple(examples.id(e) for e in range(begin, end)),
         texts=tuple(examples.text(e) for e in range(begin, end)),
         n_tokens=n_tokens,
         token_ids=examples.token_ids(begin, end),
         choices=_choices(shard, n_tokens),
         counts={rows: count_rows(n_tokens, rows) for rows in shard.n_rows},
+        **examples.spans(begin, end),
     )
 
 
@@ -142,7 +143,7 @@ def _choices(shard: ShardSpec, n_tokens: Array) -> Mapping[str, Array]:
             [f + Choice(rows).positions(int(n)) for f, n in zip(firsts, n_tokens, strict=True)]
         )
         for rows in shard.n_rows
-        if rows not in (ALL_TOKENS, PER_EXAMPLE)
+        if is_choice(rows)
     }
 
 

@@ -5,7 +5,9 @@ Knows transformers' tokenizers; nothing of models but where they come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import transformers
@@ -13,6 +15,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from probekit.config import ProbeConfig
 from probekit.errors import ConfigError
+from probekit.inputs.examples import Encode, Encoded
 from probekit.models import Source, explained, hub_in_reach, locate, trust
 
 _PAIR_BATCH = 8192
@@ -45,16 +48,39 @@ def load_tokenizer(config: ProbeConfig) -> Any:
     return found
 
 
-def encoder(tokenizer: Any) -> Callable[[list[str]], list[list[int]]]:
-    """Give the function from texts to token ids, special tokens as the tokenizer adds them."""
+def encoder(tokenizer: Any) -> Encode:
+    """Give the function from texts to token ids, special tokens as the tokenizer adds them.
 
-    def encode(texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = tokenizer(texts, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
-        return ids
+    Which characters a token covers comes along where the tokenizer says it.
+    """
+    says_spans = bool(tokenizer.is_fast)
+
+    def encode(texts: list[str]) -> Encoded:
+        found = tokenizer(
+            texts,
+            return_attention_mask=False,
+            return_offsets_mapping=says_spans,
+            verbose=False,
+        )
+        return Encoded(ids=found["input_ids"], spans=found.get("offset_mapping"))
 
     return encode
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Tell a tokenizer from others that would cut a text otherwise.
+
+    What a tokenizer is saved as says it, whichever files it was loaded from.
+    """
+    digest = hashlib.sha256(type(tokenizer).__name__.encode())
+    if tokenizer.is_fast:
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    else:
+        with TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            for file in sorted(Path(folder).iterdir()):
+                digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def token_strings(tokenizer: Any) -> tuple[str, ...]:

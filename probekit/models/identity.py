@@ -13,8 +13,8 @@ import xxhash
 
 from probekit.config import ProbeConfig
 from probekit.models.sources import locate
+from probekit.store import file_digest
 
-_PIECE_BYTES = 1 << 20
 _CONFIGS = ("config.json", "generation_config.json")
 
 
@@ -58,8 +58,4 @@ def _said_in(file: Path) -> str:
 @lru_cache(maxsize=1024)  # a run asks more than once, and a large model takes seconds
 def _content_digest(file: Path, size: int, mtime_ns: int) -> str:
     """Digest a file's bytes; size and time of change are what it is remembered by."""
-    digest, piece = xxhash.xxh3_128(), bytearray(_PIECE_BYTES)
-    with file.open("rb", buffering=0) as data:
-        while n := data.readinto(piece):
-            digest.update(memoryview(piece)[:n])
-    return digest.hexdigest()
+    return file_digest(file)

@@ -16,13 +16,12 @@ import numpy as np
 
 from probekit.errors import StoreError
 from probekit.store import (
-    ALL_TOKENS,
     INDEX_FILE,
     INDEX_RECORD,
-    PER_EXAMPLE,
     SHARDS_FOLDER,
     ShardSpec,
     SiteSpec,
+    is_choice,
     sealed_shards,
 )
 from probekit.wording import human_bytes
@@ -39,6 +38,8 @@ _DIMENSION = 768  # a name and a size in the index
 _DIMENSIONS = 16  # of tables, positions and the execution order
 _EXAMPLE = 192  # its numbers and the headers of its strings
 _TOKEN = 20  # id, position, example, step
+_SPAN = 8  # the first character and the end
+_SEALED = 24  # of an example in inputs.h5, besides its strings: where each of three pieces ends
 _CHOICE = 8  # a row's token, where only some positions are kept
 _FORWARD = 160  # a forward pass of one example, where the execution order is recorded
 _MODULE = 160  # a module's name and its events in a few orders
@@ -63,6 +64,7 @@ class Contents:
     sites: tuple[SiteSpec, ...]
     shards: tuple[ShardSpec, ...]
     string_bytes: Array | Sequence[int]  # of each example's id and text, int64 [example]
+    has_spans: bool  # which characters a token covers is known
     config_bytes: int  # of the config's text, which stands in every file
     n_modules: int  # whose order is recorded; 0 where it is not
     n_words: int  # of the vocabulary; 0 where there is none
@@ -87,6 +89,7 @@ def needed_bytes(contents: Contents, sealed: Iterable[int] = ()) -> int:
     twice = contents.is_generated or contents.is_compressed
     index_bytes = _index_bytes(contents) + contents.config_bytes
     index_bytes += _FILE + contents.config_bytes  # made.json, with the config as it was written
+    index_bytes += _input_bytes(contents)
     return sum(each) + (max(each, default=0) if twice else 0) + index_bytes
 
 
@@ -130,17 +133,23 @@ def _shard_bytes(contents: Contents, shard: ShardSpec, ends: Array) -> int:
     """Count a shard's bytes; `ends` int64 `[example + 1]` says where examples' strings end."""
     begin, end = shard.first_example, shard.first_example + shard.n_examples
     strings = int(ends[end] - ends[begin])
-    choices = sum(n for c, n in shard.n_rows.items() if c not in (ALL_TOKENS, PER_EXAMPLE))
+    choices = sum(n for c, n in shard.n_rows.items() if is_choice(c))
     return (
         sum(shard.n_rows[spec.rows] * spec.row_bytes for spec in contents.sites)
         + sum(_SITE + _DETAIL * _n_details(spec) for spec in contents.sites)
         + shard.n_examples * _EXAMPLE
         + strings
-        + shard.n_tokens * _TOKEN
+        + shard.n_tokens * (_TOKEN + _SPAN * contents.has_spans)
         + choices * _CHOICE
         + _execution_bytes(contents, shard.n_examples, shard.n_tokens)
         + _FILE
     )
+
+
+def _input_bytes(contents: Contents) -> int:
+    n_tokens = sum(shard.n_tokens for shard in contents.shards)
+    tokens = n_tokens * (4 + _SPAN * contents.has_spans)
+    return tokens + int(np.sum(contents.string_bytes)) + _SEALED * len(contents.string_bytes)
 
 
 def _execution_bytes(contents: Contents, n_examples: int, n_tokens: int) -> int:

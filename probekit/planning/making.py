@@ -16,7 +16,7 @@ import torch
 from probekit import models
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError, Fault, PlanError
-from probekit.inputs import Examples, Limits, read_examples, shards, tokenizing
+from probekit.inputs import Examples, Inputs, Limits, read_inputs, shards, tokenizing
 from probekit.models import Skeleton, build_skeleton, families
 from probekit.planning.planned import Plan
 from probekit.planning.resolve import Resolver, SitePlan, moment
@@ -45,13 +45,14 @@ def plan(
     return make_plan(load_config(config, overrides=overrides), inputs_needed=False)
 
 
-def make_plan(config: ProbeConfig, *, inputs_needed: bool = True) -> Plan:
+def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = False) -> Plan:
     """Decide everything about a run, without weights.
 
     Args:
         config: what is asked for.
         inputs_needed: False for a look ahead: where the tokenizer is out of reach the plan then
             has bytes a token and no totals, instead of being an error.
+        anew: read the inputs again, also where a run in `store.path` has sealed them.
 
     Raises:
         PlanError: if a probe cannot be carried out on this model; all such faults together.
@@ -63,7 +64,8 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True) -> Plan:
     notes = _limit_notes(config, hf_config)
     outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
     _check_generation(config, outline)
-    examples, tokenizer = _read(config, limits, notes, inputs_needed=inputs_needed)
+    inputs, tokenizer = _read(config, limits, notes, inputs_needed=inputs_needed, anew=anew)
+    examples = None if inputs is None else inputs.examples
     planned: tuple[ShardSpec, ...] = ()
     if examples is not None:
         extra = config.generate.max_new_tokens if config.generate else 0
@@ -87,6 +89,7 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True) -> Plan:
         sites=outline.sites,
         stop=_stop(config, outline),
         examples=examples,
+        made_from={} if inputs is None else inputs.made_from,
         shards=planned,
         tokenizer=tokenizer,
         notes=(*models.trust_notes(config, hf_config), *outline.notes, *notes),
@@ -159,22 +162,34 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
 
 
 def _read(
-    config: ProbeConfig, limits: Limits, notes: list[str], *, inputs_needed: bool
-) -> tuple[Examples | None, Any]:
+    config: ProbeConfig, limits: Limits, notes: list[str], *, inputs_needed: bool, anew: bool
+) -> tuple[Inputs | None, Any]:
     tokenizer, missing = _tokenizer(config)
     if tokenizer is None and config.inputs.random is None:
         if inputs_needed:
             raise missing
         notes.append(f"texts cannot be counted in tokens: {missing}")
         return None, None
-    encode = None if tokenizer is None else tokenizing.encoder(tokenizer)
-    examples = read_examples(config, encode, limits)
+    inputs = read_inputs(
+        config,
+        None if tokenizer is None else tokenizing.encoder(tokenizer),
+        limits,
+        tokenizer_digest=None if tokenizer is None else tokenizing.tokenizer_digest(tokenizer),
+        sealed_in=None if anew else Path(config.store.path),
+    )
+    examples = inputs.examples
+    notes += inputs.notes
+    if not examples.has_spans and config.inputs.random is None:
+        notes.append(
+            f"the tokenizer ({type(tokenizer).__name__}) does not say which characters a token "
+            "covers: the trace has no tokens/char_start and char_end"
+        )
     if examples.n_truncated:
         notes.append(
             f"{examples.n_truncated} of {len(examples)} texts are longer than {limits.n_tokens} "
             "tokens and are cut there (inputs.too_long: error refuses them instead)"
         )
-    return examples, tokenizer
+    return inputs, tokenizer
 
 
 def _tokenizer(config: ProbeConfig) -> tuple[Any, ConfigError]:

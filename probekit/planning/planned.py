@@ -5,6 +5,7 @@ Knows what was decided, and says it; how it was decided is in making.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ class Plan:
     sites: tuple[SitePlan, ...]
     stop: Source | None  # a forward pass ends after it; None: it runs to its end
     examples: Examples | None  # None where only a plan was asked for and the tokenizer is missing
+    made_from: Mapping[str, str]  # digests of what decided the examples
     shards: tuple[ShardSpec, ...]  # empty without examples
     tokenizer: Any  # None for random inputs on a model without one
     notes: tuple[str, ...]  # what the user should know before the run
@@ -85,6 +87,7 @@ class Plan:
             sites=tuple(site.spec for site in self.sites),
             shards=self.shards,
             string_bytes=() if self.examples is None else self.examples.string_bytes,
+            has_spans=self.examples is not None and self.examples.has_spans,
             config_bytes=len(config.to_yaml().encode()),
             n_modules=len(self.skeleton.modules) if order else 0,
             n_words=(self.sizes.d_vocab or 0) if self.tokenizer is not None else 0,

@@ -29,8 +29,8 @@ from probekit.plots.pictures import (
     new_figure,
     token_ticks,
 )
-from probekit.store import PER_EXAMPLE
-from probekit.trace import ATTENTION, float64, tokens_of
+from probekit.store import TOKEN
+from probekit.trace import ATTENTION, axis_rows, float64
 
 if TYPE_CHECKING:
     from probekit.trace import Site
@@ -55,8 +55,10 @@ def plot_site(
         )
     if example is None and neuron is None:
         return plot_site_statistics(site.statistics(), ax=ax)
-    if site.rows == PER_EXAMPLE:
-        raise StoreError(f"{site.name} has one row an example: there are no tokens to draw it over")
+    if site.axis != TOKEN:
+        raise StoreError(
+            f"{site.name} has one row for each {site.axis}: there are no tokens to draw it over"
+        )
     return _over_tokens(site, 0 if example is None else example, neuron, ax)
 
 
@@ -176,7 +178,7 @@ def plot_site_statistics(found: SiteStatistics, *, ax: Axes | None = None) -> Fi
 def _positions(site: Site, example: int) -> Array:
     """Give the positions of an example's rows, int64 `[row]`."""
     first, _ = site.trace.examples.extent(example)
-    return tokens_of(site, site.rows_of(example)) - first
+    return axis_rows(site, site.rows_of(example)) - first
 
 
 def _place(site: Site) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from probekit.report.characters import visible, visible_token
 from probekit.report.parts import Roles, Stream
-from probekit.store import ALL_TOKENS
+from probekit.store import is_choice
 from probekit.trace import Site, Trace
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ def rounded(values: Any) -> Any:
 def positions_of(trace: Trace, site: Site, number: int) -> Array:
     """Give the positions in an example that a site has rows for, int64 `[row]`."""
     first, n_tokens = trace.examples.extent(number)
-    if site.rows == ALL_TOKENS:
+    if not is_choice(site.rows):
         return np.arange(n_tokens)
     rows = site.token_rows()
     return rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + n_tokens)] - first

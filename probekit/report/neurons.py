@@ -13,8 +13,8 @@ import numpy as np
 from probekit.analysis import top_rows
 from probekit.report.characters import visible_token
 from probekit.report.example import rounded
-from probekit.store import ALL_TOKENS
-from probekit.trace import Site, Trace, blocks, tokens_of
+from probekit.store import is_choice
+from probekit.trace import Site, Trace, axis_rows, blocks
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +35,7 @@ def liveliest(trace: Trace, site: Site, n_neurons: int) -> Array:
     """
     first, later = np.zeros(site.shape[1]), np.zeros(site.shape[1])
     for rows, values in blocks(site):
-        is_later = np.asarray(trace.tokens.position[tokens_of(site, rows)]) > 0
+        is_later = np.asarray(trace.tokens.position[axis_rows(site, rows)]) > 0
         first = np.fmax(first, np.fmax.reduce(np.abs(values[~is_later]), axis=0, initial=0))
         later = np.fmax(later, np.fmax.reduce(np.abs(values[is_later]), axis=0, initial=0))
     peaks = later if later.any() else first
@@ -76,13 +76,13 @@ def describe(trace: Trace, site: Site, n_neurons: int) -> dict[str, Any]:
         return found.first_token, tuple(map(visible_token, found.tokens))
 
     def firing(column: int, row: int, value: float) -> dict[str, Any]:
-        token = trace.tokens[int(tokens_of(site, slice(row, row + 1))[0])]
+        token = trace.tokens[int(axis_rows(site, slice(row, row + 1))[0])]
         number, position = token.example, token.position
         first, tokens = words_of(number)
         begin, end = max(0, position - BEFORE), min(len(tokens), position + AFTER + 1)
         context = [[text, None] for text in tokens[begin:end]]
         context[position - begin][1] = rounded(value)
-        if site.rows == ALL_TOKENS:
+        if not is_choice(site.rows):
             near = rounded(site[first + begin : first + end, column])
             context = [[text, one] for (text, _), one in zip(context, near, strict=True)]
         return {

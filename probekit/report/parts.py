@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from probekit.store import FLOATS, PER_EXAMPLE
+from probekit.store import FLOATS, TOKEN
 from probekit.trace import Site, Trace
 
 ATTENTION_AXES = ("token", "head", "key")
@@ -58,7 +58,7 @@ class Roles:
 def roles_of(trace: Trace) -> Roles:
     """Sort the sites of a trace."""
     sites = [trace[name] for name in trace.site_names]
-    by_token = [site for site in sites if site.rows != PER_EXAMPLE]
+    by_token = [site for site in sites if site.axis == TOKEN]
     top = next((s for s in by_token if s.kind == "top_k.logprob" and len(s.axes) == 2), None)
     return Roles(
         attention=tuple(
@@ -68,7 +68,7 @@ def roles_of(trace: Trace) -> Roles:
         neurons=tuple(s for s in by_token if s.axes[1:] in {(a,) for a in _NEURON_AXES}),
         top_k=(trace[f"{top.module}/top_k.id"], top) if top is not None else None,
         logits=next(
-            (s for s in by_token if s.portable == "logits" and s.axes == ("token", "d_vocab")), None
+            (s for s in by_token if s.portable == "logits" and s.axes[1:] == ("d_vocab",)), None
         ),
         token_logprob=_first(by_token, "token_logprob"),
         entropy=_first(by_token, "entropy"),
@@ -76,7 +76,7 @@ def roles_of(trace: Trace) -> Roles:
 
 
 def _first(sites: list[Site], kind: str) -> Site | None:
-    return next((s for s in sites if s.kind == kind and s.axes == ("token",)), None)
+    return next((s for s in sites if s.kind == kind and len(s.axes) == 1), None)
 
 
 def _streams(sites: list[Site]) -> tuple[Stream, ...]:

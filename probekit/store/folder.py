@@ -21,6 +21,8 @@ from probekit.store.format import (
     FIRST,
     INDEX_FILE,
     INDEX_RECORD,
+    INPUTS_FILE,
+    INPUTS_RECORD,
     MADE_FILE,
     NEWEST,
     OWNED,
@@ -53,8 +55,8 @@ _SHARD_FILE = re.compile(
     r"\d{5,}\.(h5|json|made\.json)"
     rf"|\.\d{{5,}}\.(h5|aside|json|made\.json)\.({OWNED}|part)(\.packed)?"
 )
-_FILES = (INDEX_RECORD, INDEX_FILE, MADE_FILE, RUN_FILE)
-_PART = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.({OWNED}|part)")
+_FILES = (INDEX_RECORD, INDEX_FILE, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
+_PART = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))}|inputs\.aside)\.({OWNED}|part)")
 _OURS = (*_FILES, SHARDS_FOLDER, LOCK_FILE)
 
 
@@ -196,13 +198,19 @@ class RunFolder:
         }
 
     def _remove_leftovers(self) -> None:
+        """Remove what is ours or a dead process's, and records of files that were lost.
+
+        A shard without a record stays, and is replaced in its time: it may be another's who is
+        about to write the record, since no lock reaches every host. A record comes last, so that
+        without its file it is of no use to anybody.
+        """
         _remove_temporary(self.path)
-        stay = kept_shards(self.path)
+        has_index = is_indexed(self.path)  # beside it, half a shard is damage
         for file in _shard_files(self.path):
             if file.name.startswith("."):
                 if is_forsaken(file.name):
                     file.unlink()
-            elif int(file.name.partition(".")[0]) not in stay:
+            elif not has_index and _is_record(file.name) and not file.with_suffix(".h5").exists():
                 file.unlink()
 
 
@@ -255,8 +263,12 @@ def sealed_shards(folder: Path) -> frozenset[int]:
     return frozenset(
         int(name.removesuffix(".json"))
         for name in files
-        if re.fullmatch(r"\d+\.json", name) and name.replace(".json", ".h5") in files
+        if _is_record(name) and name.replace(".json", ".h5") in files
     )
+
+
+def _is_record(name: str) -> bool:
+    return re.fullmatch(r"\d+\.json", name) is not None
 
 
 def is_indexed(folder: Path) -> bool:
@@ -302,7 +314,7 @@ def clear(folder: Path) -> None:
     for file in _shard_files(folder):
         if not file.name.startswith(".") or is_forsaken(file.name):
             file.unlink()
-    _remove(folder, MADE_FILE, RUN_FILE)
+    _remove(folder, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
 
 
 def _remove(folder: Path, *names: str) -> None:

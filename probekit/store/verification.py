@@ -17,16 +17,17 @@ import numpy as np
 from probekit.errors import StoreError, printable
 from probekit.store.folder import is_indexed, kept_shards, sealed_shards, shard_numbers
 from probekit.store.format import (
-    ALL_TOKENS,
+    EXAMPLE,
     INDEX_FILE,
     INDEX_RECORD,
     MADE_FILE,
-    PER_EXAMPLE,
     RUN_FILE,
     SHARDS_FOLDER,
     FileRecord,
+    axis_of,
     dataset_in,
     explained,
+    known_axes,
     names_in,
     node_in,
     numbers_in,
@@ -36,6 +37,7 @@ from probekit.store.format import (
     rows_checksum,
     stored_checksum,
 )
+from probekit.store.inputsfile import wrong_inputs
 from probekit.store.reading import open_file
 from probekit.store.runrecord import identity_digest, read_run
 
@@ -125,6 +127,7 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
         if on_progress is not None:
             on_progress(n_bytes, total)
     damages += _in_made(folder)
+    damages += _in_inputs(folder)
     damages += _breaks(folder)
     damages += _in_index(folder, run, sums=True)
     return Verdict(
@@ -155,7 +158,7 @@ def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
     run, found = _read_run(folder)
     for number in _due(folder, run, kept_shards(folder)):
         found += _in_shard(folder, number, run, sums=sums)
-    return found + _in_made(folder) + _breaks(folder)
+    return found + _in_made(folder) + _in_inputs(folder) + _breaks(folder)
 
 
 def _due(folder: Path, run: _Run | None, there: Iterable[int]) -> list[int]:
@@ -198,14 +201,34 @@ def _read_run(folder: Path) -> tuple[_Run | None, list[Damage]]:
 
 def _in_made(folder: Path) -> list[Damage]:
     """Find what is wrong with what a run says apart, once it has sealed a shard."""
-    try:
-        run = read_run(folder)
-    except StoreError:
-        return []  # reported as damage of its own
-    if run is None or "format" not in run["identity"] or not sealed_shards(folder):
+    if _beside_shards(folder) is None:
         return []
     what = _wrong_record(folder / MADE_FILE)
     return [Damage(file=MADE_FILE, shard=None, site=None, what=what)] if what else []
+
+
+def _in_inputs(folder: Path) -> list[Damage]:
+    """Find what is wrong with the inputs of a run, once it has sealed a shard."""
+    identity = _beside_shards(folder)
+    if identity is None:
+        return []
+    wrong = wrong_inputs(folder, identity.get("inputs_digest"))
+    return [Damage(file=wrong[0], shard=None, site=None, what=wrong[1])] if wrong else []
+
+
+def _beside_shards(folder: Path) -> Mapping[str, Any] | None:
+    """Give the identity of a run that has sealed a shard; None where there is nothing beside it.
+
+    Format 1.0 has no such files, and what is wrong with run.json is reported as damage of its own.
+    """
+    try:
+        run = read_run(folder)
+    except StoreError:
+        return None
+    if run is None or "format" not in run["identity"] or not sealed_shards(folder):
+        return None
+    identity: Mapping[str, Any] = run["identity"]
+    return identity
 
 
 def _wrong_times(path: Path, number: int, run: _Run | None) -> str | None:
@@ -299,12 +322,17 @@ class _Tables:
     @classmethod
     def read(cls, path: Path, record: FileRecord) -> _Tables:
         with open_file(path) as file:
-            n_tokens = numbers_in(file, "examples/n_tokens")
-            firsts = numbers_in(file, "examples/first_token")
-            counts = {ALL_TOKENS: n_tokens, PER_EXAMPLE: np.ones_like(n_tokens)}
+            examples = next(axis for axis in known_axes() if not axis.is_inner)
+            n_examples = record.spec.n_examples if record.spec is not None else 0
+            counts = {examples.whole: np.ones(n_examples, dtype=np.int64)}
+            for axis in known_axes():
+                name = f"{examples.table}/{axis.count}"
+                if axis.is_inner and node_in(file, name) is not None:
+                    counts[axis.whole] = numbers_in(file, name)
             choices = node_in(file, "rows")
             for choice in names_in(choices, file) if choices is not None else ():
                 rows = numbers_in(file, f"rows/{choice}")
+                firsts = numbers_in(file, f"{examples.table}/{axis_of(choice).first}")
                 owner = np.searchsorted(firsts, rows, side="right") - 1
                 counts[choice] = np.bincount(owner, minlength=len(firsts))
             return cls(
@@ -321,7 +349,9 @@ def _breaks(folder: Path) -> list[Damage]:
 
     Each may be right by itself: how many tokens are generated can differ between devices.
     """
-    found, tokens, before = [], 0, -1
+    found: list[Damage] = []
+    ends: Mapping[str, int] = {}
+    before = -1
     for number in sorted(sealed_shards(folder)):
         path = folder / SHARDS_FOLDER / f"{number:05d}.json"
         try:
@@ -330,10 +360,13 @@ def _breaks(folder: Path) -> list[Damage]:
             continue  # reported as damage of its own
         if (spec := record.spec) is None:
             continue
-        if spec.number == before + 1 and spec.first_token != tokens and not record.is_local:
-            what = f"begins at token {spec.first_token}; the shards before it end at {tokens}"
-            found.append(Damage(file=spec.file, shard=number, site=None, what=what))
-        before, tokens = spec.number, spec.first_token + spec.n_tokens
+        # Which examples a shard has is the plan's, with which it was compared.
+        starts = {} if record.is_local else {k: n for k, n in spec.starts.items() if k != EXAMPLE}
+        for axis, first in starts.items() if spec.number == before + 1 else ():
+            if first != (end := ends.get(axis, 0)):
+                what = f"begins at {axis} {first}; the shards before it end at {end}"
+                found.append(Damage(file=spec.file, shard=number, site=None, what=what))
+        before, ends = spec.number, {k: first + spec.count(k) for k, first in starts.items()}
     return found
 
 

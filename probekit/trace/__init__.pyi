@@ -1,13 +1,14 @@
+from .axistable import AxisTable as AxisTable
 from .names import collapse as collapse, layerless as layerless
 from .notebook import model_of as model_of, site_table as site_table, trace_table as trace_table
 from .notebooktable import Marked as Marked, Shown as Shown, Table as Table, visible as visible
 from .rowblocks import (
     ATTENTION as ATTENTION,
+    axis_rows as axis_rows,
     blocks as blocks,
     examples_of as examples_of,
     float64 as float64,
     row_slices as row_slices,
-    tokens_of as tokens_of,
 )
 from .site import Site as Site
 from .sitechoice import Patterns as Patterns, choose_sites as choose_sites, recorded as recorded

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import prod
 from pathlib import Path
 
-from probekit.store import INDEX_FILE, item_bytes
+from probekit.store import EXAMPLE, INDEX_FILE, item_bytes
 from probekit.trace.names import collapse
 from probekit.trace.notebooktable import Table
 from probekit.trace.site import Site
@@ -29,8 +29,8 @@ def trace_table(trace: Trace) -> Table:
                 if f"{n}_version" in made)  # fmt: skip
     return Table(
         title=f"Trace {Path(path).parent if path.name == INDEX_FILE else path}: "
-        f"{model_of(trace)} ({made.get('model_class')}), {len(trace.examples):,} examples, "
-        f"{len(trace.tokens):,} tokens",
+        f"{model_of(trace)} ({made.get('model_class')})"
+        + "".join(f", {len(table):,} {table.axis.table}" for table in trace.tables),
         columns=("site", "sites", "axes of one", "dtype", "bytes of one", "portable name"),
         rows=rows,
         note=f"{made.get('dtype')}, attention {made.get('attention')}, on {made.get('device')}; "
@@ -52,8 +52,8 @@ def site_table(site: Site) -> Table:
         "axes": _axes(site),
         "stored as": f"{site.dtype}, {_size(site)}",
         "rows": f"one an example ({site.attributes.get('pool', 'no token axis')})"
-        if site.axes[0] == "example"
-        else f"tokens, positions: {site.rows}",
+        if site.axis == EXAMPLE
+        else f"{site.trace.table(site.axis).axis.table}, positions: {site.rows}",
         "layer": site.layer,
         "portable name": site.portable,
         "module": site.attributes.get("module_class"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from probekit.store import ALL_TOKENS, PER_EXAMPLE
+from probekit.store import EXAMPLE, is_choice
 from probekit.trace.site import Site
 
 Array = np.ndarray[Any, Any]
@@ -47,17 +47,17 @@ def float64(values: Array) -> Array:
         return np.asarray(values, dtype=np.float64)
 
 
-def tokens_of(site: Site, rows: slice) -> Array:
-    """Give the tokens that some rows of a site are: their rows in the trace, int64 `[row]`."""
-    if site.rows == ALL_TOKENS:
-        return np.arange(rows.start, rows.stop)
-    chosen: Array = site.trace.rows_of_choice(site.rows)[rows]
-    return chosen
+def axis_rows(site: Site, rows: slice) -> Array:
+    """Give what some rows of a site are, tokens as a rule: rows of its axis, int64 `[row]`."""
+    if is_choice(site.rows):
+        chosen: Array = site.trace.rows_of_choice(site.rows)[rows]
+        return chosen
+    return np.arange(rows.start, rows.stop)
 
 
 def examples_of(site: Site, rows: slice) -> Array:
     """Give the numbers of the examples that some rows of a site belong to, int64 `[row]`."""
-    if site.rows == PER_EXAMPLE:
+    if site.axis == EXAMPLE:
         return np.arange(rows.start, rows.stop)
-    examples: Array = site.trace.tokens.example[tokens_of(site, rows)]
+    examples: Array = site.trace.table(site.axis).example[axis_rows(site, rows)]
     return examples

@@ -15,10 +15,12 @@ from probekit.methods import site as methods
 from probekit.store import (
     ALL_TOKENS,
     DTYPES,
-    PER_EXAMPLE,
+    TOKEN,
     MappedRows,
     attributes_of,
+    axis_of,
     dataset_in,
+    is_choice,
     open_file,
 )
 from probekit.trace.tables import Tables
@@ -42,6 +44,7 @@ class Site:
             self._data = MappedRows(dataset, trace._file, trace._maps)
         self.axes: tuple[str, ...] = tuple(self._attribute("axes", list, ()))
         self.rows: str = self._attribute("rows", str, ALL_TOKENS)
+        self.axis: str = axis_of(self.rows).name  # what its rows are: token, example
         self.layer: int | None = self._attribute("layer", int, None)
         self.portable: str | None = self._attribute("portable", str, None)
         self._check()
@@ -100,31 +103,38 @@ class Site:
             tokens; the one row where the site has one row an example.
         """
         number = self._trace.examples.number(number)
-        if self.rows == PER_EXAMPLE:
+        if not axis_of(self.rows).is_inner:
             row: Array = self[number]
             return row
         rows: Array = self[self.rows_of(number)]
-        if self.axes == ("token", "head", "key"):
-            _, n_tokens = self._trace.examples.extent(number)
-            rows = rows[:, :, :n_tokens].swapaxes(0, 1)
+        if self.axes[1:] == ("head", "key"):
+            _, n_keys = self._trace.examples.extent(number, self.axis)
+            rows = rows[:, :, :n_keys].swapaxes(0, 1)
         return rows
 
     def rows_of(self, number: int) -> slice:
-        """Say which rows are those of one example, where rows are tokens."""
-        first, n_tokens = self._trace.examples.extent(self._trace.examples.number(number))
-        if self.rows == ALL_TOKENS:
-            return slice(first, first + n_tokens)
+        """Say which rows are those of one example."""
+        number = self._trace.examples.number(number)
+        if not axis_of(self.rows).is_inner:
+            return slice(number, number + 1)
+        first, n_rows = self._trace.examples.extent(number, self.axis)
+        if not is_choice(self.rows):
+            return slice(first, first + n_rows)
         rows = self._trace.rows_of_choice(self.rows)
-        begin, end = np.searchsorted(rows, (first, first + n_tokens))
+        begin, end = np.searchsorted(rows, (first, first + n_rows))
         return slice(int(begin), int(end))
+
+    def axis_rows(self) -> Array:
+        """Give, for every row, its row in the table of the site's axis, int64 `[row]`."""
+        if is_choice(self.rows):
+            return self._trace.rows_of_choice(self.rows).copy()
+        return np.arange(len(self))
 
     def token_rows(self) -> Array:
         """Give, for every row of the site, the row of its token in the trace, int64 `[row]`."""
-        if self.rows == ALL_TOKENS:
-            return np.arange(len(self))
-        if self.rows == PER_EXAMPLE:
-            raise StoreError(f"{self.name} has one row an example, not one a token")
-        return self._trace.rows_of_choice(self.rows).copy()
+        if self.axis != TOKEN:
+            raise StoreError(f"{self.name} has one row for each {self.axis}, not for each token")
+        return self.axis_rows()
 
     def numbers(self, axis: str) -> tuple[int, ...]:
         """Give, for every place along an axis, its number in the model.

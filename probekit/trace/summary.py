@@ -18,8 +18,7 @@ def summarize_trace(trace: Trace) -> dict[str, Any]:
     execution = trace.execution
     return {
         "path": str(trace.path),
-        "n_examples": len(trace.examples),
-        "n_tokens": len(trace.tokens),
+        **{f"n_{table.axis.table}": len(table) for table in trace.tables},
         "n_sites": len(sites),
         "n_bytes": sum(site["bytes"] for site in sites),
         "sites": sites,

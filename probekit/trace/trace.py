@@ -80,10 +80,8 @@ class Trace(Tables):
 
     def __repr__(self) -> str:
         model = printable(str(self.provenance.get("model_name")))
-        return (
-            f"<Trace {self.path}: {model}, {len(self.examples)} "
-            f"examples, {len(self.tokens)} tokens, {len(self.site_names)} sites>"
-        )
+        said = "".join(f", {len(table)} {table.axis.table}" for table in self.tables)
+        return f"<Trace {self.path}: {model}{said}, {len(self.site_names)} sites>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Trace, (self._file,)

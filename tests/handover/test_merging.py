@@ -148,7 +148,7 @@ def test_some_sites_with_all_tables(made: Made, trace: Trace, tmp_path: Path) ->
     merged = trace.merge(tmp_path / "one.h5", ["resid_post", "h.5"])
     assert merged.site_names == ("h.0/output", "h.1/output", "h.5/output")
     assert [e.text for e in merged.examples] == made.texts
-    assert merged._has("rows/0,-1")
+    assert merged.has("rows/0,-1")
 
 
 def test_a_shard_alone_counts_from_its_own_start(made: Made, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_tables_say_what_a_row_is(made: Made, trace: Trace, tmp_path: Path) -> N
     trace.to_safetensors(tmp_path / "a.safetensors", "h.4")
     tensors = load_numpy(tmp_path / "a.safetensors")
     assert sorted(tensors) == [
-        *("examples/n_tokens", "h.4/output", "rows/0,-1"),
+        *("examples/first_token", "examples/n_tokens", "h.4/output", "rows/0,-1"),
         *("tokens/example", "tokens/id", "tokens/position"),
     ]
     assert tensors["rows/0,-1"].tolist() == made.token_rows["0,-1"]
@@ -125,5 +125,5 @@ def test_what_is_refused(trace: Trace, tmp_path: Path) -> None:
 def test_progress_is_told(trace: Trace, tmp_path: Path) -> None:
     seen: list[Any] = []
     trace.to_safetensors(tmp_path / "a", "h.1", on_progress=seen.append)
-    tables = 21 * (4 + 4 + 8) + 6 * 8
+    tables = 21 * (4 + 4 + 8) + 6 * (8 + 8)
     assert seen[-1].n_bytes == seen[-1].total_bytes == 21 * 4 * 4 + tables

@@ -41,10 +41,10 @@ def trace(made: Made) -> Trace:
         (
             ["h.0.mlp.act", "h.0"],
             {},
-            r"must have the same rows: h.0.mlp.act/output has 21 rows \(all tokens\), h.0/output "
-            r"has 6 rows \(positions last\)",
+            r"must have the same rows: h.0.mlp.act/output has 21 rows \(one for each token\), "
+            r"h.0/output has 6 rows \(positions last\)",
         ),
-        (["h.0", "h.1"], {}, r"h.1/output has 6 rows \(one an example\)"),
+        (["h.0", "h.1"], {}, r"h.1/output has 6 rows \(one for each example\)"),
         ("h.0.mlp.act", {"batch_size": 0}, "batch_size: given 0, expected a whole number of at"),
         ("h.0.mlp.act", {"batch_size": 2.5}, "batch_size: given 2.5, expected a whole number"),
         ("h.0.mlp.act", {"batch_size": True}, "batch_size: given True"),

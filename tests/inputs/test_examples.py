@@ -20,7 +20,7 @@ from hypothesis import given, settings, strategies as st
 from probekit.config.loading import load_config
 from probekit.config.rules import ProbeConfig
 from probekit.errors import ConfigError
-from probekit.inputs.examples import Examples, Limits, read_examples
+from probekit.inputs.examples import Encoded, Examples, Limits, make_examples
 
 TEXTS = ["My favorite color is", "Cats", "  spaces kept ", "日本語 🙂", 'a "quoted", text']
 NO_LIMITS = Limits(n_tokens=None, d_vocab=2**21, too_long="truncate")
@@ -29,6 +29,10 @@ NO_LIMITS = Limits(n_tokens=None, d_vocab=2**21, too_long="truncate")
 def codes(texts: list[str]) -> list[list[int]]:
     """Tokenize: one token a character, its code point."""
     return [[ord(char) for char in text] for text in texts]
+
+
+def encoded(texts: list[str]) -> Encoded:
+    return Encoded(ids=codes(texts), spans=[[(n, n + 1) for n in range(len(t))] for t in texts])
 
 
 def config_of(**inputs: Any) -> ProbeConfig:
@@ -43,7 +47,7 @@ def config_of(**inputs: Any) -> ProbeConfig:
 
 
 def read(limits: Limits = NO_LIMITS, **inputs: Any) -> Examples:
-    return read_examples(config_of(**inputs), codes, limits)
+    return make_examples(config_of(**inputs), encoded, limits)
 
 
 def texts_of(examples: Examples) -> list[str]:
@@ -81,12 +85,12 @@ def test_examples_hold_every_text_and_token(texts: list[str]) -> None:
 def test_more_texts_than_are_tokenized_at_once_keep_their_order() -> None:
     groups: list[int] = []
 
-    def encode(texts: list[str]) -> list[list[int]]:
+    def encode(texts: list[str]) -> Encoded:
         groups.append(len(texts))
-        return codes(texts)
+        return encoded(texts)
 
     texts = [f"{n:05d}" for n in range(2500)]
-    examples = read_examples(config_of(texts=texts), encode, NO_LIMITS)
+    examples = make_examples(config_of(texts=texts), encode, NO_LIMITS)
     assert texts_of(examples) == texts
     assert sum(groups) == 2500 and max(groups) <= 1000
 
@@ -102,12 +106,13 @@ def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
     text = "x" * 4000
     path = put(tmp_path / "a.txt", f"{text}\n" * 5000)  # 20 MB of text, 80 MB of tokens
     one = [[120] * 4000]
+    covers = [[(n, n + 1) for n in range(4000)]]
 
-    def encode(texts: list[str]) -> list[list[int]]:
-        return one * len(texts)
+    def encode(texts: list[str]) -> Encoded:
+        return Encoded(ids=one * len(texts), spans=covers * len(texts))
 
     tracemalloc.start()
-    examples = read_examples(config_of(file=path), encode, NO_LIMITS)
+    examples = make_examples(config_of(file=path), encode, NO_LIMITS)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert examples.total_tokens == 20_000_000
@@ -374,7 +379,7 @@ def test_a_long_value_is_shortened_in_a_message(tmp_path: Path) -> None:
 
 def test_texts_without_a_tokenizer_are_refused() -> None:
     with pytest.raises(ConfigError, match="texts need a tokenizer, and none is at hand"):
-        read_examples(config_of(texts=TEXTS), None, NO_LIMITS)
+        make_examples(config_of(texts=TEXTS), None, NO_LIMITS)
 
 
 # --- random inputs
@@ -382,7 +387,7 @@ def test_texts_without_a_tokenizer_are_refused() -> None:
 
 def random(**given: Any) -> Examples:
     wanted = {"examples": 50, "min_tokens": 2, "max_tokens": 9, **given}
-    return read_examples(
+    return make_examples(
         config_of(random=wanted), None, Limits(n_tokens=16, d_vocab=30, too_long="error")
     )
 
@@ -458,6 +463,29 @@ def test_a_text_that_is_cut_counts_as_it_was_given(tmp_path: Path) -> None:
 
 def test_a_change_of_the_tokens_alone_changes_the_digest() -> None:
     config = config_of(texts=TEXTS)
-    one = read_examples(config, codes, NO_LIMITS)
-    two = read_examples(config, lambda texts: [ids[::-1] for ids in codes(texts)], NO_LIMITS)
+    one = make_examples(config, encoded, NO_LIMITS)
+
+    def backwards(texts: list[str]) -> Encoded:
+        found = encoded(texts)
+        return Encoded(ids=[ids[::-1] for ids in found.ids], spans=found.spans)
+
+    two = make_examples(config, backwards, NO_LIMITS)
     assert one.digest != two.digest
+    assert one.digest_of_format_1 != two.digest_of_format_1
+
+
+def test_which_characters_a_token_covers_is_part_of_the_digest() -> None:
+    config = config_of(texts=TEXTS)
+    one = make_examples(config, encoded, NO_LIMITS)
+    two = make_examples(config, lambda texts: Encoded(ids=codes(texts)), NO_LIMITS)
+    assert one.has_spans and not two.has_spans
+    assert one.digest != two.digest
+    assert one.digest_of_format_1 == two.digest_of_format_1 == two.digest
+
+
+def test_spans_are_cut_with_the_tokens() -> None:
+    examples = read(Limits(n_tokens=3, d_vocab=2**21, too_long="truncate"), texts=TEXTS)
+    spans = examples.spans(1, 3)
+    assert spans["char_start"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert spans["char_end"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert read(texts=TEXTS).spans(3, 4)["char_end"].tolist() == [1, 2, 3, 4, 5]

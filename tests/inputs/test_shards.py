@@ -12,7 +12,7 @@ from tiny_traces import CHOICES, kept, site
 
 from probekit.config.loading import load_config
 from probekit.inputs import shards
-from probekit.inputs.examples import Examples, Limits, read_examples
+from probekit.inputs.examples import Encoded, Examples, Limits, make_examples
 from probekit.inputs.shards import Budget, Choice
 from probekit.store.format.schema import ShardSpec, SiteSpec
 
@@ -170,9 +170,9 @@ def examples_of(lengths: list[int], folder: Path) -> Examples:
         }
     )
     ids = {word: n for n, word in enumerate(w for text in texts for w in text.split())}
-    return read_examples(
+    return make_examples(
         config,
-        lambda group: [[ids[w] for w in text.split()] for text in group],
+        lambda group: Encoded(ids=[[ids[w] for w in text.split()] for text in group]),
         Limits(n_tokens=None, d_vocab=len(ids), too_long="error"),
     )
 
@@ -186,11 +186,12 @@ def test_tables_say_what_lies_in_a_shard(tmp_path: Path) -> None:
         tables = shards.tables(examples, spec)
         begin, end = spec.first_example, spec.first_example + spec.n_examples
         tokens = range(spec.first_token, spec.first_token + spec.n_tokens)
-        assert tables.ids == tuple(str(n) for n in range(begin, end))
-        assert tables.texts == tuple(examples.text(n) for n in range(begin, end))
+        said = tables.columns["example"]
+        assert said["id"] == tuple(str(n) for n in range(begin, end))
+        assert said["text"] == tuple(examples.text(n) for n in range(begin, end))
         assert tables.n_tokens.tolist() == lengths[begin:end]
         assert tables.token_ids.tolist() == list(tokens)  # each word has its own number
-        assert tables.steps is None
+        assert set(tables.columns["token"]) == {"id"}
         assert set(tables.choices) == set(CHOICES)
         for rows, places in tables.choices.items():
             wanted = [

@@ -556,14 +556,14 @@ def test_texts_become_the_ids_the_tokenizer_gives():
     tokenizer = AutoTokenizer.from_pretrained(models.locate("sample:tiny-gpt2", "").place)
     texts = ["The capital of Japan is", "Cats are ", "x"]
     encode = tokenizing.encoder(tokenizing.load_tokenizer(config("sample:tiny-gpt2")))
-    assert encode(texts) == [tokenizer(text)["input_ids"] for text in texts]
+    assert encode(texts).ids == [tokenizer(text)["input_ids"] for text in texts]
 
 
 def test_a_text_longer_than_the_tokenizer_likes_is_no_warning(gpt2, tmp_path, caplog):
     words = AutoTokenizer.from_pretrained(gpt2 / "words", model_max_length=4)
     words.save_pretrained(tmp_path)
     encode = tokenizing.encoder(tokenizing.load_tokenizer(config(gpt2, tokenizer=str(tmp_path))))
-    assert encode(["1 2 3 4 5 6"]) == [[1, 2, 3, 4, 5, 6]]
+    assert encode(["1 2 3 4 5 6"]).ids == [[1, 2, 3, 4, 5, 6]]
     assert "longer" not in caplog.text
 
 

@@ -77,7 +77,7 @@ def test_of_a_large_run_almost_all_is_rows(gpt2: Path, tmp_path: Path) -> None:
     plan = plan_of(
         gpt2, tmp_path / "t", inputs__texts=["1 2 3 4 5 6 7 8"] * 1500, store__shard_bytes="1MiB"
     )
-    assert plan.total_bytes < room.needed_bytes(plan.contents) < 1.15 * plan.total_bytes
+    assert plan.total_bytes < room.needed_bytes(plan.contents) < 1.2 * plan.total_bytes
 
 
 def test_sealed_shards_need_nothing_more(gpt2: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_nothing_is_left_in_matplotlib(trace, tmp_path):
         ("h.0.attn/pattern", {"neuron": 0}, "holds attention, which has heads and no neurons"),
         ("h.0", {"head": 0}, r"h.0/output has rows of \[d_model\]; head= goes with attention"),
         ("h.0", {"neuron": 40}, r"h.0/output: d_model 40 was not recorded; recorded: 0 to 39"),
-        ("pooled", {"example": 0}, "one row an example: there are no tokens to draw it over"),
+        ("pooled", {"example": 0}, "one row for each example: there are no tokens to draw it over"),
     ],
 )
 def test_what_is_not_there_is_an_error_that_says_what_is(trace, name, options, message):

@@ -392,7 +392,8 @@ def test_leftovers_of_a_killed_run_are_removed(path: Path) -> None:
     put(path, "shards/.00003.h5.part.packed", "shards/.00003.json.part")
     with RunFolder(path, RECORD) as folder:
         assert folder.sealed() == {0}
-    assert tree(path) == whole
+    # It may be another's who is about to write its record, and is replaced when its turn comes.
+    assert tree(path) == whole | {"shards/00001.h5"}
 
 
 def test_half_a_shard_beside_an_index_is_damage_and_stays(path: Path) -> None:

@@ -598,7 +598,8 @@ def test_tokens_are_what_was_given(made: Made, trace: Trace) -> None:
 def test_generated_tokens_know_their_step(tmp_path: Path) -> None:
     shard = a_shard(tmp_path, lengths=(3, 1, 5))
     steps = np.array([0, 1, 2, 0, 0, 0, 1, 2, 3])
-    shard.tables = replace(shard.tables, steps=steps)
+    tokens = {**shard.tables.columns["token"], "step": steps}
+    shard.tables = replace(shard.tables, columns={**shard.tables.columns, "token": tokens})
     shard.write()
     trace = probekit.open(shard.file)
     assert [token.step for token in trace.tokens] == steps.tolist()
@@ -675,7 +676,7 @@ def test_bfloat16_of_any_size_is_widened_exactly(n_values: int) -> None:
 def test_the_rows_of_an_example_are_its_row_where_it_has_one(made: Made, trace: Trace) -> None:
     for number in (*range(6), -1):
         assert same_bits(trace["h.5"].example(number), made.wanted("h.5/output")[number])
-    with pytest.raises(StoreError, match=r"h\.5/output has one row an example, not one a token"):
+    with pytest.raises(StoreError, match=r"h\.5/output has one row for each example, not f"):
         trace["h.5"].token_rows()
 
 

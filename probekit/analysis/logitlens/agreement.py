@@ -14,6 +14,7 @@ import torch
 from probekit.analysis import next_ids
 from probekit.analysis.logitlens.result import Agreement
 from probekit.errors import StoreError
+from probekit.store import TOKEN
 from probekit.trace import Site, Trace
 
 Array = np.ndarray[Any, Any]
@@ -48,7 +49,7 @@ class Check:
         self._sums = [
             _Sums(site, site.token_rows())
             for site in there
-            if site.axes[0] == "token" and site.axes[1:] in ((), ("k",), ("d_vocab",))
+            if site.axis == TOKEN and site.axes[1:] in ((), ("k",), ("d_vocab",))
         ]
 
     def add(self, tokens: Array, head_output: torch.Tensor, logprobs: torch.Tensor) -> None:

@@ -19,7 +19,8 @@ from probekit.analysis.logitlens.agreement import Check
 from probekit.analysis.logitlens.result import Lens
 from probekit.analysis.logitlens.unembedding import Readout, load_readout, readout_of
 from probekit.errors import StoreError
-from probekit.trace import Site, Trace, open_trace, tokens_of
+from probekit.store import TOKEN
+from probekit.trace import Site, Trace, axis_rows, open_trace
 
 Array = np.ndarray[Any, Any]
 
@@ -73,7 +74,7 @@ def lens(
     step = max(1, _LOGITS_BYTES // (4 * readout.weight.shape[0]))
     for begin in range(0, n_tokens, step):
         rows = slice(begin, min(begin + step, n_tokens))
-        tokens = tokens_of(layers[0], rows)
+        tokens = axis_rows(layers[0], rows)
         output = _output(final, rows, readout)
         last = readout.capped(output).log_softmax(-1)
         check.add(tokens, output, last)
@@ -98,7 +99,7 @@ def _residuals(trace: Trace, name: str) -> list[Site]:
     if name not in RESIDUALS:
         raise StoreError(f"the lens looks at {', '.join(RESIDUALS)}; given {name!r}")
     found = [trace[n] for n in trace if trace[n].portable == name]
-    whole = [s for s in found if s.axes == ("token", "d_model") and "einops" not in s.attributes]
+    whole = [s for s in found if s.axes == (TOKEN, "d_model") and "einops" not in s.attributes]
     if not whole:
         there = ", ".join(sorted({str(trace[n].portable) for n in trace if trace[n].portable}))
         but = " as it is: it was pooled, rearranged or cut" if found else ""

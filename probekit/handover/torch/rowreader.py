@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probekit.store import ALL_TOKENS, PER_EXAMPLE, MappedRows, dataset_in, open_file
+from probekit.store import MappedRows, axis_of, dataset_in, is_choice, open_file
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -106,17 +106,15 @@ class RowReader:
         return torch.from_numpy(own.view(f"i{own.dtype.itemsize}")).view(dtype)
 
     def _origin_of(self, rows: Array) -> dict[str, torch.Tensor]:
-        if self._rows == PER_EXAMPLE:
-            return {"example": torch.from_numpy(rows.astype(np.int64))}
-        tokens = rows
-        if self._rows != ALL_TOKENS:
-            tokens = self._table(f"rows/{self._rows}", less=self.trace._first_token)[rows]
-        found = {
-            "token": tokens,
-            "token_id": self._table("tokens/id")[tokens],
-            "position": self._table("tokens/position")[tokens],
-            "example": self._table("tokens/example", less=self.trace._first_example)[tokens],
-        }
+        axis = axis_of(self._rows)
+        if is_choice(self._rows):
+            rows = self._numbers(f"rows/{self._rows}", axis.name)[rows]
+        found = {axis.name: rows}
+        for name in ("id", "position", "example"):
+            column = axis.column(name) if axis.is_inner else None
+            if column is not None:
+                values = self._numbers(f"{axis.table}/{name}", column.numbers)[rows]
+                found[f"{axis.name}_id" if name == "id" else name] = values
         return {name: torch.from_numpy(values.astype(np.int64)) for name, values in found.items()}
 
     @cached_property
@@ -127,9 +125,9 @@ class RowReader:
     def _tables(self) -> dict[str, MappedRows]:
         return {}
 
-    def _table(self, name: str, *, less: int = 0) -> MappedRows:
+    def _numbers(self, name: str, numbers: str | None) -> MappedRows:
         if name not in self._tables:
-            self._tables[name] = self._open(name, less=less)
+            self._tables[name] = self._open(name, less=self.trace.first(numbers))
         return self._tables[name]
 
     def _open(self, name: str, *, less: int = 0) -> MappedRows:

@@ -16,7 +16,7 @@ from probekit.errors import StoreError
 from probekit.handover.torch.batches import RowBatches, RowItems
 from probekit.handover.torch.rowreader import RowReader
 from probekit.handover.torch.shuffling import Settings
-from probekit.store import DTYPES
+from probekit.store import DTYPES, is_choice
 from probekit.trace import Patterns, choose_sites
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def _sites(trace: Trace, patterns: Patterns) -> tuple[Site, ...]:
 
 
 def _rows(site: Site) -> str:
-    what = {"all": "all tokens", "example": "one an example"}
-    return f"{len(site)} rows ({what.get(site.rows, f'positions {site.rows}')})"
+    what = f"positions {site.rows}" if is_choice(site.rows) else f"one for each {site.axis}"
+    return f"{len(site)} rows ({what})"
 
 
 def _kept(site: Site, rows: Array | None) -> Array | None:

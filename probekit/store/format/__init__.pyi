@@ -1,8 +1,21 @@
 from . import schema as schema
+from .axes import (
+    ALL_TOKENS as ALL_TOKENS,
+    EXAMPLE as EXAMPLE,
+    PER_EXAMPLE as PER_EXAMPLE,
+    TEXT as TEXT,
+    TOKEN as TOKEN,
+    Axis as Axis,
+    Column as Column,
+    axis_of as axis_of,
+    is_choice as is_choice,
+    known_axes as known_axes,
+)
 from .checksums import (
     FileRecord as FileRecord,
     SiteRecord as SiteRecord,
     check_structure as check_structure,
+    file_digest as file_digest,
     joined_checksum as joined_checksum,
     rest_checksum as rest_checksum,
     rows_checksum as rows_checksum,
@@ -53,19 +66,19 @@ from .owner import (
 )
 from .records import read_record as read_record, write_record as write_record
 from .schema import (
-    ALL_TOKENS as ALL_TOKENS,
     COUNTS as COUNTS,
     DTYPES as DTYPES,
     FIRST as FIRST,
     FLOATS as FLOATS,
     INDEX_FILE as INDEX_FILE,
     INDEX_RECORD as INDEX_RECORD,
+    INPUTS_FILE as INPUTS_FILE,
+    INPUTS_RECORD as INPUTS_RECORD,
     LIBVER as LIBVER,
     MADE_FILE as MADE_FILE,
     NEWEST as NEWEST,
     NONFINITE as NONFINITE,
     OVERFLOW as OVERFLOW,
-    PER_EXAMPLE as PER_EXAMPLE,
     RUN_FILE as RUN_FILE,
     SHARDS_FOLDER as SHARDS_FOLDER,
     Format as Format,

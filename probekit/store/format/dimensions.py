@@ -12,11 +12,11 @@ from itertools import chain, count
 
 import h5py
 
-from probekit.store.format.schema import ALL_TOKENS, PER_EXAMPLE
+from probekit.store.format.axes import axis_of, is_choice, known_axes
 
 # netCDF's name for a dimension that has a size but no values.
 _SIZE_ONLY = "This is a netCDF dimension but not a netCDF variable."
-_TAKEN = ("sites", "examples", "tokens", "rows", "vocabulary", "execution")  # names in the root
+_TAKEN = ("sites", "rows", "vocabulary", "execution")  # names in the root, beside the tables'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +29,8 @@ class Axes:
 
 def row_axis(rows: str) -> str:
     """Name axis 0 of a site by its `rows`: `token`, `example`, or `token_last` for a choice."""
-    if rows == PER_EXAMPLE:
-        return "example"
-    return "token" if rows == ALL_TOKENS else f"token_{rows}"
+    axis = axis_of(rows).name
+    return f"{axis}_{rows}" if is_choice(rows) else axis
 
 
 def dimension_names(datasets: Sequence[Axes]) -> list[tuple[str, ...]]:
@@ -45,11 +44,12 @@ def dimension_names(datasets: Sequence[Axes]) -> list[tuple[str, ...]]:
         for name, size in zip(axes.names, axes.sizes, strict=True):
             sizes.setdefault(name, set()).add(size)
     used: dict[str, tuple[str, int, int]] = {}
+    taken = (*_TAKEN, *(axis.table for axis in known_axes()))
 
     def label(name: str, size: int, nth: int) -> str:
         counted = name if nth == 1 else f"{name}_{nth}"
         with_size = (f"{counted}_{size}{'_' * more}" for more in count())
-        plain = len(sizes[name]) == 1 and counted not in _TAKEN
+        plain = len(sizes[name]) == 1 and counted not in taken
         labels = chain([counted], with_size) if plain else with_size
         this = (name, size, nth)
         return next(label for label in labels if used.setdefault(label, this) == this)
@@ -85,9 +85,9 @@ def _datasets(file: h5py.File) -> Iterator[tuple[h5py.Dataset, Axes]]:
         for dataset in module.values():
             first = row_axis(dataset.attrs["rows"])
             yield dataset, Axes(names=(first, *dataset.attrs["axes"][1:]), sizes=dataset.shape)
-    for table, axis in (("examples", "example"), ("tokens", "token")):
-        for dataset in file[table].values():
-            yield dataset, Axes(names=(axis,), sizes=dataset.shape)
+    for axis in known_axes():
+        for dataset in file.get(axis.table, {}).values():
+            yield dataset, Axes(names=(axis.name,), sizes=dataset.shape)
     for choice, dataset in file.get("rows", {}).items():
         yield dataset, Axes(names=(row_axis(choice),), sizes=dataset.shape)
     if "vocabulary" in file:

@@ -16,15 +16,16 @@ from typing import Any
 import h5py
 import numpy as np
 
+from probekit.store.format.axes import EXAMPLE, TOKEN
+
 RUN_FILE = "run.json"
 MADE_FILE = "made.json"  # what may differ between equal runs
 INDEX_FILE = "trace.h5"
 INDEX_RECORD = "trace.json"
+INPUTS_FILE = "inputs.h5"
+INPUTS_RECORD = "inputs.json"
 LIBVER = ("v108", "v110")  # files that HDF5 1.10 reads, and all that came after it
 SHARDS_FOLDER = "shards"
-
-ALL_TOKENS = "all"  # a site with one row for every token
-PER_EXAMPLE = "example"  # a site with one row for every example
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -136,7 +137,7 @@ class SiteSpec:
     module: str  # "transformer.h.0.mlp.act"
     kind: str  # "output", "output@1", "input.hidden_states", "pattern", ...
     rows: str  # ALL_TOKENS, PER_EXAMPLE, or a choice of positions such as "last" (see /rows)
-    axes: tuple[str, ...]  # one name an axis; the first is "token" or "example"
+    axes: tuple[str, ...]  # one name an axis; the first is the rows' (see axes.py)
     row_shape: tuple[int, ...]  # the shape of one row, without axis 0
     dtype: str  # as stored: a key of DTYPES
     source_dtype: str  # as the model computed it
@@ -186,6 +187,20 @@ class ShardSpec:
     def file(self) -> str:
         """The shard's place in the trace's folder."""
         return f"{SHARDS_FOLDER}/{self.number:05d}.h5"
+
+    @property
+    def starts(self) -> Mapping[str, int]:
+        """Rows of all earlier shards, by axis; of other axes a shard counts its own."""
+        return {EXAMPLE: self.first_example, TOKEN: self.first_token}
+
+    def first(self, axis: str) -> int:
+        """Say which number the shard gives to its first row of an axis."""
+        return self.starts.get(axis, 0)
+
+    def count(self, axis: str) -> int:
+        """Count the shard's rows of an axis."""
+        known = {EXAMPLE: self.n_examples, TOKEN: self.n_tokens}
+        return known[axis] if axis in known else self.n_rows.get(axis, 0)
 
     @property
     def made_file(self) -> str:

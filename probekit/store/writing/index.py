@@ -21,13 +21,16 @@ from probekit.store.format import (
     INDEX_FILE,
     INDEX_RECORD,
     LIBVER,
+    TOKEN,
     Execution,
     FileRecord,
     HDF5Out,
     ShardSpec,
     SiteSpec,
+    axis_of,
     explained,
     fsync,
+    known_axes,
     numbers_in,
     part_of,
     read_execution,
@@ -116,30 +119,40 @@ def _write(
         write_dimensions(file)
 
 
-def _n_tokens(folder: Path, shards: Sequence[ShardSpec]) -> np.ndarray[Any, Any]:
-    """Read how many tokens each example of a run has, int64 `[example]`."""
-    counts = []
-    for shard in shards:
-        with open_file(folder / shard.file) as source:
-            counts.append(numbers_in(source, "examples/n_tokens"))
-    return np.concatenate(counts)
-
-
 def _link_tables(
     file: h5py.File, first: h5py.File, folder: Path, shards: Sequence[ShardSpec]
 ) -> None:
+    """Link every column; where shards count rows of their own, the run's numbers are written."""
     is_local = FileRecord.read((folder / shards[0].file).with_suffix(".json")).is_local
-    for name, column in first["examples"].items():
-        if name == "first_token" and is_local:
-            ends = np.cumsum(_n_tokens(folder, shards))
-            firsts = file.create_dataset(column.name, data=np.concatenate(([0], ends[:-1])))
-            firsts.attrs.update(column.attrs)
+    inner = {axis.name for axis in known_axes() if axis.is_inner}
+    local = inner if is_local else inner - {TOKEN}
+    for axis in known_axes():
+        n_rows = [shard.count(axis.name) for shard in shards]
+        for dataset in first.get(axis.table, {}).values():
+            column = axis.column(dataset.name.rpartition("/")[2])
+            numbers = None if column is None else column.numbers
+            if numbers in local:
+                _write_numbers(file, dataset, folder, shards, numbers)
+            else:
+                _link(file, dataset, shards, n_rows)
+    for choice, dataset in first.get("rows", {}).items():
+        if (numbers := axis_of(choice).name) in local:
+            _write_numbers(file, dataset, folder, shards, numbers)
         else:
-            _link(file, column, shards, [s.n_examples for s in shards])
-    for column in first["tokens"].values():
-        _link(file, column, shards, [s.n_tokens for s in shards])
-    for choice in first.get("rows", {}):
-        _link(file, first[f"rows/{choice}"], shards, [s.n_rows[choice] for s in shards])
+            _link(file, dataset, shards, [s.n_rows[choice] for s in shards])
+
+
+def _write_numbers(
+    file: h5py.File, example: h5py.Dataset, folder: Path, shards: Sequence[ShardSpec], axis: str
+) -> None:
+    """Write a column that numbers rows of an axis, which every shard counts from 0."""
+    found, n_before = [], 0
+    for shard in shards:
+        with open_file(folder / shard.file) as source:
+            found.append(numbers_in(source, example.name) + n_before)
+        n_before += shard.count(axis)
+    file.create_dataset(example.name, data=np.concatenate(found))
+    file[example.name].attrs.update(example.attrs)
 
 
 def _link(

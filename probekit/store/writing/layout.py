@@ -5,33 +5,86 @@ Knows HDF5's layouts and the tables of a shard; writes no rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
 
-from probekit.store.format import LIBVER, HDF5Out, ShardSpec, SiteSpec, schema
+from probekit.store.format import (
+    EXAMPLE,
+    FIRST,
+    LIBVER,
+    TEXT,
+    TOKEN,
+    Axis,
+    Column,
+    Format,
+    HDF5Out,
+    ShardSpec,
+    SiteSpec,
+    known_axes,
+    schema,
+)
 
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
 ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
 
 Array = np.ndarray[Any, Any]
+Values = Array | Sequence[str]  # of a column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTables:
-    """What a shard says of its examples and tokens, known before the forward pass."""
+    """What a shard says of its rows, known before the forward pass."""
 
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    n_tokens: Array  # int64 [example]
-    token_ids: Array  # int32 [token]
+    n_rows: Mapping[str, Array]  # by inner axis: rows that each example has, int64 [example]
+    columns: Mapping[str, Mapping[str, Values]]  # by axis: columns that do not follow from n_rows
     choices: Mapping[str, Array]  # rows of a choice of positions: the token each row is, in the run
     counts: Mapping[str, Array]  # by a site's `rows`: how many rows each example gives [example]
-    steps: Array | None = None  # 0 for a text's own tokens, 1, 2, ... for generated ones [token]
+
+    @classmethod
+    def of_texts(
+        cls,
+        *,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        n_tokens: Array,
+        token_ids: Array,
+        choices: Mapping[str, Array],
+        counts: Mapping[str, Array],
+        **more: Array | None,
+    ) -> Self:
+        """Give the tables of texts and their tokens.
+
+        Args:
+            ids: of each example.
+            texts: of each example.
+            n_tokens: of each example, int64 `[example]`.
+            token_ids: int32 `[token]`.
+            choices: see the class.
+            counts: see the class.
+            more: other columns of the tokens, `[token]`; None where there is none.
+        """
+        tokens = {"id": token_ids, **{k: v for k, v in more.items() if v is not None}}
+        return cls(
+            n_rows={TOKEN: n_tokens},
+            columns={EXAMPLE: {"id": ids, "text": texts}, TOKEN: tokens},
+            choices=choices,
+            counts=counts,
+        )
+
+    @property
+    def n_tokens(self) -> Array:
+        """Tokens of each example, int64 `[example]`."""
+        return self.n_rows[TOKEN]
+
+    @property
+    def token_ids(self) -> Array:
+        """Ids of the tokens, int32 `[token]`."""
+        return np.asarray(self.columns[TOKEN]["id"])
 
 
 def lay_out(
@@ -40,6 +93,7 @@ def lay_out(
     sites: Sequence[SiteSpec],
     tables: ShardTables,
     attributes: Mapping[str, Any],
+    layout: Format,
 ) -> list[int]:
     """Create the file with every dataset allocated; give each site's offset in it."""
     with HDF5Out(path, libver=LIBVER, **ALIGNED) as out:
@@ -48,7 +102,7 @@ def lay_out(
         file.attrs["shard"] = shard.number
         file.attrs["first_example"] = shard.first_example
         file.attrs["first_token"] = shard.first_token
-        _write_tables(file, shard, tables)
+        _write_tables(file, shard, tables, layout)
         return [
             create_rows(
                 file,
@@ -61,28 +115,57 @@ def lay_out(
         ]
 
 
-def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables) -> None:
-    ends = np.cumsum(tables.n_tokens)
-    firsts = ends - tables.n_tokens
-    text = h5py.string_dtype()
-    examples = file.create_group("examples")
-    examples.create_dataset("id", data=list(tables.ids), dtype=text)
-    examples.create_dataset("text", data=list(tables.texts), dtype=text)
-    examples.create_dataset("first_token", data=(shard.first_token + firsts).astype("<i8"))
-    examples.create_dataset("n_tokens", data=tables.n_tokens.astype("<i8"))
-    tokens = file.create_group("tokens")
-    numbers = np.arange(shard.n_examples, dtype="<i8")
-    positions = np.arange(shard.n_tokens) - np.repeat(firsts, tables.n_tokens)
-    tokens.create_dataset("id", data=tables.token_ids.astype("<i4"))
-    tokens.create_dataset("position", data=positions.astype("<i4"))
-    tokens.create_dataset("example", data=np.repeat(shard.first_example + numbers, tables.n_tokens))
-    if tables.steps is not None:
-        tokens.create_dataset("step", data=tables.steps.astype("<i4"))
-    for dataset in (*examples.values(), *tokens.values()):
-        dataset.attrs["axes"] = [dataset.name.split("/")[1].removesuffix("s")]
+def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables, layout: Format) -> None:
+    made = [
+        (write_column(file, axis, column, values), axis, column)
+        for axis in known_axes()
+        for column, values in _columns(axis, shard, tables)
+        if column.since <= layout.minor
+    ]
+    for dataset, axis, column in made:
+        dataset.attrs.update(column_attributes(axis, column, layout))
     for name, rows in tables.choices.items():
         dataset = file.create_dataset(f"rows/{name}", data=rows.astype("<i8"))
         dataset.attrs["axes"] = ["row"]
+
+
+def _columns(axis: Axis, shard: ShardSpec, tables: ShardTables) -> Iterator[tuple[Column, Values]]:
+    """Give the columns of an axis that this shard has, in the order of the declaration."""
+    values = {**dict(_extents(axis, shard, tables)), **tables.columns.get(axis.name, {})}
+    for column in axis.columns:
+        if column.name in values:
+            yield column, values[column.name]
+
+
+def _extents(axis: Axis, shard: ShardSpec, tables: ShardTables) -> Iterator[tuple[str, Array]]:
+    """Give the columns that follow from how many rows each example has."""
+    if not axis.is_inner:
+        for inner in known_axes():
+            if inner.name in tables.n_rows:
+                n_rows = tables.n_rows[inner.name]
+                yield inner.first, shard.first(inner.name) + np.cumsum(n_rows) - n_rows
+                yield inner.count, n_rows
+    elif axis.name in tables.n_rows:
+        n_rows = tables.n_rows[axis.name]
+        firsts = np.cumsum(n_rows) - n_rows
+        yield "position", np.arange(n_rows.sum()) - np.repeat(firsts, n_rows)
+        yield EXAMPLE, np.repeat(shard.first(EXAMPLE) + np.arange(len(n_rows)), n_rows)
+
+
+def write_column(file: h5py.File, axis: Axis, column: Column, values: Values) -> h5py.Dataset:
+    """Write a column of an axis' table, as it is declared."""
+    path = f"{axis.table}/{column.name}"
+    if column.dtype == TEXT:
+        return file.create_dataset(path, data=list(values), dtype=h5py.string_dtype())
+    return file.create_dataset(path, data=np.asarray(values).astype(column.dtype))
+
+
+def column_attributes(axis: Axis, column: Column, layout: Format) -> dict[str, Any]:
+    """Give what a column says of itself; since 1.1 also what it means, as netCDF says it."""
+    if layout == FIRST:
+        return {"axes": [axis.name]}
+    units = {"units": column.unit} if column.unit else {}
+    return {"axes": [axis.name], "long_name": column.means, **units}
 
 
 def create_rows(

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from filecmp import cmp
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +23,7 @@ from probekit.errors import StoreError
 from probekit.store.format import (
     FIRST,
     NEWEST,
+    TOKEN,
     Execution,
     FileRecord,
     Format,
@@ -36,7 +36,6 @@ from probekit.store.format import (
     fsync,
     joined_checksum,
     part_of,
-    publish,
     rest_checksum,
     schema,
     stored_checksum,
@@ -48,6 +47,7 @@ from probekit.store.format import (
 )
 from probekit.store.writing.compression import compress
 from probekit.store.writing.layout import ShardTables, lay_out
+from probekit.store.writing.publishing import publish_sealed
 from probekit.store.writing.syncing import Flusher
 
 _ASIDE_BYTES = 1 << 20  # from here on a digest is worth waking a thread
@@ -89,7 +89,7 @@ class ShardWriter:
         self._attributes = attributes
         self._compression = compression
         self._layout = layout
-        self._is_local = layout != FIRST and tables.steps is not None
+        self._is_local = layout != FIRST and "step" in tables.columns[TOKEN]
         self._is_timed = False
         self._final = folder / shard.file
         self._part = part_of(self._final)
@@ -110,7 +110,7 @@ class ShardWriter:
             self._final.parent.mkdir(parents=True, exist_ok=True)
             stack.callback(self._part.unlink, missing_ok=True)
             self._offsets = lay_out(
-                self._part, self.shard, self._sites, self._tables, self._attributes
+                self._part, self.shard, self._sites, self._tables, self._attributes, self._layout
             )
             self._fd = os.open(self._part, os.O_RDWR)
             self._flusher = Flusher(self._fd)
@@ -261,29 +261,7 @@ class ShardWriter:
             compress(self._part, self._sites, self._compression)
         record = self._record()
         fsync(self._part)
-        self._publish(record, self._final.with_suffix(".json"))
-
-    def _publish(self, record: FileRecord, path: Path) -> None:
-        """Give the shard its name and then its record, which decides; who comes second goes.
-
-        Files and records are linked, never renamed, so that of two processes one is first. A file
-        without a record is a dead process's, or that of one that is just here: equal bytes serve
-        both, and other bytes are put aside until it is known whose record is there.
-        """
-        aside = part_of(self._final.with_suffix(".aside"))
-        if path.exists():
-            return  # sealed by another: ours is removed like any shard that was not sealed
-        try:
-            if not publish(self._part, self._final) and not cmp(
-                self._part, self._final, shallow=False
-            ):
-                aside.unlink(missing_ok=True)
-                aside.hardlink_to(self._final)
-                self._part.replace(self._final)
-            if not record.write(path, only_first=True) and aside.exists():
-                aside.replace(self._final)
-        finally:
-            aside.unlink(missing_ok=True)
+        publish_sealed(self._part, self._final, record)
 
     def _record(self) -> FileRecord:
         extents = stored_extents(self._part)

@@ -1,0 +1,184 @@
+"""inputs.h5: the examples of a run and their token ids, sealed before its first shard.
+
+Knows how they lie on disk; nothing of where they came from. Whoever resumes, repairs or joins a run
+takes them from here, and neither reads texts nor tokenizes again. Pieces lie end to end, in whole
+numbers as narrow as they fit: a token takes 4 bytes, and as few as 2 for its characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from probekit.errors import StoreError
+from probekit.store.format import (
+    INPUTS_FILE,
+    INPUTS_RECORD,
+    LIBVER,
+    NEWEST,
+    FileRecord,
+    HDF5Out,
+    attributes_of,
+    dataset_in,
+    explained,
+    fsync,
+    node_in,
+    part_of,
+    rest_checksum,
+)
+from probekit.store.reading import MappedRows, open_file
+from probekit.store.writing import ALIGNED, publish_sealed
+
+Array = np.ndarray[Any, Any]
+
+_BLOCK = 1 << 22  # values written at a time
+_FROM = "from_"  # attributes that say what the inputs were made from begin so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pieces:
+    """Arrays or texts laid end to end, one for each example."""
+
+    values: Array  # [value]; of texts uint8, their UTF-8
+    ends: Array  # int64 [example + 1]: where each ends, behind a first 0
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def piece(self, begin: int, end: int) -> Array:
+        """Give the values of the pieces from `begin` to `end`."""
+        return self.values[self.ends[begin] : self.ends[end]]
+
+    @property
+    def sizes(self) -> Array:
+        """How many values each has, int64 `[example]`."""
+        return np.diff(self.ends)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedInputs:
+    """What a model reads in a run."""
+
+    ids: Pieces  # names of the examples
+    texts: Pieces
+    tokens: Pieces  # int32 token ids
+    spans: Array | None  # which characters of its text a token covers, [token, (start, end)]
+    n_truncated: int  # examples whose tokens were cut at the limit
+    digest: str  # of all of it
+    made_from: Mapping[str, str]  # digests of what decided it: settings, file, tokenizer
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Read what a run's folder holds, mapped and not copied; None where it holds none.
+
+        Raises:
+            StoreError: if it is not what was written.
+        """
+        path = folder / INPUTS_FILE
+        with explained(folder, "looked into"):
+            if not path.exists() and not (folder / INPUTS_RECORD).exists():
+                return None
+        wrong = wrong_inputs(folder)
+        if wrong is not None:
+            raise StoreError(f"{folder / wrong[0]}: {wrong[1]}")
+        with open_file(path) as file:
+            attributes = attributes_of(file)
+            return cls(
+                ids=_pieces(file, path, "ids"),
+                texts=_pieces(file, path, "texts"),
+                tokens=_pieces(file, path, "tokens"),
+                spans=_values(file, path, "spans") if node_in(file, "spans") else None,
+                n_truncated=int(attributes["n_truncated"]),
+                digest=str(attributes["inputs_digest"]),
+                made_from={
+                    key.removeprefix(_FROM): str(value)
+                    for key, value in attributes.items()
+                    if key.startswith(_FROM)
+                },
+            )
+
+    def seal(self, folder: Path) -> None:
+        """Write them into a run's folder, unless they are there."""
+        path = folder / INPUTS_FILE
+        part = part_of(path)
+        with explained(path):
+            try:
+                with HDF5Out(part, libver=LIBVER, **ALIGNED) as out:
+                    self._write(out.file)
+                record = FileRecord(
+                    file_bytes=part.stat().st_size, rest=rest_checksum(part, ()), sites={}
+                )
+                fsync(part)
+                publish_sealed(part, path, record)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _write(self, file: h5py.File) -> None:
+        file.attrs["probekit_format"] = NEWEST.attribute
+        file.attrs["inputs_digest"] = self.digest
+        file.attrs["n_truncated"] = self.n_truncated
+        file.attrs.update({f"{_FROM}{key}": value for key, value in self.made_from.items()})
+        for name, pieces in (("ids", self.ids), ("texts", self.texts), ("tokens", self.tokens)):
+            _write(file, f"{name}/values", pieces.values)
+            _write(file, f"{name}/ends", pieces.ends, narrow=True)
+        if self.spans is not None:
+            _write(file, "spans", self.spans, narrow=True)
+
+
+def wrong_inputs(folder: Path, digest: str | None = None) -> tuple[str, str] | None:
+    """Say of the inputs in a run's folder which file is wrong, and what; None if they are whole.
+
+    Args:
+        folder: of the run.
+        digest: what the run says of its inputs.
+    """
+    path = folder / INPUTS_FILE
+    for name in (INPUTS_FILE, INPUTS_RECORD):
+        if not (folder / name).exists():
+            return name, "is missing"
+    try:
+        record = FileRecord.read(folder / INPUTS_RECORD)
+    except StoreError as error:
+        return INPUTS_RECORD, str(error).removeprefix(f"{folder / INPUTS_RECORD}: ")
+    try:
+        size = path.stat().st_size
+        if size != record.file_bytes:
+            return INPUTS_FILE, f"has {size} bytes, {record.file_bytes} were written"
+        if rest_checksum(path, ()) != record.rest:
+            return INPUTS_FILE, "does not have its checksum"
+        with open_file(path) as file:
+            if digest is not None and attributes_of(file).get("inputs_digest") != digest:
+                return INPUTS_FILE, "is of another run"
+    except StoreError as error:
+        return INPUTS_FILE, str(error).removeprefix(f"{path}: ")
+    return None
+
+
+def discard_inputs(folder: Path) -> None:
+    """Remove the inputs of a run, their record first."""
+    for name in (INPUTS_RECORD, INPUTS_FILE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write(file: h5py.File, name: str, values: Array, *, narrow: bool = False) -> None:
+    dtype = np.min_scalar_type(int(values.max()) if values.size else 0) if narrow else values.dtype
+    made = file.create_dataset(name, shape=values.shape, dtype=dtype)
+    for begin in range(0, len(values), _BLOCK):
+        made[begin : begin + _BLOCK] = values[begin : begin + _BLOCK]
+
+
+def _values(file: h5py.File, path: Path, name: str) -> Array:
+    return np.asarray(MappedRows(dataset_in(file, name), path)[:])
+
+
+def _pieces(file: h5py.File, path: Path, name: str) -> Pieces:
+    values, ends = (_values(file, path, f"{name}/{part}") for part in ("values", "ends"))
+    whole = len(ends) and ends[0] == 0 and ends[-1] == len(values)
+    if not whole or not (ends[1:] >= ends[:-1]).all():
+        raise StoreError(f"{path}: its {name} do not lie end to end")
+    return Pieces(values=values, ends=ends.astype(np.int64))

@@ -1,0 +1,89 @@
+"""Examples: the input texts of a trace, one at a time or column by column.
+
+Knows their table, and how an example's tokens are found; nothing of sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from probekit.store import TOKEN, known_axes
+from probekit.trace.axistable import AxisTable
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One input text."""
+
+    number: int  # in the trace; a lone shard counts its examples and tokens from 0
+    id: str
+    text: str
+    first_token: int  # its first row among all tokens of the trace
+    n_tokens: int
+    token_ids: Array  # int32 [token]
+    tokens: tuple[str, ...]  # the tokens as strings
+    n_generated: int  # of them, how many the model said itself: the last ones
+
+    @property
+    def completion(self) -> str:
+        """What the model said itself; empty where it was not asked to generate."""
+        return "".join(self.tokens[self.n_tokens - self.n_generated :])
+
+
+class Examples(AxisTable, Sequence[Example]):
+    """The examples of a trace, read one at a time; `id`, `text`, `n_tokens`, ... are columns."""
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        number = self.number(number)
+        first, n_tokens = self.extent(number)
+        tokens = self._others(TOKEN)
+        ids = tokens.id[first : first + n_tokens]
+        return Example(
+            number=number,
+            id=self.id[number],
+            text=self.text[number],
+            first_token=first,
+            n_tokens=n_tokens,
+            token_ids=ids,
+            tokens=tuple(self._opened.token_text(int(i)) for i in ids),
+            n_generated=int(np.count_nonzero(tokens.step[first : first + n_tokens])),
+        )
+
+    def texts(self) -> Iterator[str]:
+        """Give every text in order, many at a time read: quicker than one by one."""
+        return iter(self.text)
+
+    def number(self, number: int) -> int:
+        """Check an example's number; -1 is the last."""
+        there = len(self)
+        if not -there <= number < there:
+            raise IndexError(f"example {number} is out of range: there are {there}")
+        return number % there
+
+    def extent(self, number: int, axis: str = TOKEN) -> tuple[int, int]:
+        """Give an example's first row among all rows of an axis, and how many it has."""
+        first, n_rows = self._others(axis).extents
+        return int(first[number]), int(n_rows[number])
+
+    @cached_property
+    def n_generated(self) -> Array:
+        """How many tokens of each example the model said itself, int64 `[example]`."""
+        tokens = self._others(TOKEN)
+        generated = np.flatnonzero(tokens.step[:])
+        return np.bincount(tokens.example[generated], minlength=len(self))
+
+    def _open(self, name: str) -> Any:
+        """Open a column; where each example's rows begin and how many they are, whole."""
+        for axis in known_axes():
+            if axis.is_inner and name in (axis.first, axis.count):
+                return self._others(axis.name).extents[name == axis.count]
+        return super()._open(name)

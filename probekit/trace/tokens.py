@@ -1,0 +1,53 @@
+"""Tokens: the real tokens of a trace, one at a time or column by column.
+
+Knows their table and the strings of a vocabulary; nothing of sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from probekit.errors import StoreError
+from probekit.trace.axistable import AxisTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One real token of an example."""
+
+    row: int
+    id: int
+    text: str
+    position: int  # in its example, from 0
+    example: int
+    step: int  # 0 for a text's own token, 1, 2, ... for generated ones
+
+
+class Tokens(AxisTable, Sequence[Token]):
+    """The tokens of a trace; `id`, `position`, `example`, ... are lazy columns `[token]`."""
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[r] for r in range(*row.indices(len(self)))]
+        token_id, position, example = (
+            int(column[row]) for column in (self.id, self.position, self.example)
+        )
+        row = int(row) % len(self)
+        firsts, counts = self.extents
+        known = 0 <= example < len(firsts)
+        first, n_tokens = (firsts[example], counts[example]) if known else (0, 0)
+        if not 0 <= position < n_tokens or first + position != row:
+            raise StoreError(
+                f"{self._opened.path}: token {row} is said to be token {position} of example "
+                f"{example}, which it is not"
+            )
+        return Token(
+            row=row,
+            id=token_id,
+            text=self._opened.token_text(token_id),
+            position=position,
+            example=example,
+            step=int(self.step[row]),
+        )
