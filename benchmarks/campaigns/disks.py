@@ -104,7 +104,9 @@ def _file_in_the_way(run: Undisturbed, place: Path, chance: Random) -> Ended:
 
 
 def _folder_in_the_way(run: Undisturbed, place: Path, chance: Random) -> Ended:
-    name = chance.choice([".lock", "run.json", ".run.json.part", "trace.json", ".trace.h5.part"])
+    name = chance.choice(
+        [".lock", "run.json", ".run.json.part", "trace.json", ".trace.h5.part", "inputs.json"]
+    )
     (place / FOLDER / name / "inner").mkdir(parents=True)
     return run_probekit(place, *_FORCED)
 

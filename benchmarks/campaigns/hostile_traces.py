@@ -553,8 +553,14 @@ _JSON: dict[str, bytes] = {
     "a large number": b'{"identity": {"shards": [' + b"9" * 100_000 + b"]}}",
 }
 BESIDE: dict[str, Spoil] = {
-    **{f"{name} is a link": _linked(name) for name in ("trace.h5", "shards/00000.h5", "shards")},
-    **{f"{name} is a pipe": _pipe(name) for name in ("trace.h5", "shards/00001.h5", "run.json")},
+    **{
+        f"{name} is a link": _linked(name)
+        for name in ("trace.h5", "shards/00000.h5", "shards", "inputs.h5")
+    },
+    **{
+        f"{name} is a pipe": _pipe(name)
+        for name in ("trace.h5", "shards/00001.h5", "run.json", "inputs.h5")
+    },
     "run.json is a pipe, no index": lambda p: (
         _pipe("run.json")(p),
         (p.folder / "trace.h5").unlink(),
@@ -568,6 +574,7 @@ BESIDE: dict[str, Spoil] = {
     "a shard is a folder": _folder("shards/00000.h5"),
     "trace.h5 is a terabyte": _huge,
     "shards are swapped": _swapped,
+    "inputs.h5 is noise": _with("inputs.h5", random.Random(1).randbytes(5000)),
     "trace.h5 is noise": _with("trace.h5", random.Random(0).randbytes(5000)),
     "trace.h5 is a signature": _with("trace.h5", b"\x89HDF\r\n\x1a\n" + bytes(600)),
     "trace.h5 is a pickle": _with("trace.h5", b"\x80\x04\x95cos\nsystem\n(S'x'\ntR."),
@@ -606,7 +613,7 @@ def _keys(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _keys(item)
 
 
-RECORDS = ("shards/00000.json", "shards/00001.json", "trace.json", "run.json")
+RECORDS = ("shards/00000.json", "shards/00001.json", "trace.json", "run.json", "inputs.json")
 
 # --- all of it
 

@@ -53,6 +53,6 @@ def stop(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> Non
 def _left_over(place: Path) -> list[str]:
     folder = place / FOLDER
     there = {p.name for p in folder.rglob("*") if p.is_file()}
-    kept = {*sealed(place), "run.json", "trace.h5", "trace.json"}
+    kept = {*sealed(place), "run.json", "inputs.h5", "inputs.json", "trace.h5", "trace.json"}
     made = {MADE, *(name.replace("json", MADE) for name in kept)}
     return [f"{name} was left behind" for name in sorted(there - kept - made)]

@@ -121,9 +121,7 @@ def run(
             # Not earlier: what is old or damaged is better than nothing.
             folder.reopen(damaged, checked)
             if layout != FIRST:
-                _seal_inputs(
-                    plan, path, anew=any(d.file in (INPUTS_FILE, INPUTS_RECORD) for d in damages)
-                )
+                _seal_inputs(plan, path, damages)
         if todo:
             attributes = {"run_digest": record.digest, **(checked if layout == FIRST else {})}
             capture(
@@ -147,9 +145,9 @@ def _checked(
     return selfcheck.self_check(model, plan, record, path)
 
 
-def _seal_inputs(plan: Plan, path: Path, *, anew: bool) -> None:
+def _seal_inputs(plan: Plan, path: Path, damages: Sequence[Damage]) -> None:
     assert plan.examples is not None  # a plan that runs has its inputs
-    if anew:
+    if any(damage.file in (INPUTS_FILE, INPUTS_RECORD) for damage in damages):
         discard_inputs(path)
     plan.examples.sealed(plan.made_from).seal(path)
 

@@ -24,6 +24,7 @@ from probekit.store.format import (
     FileRecord,
     HDF5Out,
     attributes_of,
+    check_plain,
     dataset_in,
     explained,
     fsync,
@@ -146,6 +147,7 @@ def wrong_inputs(folder: Path, digest: str | None = None) -> tuple[str, str] | N
     except StoreError as error:
         return INPUTS_RECORD, str(error).removeprefix(f"{folder / INPUTS_RECORD}: ")
     try:
+        check_plain(path)
         size = path.stat().st_size
         if size != record.file_bytes:
             return INPUTS_FILE, f"has {size} bytes, {record.file_bytes} were written"

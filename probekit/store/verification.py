@@ -20,6 +20,7 @@ from probekit.store.format import (
     EXAMPLE,
     INDEX_FILE,
     INDEX_RECORD,
+    INPUTS_FILE,
     MADE_FILE,
     RUN_FILE,
     SHARDS_FOLDER,
@@ -119,7 +120,8 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
     run, damages = _read_run(folder)
     planned = set(range(run.n_shards)) if run is not None else set(there)
     numbers = _due(folder, run, there)
-    total = sum(_size(folder / name) for name in (INDEX_FILE, *map(_shard_file, numbers)))
+    beside = (INDEX_FILE, INPUTS_FILE)
+    total = sum(_size(folder / name) for name in (*beside, *map(_shard_file, numbers)))
     n_bytes = 0
     for number in numbers:
         damages += _in_shard(folder, number, run, sums=True)
