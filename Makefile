@@ -48,7 +48,7 @@ test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
 
 # BENCH=--quick for two minutes instead of half an hour. gpu.py says so where there is no GPU.
-BENCHMARKS := overhead ragged write checksum read memory order dataset peers gpu
+BENCHMARKS := overhead ragged write checksum read memory order resume dataset peers gpu
 bench: $(STAMP)-bench
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 

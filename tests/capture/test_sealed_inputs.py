@@ -271,3 +271,13 @@ def test_random_inputs_are_sealed_too(gpt2: Path) -> None:
     with h5py.File("run/inputs.h5") as file:
         assert file["tokens/values"][:].tolist() == trace.tokens.id[:].tolist()
         assert "spans" not in file
+
+
+@pytest.mark.parametrize("name", ["inputs.json", "inputs.h5"])
+def test_a_folder_in_the_way_is_no_sealed_file(gpt2: Path, name: str) -> None:
+    Path("run", name).mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"cannot be (written|read): (File exists|it is no plain)"):
+        go(config(gpt2))
+    Path("run", name).rmdir()
+    go(config(gpt2))
+    assert probekit.verify("run").whole

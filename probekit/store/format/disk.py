@@ -65,6 +65,8 @@ def publish(part: Path, path: Path) -> bool:
     try:
         path.hardlink_to(part)
     except FileExistsError:
+        if not path.is_file():  # a folder in the way is nobody's work
+            raise
         return False
     except OSError as error:
         if error.errno not in _NO_LINKS:

@@ -20,7 +20,7 @@ def publish_sealed(part: Path, path: Path, record: FileRecord) -> None:
     """
     record_path = path.with_suffix(".json")
     aside = part_of(path.with_suffix(".aside"))
-    if record_path.exists():
+    if record_path.is_file():
         return  # sealed by another: ours is removed like any file that was not sealed
     try:
         if not publish(part, path) and not cmp(part, path, shallow=False):
