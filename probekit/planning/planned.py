@@ -5,6 +5,7 @@ Knows what was decided, and says it; how it was decided is in making.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,7 +89,7 @@ class Plan:
             shards=self.shards,
             string_bytes=() if self.examples is None else self.examples.string_bytes,
             has_spans=self.examples is not None and self.examples.has_spans,
-            config_bytes=len(config.to_yaml().encode()),
+            config_bytes=_config_bytes(config),
             n_modules=len(self.skeleton.modules) if order else 0,
             n_words=(self.sizes.d_vocab or 0) if self.tokenizer is not None else 0,
             is_generated=config.generate is not None,
@@ -152,3 +153,9 @@ class Plan:
             "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
+
+
+def _config_bytes(config: ProbeConfig) -> int:
+    """Estimate the bytes of a config as YAML: as JSON, which is written a hundred times as fast."""
+    text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    return len(text.encode()) * 11 // 10  # YAML breaks long lines
