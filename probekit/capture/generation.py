@@ -31,7 +31,7 @@ from probekit.capture.spool import Spool
 from probekit.capture.transfer import RowSink
 from probekit.config import GenerateConfig
 from probekit.errors import CaptureError, ProbekitError
-from probekit.inputs import Budget
+from probekit.inputs import ALONE, ONE_LENGTH, Budget
 from probekit.models import out_of_memory
 from probekit.store import ALL_TOKENS, FIRST, SHARDS_FOLDER, ShardSpec, ShardTables, sealed_specs
 
@@ -61,7 +61,9 @@ def _generate_shard(walk: Walk, shard: ShardSpec, *, n_tokens: dict[int, int]) -
     times = _Times()
     specs = [site.spec for site in plan.sites]
     with Spool(walk.path / SHARDS_FOLDER, specs) as spool, walk.transfer.filling():
-        for numbers in equal_lengths(n_prompt + settings.max_new_tokens, n_prompt, walk.budget):
+        for numbers in equal_lengths(
+            n_prompt + settings.max_new_tokens, n_prompt, walk.budget, walk.company
+        ):
             found = _generate(walk, shard, numbers, prompts, spool, times)
             for number, tokens in zip(numbers, found, strict=True):
                 sequences[number] = tokens
@@ -76,12 +78,14 @@ def _generate_shard(walk: Walk, shard: ShardSpec, *, n_tokens: dict[int, int]) -
     n_tokens[shard.number] = actual.n_tokens
 
 
-def equal_lengths(n_tokens: Array, n_prompt: Array, budget: Budget) -> Iterator[Array]:
+def equal_lengths(
+    n_tokens: Array, n_prompt: Array, budget: Budget, company: str = ONE_LENGTH
+) -> Iterator[Array]:
     """Group examples whose prompts have the same length, under a budget of tokens."""
     for length in np.unique(n_prompt)[::-1]:
         alike = np.flatnonzero(n_prompt == length)
         while len(alike):
-            size = budget.examples(int(n_tokens[alike[0]]))
+            size = 1 if company == ALONE else budget.examples(int(n_tokens[alike[0]]))
             yield alike[:size]
             alike = alike[size:]
 
@@ -182,6 +186,7 @@ class _Pass:
                 model.register_forward_hook(self._end),
             ):
                 stack.callback(handle.remove)
+            self._walk.fresh.put_back()
             try:
                 model.generate(  # type: ignore[operator]
                     ids,

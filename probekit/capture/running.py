@@ -12,6 +12,7 @@ import torch
 
 from probekit import models
 from probekit.capture import selfcheck
+from probekit.capture.freshstate import FreshState
 from probekit.capture.generation import shard_generator
 from probekit.capture.oddvalues import Tally
 from probekit.capture.provenance import about, about_model, run_record, session
@@ -21,12 +22,10 @@ from probekit.capture.transfer import Transfer
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
 from probekit.hooks import OrderRecorder
-from probekit.inputs import Budget, tokenizing
+from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Budget, tokenizing
 from probekit.planning import Plan, free_bytes, make_plan, shortage
 from probekit.store import (
     FIRST,
-    INPUTS_FILE,
-    INPUTS_RECORD,
     NEWEST,
     Damage,
     Format,
@@ -40,6 +39,8 @@ from probekit.store import (
     schema,
     sealed_damages,
     sealed_specs,
+    sessions_of,
+    wrong_inputs,
 )
 from probekit.trace import Trace, open_trace
 
@@ -110,22 +111,34 @@ def run(
             on_start(len(sealed), len(plan.shards))
         if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
             folder.reopen()  # or the self-check has no room beside the old run
-        checked: dict[str, Any] = {}
+        checked: Mapping[str, Any] = {}
         if todo:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)
-            checked = (
-                _checked(model, plan, path, device) if self_check else {"self_check": "skipped"}
-            )
+            fresh = FreshState(model)
+            found = _checked(model, plan, path, device, fresh, rehearse=self_check)
+            checked, company = found.said, found.company
+            if on_note is not None:
+                for note in found.notes:
+                    on_note(note)
         if todo or damages or overwrite:
             # Not earlier: what is old or damaged is better than nothing.
             folder.reopen(damaged, checked)
             if layout != FIRST:
-                _seal_inputs(plan, path, damages)
+                _seal_inputs(plan, path)
         if todo:
             attributes = {"run_digest": record.digest, **(checked if layout == FIRST else {})}
             capture(
-                model, plan, todo, path, device, on_progress, attributes=attributes, layout=layout
+                model,
+                plan,
+                todo,
+                path,
+                device,
+                on_progress,
+                attributes=attributes,
+                layout=layout,
+                company=company,
+                fresh=fresh,
             )
         if todo or damages or not index_is_whole(path, sums=repair):
             folder.sum_up()
@@ -137,19 +150,32 @@ def run(
 
 
 def _checked(
-    model: torch.nn.Module, plan: Plan, path: Path, device: torch.device
-) -> dict[str, Any]:
-    def record(small: Plan, folder: Path) -> None:
-        capture(model, small, small.shards, folder, device)
+    model: torch.nn.Module,
+    plan: Plan,
+    path: Path,
+    device: torch.device,
+    fresh: FreshState,
+    *,
+    rehearse: bool,
+) -> selfcheck.Checked:
+    """Find out which texts may share a batch, by the plan, earlier sessions and a rehearsal."""
+    known = [session.get("self_check_batches") for session in sessions_of(path)]
+    company = next((k for k in (ALONE, ONE_LENGTH) if k in known), plan.company)
+    if not rehearse:
+        return selfcheck.Checked(company=company, said={"self_check": "skipped"}, notes=())
 
-    return selfcheck.self_check(model, plan, record, path)
+    def record(small: Plan, folder: Path, company: str) -> None:
+        capture(model, small, small.shards, folder, device, company=company, fresh=fresh)
+
+    return selfcheck.self_check(model, plan, record, path, company)
 
 
-def _seal_inputs(plan: Plan, path: Path, damages: Sequence[Damage]) -> None:
+def _seal_inputs(plan: Plan, path: Path) -> None:
+    """Write the inputs into a run's folder, unless they lie there whole."""
     assert plan.examples is not None  # a plan that runs has its inputs
-    if any(damage.file in (INPUTS_FILE, INPUTS_RECORD) for damage in damages):
+    if wrong_inputs(path, plan.examples.digest) is not None:
         discard_inputs(path)
-    plan.examples.sealed(plan.made_from).seal(path)
+        plan.examples.sealed(plan.origin.digests).seal(path)
 
 
 def _damaged(path: Path, damages: Sequence[Damage]) -> str:
@@ -183,8 +209,23 @@ def capture(
     *,
     attributes: Mapping[str, Any] | None = None,
     layout: Format = NEWEST,
+    company: str = ANY_LENGTHS,
+    fresh: FreshState | None = None,
 ) -> None:
-    """Run the model over some shards of a plan and seal each, with more attributes if given."""
+    """Run the model over some shards of a plan and seal each.
+
+    Args:
+        model: loaded, on the device.
+        plan: of the run.
+        todo: its shards that are to be made.
+        path: the run's folder.
+        device: that the model is on.
+        on_progress: told how far it is.
+        attributes: more of each shard.
+        layout: the format.
+        company: which texts may share a batch.
+        fresh: what the model was loaded with; taken now where it is not given.
+    """
     record_shard = forward_shard if plan.config.generate is None else shard_generator(path)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
@@ -213,6 +254,8 @@ def capture(
             order=order,
             meter=Meter(plan.shards, todo, on_progress),
             budget=Budget.on(device.type, plan.config.inputs.batch_tokens),
+            company=company,
+            fresh=FreshState(model) if fresh is None else fresh,
         )
         for shard in todo:
             record_shard(walk, shard)

@@ -1,22 +1,24 @@
 """The self-check: a small rehearsal before a run's first batch, compared with what must equal it.
 
-The first texts of the run, cut short, are recorded into a scratch folder by the very code that will
-record the run, twice:
+Two texts of the run are recorded into a scratch folder by the very code that will record the run:
 
 - together in a batch, while bare torch hooks watch the same forward passes: what is stored must be
   what they saw, bit for bit;
-- the shorter text alone: its rows must be those it had in the batch, to rounding. Where they are
-  not, a third pass with other padding tells whether padding reaches the rows.
+- the short text alone, before that batch and behind it, and the long one alone: each must have the
+  rows that it had in the batch, to rounding, whatever ran before.
+
+Once with many sites on texts that are cut short, once with few at the lengths of the run. Where the
+company reaches the rows, texts of one length are tried together, without padding, and then each
+alone: the run goes on as the first of these that is right, and says so.
 
 Knows plans and traces; nothing of how rows are recorded. The run itself is not touched.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,40 +27,61 @@ import numpy as np
 import torch
 
 from probekit.capture import packing
+from probekit.capture.rehearsal import ROOM_BYTES, planned, rehearsals
+from probekit.capture.rowdifference import TOLERANCES, difference
 from probekit.errors import CaptureError
 from probekit.hooks import BareHooks
-from probekit.inputs import Choice, few_examples, shards
+from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Choice
 from probekit.interrupts import uninterrupted
 from probekit.planning import Plan, Recipe, SitePlan
 from probekit.store import FLOATS, PER_EXAMPLE, SCRATCH, explained, this_process, widen
 from probekit.trace import Site, Trace, open_trace
 
-_MOST_TOKENS = 128  # of a text, where it can be cut
-_LEAST_TOKENS = 16
-_MOST_BYTES = 64 << 20  # of rows in a rehearsal
-ROOM_BYTES = 3 * _MOST_BYTES  # of a disk, that all that is rehearsed fits beside the run
-_MOST_SITES = 64
-# The largest difference, as a share of the largest value of a site, that rounding explains. In 16
-# bits the other order of a sum is a different last bit, and deep models make more of it.
-TOLERANCES = {"float64": 1e-6, "float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
+__all__ = ["ROOM_BYTES", "Checked", "self_check"]
 
 Array = np.ndarray[Any, Any]
-Record = Callable[[Plan, Path], None]  # carries a plan out into a folder
+Record = Callable[[Plan, Path, str], None]  # carries a plan out into a folder, in some company
+
+_COMPANIES = (ANY_LENGTHS, ONE_LENGTH, ALONE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What a self-check has found."""
+
+    company: str  # which texts may share a batch
+    said: Mapping[str, Any]  # for made.json
+    notes: tuple[str, ...]  # what the user should know
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Worst:
-    """The site that differs most, and by how much of its largest value."""
+    """The site that differs most, and by how much of its spread."""
 
     site: str
     difference: float
     tolerance: float
 
+    @property
+    def is_wrong(self) -> bool:
+        return self.difference > self.tolerance
+
     def __str__(self) -> str:
-        return f"{self.site} by {self.difference:.2g} of its largest value"
+        return f"{self.site} by {self.difference:.2g} of its spread"
 
 
-def self_check(model: torch.nn.Module, plan: Plan, record: Record, place: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rehearsed:
+    """What one rehearsal has found."""
+
+    n_equal: int  # sites that are what a bare hook saw, bit for bit
+    carried: _Worst | None  # between the short text alone, before the batch and behind it
+    worst: _Worst | None  # between a text alone and in the batch
+
+
+def self_check(
+    model: torch.nn.Module, plan: Plan, record: Record, place: Path, company: str = ANY_LENGTHS
+) -> Checked:
     """Rehearse a run and compare.
 
     Args:
@@ -66,43 +89,93 @@ def self_check(model: torch.nn.Module, plan: Plan, record: Record, place: Path) 
         plan: of the run.
         record: what will carry the run out.
         place: the run's folder; what is rehearsed lies there meanwhile.
+        company: which texts may share a batch, as far as is known.
 
     Returns:
-        Attributes for the trace: `self_check` ("passed"), `self_check_sites` (how many sites equal
-        a bare hook), and of the site that differs most between alone and in a batch
-        `self_check_site`, `self_check_difference` and `self_check_tolerance`, shares of its
-        largest value.
+        Which texts may, and attributes for made.json: `self_check` ("passed"), `self_check_sites`
+        (how many sites equal a bare hook), of the site that differs most between alone and in a
+        batch `self_check_site`, `self_check_difference` and `self_check_tolerance`, in its spread;
+        `self_check_batches` where not all texts may share a batch.
 
     Raises:
-        CaptureError: if a site is not what a bare hook sees, or a text has other rows in a batch
-            than alone.
+        CaptureError: if a site is not what a bare hook sees, or a text has other rows behind
+            another than on a model that has just been loaded.
     """
-    small = _rehearsal(plan)
-    if small is None:
-        return {"self_check": "nothing to check"}
+    notes: list[str] = []
+    for tried in _COMPANIES[_COMPANIES.index(company) :]:
+        with _scratch(place) as folder:
+            found = [
+                _rehearse(model, plan, small, tried, record, folder / str(number))
+                for number, small in enumerate(rehearsals(plan, tried))
+            ]
+        if not found:
+            return Checked(company=tried, said={"self_check": "nothing to check"}, notes=())
+        worst = _largest_of(one.worst for one in found)
+        if worst is None or not worst.is_wrong:
+            said = {"self_check": "passed", "self_check_sites": found[0].n_equal}
+            return Checked(company=tried, said=said | _said(worst, tried), notes=tuple(notes))
+        if tried != ALONE:
+            notes.append(_other_company(plan, worst, tried))
+    assert worst is not None  # the last company was wrong
+    raise CaptureError(
+        f"self-check: {plan.skeleton.model_class} gives a text other rows each time it runs alone, "
+        f"at {worst} (rounding explains {worst.tolerance:g}); --no-self-check records them as they "
+        "are"
+    )
+
+
+def _said(worst: _Worst | None, company: str) -> dict[str, Any]:
+    batches = {} if company == ANY_LENGTHS else {"self_check_batches": company}
+    if worst is None:
+        return batches
+    return batches | {
+        "self_check_difference": worst.difference,
+        "self_check_tolerance": worst.tolerance,
+        "self_check_site": worst.site,
+    }
+
+
+def _other_company(plan: Plan, worst: _Worst, tried: str) -> str:
+    how = {
+        ANY_LENGTHS: "texts of one length run together, without padding",
+        ONE_LENGTH: "every text runs alone",
+    }[tried]
+    what = "padding or longer texts" if tried == ANY_LENGTHS else "other texts"
+    return (
+        f"{plan.skeleton.model_class} lets {what} in a batch reach a text's rows ({worst}; "
+        f"rounding explains {worst.tolerance:g}): {how}"
+    )
+
+
+def _rehearse(
+    model: torch.nn.Module, plan: Plan, small: Plan, company: str, record: Record, folder: Path
+) -> _Rehearsed:
+    """Record two texts together, and each alone."""
     assert small.examples is not None
-    short = int(small.examples.n_tokens.argmin())
-    with _scratch(place) as folder:
-        together, n_equal = _against_hooks(model, small, short, record, folder / "together")
-        found: dict[str, Any] = {"self_check": "passed", "self_check_sites": n_equal}
-        if len(small.examples) == 1:
-            return found
-        lone = _planned(plan, small.sites, [_tokens(small, short)])
-        alone = _recorded(lone, record, folder / "alone")
-        worst = _compare(lone, _rows(together, short), _rows(alone, 0))
-        if worst is None:
-            return found
-        found |= {
-            "self_check_difference": worst.difference,
-            "self_check_tolerance": worst.tolerance,
-            "self_check_site": worst.site,
-        }
-        if worst.difference > worst.tolerance:
-            with _other_padding(model):
-                padded = _recorded(small, record, folder / "padded")
-            others = _compare(lone, _rows(together, short), _rows(padded, short))
-            raise _refusal(plan, worst, others)
-    return found
+    n_tokens = small.examples.n_tokens
+    short = int(n_tokens.argmin())
+
+    def alone(example: int, name: str) -> Callable[[str], Array]:
+        lone = planned(plan, small.sites, [_tokens(small, example)])
+        record(lone, folder / name, company)
+        return _rows(open_trace(folder / name / lone.shards[0].file), 0)
+
+    before = alone(short, "before") if len(n_tokens) > 1 else None
+    together, n_equal = _against_hooks(model, small, short, record, folder / "together", company)
+    if before is None:
+        return _Rehearsed(n_equal=n_equal, carried=None, worst=None)
+    behind = alone(short, "behind")
+    carried = _compare(small, before, behind)
+    if carried is not None and carried.is_wrong:
+        raise CaptureError(
+            f"self-check: {plan.skeleton.model_class} gives a text other rows behind a longer one "
+            f"than on a model that has just been loaded, at {carried} (rounding explains "
+            f"{carried.tolerance:g}): it carries something from pass to pass that probekit does "
+            "not know. --no-self-check records it all the same"
+        )
+    pairs = [(short, behind), (1 - short, alone(1 - short, "long"))]
+    worst = _largest_of(_compare(small, _rows(together, n), rows) for n, rows in pairs)
+    return _Rehearsed(n_equal=n_equal, carried=carried, worst=worst)
 
 
 @contextmanager
@@ -117,97 +190,6 @@ def _scratch(place: Path) -> Iterator[Path]:
             scratch.cleanup()
 
 
-def _refusal(plan: Plan, worst: _Worst, padded: _Worst | None) -> CaptureError:
-    """Say that a text has other rows in a batch than alone, and what the cause is."""
-    if padded is not None and padded.difference > padded.tolerance:
-        cause = f"its padding reaches them: with other padding the same text differs at {padded}"
-    else:
-        cause = "not by the padding's own values: the batch's width or the other texts reach them"
-    return CaptureError(
-        f"self-check: {plan.skeleton.model_class} gives a text other rows in a batch than alone, "
-        f"at {worst} (rounding explains {worst.tolerance:g}); {cause}. inputs.batch_tokens: 1 "
-        "runs every text alone; --no-self-check records the batches as they are"
-    )
-
-
-# --- what is rehearsed
-
-
-def _rehearsal(plan: Plan) -> Plan | None:
-    """Plan the first texts of a run, cut short where its probes allow that."""
-    examples = plan.examples
-    assert examples is not None  # a plan that runs has its inputs
-    if not plan.sites:
-        return None
-    sites = _affordable(plan)
-    n_tokens = examples.n_tokens
-    others = np.flatnonzero(n_tokens != n_tokens[0])
-    second = int(others[0]) if len(others) else 1
-    numbers = [0, second] if len(examples) > 1 else [0]
-    whole = [examples.token_ids(n, n + 1) for n in numbers]
-    row_bytes = sum(site.spec.row_bytes for site in sites)
-    room = min(_MOST_TOKENS, max(_LEAST_TOKENS, _MOST_BYTES // max(1, row_bytes)))
-    first = min(room, len(whole[0]))
-    # While tokens are generated only texts of one length share a batch.
-    other = first if plan.config.generate else max(1, 2 * first // 3)
-    cut = [ids[:n] for ids, n in zip(whole, (first, other), strict=False)]
-    if plan.config.generate:
-        shortest = min(map(len, cut))
-        cut = [ids[:shortest] for ids in cut]
-    return _planned(plan, sites, cut if _have_rows(sites, cut) else whole)
-
-
-def _affordable(plan: Plan) -> tuple[SitePlan, ...]:
-    """Choose sites, few enough and of few enough bytes: the deepest of each kind goes first."""
-    kinds = {(re.sub(r"\d+", "*", site.spec.name), site.recipe): site for site in plan.sites}
-    deepest = {site.spec.name: site for site in kinds.values()}
-    chosen: set[str] = set()
-    n_bytes = 0
-    for name, site in {**deepest, **{site.spec.name: site for site in plan.sites}}.items():
-        n_bytes += site.spec.row_bytes * 2 * _LEAST_TOKENS
-        if not chosen or (n_bytes <= _MOST_BYTES and len(chosen) < _MOST_SITES):
-            chosen.add(name)
-    return tuple(site for site in plan.sites if site.spec.name in chosen)
-
-
-def _have_rows(sites: Sequence[SitePlan], texts: Sequence[Array]) -> bool:
-    """Say whether texts that were cut still have what the probes ask for."""
-    n_tokens = np.array([len(ids) for ids in texts])
-    for site in sites:
-        try:
-            counts = shards.count_rows(n_tokens, site.choice)
-        except IndexError:  # a position asked for by its number
-            return False
-        if site.recipe.pool is not None and not counts.all():
-            return False
-    return True
-
-
-def _planned(plan: Plan, sites: tuple[SitePlan, ...], texts: Sequence[Array]) -> Plan:
-    config = plan.config
-    generate = config.generate
-    if generate is not None:
-        few = {"max_new_tokens": 1, "strategy": "greedy"}
-        once = {"use_cache": True} if generate.use_cache == "both" else {}
-        generate = generate.model_copy(update={**few, **once})
-    small = config.model_copy(
-        update={
-            "execution_order": False,
-            "generate": generate,
-            "store": config.store.model_copy(update={"compression": None}),
-        }
-    )
-    extra = 0 if generate is None else generate.max_new_tokens
-    n_tokens = np.array([len(ids) for ids in texts]) + extra
-    return replace(
-        plan,
-        config=small,
-        sites=sites,
-        examples=few_examples(texts),
-        shards=shards.split(n_tokens, [site.spec for site in sites], 2**62),
-    )
-
-
 def _tokens(plan: Plan, example: int) -> Array:
     assert plan.examples is not None
     return plan.examples.token_ids(example, example + 1)
@@ -216,20 +198,16 @@ def _tokens(plan: Plan, example: int) -> Array:
 # --- recording and comparing
 
 
-def _recorded(plan: Plan, record: Record, folder: Path) -> Trace:
-    record(plan, folder)
-    return open_trace(folder / plan.shards[0].file)
-
-
 def _against_hooks(
-    model: torch.nn.Module, plan: Plan, example: int, record: Record, folder: Path
+    model: torch.nn.Module, plan: Plan, example: int, record: Record, folder: Path, company: str
 ) -> tuple[Trace, int]:
     """Record under bare hooks; give the trace, and how many sites equal what they saw."""
     tokens = _tokens(plan, example)
     plain = {site.spec.name: site for site in plan.sites if _is_plain(site)}
     sources = {name: site.source for name, site in plain.items()}
     with BareHooks(model, sources, tokens) as hooks:
-        trace = _recorded(plan, record, folder)
+        record(plan, folder, company)
+    trace = open_trace(folder / plan.shards[0].file)
     wrong: list[str] = []
     for name, site in plain.items():
         stored = _site_rows(trace[name], example)
@@ -274,17 +252,14 @@ def _expected(site: SitePlan, seen: torch.Tensor | None, n_tokens: int) -> Array
 
 def _site_rows(site: Site, example: int) -> Array:
     """Give an example's rows as stored bits."""
-    per_example = site.rows == PER_EXAMPLE
-    rows = slice(example, example + 1) if per_example else site.rows_of(example)
-    stored: Array = site.raw(rows)
+    stored: Array = site.raw(site.rows_of(example))
     return stored
 
 
 def _largest(stored: Array, seen: Array, dtype: str) -> str:
     if stored.shape != seen.shape:
         return f"{list(stored.shape)} rows instead of {list(seen.shape)}"
-    difference = _numbers(stored, dtype) - _numbers(seen, dtype)
-    return f"up to {np.abs(difference).max():.3g}"
+    return f"up to {np.abs(_numbers(stored, dtype) - _numbers(seen, dtype)).max():.3g}"
 
 
 def _numbers(stored: Array, dtype: str) -> Array:
@@ -308,37 +283,10 @@ def _compare(
         precisions = (spec.dtype, spec.source_dtype, str(plan.dtype).removeprefix("torch."))
         tolerance = max(TOLERANCES.get(dtype, 0.0) for dtype in precisions)
         a, b = ours(spec.name)[:n_prompt], theirs(spec.name)[:n_prompt]
-        found.append(_Worst(site=spec.name, difference=_share(a, b), tolerance=tolerance))
-    return max(found, key=lambda worst: worst.difference / worst.tolerance, default=None)
+        found.append(_Worst(site=spec.name, difference=difference(a, b), tolerance=tolerance))
+    return _largest_of(found)
 
 
-def _share(a: Array, b: Array) -> float:
-    """Give the largest difference as a share of the largest value; infinite if NaNs differ."""
-    if a.shape != b.shape:
-        return float("inf")
-    odd = ~(np.isfinite(a) & np.isfinite(b))
-    if not np.array_equal(a[odd], b[odd], equal_nan=True):
-        return float("inf")
-    if odd.all():
-        return 0.0
-    largest = np.abs(b[~odd]).max()
-    difference = np.abs(a[~odd] - b[~odd]).max()
-    return float(difference / largest) if difference else 0.0
-
-
-@contextmanager
-def _other_padding(model: torch.nn.Module) -> Iterator[None]:
-    """Give the model other tokens where the mask says that there are none."""
-
-    def hook(module: torch.nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
-        mask = kwargs.get("attention_mask")
-        ids = kwargs["input_ids"]
-        if mask is None or mask.shape != ids.shape:
-            return None
-        return args, {**kwargs, "input_ids": torch.where(mask.bool(), ids, ids + 1)}
-
-    handle = model.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _largest_of(found: Any) -> _Worst | None:
+    there = [worst for worst in found if worst is not None]
+    return max(there, key=lambda worst: worst.difference / worst.tolerance, default=None)

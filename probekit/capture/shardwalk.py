@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from probekit.capture import packing
+from probekit.capture.freshstate import FreshState
 from probekit.capture.oddvalues import Tally
 from probekit.capture.packing import Batch
 from probekit.capture.receiver import Receiver
@@ -91,6 +92,8 @@ class Walk:
     order: OrderRecorder | None  # attached to the model
     meter: Meter
     budget: Budget
+    company: str  # which texts may share a batch
+    fresh: FreshState  # of the model, given back before each pass
 
     def writer(self, shard: ShardSpec, tables: Any) -> ShardWriter:
         """Open a shard for writing."""
@@ -178,9 +181,13 @@ def forward_shard(walk: Walk, shard: ShardSpec) -> None:
     assert plan.examples is not None  # a plan that runs has its inputs
     tables = shards.tables(plan.examples, shard)
     with walk.writer(shard, tables) as out, walk.transfer.filling():
-        for numbers in shards.batches(tables.n_tokens, walk.budget, plan.length_border):
+        for numbers in _batches(walk, tables.n_tokens):
             _forward_batch(walk, shard, tables, numbers, out)
         walk.seal(out)
+
+
+def _batches(walk: Walk, n_tokens: Array) -> Iterator[Array]:
+    return shards.batches(n_tokens, walk.budget, walk.plan.length_border, walk.company)
 
 
 def _forward_batch(
@@ -196,6 +203,7 @@ def _forward_batch(
         logits_to_keep=walk.plan.logits_to_keep,
     )
     walk.receiver.expect(batch, out)
+    walk.fresh.put_back()
     seconds = forward(walk.model, batch, wait_for=walk.device if walk.order is not None else None)
     if seconds is None:
         for part in walk.split(numbers, batch.shape[1], out):

@@ -91,9 +91,9 @@ def _lay_out(path: Path, trace: Trace, sites: tuple[Site, ...], dtype: str | Non
 def _columns(trace: Trace, old: h5py.File) -> Iterator[tuple[str, Any, int]]:
     """Give the tables' columns: name, what gives a slice of it, number of rows."""
     for table in trace.tables:
-        for column in table.stored:
-            values = table.column(column.name)
-            yield f"{table.axis.table}/{column.name}", values, len(values)
+        for name in (*(column.name for column in table.stored), *table.undeclared):
+            values = table.column(name)
+            yield f"{table.axis.table}/{name}", values, len(values)
     choices = node_in(old, "rows")
     for choice in () if choices is None else names_in(choices, old):
         rows = trace.rows_of_choice(choice)

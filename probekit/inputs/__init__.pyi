@@ -4,5 +4,11 @@ from .examples import (
     Limits as Limits,
     few_examples as few_examples,
 )
-from .reading import Inputs as Inputs, read_inputs as read_inputs
-from .shards import Budget as Budget, Choice as Choice
+from .reading import Origin as Origin, read_inputs as read_inputs
+from .shards import (
+    ALONE as ALONE,
+    ANY_LENGTHS as ANY_LENGTHS,
+    ONE_LENGTH as ONE_LENGTH,
+    Budget as Budget,
+    Choice as Choice,
+)

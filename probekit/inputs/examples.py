@@ -10,6 +10,7 @@ import hashlib
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
@@ -18,9 +19,9 @@ from typing import Any, Self
 import numpy as np
 
 from probekit.config import ProbeConfig, RandomInputs
-from probekit.errors import ConfigError, Fault
+from probekit.errors import ConfigError, Fault, StoreError
 from probekit.inputs.texts import Text, read_texts
-from probekit.store import Pieces, SealedInputs, explained
+from probekit.store import INPUTS_FILE, Pieces, SealedInputs, explained
 
 Array = np.ndarray[Any, Any]
 
@@ -166,11 +167,11 @@ class Examples:
 
     def text(self, example: int) -> str:
         """Give an example's text as it was given, also where its tokens were cut."""
-        return bytes(self._texts.piece(example, example + 1)).decode()
+        return _string(self._texts, example)
 
     def id(self, example: int) -> str:
         """Give an example's id."""
-        return bytes(self._ids.piece(example, example + 1)).decode()
+        return _string(self._ids, example)
 
     @property
     def string_bytes(self) -> Array:
@@ -180,8 +181,9 @@ class Examples:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of every id, text and token, and of the characters it covers."""
-        more = () if self._spans is None else (self._spans.astype("<i4", copy=False),)
-        return self._digest or self._digest_of(more)
+        if self._digest is not None:
+            return self._digest
+        return self._digest_of(() if self._spans is None else (self._spans,))
 
     @cached_property
     def digest_of_format_1(self) -> str:
@@ -195,6 +197,17 @@ class Examples:
             for begin in range(0, len(values), 1 << 22):
                 digest.update(np.ascontiguousarray(values[begin : begin + (1 << 22)]).data)
         return digest.hexdigest()
+
+
+def _string(pieces: Pieces, number: int) -> str:
+    data = bytes(pieces.piece(number, number + 1))
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{INPUTS_FILE}: text {number} is no UTF-8") from error
+    if "\0" in text:
+        raise StoreError(f"{INPUTS_FILE}: text {number} has a NUL character")
+    return text
 
 
 def few_examples(texts: Iterable[Array]) -> Examples:
@@ -228,16 +241,19 @@ class _Making:
     """Examples while they are made."""
 
     def __init__(self) -> None:
-        self._tokens, self._texts, self._ids, self._spans = (_Spool() for _ in range(4))
         self._n_truncated = 0
         self._has_spans = True
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._tokens, self._texts, self._ids, self._spans = (
+                stack.enter_context(_Spool()) for _ in range(4)
+            )
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        for spool in (self._tokens, self._texts, self._ids, self._spans):
-            spool.__exit__(*error)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def add(
         self,

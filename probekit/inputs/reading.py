@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from probekit.config import ProbeConfig, deciding_keys
@@ -20,65 +21,72 @@ from probekit.store import SealedInputs, file_digest
 _SETTINGS, _FILE, _TOKENIZER = "settings", "file", "tokenizer"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """The examples of a run, and what they were made from."""
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What decides the examples of a run."""
 
-    examples: Examples
-    made_from: Mapping[str, str]  # digests, by what decided the examples
-    notes: tuple[str, ...]  # what the user should know
+    config: ProbeConfig
+    limits: Limits
+    tokenizer: str | None  # a digest that tells it from others
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests, by what they are of; of a file, and of a dataset that is a local folder."""
+        return dict(self._digests())
+
+    def _digests(self) -> Iterator[tuple[str, str]]:
+        settings = json.dumps([deciding_keys(self.config.inputs), asdict(self.limits)])
+        yield _SETTINGS, hashlib.sha256(settings.encode()).hexdigest()
+        if self.tokenizer is not None:
+            yield _TOKENIZER, self.tokenizer
+        place = self.place
+        if place is not None and place.is_file():
+            yield _FILE, file_digest(place)
+        elif place is not None and place.is_dir():
+            files = sorted(path for path in place.rglob("*") if path.is_file())
+            said = [f"{path.relative_to(place)} {file_digest(path)}" for path in files]
+            yield _FILE, hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+    @property
+    def place(self) -> Path | None:
+        """The file or the local folder that the texts come from; None where there is none."""
+        inputs = self.config.inputs
+        if inputs.file is not None:
+            return Path(inputs.file)
+        return None if inputs.dataset is None else Path(inputs.dataset.name)
 
 
 def read_inputs(
-    config: ProbeConfig,
-    encode: Encode | None,
-    limits: Limits,
-    *,
-    tokenizer_digest: str | None,
-    sealed_in: Path | None,
-) -> Inputs:
+    origin: Origin, encode: Encode | None, *, sealed_in: Path | None
+) -> tuple[Examples, list[str]]:
     """Take the examples that a run has sealed, or read and tokenize them.
 
     Args:
-        config: where the texts are.
+        origin: what decides them.
         encode: texts to token ids; may be None for random inputs, which need no tokenizer.
-        limits: what the model can take.
-        tokenizer_digest: tells the tokenizer from others.
         sealed_in: the run's folder; None to read anew in any case.
+
+    Returns:
+        The examples, and what the user should know.
 
     Raises:
         ConfigError: naming every text (up to twenty) that cannot be used, and why.
     """
-    now = dict(_made_from(config, limits, tokenizer_digest))
-    notes = []
+    config, notes = origin.config, []
     try:
         sealed = None if sealed_in is None else SealedInputs.read(sealed_in)
     except StoreError as error:
         sealed = None
         notes.append(f"{error}; the inputs are read again")
     if sealed is not None:
-        before = sealed.made_from
+        before, now = sealed.made_from, origin.digests
         changed = {key for key in {*before, *now} if before.get(key) != now.get(key)}
-        gone = changed == {_FILE} and _FILE not in now
-        if gone:
-            where = config.where("inputs.file")
+        where = config.where("inputs.file" if config.inputs.file is not None else "inputs.dataset")
+        if changed == {_FILE} and _FILE not in now:
             notes.append(f"{where}: is gone; the run goes on with the texts that it has sealed")
-        if not changed or gone:
-            return Inputs(examples=Examples.of(sealed), made_from=before, notes=tuple(notes))
+            changed.clear()
+        if not changed and int(sealed.tokens.values.max()) < origin.limits.d_vocab:
+            return Examples.of(sealed), notes
         if changed == {_FILE}:
-            where = config.where("inputs.file")
             notes.append(f"{where}: has changed since the run in {sealed_in} began")
-    examples = make_examples(config, encode, limits)
-    return Inputs(examples=examples, made_from=now, notes=tuple(notes))
-
-
-def _made_from(
-    config: ProbeConfig, limits: Limits, tokenizer_digest: str | None
-) -> Iterator[tuple[str, str]]:
-    keys = {k: v for k, v in deciding_keys(config.inputs).items() if k != "file"}
-    settings = json.dumps([keys, asdict(limits)], sort_keys=True)
-    yield _SETTINGS, hashlib.sha256(settings.encode()).hexdigest()
-    if config.inputs.file is not None and Path(config.inputs.file).is_file():
-        yield _FILE, file_digest(Path(config.inputs.file))
-    if tokenizer_digest is not None:
-        yield _TOKENIZER, tokenizer_digest
+    return make_examples(config, encode, origin.limits), notes

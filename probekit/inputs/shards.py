@@ -22,6 +22,9 @@ Array = np.ndarray[Any, Any]
 _A_BATCH_COSTS: Mapping[str, int] = {"cpu": 128}
 _A_LAUNCH_COSTS = 2048
 
+# Which texts may share a batch, where a model gives a row other values in other company.
+ANY_LENGTHS, ONE_LENGTH, ALONE = "any lengths", "one length", "alone"
+
 # What an open shard holds in memory besides rows: in all, of a token, of an example and its two
 # strings' headers, and of its checksum at a site.
 _SAID_BYTES = 64 << 20
@@ -168,11 +171,18 @@ class Budget:
         return max(1, self.tokens // n_tokens)
 
 
-def batches(n_tokens: Array, budget: Budget, border: int | None = None) -> Iterator[Array]:
+def batches(
+    n_tokens: Array, budget: Budget, border: int | None = None, company: str = ANY_LENGTHS
+) -> Iterator[Array]:
     """Group a shard's examples by length, longest first, under a budget of padded tokens.
 
-    Longest first, so that a batch that does not fit the device shows itself at once. Examples of
-    more than `border` tokens share no batch with others.
+    Longest first, so that a batch that does not fit the device shows itself at once.
+
+    Args:
+        n_tokens: of each example of the shard, int64 `[example]`.
+        budget: of a batch.
+        border: examples of more tokens share no batch with others.
+        company: which texts may share a batch: `ANY_LENGTHS`, `ONE_LENGTH` or `ALONE`.
 
     Yields:
         Numbers within the shard, int64; one example longer than the budget makes a batch alone.
@@ -183,6 +193,9 @@ def batches(n_tokens: Array, budget: Budget, border: int | None = None) -> Itera
         size = budget.examples(int(n_tokens[order[begin]]))
         if border is not None and n_tokens[order[begin]] > border:
             size = min(size, int((n_tokens[order[begin:]] > border).sum()))
+        if company != ANY_LENGTHS:
+            n_alike = int((n_tokens[order[begin:]] == n_tokens[order[begin]]).sum())
+            size = 1 if company == ALONE else min(size, n_alike)
         if budget.padding is not None:
             lengths = n_tokens[order[begin : begin + size]]
             size = int(np.searchsorted(np.cumsum(lengths[0] - lengths), budget.padding, "right"))

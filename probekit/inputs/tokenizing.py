@@ -6,6 +6,7 @@ Knows transformers' tokenizers; nothing of models but where they come from.
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,7 @@ from probekit.inputs.examples import Encode, Encoded
 from probekit.models import Source, explained, hub_in_reach, locate, trust
 
 _PAIR_BATCH = 8192
+_OF_LOADING = ("is_local", "local_files_only", "name_or_path")  # said of how it was loaded
 
 
 def load_tokenizer(config: ProbeConfig) -> Any:
@@ -53,34 +55,36 @@ def encoder(tokenizer: Any) -> Encode:
 
     Which characters a token covers comes along where the tokenizer says it.
     """
-    says_spans = bool(tokenizer.is_fast)
+    says_spans = _is_fast(tokenizer)
 
     def encode(texts: list[str]) -> Encoded:
-        found = tokenizer(
-            texts,
-            return_attention_mask=False,
-            return_offsets_mapping=says_spans,
-            verbose=False,
-        )
+        more = {"return_offsets_mapping": True} if says_spans else {}  # others refuse the word
+        found = tokenizer(texts, return_attention_mask=False, verbose=False, **more)
         return Encoded(ids=found["input_ids"], spans=found.get("offset_mapping"))
 
     return encode
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Tell a tokenizer from others that would cut a text otherwise.
-
-    What a tokenizer is saved as says it, whichever files it was loaded from.
-    """
+    """Digest what a tokenizer is saved as, whichever files it was loaded from, and from where."""
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
-    if tokenizer.is_fast:
+    digest.update(str(getattr(tokenizer, "split_special_tokens", None)).encode())
+    if _is_fast(tokenizer):
         digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    else:
-        with TemporaryDirectory() as folder:
-            tokenizer.save_pretrained(folder)
-            for file in sorted(Path(folder).iterdir()):
-                digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            data = file.read_bytes()
+            if file.name == "tokenizer_config.json":
+                said = {k: v for k, v in json.loads(data).items() if k not in _OF_LOADING}
+                data = json.dumps(said, sort_keys=True).encode()
+            digest.update(file.name.encode() + data)
     return digest.hexdigest()
+
+
+def _is_fast(tokenizer: Any) -> bool:
+    return bool(getattr(tokenizer, "is_fast", False))  # mistral-common's has no such word
 
 
 def token_strings(tokenizer: Any) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from probekit.errors import PlanError
+from probekit.models.rope import stretch
 
 __all__ = [
     "FAMILIES",
@@ -337,10 +338,12 @@ def sizes(config: object) -> Sizes:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     read = {size: _first_int(text, spellings) for size, spellings in _SPELLINGS.items()}
     d_model, n_heads = read["d_model"], read["n_heads"]
-    if d_model and any(getattr(text, key, 0) is None for key in _SPELLINGS["d_mlp"]):
+    if d_model and any(_said(text, key, 0) is None for key in _SPELLINGS["d_mlp"]):
         read["d_mlp"] = read["d_mlp"] or 4 * d_model
     if d_model and n_heads and d_model % n_heads == 0:
         read["d_head"] = read["d_head"] or d_model // n_heads
+    if read["n_ctx"]:
+        read["n_ctx"] = int(read["n_ctx"] * stretch(text))
     read["n_kv_heads"] = 1 if _is_multi_query(text) else read["n_kv_heads"] or n_heads
     return Sizes(**read)
 
@@ -372,8 +375,16 @@ def _place(text: str) -> Place:
 
 
 def _first_int(config: object, spellings: tuple[str, ...]) -> int | None:
-    values = (getattr(config, spelling, None) for spelling in spellings)
+    values = (_said(config, spelling) for spelling in spellings)
     return next((value for value in values if type(value) is int and value > 0), None)
+
+
+def _said(config: object, name: str, default: Any = None) -> Any:
+    """Give what a config says of the whole model, where it says anything."""
+    try:
+        return getattr(config, name, default)
+    except RuntimeError:  # every layer has its own, as Gemma 4's head_dim: transformers'
+        return default  # AmbiguousGlobalPerLayerAttributeError, which is no AttributeError
 
 
 def _is_multi_query(config: object) -> bool:

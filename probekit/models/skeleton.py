@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
+from probekit.models.answers import Answers
 from probekit.models.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.models.checkpoints import BUILDING, model_class
 
@@ -101,9 +102,10 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
     kernel = {"auto": {}, "eager": {"attn_implementation": "eager"}}.get(
         attention, {"attn_implementation": "sdpa"}
     )
-    with BUILDING, FakeTensorMode(), torch.no_grad():
+    with BUILDING, FakeTensorMode(), Answers(), torch.no_grad():  # type: ignore[no-untyped-call]
         try:
             model = _build(kind, hf_config, dtype, kernel)
+            modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
             shapes = _observe_attention(model)
             passes = [_observe(model, *size) for size in (_FIRST, _SECOND)]
         except Exception as error:
@@ -114,7 +116,6 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
                 f"cannot be planned: {type(error).__name__}: {reason}"
             ) from error
         n_parameters = sum(p.numel() for p in model.parameters())
-        modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
         arguments = frozenset(inspect.signature(model.forward).parameters)
         if _numbers_positions_itself(model):
             arguments -= {"position_ids"}

@@ -18,6 +18,7 @@ from probekit.errors import StoreError
 from probekit.store import (
     INDEX_FILE,
     INDEX_RECORD,
+    INPUTS_RECORD,
     SHARDS_FOLDER,
     ShardSpec,
     SiteSpec,
@@ -89,7 +90,8 @@ def needed_bytes(contents: Contents, sealed: Iterable[int] = ()) -> int:
     twice = contents.is_generated or contents.is_compressed
     index_bytes = _index_bytes(contents) + contents.config_bytes
     index_bytes += _FILE + contents.config_bytes  # made.json, with the config as it was written
-    index_bytes += _input_bytes(contents)
+    if not (contents.path / INPUTS_RECORD).exists():
+        index_bytes += _input_bytes(contents)
     return sum(each) + (max(each, default=0) if twice else 0) + index_bytes
 
 

@@ -16,7 +16,7 @@ import torch
 from probekit import models
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError, Fault, PlanError
-from probekit.inputs import Examples, Inputs, Limits, read_inputs, shards, tokenizing
+from probekit.inputs import Examples, Limits, Origin, read_inputs, shards, tokenizing
 from probekit.models import Skeleton, build_skeleton, families
 from probekit.planning.planned import Plan
 from probekit.planning.resolve import Resolver, SitePlan, moment
@@ -64,8 +64,13 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
     notes = _limit_notes(config, hf_config)
     outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
     _check_generation(config, outline)
-    inputs, tokenizer = _read(config, limits, notes, inputs_needed=inputs_needed, anew=anew)
-    examples = None if inputs is None else inputs.examples
+    tokenizer = _tokenizer(config, notes, needed=inputs_needed)
+    origin = Origin(
+        config=config,
+        limits=limits,
+        tokenizer=None if tokenizer is None else tokenizing.tokenizer_digest(tokenizer),
+    )
+    examples = _examples(origin, tokenizer, notes, anew=anew)
     planned: tuple[ShardSpec, ...] = ()
     if examples is not None:
         extra = config.generate.max_new_tokens if config.generate else 0
@@ -89,10 +94,15 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
         sites=outline.sites,
         stop=_stop(config, outline),
         examples=examples,
-        made_from={} if inputs is None else inputs.made_from,
+        origin=origin,
         shards=planned,
         tokenizer=tokenizer,
-        notes=(*models.trust_notes(config, hf_config), *outline.notes, *notes),
+        notes=(
+            *models.trust_notes(config, hf_config),
+            *outline.notes,
+            *notes,
+            *_company_notes(hf_config, outline.skeleton),
+        ),
     )
 
 
@@ -161,24 +171,15 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
 # --- inputs
 
 
-def _read(
-    config: ProbeConfig, limits: Limits, notes: list[str], *, inputs_needed: bool, anew: bool
-) -> tuple[Inputs | None, Any]:
-    tokenizer, missing = _tokenizer(config)
+def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -> Examples | None:
+    """Read the inputs; None where they need a tokenizer that is out of reach."""
+    config = origin.config
     if tokenizer is None and config.inputs.random is None:
-        if inputs_needed:
-            raise missing
-        notes.append(f"texts cannot be counted in tokens: {missing}")
-        return None, None
-    inputs = read_inputs(
-        config,
-        None if tokenizer is None else tokenizing.encoder(tokenizer),
-        limits,
-        tokenizer_digest=None if tokenizer is None else tokenizing.tokenizer_digest(tokenizer),
-        sealed_in=None if anew else Path(config.store.path),
-    )
-    examples = inputs.examples
-    notes += inputs.notes
+        return None
+    encode = None if tokenizer is None else tokenizing.encoder(tokenizer)
+    sealed_in = None if anew else Path(config.store.path)
+    examples, more = read_inputs(origin, encode, sealed_in=sealed_in)
+    notes += more
     if not examples.has_spans and config.inputs.random is None:
         notes.append(
             f"the tokenizer ({type(tokenizer).__name__}) does not say which characters a token "
@@ -186,17 +187,23 @@ def _read(
         )
     if examples.n_truncated:
         notes.append(
-            f"{examples.n_truncated} of {len(examples)} texts are longer than {limits.n_tokens} "
-            "tokens and are cut there (inputs.too_long: error refuses them instead)"
+            f"{examples.n_truncated} of {len(examples)} texts are longer than "
+            f"{origin.limits.n_tokens} tokens and are cut there (inputs.too_long: error refuses "
+            "them instead)"
         )
-    return inputs, tokenizer
+    return examples
 
 
-def _tokenizer(config: ProbeConfig) -> tuple[Any, ConfigError]:
+def _tokenizer(config: ProbeConfig, notes: list[str], *, needed: bool) -> Any:
+    """Load the tokenizer; None where it is out of reach, and random inputs or a plan need none."""
     try:
-        return tokenizing.load_tokenizer(config), ConfigError()
-    except ConfigError as error:
-        return None, error
+        return tokenizing.load_tokenizer(config)
+    except ConfigError as missing:
+        if config.inputs.random is None:
+            if needed:
+                raise
+            notes.append(f"texts cannot be counted in tokens: {missing}")
+        return None
 
 
 def _limits(config: ProbeConfig, hf_config: Any) -> Limits:
@@ -221,6 +228,15 @@ def _limit_notes(config: ProbeConfig, hf_config: Any) -> list[str]:
         return []
     where = config.where("inputs.max_tokens")
     return [f"{where}: {asked} is more than the model's context; {context} is used"]
+
+
+def _company_notes(hf_config: Any, skeleton: Skeleton) -> list[str]:
+    if not models.depends_on_longest(hf_config):
+        return []
+    return [
+        f"the rotary embeddings of {skeleton.model_class} are dynamic, they stretch with the "
+        "longest text of a batch: texts of one length run together, without padding"
+    ]
 
 
 def _check_positions(config: ProbeConfig, sites: Sequence[SitePlan], examples: Examples) -> None:

@@ -6,7 +6,6 @@ Knows what was decided, and says it; how it was decided is in making.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 
 import torch
 
+from probekit import models
 from probekit.config import ProbeConfig
-from probekit.inputs import Examples
+from probekit.inputs import ANY_LENGTHS, ONE_LENGTH, Examples, Origin
 from probekit.models import Sizes, Skeleton, families
 from probekit.planning.diskspace import Contents, free_bytes, left_bytes, shortage
 from probekit.planning.resolve import SitePlan
@@ -34,7 +34,7 @@ class Plan:
     sites: tuple[SitePlan, ...]
     stop: Source | None  # a forward pass ends after it; None: it runs to its end
     examples: Examples | None  # None where only a plan was asked for and the tokenizer is missing
-    made_from: Mapping[str, str]  # digests of what decided the examples
+    origin: Origin  # what decided the examples
     shards: tuple[ShardSpec, ...]  # empty without examples
     tokenizer: Any  # None for random inputs on a model without one
     notes: tuple[str, ...]  # what the user should know before the run
@@ -45,18 +45,15 @@ class Plan:
         return families.sizes(self.skeleton.hf_config)
 
     @property
-    def length_border(self) -> int | None:
-        """The length above which the model computes short texts in a batch otherwise.
+    def company(self) -> str:
+        """Which texts may share a batch, as far as the model's config tells."""
+        alike = models.depends_on_longest(self.skeleton.hf_config)
+        return ONE_LENGTH if alike else ANY_LENGTHS
 
-        Rotary embeddings of the kind "longrope" (Phi-3 128k) take other factors as soon as the
-        longest text of a batch is longer than this.
-        """
-        text = self.skeleton.hf_config.get_text_config()
-        rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-        if rope.get("rope_type", rope.get("type")) != "longrope":
-            return None
-        own = getattr(text, "original_max_position_embeddings", None)
-        return rope.get("original_max_position_embeddings", own)
+    @property
+    def length_border(self) -> int | None:
+        """The length above which the model computes short texts in a batch otherwise."""
+        return models.length_border(self.skeleton.hf_config)
 
     @property
     def logits_to_keep(self) -> int:

@@ -67,6 +67,7 @@ from .inputsfile import (
     Pieces as Pieces,
     SealedInputs as SealedInputs,
     discard_inputs as discard_inputs,
+    wrong_inputs as wrong_inputs,
 )
 from .madefile import sessions_of as sessions_of, times_of as times_of
 from .reading import (

@@ -82,29 +82,70 @@ class SealedInputs:
         """
         path = folder / INPUTS_FILE
         with explained(folder, "looked into"):
-            if not path.exists() and not (folder / INPUTS_RECORD).exists():
-                return None
-        wrong = wrong_inputs(folder)
-        if wrong is not None:
-            raise StoreError(f"{folder / wrong[0]}: {wrong[1]}")
+            there = [name for name in (INPUTS_FILE, INPUTS_RECORD) if (folder / name).exists()]
+        if not there:
+            return None
+        if len(there) == 1:
+            (lost,) = {INPUTS_FILE, INPUTS_RECORD}.difference(there)
+            raise StoreError(f"{folder / lost}: is missing")
+        record = FileRecord.read(folder / INPUTS_RECORD)
+        with explained(path, "read"):
+            check_plain(path)
+            size = path.stat().st_size
+        if size != record.file_bytes:
+            raise StoreError(f"{path}: has {size} bytes, {record.file_bytes} were written")
+        if rest_checksum(path, ()) != record.rest:
+            raise StoreError(f"{path}: does not have its checksum")
+        return cls._of_file(path)
+
+    @classmethod
+    def _of_file(cls, path: Path) -> Self:
         with open_file(path) as file:
-            attributes = attributes_of(file)
-            return cls(
-                ids=_pieces(file, path, "ids"),
-                texts=_pieces(file, path, "texts"),
-                tokens=_pieces(file, path, "tokens"),
+            said = attributes_of(file)
+            found = cls(
+                ids=_pieces(file, path, "ids", np.uint8),
+                texts=_pieces(file, path, "texts", np.uint8),
+                tokens=_pieces(file, path, "tokens", np.int32),
                 spans=_values(file, path, "spans") if node_in(file, "spans") else None,
-                n_truncated=int(attributes["n_truncated"]),
-                digest=str(attributes["inputs_digest"]),
+                n_truncated=said.get("n_truncated", -1),
+                digest=said.get("inputs_digest", ""),
                 made_from={
                     key.removeprefix(_FROM): str(value)
-                    for key, value in attributes.items()
+                    for key, value in said.items()
                     if key.startswith(_FROM)
                 },
             )
+        if (wrong := found._wrong()) is not None:
+            raise StoreError(f"{path}: {wrong}")
+        return found
+
+    def _wrong(self) -> str | None:
+        """Say what cannot be in inputs that were sealed; None if they are whole."""
+        n_examples = len(self.tokens)
+        if not n_examples or {len(self.ids), len(self.texts)} != {n_examples}:
+            return "its ids, texts and tokens are not of the same examples"
+        if not self.tokens.sizes.all() or self.tokens.values.min() < 0:
+            return "an example has no tokens, or one below 0"
+        if not isinstance(self.n_truncated, int) or not 0 <= self.n_truncated <= n_examples:
+            return f"n_truncated is {self.n_truncated!r}"
+        if not isinstance(self.digest, str) or not self.digest:
+            return "it has no digest"
+        if self.spans is None:
+            return None
+        if self.spans.shape != (len(self.tokens.values), 2) or self.spans.dtype.kind != "u":
+            return "its spans are not those of its tokens"
+        return "its spans end before they begin" if self._spans_turn() else None
+
+    def _spans_turn(self) -> bool:
+        assert self.spans is not None
+        return any(
+            (block[:, 0] > block[:, 1]).any()
+            for begin in range(0, len(self.spans), _BLOCK)
+            if len(block := self.spans[begin : begin + _BLOCK])
+        )
 
     def seal(self, folder: Path) -> None:
-        """Write them into a run's folder, unless they are there."""
+        """Write them into a run's folder; another who was quicker wins."""
         path = folder / INPUTS_FILE
         part = part_of(path)
         with explained(path):
@@ -138,33 +179,23 @@ def wrong_inputs(folder: Path, digest: str | None = None) -> tuple[str, str] | N
         folder: of the run.
         digest: what the run says of its inputs.
     """
-    path = folder / INPUTS_FILE
-    for name in (INPUTS_FILE, INPUTS_RECORD):
-        if not (folder / name).exists():
-            return name, "is missing"
     try:
-        record = FileRecord.read(folder / INPUTS_RECORD)
+        found = SealedInputs.read(folder)
     except StoreError as error:
-        return INPUTS_RECORD, str(error).removeprefix(f"{folder / INPUTS_RECORD}: ")
-    try:
-        check_plain(path)
-        size = path.stat().st_size
-        if size != record.file_bytes:
-            return INPUTS_FILE, f"has {size} bytes, {record.file_bytes} were written"
-        if rest_checksum(path, ()) != record.rest:
-            return INPUTS_FILE, "does not have its checksum"
-        with open_file(path) as file:
-            if digest is not None and attributes_of(file).get("inputs_digest") != digest:
-                return INPUTS_FILE, "is of another run"
-    except StoreError as error:
-        return INPUTS_FILE, str(error).removeprefix(f"{path}: ")
-    return None
+        for name in (INPUTS_RECORD, INPUTS_FILE):
+            if str(error).startswith(place := f"{folder / name}: "):
+                return name, str(error).removeprefix(place)
+        return INPUTS_FILE, str(error)
+    if found is None:
+        return INPUTS_FILE, "is missing"
+    return None if digest in (None, found.digest) else (INPUTS_FILE, "is of another run")
 
 
 def discard_inputs(folder: Path) -> None:
     """Remove the inputs of a run, their record first."""
     for name in (INPUTS_RECORD, INPUTS_FILE):
-        (folder / name).unlink(missing_ok=True)
+        with explained(folder / name, "removed"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _write(file: h5py.File, name: str, values: Array, *, narrow: bool = False) -> None:
@@ -178,9 +209,13 @@ def _values(file: h5py.File, path: Path, name: str) -> Array:
     return np.asarray(MappedRows(dataset_in(file, name), path)[:])
 
 
-def _pieces(file: h5py.File, path: Path, name: str) -> Pieces:
+def _pieces(file: h5py.File, path: Path, name: str, dtype: Any) -> Pieces:
     values, ends = (_values(file, path, f"{name}/{part}") for part in ("values", "ends"))
+    are_numbers = values.dtype == dtype and ends.dtype.kind == "u"
+    if not are_numbers or values.ndim != 1 or ends.ndim != 1:
+        raise StoreError(f"{path}: its {name} are no list of pieces")
+    ends = ends.astype(np.int64)
     whole = len(ends) and ends[0] == 0 and ends[-1] == len(values)
     if not whole or not (ends[1:] >= ends[:-1]).all():
         raise StoreError(f"{path}: its {name} do not lie end to end")
-    return Pieces(values=values, ends=ends.astype(np.int64))
+    return Pieces(values=values, ends=ends)

@@ -101,7 +101,7 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
     """Read every byte of a run's folder again and compare it with what was written.
 
     Finds changed bytes, and files that were cut short, that are missing, swapped, renamed or of
-    another run: shards, index and records.
+    another run: shards, inputs, index and records.
 
     Args:
         path: a run's folder, or the index in it.
@@ -155,7 +155,7 @@ def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
 
     Args:
         folder: of the run; its run.json is whole.
-        sums: read every byte; False compares no more than the records and the files' sizes.
+        sums: read every byte of the shards too; False compares their records and sizes alone.
     """
     run, found = _read_run(folder)
     for number in _due(folder, run, kept_shards(folder)):
@@ -227,7 +227,7 @@ def _beside_shards(folder: Path) -> Mapping[str, Any] | None:
         run = read_run(folder)
     except StoreError:
         return None
-    if run is None or "format" not in run["identity"] or not sealed_shards(folder):
+    if run is None or "format" not in run["identity"] or not kept_shards(folder):
         return None
     identity: Mapping[str, Any] = run["identity"]
     return identity
@@ -325,8 +325,8 @@ class _Tables:
     def read(cls, path: Path, record: FileRecord) -> _Tables:
         with open_file(path) as file:
             examples = next(axis for axis in known_axes() if not axis.is_inner)
-            n_examples = record.spec.n_examples if record.spec is not None else 0
-            counts = {examples.whole: np.ones(n_examples, dtype=np.int64)}
+            ids = dataset_in(file, f"{examples.table}/{examples.columns[0].name}")
+            counts = {examples.whole: np.ones(len(ids), dtype=np.int64)}
             for axis in known_axes():
                 name = f"{examples.table}/{axis.count}"
                 if axis.is_inner and node_in(file, name) is not None:

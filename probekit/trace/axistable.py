@@ -5,10 +5,12 @@ Knows how columns lie in files, and what is declared of them; nothing of what th
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
+import h5py
 import numpy as np
 
 from probekit.errors import StoreError
@@ -19,6 +21,8 @@ from probekit.store import (
     Segment,
     dataset_in,
     known_axes,
+    names_in,
+    node_in,
     open_file,
     segments_of,
     texts_in,
@@ -28,6 +32,10 @@ from probekit.trace.opened import Opened
 Array = np.ndarray[Any, Any]
 
 _TEXTS_READ = 1024
+
+
+class _AbsentError(StoreError, AttributeError):
+    """A column that other traces have: an attribute that is missing, too."""
 
 
 class AxisTable:
@@ -45,78 +53,96 @@ class AxisTable:
         return _table_of, (self._opened, self.axis.name)
 
     def __len__(self) -> int:
-        first = self.axis.columns[0].name
-        return len(self.column(first))
+        return self._n_rows
+
+    @cached_property
+    def _n_rows(self) -> int:
+        return len(self._open(self.axis.columns[0].name))
 
     def __getattr__(self, name: str) -> Any:
         axis = self.__dict__.get("axis")
         if axis is None or axis.column(name) is None:
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
-        return self.column(name)
+        found = self.__dict__[name] = self.column(name)
+        return found
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *(column.name for column in self.axis.columns)]
+        return [*super().__dir__(), *(column.name for column in self.columns)]
 
     @cached_property
     def stored(self) -> tuple[Column, ...]:
         """The columns that the file has, in the order of their declaration."""
-        return tuple(c for c in self.axis.columns if self._opened.has(self._path(c)))
+        return tuple(c for c in self.axis.columns if self._opened.has(self._path(c.name)))
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns that can be read: those of the file, and those that have a default."""
         return tuple(c for c in self.axis.columns if c in self.stored or c.default is not None)
 
-    @cached_property
-    def _columns(self) -> dict[str, Any]:
-        return {}
-
-    def _path(self, column: Column) -> str:
-        return f"{self.axis.table}/{column.name}"
+    @property
+    def undeclared(self) -> tuple[str, ...]:
+        """Names of columns that the file has and this version does not know."""
+        with open_file(self._opened._file) as file:
+            there = tuple(names_in(node_in(file, self.axis.table), file))
+        return tuple(name for name in there if self.axis.column(name) is None)
 
     def column(self, name: str) -> Any:
         """Give a column.
 
         Raises:
-            StoreError: if there is none of that name, or the trace was made without it.
+            StoreError: if there is none of that name, the trace was made without it, or it has
+                more or fewer rows than others.
         """
-        if name not in self._columns:
-            self._columns[name] = self._open(name)
-        return self._columns[name]
+        found = self._open(name)
+        if len(found) != len(self):
+            what = f"{self._path(name)} has {len(found)} rows, others have {len(self)}"
+            raise StoreError(f"{self._opened.path}: {what}")
+        return found
+
+    def _path(self, name: str) -> str:
+        return f"{self.axis.table}/{name}"
 
     def _open(self, name: str) -> Any:
         column = self.axis.column(name)
+        if not self._opened.has(self._path(name)):
+            return self._absent(name, column)
+        if self._is_text(name):
+            return Texts(self._opened, self._path(name))
+        return self._opened.numbers(self._path(name), None if column is None else column.numbers)
+
+    def _absent(self, name: str, column: Column | None) -> Array:
         if column is None:
             known = ", ".join(column.name for column in self.axis.columns)
             raise StoreError(f"{self._opened.path}: {self.axis.table} have no {name}; {known}")
-        if not self._opened.has(self._path(column)):
-            if column.default is None:
-                raise StoreError(
-                    f"{self._opened.path}: was made without {self._path(column)} "
-                    f"({column.means}; from {column.source})"
-                )
-            return np.broadcast_to(np.dtype(column.dtype).type(column.default), (len(self),))
-        if column.dtype == TEXT:
-            return Texts(self._opened, self._path(column))
-        return self._opened.numbers(self._path(column), column.numbers)
+        if column.default is None:
+            raise _AbsentError(
+                f"{self._opened.path}: was made without {self._path(name)} "
+                f"({column.means}; from {column.source})"
+            )
+        return np.broadcast_to(np.dtype(column.dtype).type(column.default), (len(self),))
+
+    def _is_text(self, name: str) -> bool:
+        column = self.axis.column(name)
+        if column is not None:
+            return column.dtype == TEXT
+        with open_file(self._opened._file) as file:
+            dtype = dataset_in(file, self._path(name), virtual=True).dtype
+        return h5py.check_string_dtype(dtype) is not None
 
     @cached_property
     def extents(self) -> tuple[Array, Array]:
         """Of each example its first row here, and how many it has, int64 `[example]`; checked."""
         (examples,) = (axis for axis in known_axes() if not axis.is_inner)
-        first: Array = self._opened.numbers(f"{examples.table}/{self.axis.first}", self.axis.name)[
-            :
-        ]
-        n_rows: Array = self._opened.numbers(f"{examples.table}/{self.axis.count}")[:]
+        opened, axis = self._opened, self.axis
+        first: Array = opened.numbers(f"{examples.table}/{axis.first}", axis.name)[:]
+        n_rows: Array = opened.numbers(f"{examples.table}/{axis.count}")[:]
         if len(n_rows) and n_rows.min() < 0:
-            raise StoreError(
-                f"{self._opened.path}: an example has {n_rows.min()} {self.axis.table}"
-            )
+            raise StoreError(f"{opened.path}: an example has {n_rows.min()} {axis.table}")
         ends = np.cumsum(n_rows)
         whole = not len(ends) or int(ends[-1]) == len(self)
         if not whole or not np.array_equal(first, ends - n_rows):
-            what = f"its examples and its {self.axis.table} do not fit together"
-            raise StoreError(f"{self._opened.path}: {what}")
+            what = f"its examples and its {axis.table} do not fit together"
+            raise StoreError(f"{opened.path}: {what}")
         return first, n_rows
 
 
@@ -133,10 +159,12 @@ class Texts:
             self._segments: tuple[Segment, ...] = segments_of(
                 dataset_in(file, path, virtual=True), opened._file
             )
+        self._starts = [segment.first_row for segment in self._segments]
+        last = self._segments[-1] if self._segments else None
+        self._n_rows = last.first_row + last.n_rows if last is not None else 0
 
     def __len__(self) -> int:
-        last = self._segments[-1] if self._segments else None
-        return last.first_row + last.n_rows if last is not None else 0
+        return self._n_rows
 
     def __iter__(self) -> Iterator[str]:
         """Give every text in order, many at a time read: quicker than one by one."""
@@ -145,16 +173,20 @@ class Texts:
                 yield from self._read(segment, begin, min(begin + _TEXTS_READ, segment.n_rows))
 
     def __getitem__(self, key: Any) -> Any:
-        numbers = np.arange(len(self))[key]
+        if isinstance(key, int) and -self._n_rows <= key < self._n_rows:
+            row = key % self._n_rows
+            segment = self._segments[bisect_right(self._starts, row) - 1]
+            local = row - segment.first_row
+            return self._read(segment, local, local + 1)[0]
+        numbers = np.arange(self._n_rows)[key]
         found = np.empty(numbers.size, dtype=object)
         flat = numbers.reshape(-1)
-        for segment in self._segments:
-            local = flat - segment.first_row
-            here = (local >= 0) & (local < segment.n_rows)
-            if here.any():
-                begin, end = int(local[here].min()), int(local[here].max()) + 1
-                texts = np.array(self._read(segment, begin, end), dtype=object)
-                found[here] = texts[local[here] - begin]
+        owner = np.searchsorted(self._starts, flat, side="right") - 1
+        for number in np.unique(owner):
+            segment, here = self._segments[number], owner == number
+            local = flat[here] - segment.first_row
+            begin, end = int(local.min()), int(local.max()) + 1
+            found[here] = np.array(self._read(segment, begin, end), dtype=object)[local - begin]
         return found[0] if numbers.ndim == 0 else found.reshape(numbers.shape)
 
     def _read(self, segment: Segment, begin: int, end: int) -> tuple[str, ...]:

@@ -44,7 +44,9 @@ class Site:
             self._data = MappedRows(dataset, trace._file, trace._maps)
         self.axes: tuple[str, ...] = tuple(self._attribute("axes", list, ()))
         self.rows: str = self._attribute("rows", str, ALL_TOKENS)
-        self.axis: str = axis_of(self.rows).name  # what its rows are: token, example
+        axis = axis_of(self.rows)
+        self.axis: str = axis.name  # what its rows are: token, example
+        self._is_inner, self._is_choice = axis.is_inner, is_choice(self.rows)
         self.layer: int | None = self._attribute("layer", int, None)
         self.portable: str | None = self._attribute("portable", str, None)
         self._check()
@@ -103,7 +105,7 @@ class Site:
             tokens; the one row where the site has one row an example.
         """
         number = self._trace.examples.number(number)
-        if not axis_of(self.rows).is_inner:
+        if not self._is_inner:
             row: Array = self[number]
             return row
         rows: Array = self[self.rows_of(number)]
@@ -115,10 +117,10 @@ class Site:
     def rows_of(self, number: int) -> slice:
         """Say which rows are those of one example."""
         number = self._trace.examples.number(number)
-        if not axis_of(self.rows).is_inner:
+        if not self._is_inner:
             return slice(number, number + 1)
         first, n_rows = self._trace.examples.extent(number, self.axis)
-        if not is_choice(self.rows):
+        if not self._is_choice:
             return slice(first, first + n_rows)
         rows = self._trace.rows_of_choice(self.rows)
         begin, end = np.searchsorted(rows, (first, first + n_rows))
@@ -126,7 +128,7 @@ class Site:
 
     def axis_rows(self) -> Array:
         """Give, for every row, its row in the table of the site's axis, int64 `[row]`."""
-        if is_choice(self.rows):
+        if self._is_choice:
             return self._trace.rows_of_choice(self.rows).copy()
         return np.arange(len(self))
 

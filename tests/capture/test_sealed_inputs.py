@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 import probekit
 from probekit.errors import StoreError
 from probekit.inputs import tokenizing
+from probekit.store.format.checksums import FileRecord, rest_checksum
 
 MLP = [{"modules": "transformer.h.*.mlp.act"}]
 TEXTS = [f"{n} {n + 1} {2 * n}" for n in range(12)]
@@ -42,8 +44,8 @@ def config(gpt2: Path, path: str = "run", **more: Any) -> dict[str, Any]:
     return {**found, "inputs": {"file": "texts.txt", "batch_tokens": 30}}
 
 
-def half_done(path: str = "run") -> None:
-    """Take the second half of the shards away, and the index."""
+def half_done(path: str = "run") -> Path:
+    """Take the second half of the shards away, and the index; gives one that is gone."""
     shards = sorted(Path(path).glob("shards/*.h5"))
     assert len(shards) > 3
     for shard in shards[len(shards) // 2 :]:
@@ -51,6 +53,7 @@ def half_done(path: str = "run") -> None:
         shard.with_suffix(".json").unlink()
     for name in ("trace.h5", "trace.json"):
         (Path(path) / name).unlink()
+    return shards[-1]
 
 
 def files(path: str) -> dict[str, bytes]:
@@ -276,8 +279,140 @@ def test_random_inputs_are_sealed_too(gpt2: Path) -> None:
 @pytest.mark.parametrize("name", ["inputs.json", "inputs.h5"])
 def test_a_folder_in_the_way_is_no_sealed_file(gpt2: Path, name: str) -> None:
     Path("run", name).mkdir(parents=True)
-    with pytest.raises(StoreError, match=r"cannot be (written|read): (File exists|it is no plain)"):
+    with pytest.raises(StoreError, match=r"cannot be removed: Is a directory"):
         go(config(gpt2))
     Path("run", name).rmdir()
     go(config(gpt2))
     assert probekit.verify("run").whole
+
+
+@pytest.mark.parametrize("damage", ["changed", "lost", "another's"])
+def test_inputs_that_are_wrong_before_the_first_shard_are_sealed_again(
+    gpt2: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def struck(*_: Any, **__: Any) -> Never:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("probekit.capture.running.capture", struck)
+        with pytest.raises(KeyboardInterrupt):
+            go(config(gpt2))
+    assert not list(Path("run").glob("shards/*"))
+    inputs = Path("run/inputs.h5")
+    if damage == "changed":
+        inputs.write_bytes(inputs.read_bytes()[:-1] + b"\x7f")
+    elif damage == "lost":
+        inputs.unlink()
+    else:
+        Path("texts.txt").write_text("1 2 3\n")
+        go(config(gpt2, "other"))
+        for name in ("inputs.h5", "inputs.json"):
+            shutil.copy(f"other/{name}", f"run/{name}")
+        Path("texts.txt").write_text("\n".join(TEXTS) + "\n")
+    go(config(gpt2))
+    assert probekit.verify("run").whole
+
+
+def test_a_leftover_on_a_file_system_without_hard_links_is_replaced(
+    gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    go(config(gpt2))
+    whole = files("run")
+    half_done().write_bytes(b"of another who died")
+    go(config(gpt2))
+    assert files("run") == whole
+
+
+def test_a_tokenizer_that_is_no_fast_one_and_does_not_say_so(
+    gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mistral-common's, which transformers takes where it is installed."""
+    load = tokenizing.load_tokenizer
+
+    class Bare:
+        all_special_tokens: tuple[str, ...] = ()
+
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __call__(self, texts: list[str], **given: Any) -> Any:
+            assert "return_offsets_mapping" not in given
+            return self.inner(texts, **given)
+
+        def __len__(self) -> int:
+            return len(self.inner)
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "is_fast":
+                raise AttributeError(name)
+            return getattr(self.inner, name)
+
+    monkeypatch.setattr(tokenizing, "load_tokenizer", lambda config: Bare(load(config)))
+    assert len(go(config(gpt2)).examples) == len(TEXTS)
+
+
+def test_another_file_is_another_run_also_where_it_says_the_same(gpt2: Path) -> None:
+    go(config(gpt2))
+    Path("texts.csv").write_bytes(Path("texts.txt").read_bytes())
+    other = {**config(gpt2), "inputs": {"file": "texts.csv", "field": TEXTS[0]}}
+    assert len(probekit.plan(other).examples or ()) == len(TEXTS) - 1  # the first line is a header
+    missing = {**config(gpt2), "inputs": {"file": "typo.txt"}}
+    with pytest.raises(probekit.ConfigError, match="there is no file"):
+        probekit.plan(missing)
+
+
+LIES: dict[str, tuple[str, Any]] = {
+    "fewer ids": ("ids/ends", np.array([0, 1], np.uint8)),
+    "no examples": ("tokens/ends", np.array([0], np.uint8)),
+    "an example without tokens": ("tokens/ends", np.array([0, 0, *range(6, 36, 3)], np.uint8)),
+    "floats": ("tokens/values", np.zeros(36)),
+    "two axes": ("tokens/values", np.zeros((36, 1), np.int32)),
+    "below 0": ("tokens/values", np.full(36, -1, np.int32)),
+    "flat spans": ("spans", np.zeros(72, np.uint8)),
+    "three columns": ("spans", np.zeros((36, 3), np.uint8)),
+    "few spans": ("spans", np.zeros((35, 2), np.uint8)),
+    "NaN": ("spans", np.full((36, 2), np.nan)),
+    "spans that turn": ("spans", np.tile(np.array([[5, 2]], np.uint8), (36, 1))),
+    "no UTF-8": ("texts/values", None),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_strangers_inputs_are_refused_or_read_again(gpt2: Path, name: str) -> None:
+    go(config(gpt2))
+    half_done()
+    path, values = LIES[name]
+    with h5py.File("run/inputs.h5", "r+") as file:
+        values = np.full(len(file[path]), 0xFF, np.uint8) if values is None else values
+        del file[path]
+        file[path] = values
+    record = FileRecord(
+        file_bytes=Path("run/inputs.h5").stat().st_size,
+        rest=rest_checksum(Path("run/inputs.h5"), ()),
+        sites={},
+    )
+    record.write(Path("run/inputs.json"))
+    with pytest.raises(StoreError):
+        go(config(gpt2))
+    if name != "no UTF-8":
+        go(config(gpt2), repair=True)
+        assert probekit.verify("run").whole
+
+
+def test_a_dataset_in_a_folder_that_has_changed_is_told(gpt2: Path) -> None:
+    pytest.importorskip("datasets")
+    Path("ds").mkdir()
+    Path("ds/train.jsonl").write_text("".join(f'{{"text": "{t}"}}\n' for t in TEXTS))
+    made = {**config(gpt2), "inputs": {"dataset": {"name": "./ds"}}}
+    go(made)
+    assert len(probekit.plan(made).examples or ()) == len(TEXTS)
+    Path("ds/train.jsonl").write_text('{"text": "5 6"}\n')
+    assert any("inputs.dataset: has changed" in note for note in probekit.plan(made).notes)
+    with pytest.raises(StoreError, match="the texts are others"):
+        go(made)
+    shutil.rmtree("ds")
+    assert any("inputs.dataset: is gone" in note for note in probekit.plan(made).notes)

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny_traces import ATTRIBUTES, random_rows, site, spec_of, tables_of
+from tiny_traces import ATTRIBUTES, random_rows, site, spec_of, tables_of, write_trace
 
 import probekit
 from probekit import StoreError
@@ -209,7 +209,8 @@ def test_what_a_trace_was_made_without_is_said(made: Made) -> None:
         trace.tokens.column("chars")
     with pytest.raises(StoreError, match=r"no axis of a table is called 'tokens'.*did you mean"):
         trace.table("tokens")
-    assert {"id", "char_start"} <= set(dir(trace.tokens))
+    assert "id" in dir(trace.tokens) and "char_start" not in dir(trace.tokens)
+    assert not hasattr(trace.tokens, "char_start")
 
 
 def test_the_declaration_is_what_lies_on_disk(tmp_path: Path) -> None:
@@ -240,3 +241,30 @@ def test_the_readme_names_every_column() -> None:
             name = f"`/{axis.table}/{column.name}`"
             line = f"| {name} | {column.means} | {column.unit} | {column.source} |"
             assert line in readme, line
+
+
+@pytest.mark.parametrize("column", ["examples/id", "examples/text", "tokens/position"])
+def test_columns_of_unequal_length_are_refused(tmp_path: Path, column: str) -> None:
+    made = write_trace(tmp_path)
+    merged = probekit.open(made.folder).merge(tmp_path / "one.h5").path
+    with h5py.File(merged, "r+") as file:
+        values, attributes = file[column][:-1], dict(file[column].attrs)
+        del file[column]
+        file[column] = values
+        file[column].attrs["axes"] = attributes["axes"]
+    trace = probekit.open(merged)
+    with pytest.raises(StoreError, match=r"has \d+ rows, others have|do not fit together"):
+        [(e.text, e.tokens) for e in trace.examples]
+        list(trace.tokens)
+
+
+def test_what_a_later_version_adds_is_merged_along(tmp_path: Path) -> None:
+    made = write_trace(tmp_path)
+    one = probekit.open(made.folder).merge(tmp_path / "one.h5").path
+    with h5py.File(one, "r+") as file:
+        file["tokens/role"] = np.arange(21, dtype=np.int8)
+        file["examples/label"] = [f"label {n}" for n in range(6)]
+    merged = probekit.open(one).merge(tmp_path / "two.h5").path
+    with h5py.File(merged) as file:
+        assert file["tokens/role"][:].tolist() == list(range(21))
+        assert file["examples/label"].asstr()[3] == "label 3"

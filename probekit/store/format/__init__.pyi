@@ -33,6 +33,7 @@ from .disk import (
     check_plain as check_plain,
     explained as explained,
     fsync as fsync,
+    link as link,
     publish as publish,
     write_all as write_all,
     write_in_pieces as write_in_pieces,

@@ -165,7 +165,7 @@ AXES: Mapping[str, Axis] = declare(
                 dtype="<i4",
                 since=1,
                 unit="character",
-                means="the character after the last one; equal to char_start where it covers none",
+                means="the character behind the last one: char_start where it covers none",
                 source=_OF_TEXTS,
             ),
         ),

@@ -63,20 +63,31 @@ def publish(part: Path, path: Path) -> bool:
         Whether it was.
     """
     try:
-        path.hardlink_to(part)
+        linked = link(part, path)
     except FileExistsError:
         if not path.is_file():  # a folder in the way is nobody's work
             raise
         return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # A file system without hard links: here the lock keeps a second process of this host away.
+    if not linked:
         if path.exists():
             return False
         part.replace(path)
         return True
     part.unlink()
+    return True
+
+
+def link(path: Path, name: Path) -> bool:
+    """Give a file another name; False on a file system without hard links.
+
+    There the lock on the folder keeps a second process of this host away.
+    """
+    try:
+        name.hardlink_to(path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
     return True
 
 

@@ -117,13 +117,13 @@ def lay_out(
 
 def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables, layout: Format) -> None:
     made = [
-        (write_column(file, axis, column, values), axis, column)
+        (_write_column(file, axis, column, values), axis, column)
         for axis in known_axes()
         for column, values in _columns(axis, shard, tables)
         if column.since <= layout.minor
     ]
     for dataset, axis, column in made:
-        dataset.attrs.update(column_attributes(axis, column, layout))
+        dataset.attrs.update(_column_attributes(axis, column, layout))
     for name, rows in tables.choices.items():
         dataset = file.create_dataset(f"rows/{name}", data=rows.astype("<i8"))
         dataset.attrs["axes"] = ["row"]
@@ -152,7 +152,7 @@ def _extents(axis: Axis, shard: ShardSpec, tables: ShardTables) -> Iterator[tupl
         yield EXAMPLE, np.repeat(shard.first(EXAMPLE) + np.arange(len(n_rows)), n_rows)
 
 
-def write_column(file: h5py.File, axis: Axis, column: Column, values: Values) -> h5py.Dataset:
+def _write_column(file: h5py.File, axis: Axis, column: Column, values: Values) -> h5py.Dataset:
     """Write a column of an axis' table, as it is declared."""
     path = f"{axis.table}/{column.name}"
     if column.dtype == TEXT:
@@ -160,7 +160,7 @@ def write_column(file: h5py.File, axis: Axis, column: Column, values: Values) ->
     return file.create_dataset(path, data=np.asarray(values).astype(column.dtype))
 
 
-def column_attributes(axis: Axis, column: Column, layout: Format) -> dict[str, Any]:
+def _column_attributes(axis: Axis, column: Column, layout: Format) -> dict[str, Any]:
     """Give what a column says of itself; since 1.1 also what it means, as netCDF says it."""
     if layout == FIRST:
         return {"axes": [axis.name]}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from filecmp import cmp
 from pathlib import Path
 
-from probekit.store.format import FileRecord, part_of, publish
+from probekit.store.format import FileRecord, link, part_of, publish
 
 
 def publish_sealed(part: Path, path: Path, record: FileRecord) -> None:
@@ -25,7 +25,7 @@ def publish_sealed(part: Path, path: Path, record: FileRecord) -> None:
     try:
         if not publish(part, path) and not cmp(part, path, shallow=False):
             aside.unlink(missing_ok=True)
-            aside.hardlink_to(path)
+            link(path, aside)
             part.replace(path)
         if not record.write(record_path, only_first=True) and aside.exists():
             aside.replace(path)

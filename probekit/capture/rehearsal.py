@@ -1,0 +1,129 @@
+"""What a self-check rehearses: two texts of the run, and as many of its sites as fit.
+
+Knows plans and sizes; runs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from probekit.inputs import ANY_LENGTHS, few_examples, shards
+from probekit.planning import Plan, SitePlan
+
+_MOST_TOKENS = 128  # of a text, where it can be cut and many sites are rehearsed
+_LEAST_TOKENS = 16
+_MOST_BYTES = 64 << 20  # of rows in a rehearsal
+ROOM_BYTES = 6 * _MOST_BYTES  # of a disk, that all that is rehearsed fits beside the run
+_MOST_SITES = 64
+
+Array = np.ndarray[Any, Any]
+
+
+def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
+    """Plan what is rehearsed: many sites on short texts, then few at the lengths of the run.
+
+    Args:
+        plan: of the run.
+        company: which texts share a batch; where it is not any, both get one length.
+
+    Yields:
+        Plans of two texts, a long and a short one, or of the one text that there is.
+    """
+    examples = plan.examples
+    assert examples is not None  # a plan that runs has its inputs
+    if not plan.sites:
+        return
+    n_tokens = examples.n_tokens
+    others = np.flatnonzero(n_tokens != n_tokens[0])
+    second = int(others[0]) if len(others) else 1
+    numbers = [0, second] if len(examples) > 1 else [0]
+    sites = affordable(plan, _LEAST_TOKENS)
+    row_bytes = sum(site.spec.row_bytes for site in sites)
+    room = min(_MOST_TOKENS, max(_LEAST_TOKENS, _MOST_BYTES // max(1, row_bytes)))
+    alike = company != ANY_LENGTHS or plan.config.generate is not None
+    whole = [examples.token_ids(n, n + 1) for n in numbers]
+    few = _cut(whole, room, alike=alike)
+    yield planned(plan, sites, few if _have_rows(sites, few) else whole)
+
+    longest, shortest = int(n_tokens.argmax()), int(n_tokens.argmin())
+    smallest = min(site.spec.row_bytes for site in plan.sites)
+    room = max(_MOST_TOKENS, plan.config.inputs.batch_tokens)
+    room = min(int(n_tokens[longest]), room, _MOST_BYTES // (2 * max(1, smallest)))
+    if len(examples) == 1 or room <= max(map(len, few)):
+        return
+    sites = affordable(plan, room)
+    pair = [examples.token_ids(n, n + 1) for n in (longest, shortest)]
+    if alike:  # of another text so many tokens as make it as long: the next ones of the run
+        pair[1] = np.resize(np.concatenate([pair[1], pair[0]]), len(pair[0]))
+    texts = [ids[:room] for ids in pair]
+    if _have_rows(sites, texts):
+        yield planned(plan, sites, texts)
+
+
+def _cut(whole: Sequence[Array], room: int, *, alike: bool) -> list[Array]:
+    """Cut texts to what there is room for, the second shorter than the first or as long."""
+    first = min(room, len(whole[0]))
+    other = first if alike else max(1, 2 * first // 3)
+    cut = [ids[:n] for ids, n in zip(whole, (first, other), strict=False)]
+    shortest = min(map(len, cut))
+    return [ids[:shortest] for ids in cut] if alike else cut
+
+
+def affordable(plan: Plan, n_tokens: int) -> tuple[SitePlan, ...]:
+    """Choose sites, few enough and of few enough bytes: the deepest of each kind goes first."""
+    kinds = {(re.sub(r"\d+", "*", site.spec.name), site.recipe): site for site in plan.sites}
+    deepest = {site.spec.name: site for site in kinds.values()}
+    chosen: set[str] = set()
+    n_bytes = 0
+    for name, site in {**deepest, **{site.spec.name: site for site in plan.sites}}.items():
+        more = site.spec.row_bytes * 2 * n_tokens
+        if name not in chosen and n_bytes + more <= _MOST_BYTES and len(chosen) < _MOST_SITES:
+            chosen.add(name)
+            n_bytes += more
+    if not chosen:
+        chosen.add(min(plan.sites, key=lambda site: site.spec.row_bytes).spec.name)
+    return tuple(site for site in plan.sites if site.spec.name in chosen)
+
+
+def _have_rows(sites: Sequence[SitePlan], texts: Sequence[Array]) -> bool:
+    """Say whether texts that were cut still have what the probes ask for."""
+    n_tokens = np.array([len(ids) for ids in texts])
+    for site in sites:
+        try:
+            counts = shards.count_rows(n_tokens, site.choice)
+        except IndexError:  # a position asked for by its number
+            return False
+        if site.recipe.pool is not None and not counts.all():
+            return False
+    return True
+
+
+def planned(plan: Plan, sites: tuple[SitePlan, ...], texts: Sequence[Array]) -> Plan:
+    """Plan to record some sites on some texts, and no more than that."""
+    config = plan.config
+    generate = config.generate
+    if generate is not None:
+        few = {"max_new_tokens": 1, "strategy": "greedy"}
+        once = {"use_cache": True} if generate.use_cache == "both" else {}
+        generate = generate.model_copy(update={**few, **once})
+    small = config.model_copy(
+        update={
+            "execution_order": False,
+            "generate": generate,
+            "store": config.store.model_copy(update={"compression": None}),
+        }
+    )
+    extra = 0 if generate is None else generate.max_new_tokens
+    n_tokens = np.array([len(ids) for ids in texts]) + extra
+    return replace(
+        plan,
+        config=small,
+        sites=sites,
+        examples=few_examples(texts),
+        shards=shards.split(n_tokens, [site.spec for site in sites], 2**62),
+    )
