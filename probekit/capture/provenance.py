@@ -16,6 +16,7 @@ import torch
 
 from probekit import models
 from probekit.config import digest_of_format_1
+from probekit.errors import StoreError
 from probekit.planning import Plan
 from probekit.store import Format, RunRecord, schema
 from probekit.version import __version__
@@ -41,6 +42,12 @@ def run_record(plan: Plan, layout: Format) -> RunRecord:
     }
     shards = [shard.to_json() for shard in plan.shards]
     if layout == schema.FIRST:
+        changed = [site.spec.name for site in plan.sites if "meaning" in site.spec.details]
+        if changed:
+            raise StoreError(
+                f"{plan.config.store.path}: {changed[0]} means something else since format 1.1; "
+                "finish the run with the version that began it, or --overwrite"
+            )
         sites = [site.spec.to_json() for site in plan.sites]
         config_digest = digest_of_format_1(plan.config)
         return RunRecord(

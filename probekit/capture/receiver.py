@@ -21,7 +21,15 @@ from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention
 from probekit.interrupts import Attachment
 from probekit.models import AttentionCall, AttentionTap, shown_weights
-from probekit.planning import ATTENTION, BLOCK_KINDS, Recipe, SitePlan, Source
+from probekit.planning import (
+    ATTENTION,
+    BLOCK_KINDS,
+    KEY_KINDS,
+    Recipe,
+    SitePlan,
+    Source,
+    split_last,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -119,6 +127,7 @@ class Receiver(Attachment):
             if self._written_in_place(numbers, tensor, rows):
                 return
             kept = pack(tensor, site.source.axes, self._batch, rows)
+            kept = split_last(kept, site.source.split)
         except CaptureError as error:
             raise CaptureError(f"{site.spec.name}: {error}") from error
         parts = site.recipe.apply(kept, rows.next_ids, rows.counts)
@@ -132,15 +141,17 @@ class Receiver(Attachment):
             )
 
     def _written_in_place(self, numbers: list[int], tensor: torch.Tensor, rows: Rows) -> bool:
-        site, number = self._sites[numbers[0]], numbers[0]
+        site = self._sites[numbers[0]]
         if site.recipe != Recipe() or rows.padded_starts is None:
             return False
         flat = padded(tensor, site.source.axes, self._batch)
-        if flat is None or flat.dtype != self._dtypes[number]:
+        if flat is None or any(flat.dtype != self._dtypes[number] for number in numbers):
             return False
         if flat.is_floating_point() and not all_finite(flat):
             return False  # real tokens are told from padding before they are counted
-        self._send(number, flat, rows.padded_starts, rows.counts, self._batch.numbers)
+        flat = split_last(flat, site.source.split)
+        for number in numbers:
+            self._send(number, flat, rows.padded_starts, rows.counts, self._batch.numbers)
         return True
 
     def _take_call(self, numbers: list[int], call: AttentionCall) -> None:
@@ -174,10 +185,12 @@ class Receiver(Attachment):
                 n_keys=self._batch.n_keys[place],
             )
             for block in blocks:
-                # Behind an example's own keys: nothing is attended to, and nothing may be.
-                fill = 0.0 if kind == "pattern" else -torch.inf
-                short = source.n_keys - block.shape[-1]
-                whole = torch.nn.functional.pad(block, (0, short), value=fill)
+                whole = block
+                if kind in KEY_KINDS:
+                    # Behind an example's own keys: nothing is attended to, and nothing may be.
+                    fill = 0.0 if kind == "pattern" else -torch.inf
+                    short = source.n_keys - block.shape[-1]
+                    whole = torch.nn.functional.pad(block, (0, short), value=fill)
                 parts = site.recipe.apply(whole, rows.next_ids[:0], ())
                 for number in numbers:
                     part = parts[self._sites[number].part]

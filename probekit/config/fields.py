@@ -28,7 +28,10 @@ PORTABLE_NAMES = (
     *("q", "k", "v", "z", "pattern", "scores", "ln_final", "logits"),
 )
 _MODULE_KINDS = ("output", "input")  # the only ones that take `.element` and `@call`
-_DERIVED_KINDS = ("pattern", "scores", "q", "k", "v", "z", "top_k", "token_logprob", "entropy")
+_DERIVED_KINDS = (
+    *("pattern", "scores", "sink", "q", "k", "v", "z", "z_kernel"),
+    *("top_k", "token_logprob", "entropy"),
+)
 RECORD_KINDS = (*_MODULE_KINDS, *_DERIVED_KINDS)
 
 _ELEMENT = r"[A-Za-z_][A-Za-z0-9_]{0,99}|0|[1-9][0-9]{0,5}"

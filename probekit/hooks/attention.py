@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from probekit.models import AttentionCall
-from probekit.planning import take
+from probekit.planning import BLOCK_KINDS, take
 
 _BLOCK_BYTES = 16 << 20  # float32 scores computed at once
 
@@ -26,10 +26,13 @@ def blocks(
     queries: torch.Tensor,
     n_keys: int,
 ) -> Iterator[torch.Tensor]:
-    """Give `pattern` or `scores` of one example, some queries at a time.
+    """Give `pattern`, `scores` or `sink` of one example, some queries at a time.
+
+    Where a learned sink takes a share of attention, a pattern sums to what reaches tokens, and
+    `sink` is the rest.
 
     Args:
-        kind: "pattern" or "scores".
+        kind: "pattern", "scores" or "sink".
         example: its place in the batch.
         heads: which heads.
         queries: which of this call's positions, int64 `[query]`, on its device.
@@ -37,16 +40,19 @@ def blocks(
             cache may hold only the last of them: the forgotten ones are masked.
 
     Yields:
-        `[query, head, key]`, in the dtype of the queries.
+        `[query, head, key]`, of `sink` `[query, head]`, in the dtype of the queries.
     """
     size = max(1, _BLOCK_BYTES // (4 * len(heads) * n_keys))
     for block in queries.split(size):
-        if kind == "pattern" and call.weights is not None:
+        if kind == "pattern" and call.weights is not None and call.options.get("s_aux") is None:
             rows = take(call.weights[example], 0, heads)[:, block, :n_keys]
         else:
             rows = _scores(call, example, heads, block, n_keys)
-            if kind == "pattern":
-                rows = _softmax(call, rows, heads)
+            if kind != "scores":
+                rows, sink = _softmax(call, rows, heads)
+            if kind == "sink":
+                yield sink.transpose(0, 1).to(call.query.dtype)
+                continue
         forgotten = n_keys - rows.shape[-1]
         if forgotten:
             fill = 0.0 if kind == "pattern" else -torch.inf
@@ -56,7 +62,7 @@ def blocks(
 
 def whole(call: AttentionCall, kind: str) -> torch.Tensor:
     """Give any kind for the whole call: `[batch, head, query, key]` for pattern and scores."""
-    if kind not in ("pattern", "scores"):
+    if kind not in BLOCK_KINDS:
         return call.tensor(kind)
     n_batch, n_heads, n_queries, _ = call.query.shape
     everything = torch.arange(n_queries, device=call.query.device)
@@ -75,7 +81,7 @@ def whole(call: AttentionCall, kind: str) -> torch.Tensor:
         )
         for example in range(n_batch)
     ]
-    return torch.stack(rows).transpose(1, 2)
+    return torch.stack(rows).transpose(1, 2)  # [batch, head, query, key], or without keys
 
 
 def _scores(
@@ -129,15 +135,20 @@ def _hidden(call: AttentionCall, queries: torch.Tensor, n_keys: int) -> torch.Te
     return (keys > last) & by_itself
 
 
-def _softmax(call: AttentionCall, scores: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
+def _softmax(
+    call: AttentionCall, scores: torch.Tensor, heads: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give what each key gets, `[head, query, key]`, and what a sink gets, `[head, query]`."""
     sinks = call.options.get("s_aux")
     if sinks is None:
         # A query that may look nowhere (padding on the left) has no pattern, rather than NaN.
         nowhere = (scores == -torch.inf).all(dim=-1, keepdim=True)
-        return torch.softmax(scores, dim=-1).masked_fill(nowhere, 0.0)
+        pattern = torch.softmax(scores, dim=-1).masked_fill(nowhere, 0.0)
+        return pattern, torch.zeros_like(pattern[..., 0])
     # A sink is a learned score per head that takes its share and belongs to no key.
     column = take(sinks, 0, heads).float()[:, None, None].expand(-1, scores.shape[1], 1)
-    return torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
+    whole = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)
+    return whole[..., :-1], whole[..., -1]
 
 
 def _part(

@@ -16,8 +16,15 @@ from probekit.errors import CaptureError, Fault, PlanError
 from probekit.hooks import attention
 from probekit.hooks.taps import HookManager, Tap
 from probekit.interrupts import Attachment
-from probekit.models import AttentionCall, AttentionListener as Listener, AttentionTap, families
-from probekit.planning import BLOCK_KINDS, HEAD_KINDS
+from probekit.models import (
+    AttentionCall,
+    AttentionListener as Listener,
+    AttentionShape,
+    AttentionTap,
+    build_skeleton,
+    families,
+)
+from probekit.planning import BLOCK_KINDS, HEAD_KINDS, split_last
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
 
@@ -66,7 +73,9 @@ class Recording(Attachment):
         self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
         self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
         inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
-        outside = [self._tap(name) for name in self._sites if name not in inside]
+        projected = _projected(model, [at[0] for at in inside.values() if at[1].name == "z"])
+        inside = {n: at for n, at in inside.items() if at[1].name != "z" or at[0] not in projected}
+        outside = [self._tap(name, projected) for name in self._sites if name not in inside]
         self._hooks = HookManager(model, outside)
         self._attention = AttentionTap(model, self._listeners(inside))
 
@@ -129,15 +138,21 @@ class Recording(Attachment):
             raise CaptureError(f"{site} means {len(meant)} sites; name one: {', '.join(meant)}")
         raise CaptureError(f"{site} was not asked for; recorded: {', '.join(self._sites)}")
 
-    def _tap(self, name: str) -> Tap:
+    def _tap(self, name: str, projected: Mapping[str, AttentionShape]) -> Tap:
         module, kind = self._sites[name]
         keep = partial(_keep, self._calls[name])
+        if kind.name == "z":
+            shape = projected[module]
+            assert shape.out is not None  # those without are refused
+            split = partial(_keep_split, self._calls[name], (shape.n_heads, shape.d_v))
+            return Tap(module=shape.out, side="input", element=None, call=None, sink=split)
         return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=keep)
 
     def _listeners(self, inside: _Sites) -> dict[str, Listener]:
         wanted: dict[str, list[tuple[list[_Kept], str]]] = {}
         for name, (module, kind) in inside.items():
-            wanted.setdefault(module, []).append((self._calls[name], kind.name))
+            element = "z_kernel" if kind.name == "z" else kind.name  # here they are one
+            wanted.setdefault(module, []).append((self._calls[name], element))
         return {module: partial(_keep_parts, asked) for module, asked in wanted.items()}
 
 
@@ -150,6 +165,35 @@ def _keep(kept: list[_Kept], tensor: torch.Tensor) -> None:
         kept.append(_Kept(tensor.clone(), None))
     else:
         kept.append(_Kept(tensor, tensor._version))
+
+
+def _keep_split(kept: list[_Kept], sizes: tuple[int, int], tensor: torch.Tensor) -> None:
+    _keep(kept, split_last(tensor, sizes))
+
+
+def _projected(model: torch.nn.Module, modules: list[str]) -> dict[str, AttentionShape]:
+    """Give the attention modules whose z is not the kernel's output, and who reads it there.
+
+    Raises:
+        PlanError: if that cannot be told of this model.
+    """
+    if not modules:
+        return {}
+    config = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config"):
+        raise PlanError(
+            f"{type(model).__name__} is no model of transformers: what its output projections read "
+            "cannot be told; /z_kernel is what the attention kernel gives"
+        )
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    shapes = build_skeleton(config, dtype, "eager").attention  # every kernel gives to the same
+    lost = [path for path in modules if path in shapes and shapes[path].out is None]
+    if lost:
+        raise PlanError(
+            f"{lost[0]}: no one linear map reads what its heads give, so there is no z; "
+            "/z_kernel is what the attention kernel gives"
+        )
+    return {path: shapes[path] for path in modules if path in shapes and not shapes[path].is_plain}
 
 
 def _keep_parts(asked: list[tuple[list[_Kept], str]], call: AttentionCall) -> None:

@@ -47,8 +47,8 @@ class AttentionCall:
         return float(self.query.shape[-1] ** -0.5 if asked is None else asked)
 
     def tensor(self, kind: str) -> torch.Tensor:
-        """Give `q`, `k`, `v` or `z` of this call's tokens, `[batch, position, head, d_head]`."""
-        if kind == "z":
+        """Give `q`, `k`, `v` or `z_kernel` of this call, `[batch, position, head, d_head]`."""
+        if kind == "z_kernel":
             return self.output
         if kind == "q":
             return self.query.transpose(1, 2)

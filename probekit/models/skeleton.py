@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -22,6 +23,7 @@ from probekit.errors import PlanError
 from probekit.models.answers import Answers
 from probekit.models.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.models.checkpoints import BUILDING, model_class
+from probekit.models.descent import Descent, Reader
 
 # Two forward passes: an axis that goes 2 -> 3 is the batch, 7 -> 11 the position, 14 -> 33 both.
 _FIRST, _SECOND = (2, 7), (3, 11)
@@ -64,6 +66,10 @@ class AttentionShape:
     d_v: int  # of a value's head
     dtype: str
     scaling: float  # of the products of queries and keys
+    n_calls: int  # of the kernel in one pass of the module
+    has_sink: bool  # a learned score takes a share of attention that no token gets
+    out: str | None  # the linear map that reads the kernel's output, head by head
+    is_plain: bool  # it reads the very output: no gate, norm or factor stands between
     unknown: tuple[str, ...]  # arguments that might change the scores in a way we do not know
 
 
@@ -222,8 +228,10 @@ def _tokens(model: torch.nn.Module, n_batch: int, n_positions: int) -> dict[str,
 def _observe_attention(model: torch.nn.Module) -> dict[str, AttentionShape]:
     """Find the modules that use the attention interface, by listening at every one."""
     found: dict[str, AttentionShape] = {}
+    descent = Descent()
 
     def listen(path: str, call: AttentionCall) -> None:
+        descent.follow(path, call.output)
         found[path] = AttentionShape(
             kernel=call.kernel,
             n_heads=call.query.shape[1],
@@ -232,13 +240,46 @@ def _observe_attention(model: torch.nn.Module) -> dict[str, AttentionShape]:
             d_v=call.output.shape[-1],
             dtype=str(call.query.dtype).removeprefix("torch."),
             scaling=call.scaling,
+            n_calls=1 + (found[path].n_calls if path in found else 0),
+            has_sink=call.options.get("s_aux") is not None,
+            out=None,
+            is_plain=False,
             unknown=_unknown_options(call),
         )
 
-    paths = [path for path, _ in model.named_modules() if path]
-    with AttentionTap(model, {path: partial(listen, path) for path in paths}):
+    def read(path: str, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        descent.read(path, next(iter((*args, *kwargs.values())), None))
+
+    paths = {path: module for path, module in model.named_modules() if path}
+    with ExitStack() as stack:
+        for path, module in paths.items():
+            if _is_linear(module):
+                hook = module.register_forward_pre_hook(partial(read, path), with_kwargs=True)
+                stack.callback(hook.remove)
+        stack.enter_context(AttentionTap(model, {path: partial(listen, path) for path in paths}))
+        stack.enter_context(descent)
         model(**_tokens(model, *_FIRST))
-    return found
+    return {
+        path: _with_reader(path, shape, descent.readers.get(path)) for path, shape in found.items()
+    }
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    is_map = isinstance(weight, torch.Tensor) and weight.ndim == 2
+    return is_map and not isinstance(module, torch.nn.Embedding)
+
+
+def _with_reader(path: str, shape: AttentionShape, reader: Reader | None) -> AttentionShape:
+    if reader is None or reader.width != shape.n_heads * shape.d_v or shape.n_calls > 1:
+        return shape
+    parent = path.rpartition(".")[0]
+    # BERT's projection stands beside the attention, in a module for both; JetMoE's is no linear map
+    # at all, and what reads its heads next is the router of another block.
+    around = parent if "att" in parent.rpartition(".")[2].lower() else path
+    if not reader.module.startswith(f"{around}."):
+        return shape
+    return replace(shape, out=reader.module, is_plain=reader.is_plain)
 
 
 def _unknown_options(call: AttentionCall) -> tuple[str, ...]:

@@ -35,3 +35,8 @@ def to_device(values: Array, device: torch.device) -> torch.Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def split_last(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """View the last axis as several: `[..., head * d_head]` as `[..., head, d_head]`."""
+    return tensor.view(*tensor.shape[:-1], *sizes) if sizes else tensor

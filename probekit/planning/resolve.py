@@ -28,7 +28,15 @@ from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
 from probekit.inputs import Choice
 from probekit.models import Skeleton, families, layer_of
 from probekit.planning.recipe import Einops, Recipe, einops_step, right_axes
-from probekit.planning.tensors import BLOCK_KINDS, LOGIT_KINDS, Found, OnlyEagerError, Source, find
+from probekit.planning.tensors import (
+    BLOCK_KINDS,
+    KEY_KINDS,
+    LOGIT_KINDS,
+    Found,
+    OnlyEagerError,
+    Source,
+    find,
+)
 from probekit.store import PER_EXAMPLE, SiteSpec, schema
 
 _NAMED = 5  # so many modules are named in a message, the rest are counted
@@ -256,8 +264,10 @@ class Resolver:
         if found.is_logits and ending and (recipe.neurons or recipe.einops):
             raise PlanError(f"{found.name} is over the whole vocabulary: no neurons, no einops")
         if found.source.element in BLOCK_KINDS:
-            if probe.pool is not None:
+            if probe.pool is not None and found.source.element in KEY_KINDS:
                 raise PlanError(f"{found.name}: keys of one token are not keys of another; no pool")
+            if probe.pool is not None:
+                raise PlanError(f"{found.name} is computed in blocks; pool it from the trace")
             if heads is not None:
                 found = replace(
                     found,

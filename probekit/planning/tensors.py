@@ -26,8 +26,9 @@ from probekit.models import (
 from probekit.store import schema
 
 ATTENTION = "attention"  # the side of a source that the attention tap gives
-HEAD_KINDS = ("q", "k", "v", "z")
-BLOCK_KINDS = ("pattern", "scores")  # computed some queries at a time
+HEAD_KINDS = ("q", "k", "v", "z", "z_kernel")
+KEY_KINDS = ("pattern", "scores")  # a number for each key
+BLOCK_KINDS = (*KEY_KINDS, "sink")  # computed some queries at a time
 LOGIT_KINDS = ("token_logprob", "entropy")
 
 
@@ -44,6 +45,7 @@ class Source:
     element: str | None  # of what goes in or comes out; the record kind of ATTENTION
     call: int | None  # of the module in one forward pass
     axes: tuple[int | str, ...] = ()  # sizes, BATCH, POSITION, TOKEN; () for blocks
+    split: tuple[int, ...] = ()  # sizes that the last axis is made of: heads, and what each has
     heads: tuple[int, ...] = ()  # of blocks: computed for these heads alone
     n_keys: int = 0  # of blocks: how wide their rows are
 
@@ -205,10 +207,20 @@ def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found
     if shape is None:
         return _shown_weights(skeleton, module, kind, n_keys)
     _only_call(skeleton, module, kind)
+    if shape.n_calls > 1:
+        raise PlanError(
+            f"{module} ({skeleton.modules[module]}) calls its attention kernel {shape.n_calls} "
+            f"times, and makes one output of both: there is no one {kind}; record inputs and "
+            "outputs of the modules in it"
+        )
     if kind in BLOCK_KINDS:
         _check_scores(shape, module, kind)
+        if kind == "sink" and not shape.has_sink:
+            raise PlanError(f"{module}: its attention has no sink, so all of it reaches tokens")
         block = _block(module, kind, shape.n_heads, shape.dtype, n_keys)
         return replace(block, details={"scaling": shape.scaling})
+    if kind == "z":
+        return _z(skeleton, module, shape)
     n_heads = shape.n_kv_heads if kind in ("k", "v") else shape.n_heads
     d_head = shape.d_qk if kind in ("q", "k") else shape.d_v
     return Found(
@@ -226,6 +238,45 @@ def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found
         row_shape=(n_heads, d_head),
         dtype=shape.dtype,
         details={"scaling": shape.scaling} if kind in ("q", "k") else {},
+    )
+
+
+def _z(skeleton: Skeleton, module: str, shape: AttentionShape) -> Found:
+    """Find what the output projection reads, head by head."""
+    row_shape = (shape.n_heads, shape.d_v)
+    source = Source(
+        module=module,
+        side=ATTENTION,
+        element="z_kernel",
+        call=0,
+        axes=(BATCH, POSITION, *row_shape),
+    )
+    found = Found(
+        module=module,
+        kind="z",
+        source=source,
+        per_token=True,
+        axes=("head", "d_head"),
+        row_shape=row_shape,
+        dtype=shape.dtype,
+    )
+    if shape.is_plain:
+        return found
+    calls = skeleton.calls_of(shape.out) if shape.out is not None else ()
+    if len(calls) != 1:
+        raise PlanError(
+            f"{module}: no one linear map reads what its heads give, so there is no z; z_kernel is "
+            "what the attention kernel gives"
+        )
+    (slot, *_), out = calls[0].inputs, calls[0].module
+    return replace(
+        found,
+        source=Source(
+            module=out, side="input", element=None, call=0, axes=slot.axes, split=row_shape
+        ),
+        dtype=slot.dtype,
+        # Until 1.1 the kernel's output was called z here too: no run mixes both.
+        details={"read_by": out, "meaning": 2},
     )
 
 
@@ -249,11 +300,11 @@ def _block(module: str, kind: str, n_heads: int, dtype: str, n_keys: int) -> Fou
             element=kind,
             call=0,
             heads=tuple(range(n_heads)),
-            n_keys=n_keys,
+            n_keys=n_keys if kind in KEY_KINDS else 0,
         ),
         per_token=True,
-        axes=("head", "key"),
-        row_shape=(n_heads, n_keys),
+        axes=("head", "key") if kind in KEY_KINDS else ("head",),
+        row_shape=(n_heads, n_keys) if kind in KEY_KINDS else (n_heads,),
         dtype=dtype,
     )
 

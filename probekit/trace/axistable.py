@@ -34,8 +34,12 @@ Array = np.ndarray[Any, Any]
 _TEXTS_READ = 1024
 
 
-class _AbsentError(StoreError, AttributeError):
-    """A column that other traces have: an attribute that is missing, too."""
+class _AbsentError(StoreError):
+    """A column that other traces have."""
+
+
+class _NoAttributeError(_AbsentError, AttributeError):
+    """The same, asked for as an attribute: `hasattr` says no."""
 
 
 class AxisTable:
@@ -63,7 +67,10 @@ class AxisTable:
         axis = self.__dict__.get("axis")
         if axis is None or axis.column(name) is None:
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
-        found = self.__dict__[name] = self.column(name)
+        try:
+            found = self.__dict__[name] = self.column(name)
+        except _AbsentError as error:
+            raise _NoAttributeError(str(error)) from error
         return found
 
     def __dir__(self) -> list[str]:

@@ -169,6 +169,7 @@ class SiteSpec:
             "row_shape": list(self.row_shape),
             "dtype": self.dtype,
             "source_dtype": self.source_dtype,
+            **{k: v for k, v in self.details.items() if k == "meaning"},
         }
 
 
