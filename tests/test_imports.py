@@ -26,7 +26,14 @@ ROOMS = (
     *("capture", "hooks", "planning", "inputs", "models", "trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config"),
 )
-FLOOR = ("extras", "interrupts", "wording", "errors", "version")  # files below all rooms
+FLOOR = (
+    "extras",
+    "interrupts",
+    "arguments",
+    "wording",
+    "errors",
+    "version",
+)  # files below all rooms
 # What may import torch when it is imported itself.
 HEAVY = (
     *("handover.torch", "analysis.logitlens", "capture", "hooks", "planning", "models"),

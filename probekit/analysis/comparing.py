@@ -130,14 +130,15 @@ def _layer(site: Site) -> str:
 
 def _pair(group: Group, i: int, j: int, matrix: CKAMatrix | None) -> SitePair:
     x, y = group.xs[i], group.ys[j]
-    if matrix is not None:
+    differences = _differences(x, y)
+    # A matrix leaves out the rows in which any layer is not finite; a pair only its own.
+    if matrix is not None and matrix.n_rows == differences["n_rows"]:
         cka, debiased = matrix.values[i, j], matrix.debiased[i, j]
     elif group.has_features:
         found = linear_cka([x], [y])
         cka, debiased = found.plain[0, 0], found.debiased[0, 0]
     else:
         cka = debiased = nan
-    differences = _differences(x, y)
     return SitePair(
         place=group.place,
         layer=x.layer,

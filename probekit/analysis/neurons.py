@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.store import EXAMPLE, TOKEN
@@ -73,8 +74,7 @@ def top_examples(
     site: Site, neuron: Neuron, k: int, *, smallest: bool, one_per_example: bool, around: int
 ) -> TopExamples:
     """Find the rows on which a neuron fires most; see `Trace.top_examples`."""
-    if k < 1:
-        raise StoreError(f"k is {k}; expected 1 or more")
+    k = arguments.whole("k", k, least=1)
     column = column_of(site, neuron)
     (best,) = top_rows(site, [column], k, smallest=smallest, one_per_example=one_per_example)
     return TopExamples(
@@ -98,7 +98,8 @@ def column_of(site: Site, neuron: Neuron) -> int:
     Raises:
         StoreError: if it was not recorded; the message says what was.
     """
-    axes, wanted = site.axes[1:], neuron if isinstance(neuron, tuple) else (neuron,)
+    given = neuron if isinstance(neuron, tuple) else (neuron,)
+    axes, wanted = site.axes[1:], tuple(arguments.whole("neuron", number) for number in given)
     if axes[-1:] == ("key",):
         raise StoreError(f"{site.name} holds attention, whose keys are tokens and no neurons")
     if len(wanted) != len(axes):

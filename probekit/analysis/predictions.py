@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.store import TOKEN
 
@@ -42,6 +43,7 @@ class NextTokens:
 
 def next_tokens(trace: Trace, example: int, position: int, k: int) -> NextTokens:
     """Read the likeliest next tokens; see `Trace.next_tokens`."""
+    position, k = arguments.whole("position", position), arguments.whole("k", k, least=1)
     first, n_tokens = trace.examples.extent(trace.examples.number(example))
     if not -n_tokens <= position < n_tokens:
         raise IndexError(f"position {position} is out of range: the example has {n_tokens} tokens")

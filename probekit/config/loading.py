@@ -117,12 +117,20 @@ def _copied(value: Any, path: KeyPath) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
+def _assignments(overrides: Any) -> list[str]:
+    found = list(overrides) if isinstance(overrides, list | tuple) else [overrides]
+    if not isinstance(overrides, Iterable) or not all(isinstance(one, str) for one in found):
+        message = f"given {show_typed(overrides)}, expected a list of key=value texts"
+        raise ConfigError.of([Fault("overrides", message)])
+    return found
+
+
 def _with_overrides(
     tree: dict[str, Any], places: Places, overrides: Iterable[str]
 ) -> tuple[Places, list[Fault]]:
     """Carry out each ``key=value`` on the tree; returns the new places and what was wrong."""
     faults: list[Fault] = []
-    for assignment in overrides:
+    for assignment in _assignments(overrides):
         key, equals, text = assignment.partition("=")
         try:
             if not equals:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.store import EXAMPLE, Execution
 from probekit.wording import one_of
@@ -24,6 +25,7 @@ Array = np.ndarray[Any, Any]
 
 def frame_of(trace: Trace, table: str) -> pd.DataFrame:
     """Build a DataFrame of a table; see `Trace.to_pandas`."""
+    arguments.text("table", table)
     of_axes = {found.axis.table: found for found in trace.tables}
     if table in of_axes:
         return _of_axis(trace, of_axes[table])

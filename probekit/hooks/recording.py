@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -25,22 +26,28 @@ from probekit.models import (
     families,
 )
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS, split_last
+from probekit.wording import show_typed
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
 
 
-def record(model: torch.nn.Module, patterns: str | Iterable[str]) -> Recording:
+Patterns = str | Iterable[str] | Mapping[str, str | Iterable[str]]
+
+
+def record(model: torch.nn.Module, patterns: Patterns) -> Recording:
     """Record modules of any torch model while a block runs.
 
     Args:
         model: any module; it is left as it was.
         patterns: globs over module paths, each with an optional record kind
             (`"transformer.h.*.mlp.act"`, `"transformer.h.0.attn/pattern"`), or portable names
-            (`"resid_post"`) where the model's family is known.
+            (`"resid_post"`) where the model's family is known. A mapping gives each glob its
+            kinds: `{"transformer.h.0.attn": ["pattern", "z"]}`.
 
     Returns:
-        A context manager; inside and after its block, `rec[site]` is the tensor of the last call
-        and `rec.calls(site)` those of every call.
+        A context manager; inside and after its block, `rec[site]` is the tensor of the last call,
+        of which `repr(rec)` counts how many there were, and `rec.calls(site)` those of every call;
+        `rec.select("resid_post", layer=3)` goes by portable name.
 
     Raises:
         PlanError: if a pattern matches nothing, with the nearest module paths.
@@ -51,8 +58,30 @@ def record(model: torch.nn.Module, patterns: str | Iterable[str]) -> Recording:
         ...     model(**inputs)
         >>> rec["transformer.h.0.mlp.act"].shape      # [batch, pos, d_mlp]
     """
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-    return Recording(model, _matched(model, wanted))
+    if not isinstance(model, torch.nn.Module):
+        raise PlanError(f"record: model is {show_typed(model)}; expected a torch.nn.Module")
+    return Recording(model, _matched(model, _given(patterns)))
+
+
+def _given(patterns: Any) -> list[str]:
+    """Write out what is asked for as `glob/kind`."""
+    found: list[Any] = []
+    if isinstance(patterns, Mapping):
+        for glob, kinds in patterns.items():
+            several = (
+                [kinds] if isinstance(kinds, str) or not isinstance(kinds, Iterable) else kinds
+            )
+            found += [f"{glob}/{k}" if isinstance(k, str) else k for k in several]
+    elif isinstance(patterns, str):
+        found = [patterns]
+    elif isinstance(patterns, Iterable) and not isinstance(patterns, bytes):
+        found = list(patterns)
+    if not found or not all(isinstance(pattern, str) and pattern for pattern in found):
+        raise PlanError(
+            f"record: patterns are {show_typed(patterns)}; expected globs over module paths or "
+            'portable names: "transformer.h.*.mlp.act", or a list of at least one'
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +98,7 @@ class Recording(Attachment):
 
     def __init__(self, model: torch.nn.Module, matched: Mapping[str, _Sites]) -> None:
         super().__init__()
+        self._model_config = getattr(model, "config", None)
         self._matched = matched  # by pattern
         self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
         self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
@@ -103,6 +133,26 @@ class Recording(Attachment):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        ran = [f"{name} ({len(calls)}x)" for name, calls in self._calls.items() if calls]
+        more = f", ... {len(ran) - 8} more" if len(ran) > 8 else ""
+        return f"<Recording of {len(ran)} sites: {', '.join(ran[:8]) or 'nothing yet'}{more}>"
+
+    def select(self, name: str, *, layer: int | None = None) -> torch.Tensor:
+        """Give the tensor of the last call at a portable name, the same on every model.
+
+        Raises:
+            PlanError: if the model has no such place.
+            CaptureError: if it was not recorded.
+        """
+        places = families.places(self._model_config, name)
+        numbers = [number for number in places if number is not None]
+        wanted = layer + len(numbers) if layer is not None and layer < 0 else layer
+        if wanted not in places:
+            there = f"0 to {len(numbers) - 1}" if numbers else "no layers: leave layer= out"
+            raise CaptureError(f"{name}: layer {layer} is not there; there are {there}")
+        return self[str(places[wanted])]
 
     def __getitem__(self, site: str) -> torch.Tensor:
         """Give the tensor of the site's last call, as the module made it."""
@@ -202,7 +252,9 @@ def _keep_parts(asked: list[tuple[list[_Kept], str]], call: AttentionCall) -> No
 
 
 def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
-    paths = tuple(path for path, _ in model.named_modules() if path)
+    # A module that is reachable under two names is found by either; a lone one is its own root.
+    every = tuple(path for path, _ in model.named_modules(remove_duplicate=False))
+    paths = every if len(every) == 1 else every[1:]
     matched: dict[str, _Sites] = {}
     faults: list[Fault] = []
     for pattern in wanted:
@@ -221,7 +273,7 @@ def _matches(
 ) -> Iterator[tuple[str, RecordKind]]:
     glob, _, given = pattern.partition("/")
     kind = RecordKind.parse(given or "output")
-    found = match_paths(glob, paths)
+    found = paths if paths == ("",) and glob in ("*", "**") else match_paths(glob, paths)
     if found:
         if kind.name not in ("output", "input", *ATTENTION_KINDS):
             raise PlanError(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ def _jsonl(path: Path, field: str) -> Iterator[Text]:
     for number, line in enumerate(_lines(path), 1):
         where = f"{path}:{number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(_pairs, where))
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{where}: is not JSON: {error}") from error
         if not isinstance(row, dict):
@@ -80,9 +82,22 @@ def _jsonl(path: Path, field: str) -> Iterator[Text]:
         yield _row(row, field, where, number - 1)
 
 
+def _pairs(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; one that names a field twice could mean either."""
+    if twice := _twice([name for name, _ in pairs]):
+        raise ConfigError(f"{where}: names the field {twice!r} twice; remove one")
+    return dict(pairs)
+
+
+def _twice(names: Sequence[str]) -> str | None:
+    return next((name for name, n in Counter(names).items() if n > 1), None)
+
+
 def _csv(path: Path, field: str) -> Iterator[Text]:
     rows = csv.DictReader(_lines(path), strict=True)
     try:
+        if twice := _twice(rows.fieldnames or ()):
+            raise ConfigError(f"{path}:1: names the column {twice!r} twice; rename one")
         for number, row in enumerate(rows):
             where = f"{path}:{rows.line_num}"
             if None in row:

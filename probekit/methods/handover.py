@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit import arguments
 from probekit.extras import load_extra
 from probekit.methods.naming import method_of
 
@@ -231,8 +232,9 @@ def to_safetensors(
     """
     from probekit.handover import write_tensors
 
-    write_tensors(trace, Path(path), patterns=sites, overwrite=overwrite, watch=on_progress)
-    return Path(path)
+    path = arguments.path("path", path)
+    write_tensors(trace, path, patterns=sites, overwrite=overwrite, watch=on_progress)
+    return path
 
 
 @method_of("Trace")
@@ -268,7 +270,13 @@ def merge(
     from probekit.handover import merge_trace
     from probekit.trace import open_trace
 
+    path = arguments.path("path", path)
     merge_trace(
-        trace, Path(path), dtype=dtype, patterns=sites, overwrite=overwrite, watch=on_progress
+        trace,
+        arguments.path("path", path),
+        dtype=dtype,
+        patterns=sites,
+        overwrite=overwrite,
+        watch=on_progress,
     )
     return open_trace(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast, overload
 
+from probekit import arguments
 from probekit.extras import load_extra
 from probekit.methods.naming import method_of
 
@@ -37,7 +38,11 @@ def statistics(site: Site, *, magnitude: float = 6.0, tokens: float = 0.06) -> S
     """
     from probekit import analysis
 
-    return analysis.site_statistics(site, magnitude=magnitude, tokens=tokens)
+    return analysis.site_statistics(
+        site,
+        magnitude=arguments.positive("magnitude", magnitude),
+        tokens=arguments.positive("tokens", tokens),
+    )
 
 
 @method_of("Site")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probekit import arguments
+from probekit.errors import StoreError
 from probekit.methods.naming import method_of
+from probekit.wording import show_typed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +99,8 @@ def top_examples(
     """
     from probekit import analysis
 
+    if not isinstance(site, str) and type(site).__name__ != "Site":
+        raise StoreError(f"site is {show_typed(site)}; expected a site or its name")
     found = trace[site] if isinstance(site, str) else site
     return analysis.top_examples(
         found,
@@ -137,7 +142,12 @@ def statistics(
     """
     from probekit import analysis
 
-    return analysis.trace_statistics(trace, sites, magnitude=magnitude, tokens=tokens)
+    return analysis.trace_statistics(
+        trace,
+        sites,
+        magnitude=arguments.positive("magnitude", magnitude),
+        tokens=arguments.positive("tokens", tokens),
+    )
 
 
 @method_of("Trace")

@@ -347,7 +347,9 @@ def axis_names(row_shape: tuple[int, ...], skeleton: Skeleton) -> tuple[str, ...
         for name in ("d_head", "d_vocab", "d_mlp", "d_model")
         if getattr(sizes, name) is not None
     }
-    heads = {sizes.n_kv_heads: "kv_head", sizes.n_heads: "head"}
+    # An axis of so many is heads where each has a head's size: experts can be as many.
+    of_heads = len(row_shape) > 1 and row_shape[-1] == sizes.d_head
+    heads = {sizes.n_kv_heads: "kv_head", sizes.n_heads: "head"} if of_heads else {}
     names: list[str] = []
     for place, size in enumerate(row_shape):
         known = last if place == len(row_shape) - 1 else heads

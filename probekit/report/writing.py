@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.report import attention, example, execution, neurons, page
 from probekit.report.blocks import Block, BlockFile
@@ -62,7 +63,7 @@ def write_report(
     Raises:
         StoreError: if an example or an option is out of range, or the file cannot be written.
     """
-    path, numbers = Path(path), _chosen(trace, examples)
+    path, numbers = arguments.path("path", path), _chosen(trace, examples)
     if path.is_dir():
         raise StoreError(f"{path}: is a folder, expected the name of a file")
     if neurons < 0:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from probekit import arguments
 from probekit.errors import StoreError, printable
 from probekit.store.folder import is_indexed, kept_shards, sealed_shards, shard_numbers
 from probekit.store.format import (
@@ -110,7 +111,8 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
     Raises:
         StoreError: if there is no run at `path`.
     """
-    folder = Path(path).parent if Path(path).name == INDEX_FILE else Path(path)
+    path = arguments.path("path", path)
+    folder = path.parent if path.name == INDEX_FILE else path
     there = shard_numbers(folder)
     if not there and not (folder / RUN_FILE).exists():
         raise StoreError(

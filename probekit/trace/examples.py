@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from probekit import arguments
 from probekit.store import TOKEN, known_axes
 from probekit.trace.axistable import AxisTable
 
@@ -64,6 +65,7 @@ class Examples(AxisTable, Sequence[Example]):
 
     def number(self, number: int) -> int:
         """Check an example's number; -1 is the last."""
+        number = arguments.whole("example", number)
         there = len(self)
         if not -there <= number < there:
             raise IndexError(f"example {number} is out of range: there are {there}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.methods import site as methods
 from probekit.store import (
@@ -24,6 +25,7 @@ from probekit.store import (
     open_file,
 )
 from probekit.trace.tables import Tables
+from probekit.wording import one_of
 
 if TYPE_CHECKING:
     import torch
@@ -147,6 +149,9 @@ class Site:
         Args:
             axis: one of `axes`, without the first.
         """
+        if axis not in self.axes[1:]:
+            said = one_of(arguments.text("axis", axis), self.axes[1:])
+            raise StoreError(f"{self.name}: there is no axis {axis!r} in a row; {said}")
         place = self.axes.index(axis)
         chosen = {"neuron": "neurons", "head": "heads", "kv_head": "heads"}.get(axis)
         if chosen not in self.attributes or "einops" in self.attributes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from probekit import arguments
 from probekit.config import match_paths, nearest, unmatched_choices
 from probekit.errors import StoreError
 from probekit.trace.names import collapse
@@ -29,10 +30,10 @@ def choose_sites(trace: Trace, patterns: Patterns | None) -> tuple[Site, ...]:
     """
     if patterns is None:
         return tuple(trace[name] for name in trace.site_names)
-    given = [patterns] if isinstance(patterns, str) else list(patterns)
-    names = dict.fromkeys(name for pattern in given for name in _names(trace, pattern))
-    if not names:
+    if isinstance(patterns, list | tuple) and not patterns:
         raise StoreError(f"{trace.path}: no sites were asked for; recorded: {recorded(trace)}")
+    given = arguments.texts("sites", patterns)
+    names = dict.fromkeys(name for pattern in given for name in _names(trace, pattern))
     return tuple(trace[name] for name in names)
 
 

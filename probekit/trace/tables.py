@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.store import (
     EXAMPLE,
@@ -82,7 +83,7 @@ class Tables(Opened):
         Raises:
             StoreError: if no table of a trace is of that axis.
         """
-        if axis not in self._tables:
+        if arguments.text("axis", axis) not in self._tables:
             known = {known.name: known for known in known_axes()}
             if axis not in known:
                 said = one_of(axis, [*known])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.trace.axistable import AxisTable
 
@@ -31,6 +32,7 @@ class Tokens(AxisTable, Sequence[Token]):
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return [self[r] for r in range(*row.indices(len(self)))]
+        row = arguments.whole("token", row)
         token_id, position, example = (
             int(column[row]) for column in (self.id, self.position, self.example)
         )

@@ -15,6 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from probekit import arguments
 from probekit.config import match_paths
 from probekit.errors import StoreError, printable
 from probekit.methods import handover, trace as methods
@@ -46,7 +47,7 @@ def open_trace(path: str | Path) -> Trace:
     Raises:
         StoreError: if there is no whole trace at `path`.
     """
-    path = Path(path)
+    path = arguments.path("path", path)
     if path.is_dir():
         index = path / INDEX_FILE
         if not index.exists():
@@ -88,6 +89,7 @@ class Trace(Tables):
 
     def __getitem__(self, name: str) -> Site:
         """Give a site by `module/kind`; the module path alone means its `output`."""
+        name = arguments.text("a site's name", name)
         name = name if "/" in name else f"{name}/output"
         if name not in self._sites:
             if name not in self.site_names:
@@ -103,7 +105,7 @@ class Trace(Tables):
 
     def match(self, pattern: str) -> tuple[Site, ...]:
         """Give the sites whose module path matches a glob; `pattern/kind` picks the record kind."""
-        modules, _, kind = pattern.partition("/")
+        modules, _, kind = arguments.text("a pattern", pattern).partition("/")
         kind = kind or "output"
         paths = [n.partition("/")[0] for n in self.site_names if n.partition("/")[2] == kind]
         return tuple(self[f"{path}/{kind}"] for path in match_paths(modules, paths))
@@ -118,7 +120,8 @@ class Trace(Tables):
         Raises:
             StoreError: if it was not recorded; the message says what was.
         """
-        sites = self._portable.get(name, {})
+        sites = self._portable.get(arguments.text("a portable name", name), {})
+        layer = None if layer is None else arguments.whole("layer", layer)
         n_layers = self.provenance.get("n_layers")
         wanted = layer
         if layer is not None and layer < 0 and isinstance(n_layers, int):

@@ -157,3 +157,22 @@ def test_other_texts_are_refused(traces, tmp_path):
     trace = probekit.run(other)
     with pytest.raises(StoreError, match=r"example 2 differs: it is '40 41 42"):
         probekit.compare(traces["float32"], trace)
+
+
+def test_a_pair_leaves_out_its_own_rows_alone_in_a_matrix_too(tmp_path):
+    draw = np.random.default_rng(0)
+    sites = [
+        site(f"h.{n}", portable="resid_post", layer=n, axes=("token", "d_model")) for n in range(2)
+    ]
+    values = {f"h.{n}/output": draw.normal(size=(21, 3)).astype(np.float32) for n in range(2)}
+    values["h.1/output"][:5, 0] = np.nan
+    one, other = (
+        probekit.open(write_trace(tmp_path / name, sites, values=values).folder) for name in "ab"
+    )
+    plain = probekit.compare(one, other, matrix=False)
+    squared = probekit.compare(one, other, matrix=True)
+    assert [p.n_rows for p in squared.pairs] == [21, 16]
+    assert [p.cka for p in squared.pairs] == pytest.approx([p.cka for p in plain.pairs])
+    x = values["h.0/output"].astype(np.float64)
+    assert squared.pairs[0].cka == pytest.approx(cka_by_hand(x, x))
+    assert squared.matrix().n_rows == 16

@@ -269,3 +269,55 @@ def test_logits_are_the_same_bits_while_it_listens():
         expected: Any = model(**inputs).logits
         with probekit.record(model, ["model.layers.**", "lm_head/input"]):
             assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_a_mapping_gives_each_glob_its_kinds():
+    model = tiny.build("gpt2")
+    with probekit.record(model, {"**.attn": ["pattern", "z"], "lm_head": "output"}) as rec:
+        model(**tiny.batch())
+    assert len(rec) == 7
+    assert rec["transformer.h.0.attn/pattern"].shape[1] == 4
+    assert "transformer.h.2.attn/z (1x)" in repr(rec)
+
+
+def test_what_ran_more_than_once_shows_in_its_repr():
+    model = tiny.build("gpt2")
+    with probekit.record(model, "lm_head") as rec:
+        assert "nothing yet" in repr(rec)
+        model(**tiny.batch())
+        model(**tiny.batch())
+    assert repr(rec) == "<Recording of 1 sites: lm_head/output (2x)>"
+
+
+def test_select_goes_by_portable_name():
+    model = tiny.build("gpt2")
+    with probekit.record(model, ["resid_post", "logits"]) as rec:
+        model(**tiny.batch())
+    assert rec.select("resid_post", layer=-1) is rec["transformer.h.2"]
+    assert rec.select("logits") is rec["lm_head"]
+    with pytest.raises(CaptureError, match="layer 3 is not there; there are 0 to 2"):
+        rec.select("resid_post", layer=3)
+
+
+def test_a_lone_module_is_its_own_root():
+    linear = torch.nn.Linear(4, 4)
+    with probekit.record(linear, "*") as rec:
+        wanted = linear(torch.ones(2, 4))
+    assert rec["*"] is wanted
+
+
+def test_a_module_under_two_names_is_found_by_either():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one = torch.nn.Linear(3, 3)
+            self.two = self.one
+
+        def forward(self, x):
+            return self.two(x)
+
+    model = Twice()
+    for name in ("one", "two"):
+        with probekit.record(model, name) as rec:
+            wanted = model(torch.ones(1, 3))
+        assert rec[name] is wanted

@@ -489,3 +489,17 @@ def test_spans_are_cut_with_the_tokens() -> None:
     assert spans["char_start"].tolist() == [0, 1, 2, 0, 1, 2]
     assert spans["char_end"].tolist() == [1, 2, 3, 1, 2, 3]
     assert read(texts=TEXTS).spans(3, 4)["char_end"].tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "text,id,text\na,b,c\n", r"a\.csv:1: names the column 'text' twice"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b", "text": "c"}\n', r":2: names the field 'text'"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(
+    tmp_path: Path, name: str, content: str, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read(file=put(tmp_path / name, content))

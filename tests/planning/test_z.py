@@ -167,3 +167,12 @@ def test_an_old_run_of_the_old_meaning_is_not_mixed_with_the_new(
     run(model, tmp_path / "t", ["z_kernel"])
     plain = saved(tmp_path / "plain", "llama")
     run(plain, tmp_path / "u", ["z"])
+
+
+def test_as_many_experts_as_heads_are_no_heads(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model", "llama4_text")
+    probes = [{"modules": "model.layers.*.feed_forward.**"}]
+    plan = probekit.plan(by_hand.config(model, tmp_path / "t", probes=probes))
+    axes = {axis for site in plan.sites for axis in site.spec.axes}
+    assert len(plan.sites) > 3
+    assert not axes & {"head", "kv_head"}

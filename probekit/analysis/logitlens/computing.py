@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from probekit import arguments
 from probekit.analysis import next_ids
 from probekit.analysis.logitlens.agreement import Check
 from probekit.analysis.logitlens.result import Lens
@@ -62,8 +63,7 @@ def lens(
         >>> probekit.lens("runs/quickstart").example(2)
     """
     trace = trace if isinstance(trace, Trace) else open_trace(trace)
-    if k < 1:
-        raise StoreError(f"k is {k}; expected 1 or more")
+    k = arguments.whole("k", k, least=1)
     layers = _residuals(trace, sites)
     final = _final(trace, layers[0].rows)
     readout = load_readout(trace, device) if model is None else readout_of(model)
