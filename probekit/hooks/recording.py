@@ -15,6 +15,7 @@ import torch
 from probekit.config import RecordKind, match_paths, nearest
 from probekit.errors import CaptureError, Fault, PlanError
 from probekit.hooks import attention
+from probekit.hooks.projections import config_of, projected_heads
 from probekit.hooks.taps import HookManager, Tap
 from probekit.interrupts import Attachment
 from probekit.models import (
@@ -22,8 +23,8 @@ from probekit.models import (
     AttentionListener as Listener,
     AttentionShape,
     AttentionTap,
-    build_skeleton,
     families,
+    places_inside,
 )
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS, split_last
 from probekit.wording import show_typed
@@ -60,6 +61,11 @@ def record(model: torch.nn.Module, patterns: Patterns) -> Recording:
     """
     if not isinstance(model, torch.nn.Module):
         raise PlanError(f"record: model is {show_typed(model)}; expected a torch.nn.Module")
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise PlanError(
+            "record: the model is compiled as a whole, which hides its modules; record the model "
+            "that was compiled (model._orig_mod), or compile its blocks alone"
+        )
     return Recording(model, _matched(model, _given(patterns)))
 
 
@@ -98,12 +104,12 @@ class Recording(Attachment):
 
     def __init__(self, model: torch.nn.Module, matched: Mapping[str, _Sites]) -> None:
         super().__init__()
-        self._model_config = getattr(model, "config", None)
+        self._model = model
         self._matched = matched  # by pattern
         self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
         self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
         inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
-        projected = _projected(model, [at[0] for at in inside.values() if at[1].name == "z"])
+        projected = projected_heads(model, [at[0] for at in inside.values() if at[1].name == "z"])
         inside = {n: at for n, at in inside.items() if at[1].name != "z" or at[0] not in projected}
         outside = [self._tap(name, projected) for name in self._sites if name not in inside]
         self._hooks = HookManager(model, outside)
@@ -146,7 +152,8 @@ class Recording(Attachment):
             PlanError: if the model has no such place.
             CaptureError: if it was not recorded.
         """
-        places = families.places(self._model_config, name)
+        paths = [path for path, _ in self._model.named_modules(remove_duplicate=False)]
+        places = places_inside(config_of(self._model), name, paths, type(self._model).__name__)
         numbers = [number for number in places if number is not None]
         wanted = layer + len(numbers) if layer is not None and layer < 0 else layer
         if wanted not in places:
@@ -221,31 +228,6 @@ def _keep_split(kept: list[_Kept], sizes: tuple[int, int], tensor: torch.Tensor)
     _keep(kept, split_last(tensor, sizes))
 
 
-def _projected(model: torch.nn.Module, modules: list[str]) -> dict[str, AttentionShape]:
-    """Give the attention modules whose z is not the kernel's output, and who reads it there.
-
-    Raises:
-        PlanError: if that cannot be told of this model.
-    """
-    if not modules:
-        return {}
-    config = getattr(model, "config", None)
-    if not hasattr(config, "get_text_config"):
-        raise PlanError(
-            f"{type(model).__name__} is no model of transformers: what its output projections read "
-            "cannot be told; /z_kernel is what the attention kernel gives"
-        )
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    shapes = build_skeleton(config, dtype, "eager").attention  # every kernel gives to the same
-    lost = [path for path in modules if path in shapes and shapes[path].out is None]
-    if lost:
-        raise PlanError(
-            f"{lost[0]}: no one linear map reads what its heads give, so there is no z; "
-            "/z_kernel is what the attention kernel gives"
-        )
-    return {path: shapes[path] for path in modules if path in shapes and not shapes[path].is_plain}
-
-
 def _keep_parts(asked: list[tuple[list[_Kept], str]], call: AttentionCall) -> None:
     for kept, kind in asked:
         _keep(kept, attention.whole(call, kind))
@@ -282,7 +264,7 @@ def _matches(
             )
         yield from ((path, kind) for path in found)
     elif not given and glob in families.PORTABLE_NAMES:
-        places = families.places(getattr(model, "config", None), glob)
+        places = places_inside(config_of(model), glob, paths, type(model).__name__)
         yield from ((p.module, RecordKind.parse(p.kind)) for p in places.values())
     else:
         near = nearest(glob, paths)

@@ -18,6 +18,7 @@ from .checkpoints import (
 )
 from .families import Sizes as Sizes
 from .identity import model_digest as model_digest
+from .inside import names_inside as names_inside, places_inside as places_inside
 from .listing import list_modules as list_modules
 from .outofmemory import out_of_memory as out_of_memory
 from .rope import depends_on_longest as depends_on_longest, length_border as length_border

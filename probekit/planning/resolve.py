@@ -26,7 +26,7 @@ from probekit.config import (
 )
 from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
 from probekit.inputs import Choice
-from probekit.models import Skeleton, families, layer_of
+from probekit.models import Skeleton, families, layer_of, names_inside, places_inside
 from probekit.planning.recipe import Einops, Recipe, einops_step, right_axes
 from probekit.planning.tensors import (
     BLOCK_KINDS,
@@ -144,7 +144,10 @@ class Resolver:
     def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind], ...]:
         """Find a portable name; it says itself what is recorded, but for what derives of logits."""
         if kind.name == "output":
-            found = families.places(self._skeleton.hf_config, name).values()
+            skeleton = self._skeleton
+            found = places_inside(
+                skeleton.hf_config, name, skeleton.modules, skeleton.model_class
+            ).values()
             return tuple((p.module, RecordKind.parse(p.kind)) for p in found)
         if name != "logits" or self._skeleton.head is None:
             raise PlanError(
@@ -297,7 +300,7 @@ class Resolver:
 
     @cached_property
     def _portable_names(self) -> dict[str, tuple[str, int | None]]:
-        return families.portable_names(self._skeleton.hf_config)
+        return names_inside(self._skeleton.hf_config, self._skeleton.modules)
 
     @cached_property
     def _known_sizes(self) -> dict[str, int]:

@@ -104,7 +104,12 @@ class Trace(Tables):
         return iter(self.site_names)
 
     def match(self, pattern: str) -> tuple[Site, ...]:
-        """Give the sites whose module path matches a glob; `pattern/kind` picks the record kind."""
+        """Give the sites whose module path matches a glob; `pattern/kind` picks the record kind.
+
+        Without a kind it is `output`; `**` alone means every site.
+        """
+        if pattern == "**":
+            return tuple(self[name] for name in self.site_names)
         modules, _, kind = arguments.text("a pattern", pattern).partition("/")
         kind = kind or "output"
         paths = [n.partition("/")[0] for n in self.site_names if n.partition("/")[2] == kind]

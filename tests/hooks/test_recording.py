@@ -9,6 +9,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import probekit
 from probekit.errors import CaptureError, ConfigError, PlanError
@@ -321,3 +322,52 @@ def test_a_module_under_two_names_is_found_by_either():
         with probekit.record(model, name) as rec:
             wanted = model(torch.ones(1, 3))
         assert rec[name] is wanted
+
+
+def test_portable_names_find_the_model_inside_of_what_wraps_it():
+    model = tiny.build("gpt2")
+    asked = ["resid_post", "logits", "z"]
+    with probekit.record(model, asked) as plain:
+        model(**tiny.batch())
+    peft_like = nn.ModuleDict({"base_model": nn.ModuleDict({"model": model})})
+    for wrapped, before in ((nn.DataParallel(model), "module."), (peft_like, "base_model.model.")):
+        with probekit.record(wrapped, asked) as rec:
+            model(**tiny.batch())
+        assert list(rec) == [before + name for name in plain]
+        for name in plain:
+            assert torch.equal(rec[before + name], plain[name])
+        assert rec.select("resid_post", layer=1) is rec[f"{before}transformer.h.1"]
+
+
+def test_a_model_without_its_head_has_its_names_but_for_the_logits():
+    model = tiny.build("gpt2").transformer
+    with probekit.record(model, ["resid_post", "ln_final"]) as rec:
+        model(**tiny.batch())
+    assert list(rec) == [*(f"h.{n}/output" for n in range(3)), "ln_f/output"]
+    with pytest.raises(PlanError, match="'logits' does not exist on this GPT2Model: it is the mod"):
+        probekit.record(model, "logits")
+
+
+def test_the_z_of_a_wrapped_model_is_what_its_projection_reads():
+    config = AutoConfig.for_model("bitnet", **tiny.LLAMA, head_dim=8)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    for around in (model, nn.DataParallel(model), model.model):
+        with probekit.record(around, "**.self_attn/z") as rec:
+            model(input_ids=ids)
+        for layer, block in enumerate(model.model.layers):
+            name = next(n for n in rec if f"layers.{layer}.self_attn" in n)
+            seen = []
+            hook = block.self_attn.o_proj.register_forward_pre_hook(
+                lambda m, a, s=seen: s.append(a[0])
+            )
+            model(input_ids=ids)
+            hook.remove()
+            assert torch.allclose(rec[name].flatten(-2), seen[0], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's, at the first compile
+def test_a_model_that_is_compiled_as_a_whole_is_refused():
+    model = torch.compile(tiny.build("gpt2"))
+    with pytest.raises(PlanError, match="compiled as a whole, which hides its modules"):
+        probekit.record(model, "resid_post")
