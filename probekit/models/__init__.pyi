@@ -7,6 +7,7 @@ from .attention import (
     shown_weights as shown_weights,
 )
 from .checkpoints import (
+    check_kernel as check_kernel,
     compute_device as compute_device,
     compute_dtype as compute_dtype,
     explained as explained,

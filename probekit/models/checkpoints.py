@@ -21,9 +21,10 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import is_flash_attn_2_available
 
 from probekit.config import ModelConfig, ProbeConfig
-from probekit.errors import ConfigError
+from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
 from probekit.models.outofmemory import out_of_memory
 from probekit.models.sources import Source, hub_in_reach, locate
@@ -192,6 +193,34 @@ def compute_device(model: ModelConfig, where: str) -> torch.device:
         there = [k for k, v in has.items() if v]
         raise ConfigError(f"{where}: there is no {model.device} here; there is: {', '.join(there)}")
     return device
+
+
+def check_kernel(config: ProbeConfig, dtype: torch.dtype) -> None:
+    """Refuse an attention kernel that cannot run here, with all that it needs.
+
+    Raises:
+        PlanError: naming what is missing. Where its package is, transformers would fetch a native
+            library from the hub: only with the rights that `trust_remote_code` gives.
+    """
+    if config.model.attention != "flash_attention_2":
+        return
+    device = compute_device(config.model, config.where("model.device"))
+    needs = []
+    if device.type != "cuda":
+        needs.append(f"a CUDA device (this run is on {device.type})")
+    if dtype not in (torch.float16, torch.bfloat16):
+        needs.append(f"model.dtype: bfloat16 or float16 (this run computes in {_name(dtype)})")
+    if not is_flash_attn_2_available() and not config.model.trust_remote_code:
+        needs.append("the package flash-attn (pip install flash-attn)")
+    if needs:
+        raise PlanError(
+            f"{config.where('model.attention')}: flash_attention_2 needs {'; '.join(needs)}. "
+            "sdpa is fast too, and runs everywhere"
+        )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def load_model(

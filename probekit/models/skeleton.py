@@ -86,6 +86,7 @@ class Skeleton:
     arguments: frozenset[str]  # parameters of the model's forward
     attention: Mapping[str, AttentionShape]  # modules that use transformers' attention interface
     head: str | None  # the module whose output becomes the logits
+    adds_tokens: bool  # `generate` has it read other tokens than it was given
 
     def calls_of(self, module: str) -> tuple[Call, ...]:
         """Give the calls of one module; empty when it never runs."""
@@ -125,6 +126,7 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
         arguments = frozenset(inspect.signature(model.forward).parameters)
         if _numbers_positions_itself(model):
             arguments -= {"position_ids"}
+        adds_tokens = _adds_tokens(model)
         head = model.get_output_embeddings()
         heads = [path for path, module in model.named_modules() if module is head]
     first, second = passes
@@ -144,6 +146,7 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
         arguments=arguments,
         attention=shapes,
         head=heads[0] if heads else None,
+        adds_tokens=adds_tokens,
     )
 
 
@@ -157,6 +160,19 @@ def _build(kind: Any, hf_config: Any, dtype: torch.dtype, kernel: dict[str, str]
     if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
         model.set_experts_implementation("batched_mm")
     return model
+
+
+def _adds_tokens(model: Any) -> bool:
+    """Say whether generating reads other tokens than it was given: XLNet and XLM add one."""
+    if not model.can_generate():
+        return False
+    given = {k: v for k, v in _tokens(model, *_FIRST).items() if k != "position_ids"}
+    try:
+        prepared = model.prepare_inputs_for_generation(is_first_iteration=True, **given)
+    except Exception:  # whatever its own code wants besides tokens: the run will say
+        return False
+    ids = prepared.get("input_ids")
+    return ids is not None and tuple(ids.shape) != _FIRST
 
 
 def _numbers_positions_itself(model: torch.nn.Module) -> bool:

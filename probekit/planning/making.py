@@ -60,6 +60,7 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
     """
     hf_config = models.load_hf_config(config, bundled=not inputs_needed)
     dtype = models.compute_dtype(config.model, hf_config)
+    models.check_kernel(config, dtype)
     limits = _limits(config, hf_config)
     notes = _limit_notes(config, hf_config)
     outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
@@ -155,6 +156,9 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
         faults.append(
             Fault(config.where("generate"), f"{outline.skeleton.model_class} does not generate")
         )
+    if outline.skeleton.adds_tokens:
+        reason = "reads other tokens than it was given while it generates: they are no row's"
+        faults.append(Fault(config.where("generate"), f"{outline.skeleton.model_class} {reason}"))
     for site in outline.sites:
         if site.spec.rows != ALL_TOKENS:
             faults.append(
