@@ -36,3 +36,4 @@ from .skeleton import (
     layer_of as layer_of,
 )
 from .sources import Source as Source, hub_in_reach as hub_in_reach, locate as locate
+from .switching import settle as settle

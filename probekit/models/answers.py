@@ -2,8 +2,9 @@
 
 Knows torch's operations; nothing of models. Shapes do not depend on the value, as a rule: dynamic
 rotary embeddings compare a length with the longest so far, XLM asserts that lengths fit, JetMoE
-asks how many tokens go to each expert. A branch that does change what runs shows itself in the run:
-a module stays silent, or gives another shape than planned.
+asks how many tokens go to each expert, LongCat which they are. The answer is 0, and none. A branch
+that does change what runs shows itself in the run: a module stays silent, or gives another shape
+than planned.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _ATEN._local_scalar_dense.default:
             dtype = args[0].dtype
             return False if dtype == torch.bool else 0.0 if dtype.is_floating_point else 0
+        if func is _ATEN.nonzero.default:
+            return args[0].new_zeros((0, args[0].ndim), dtype=torch.int64)
         if func is _ATEN.split_with_sizes.default:
             tensor, sizes, *dim = args
             size = tensor.shape[dim[0] if dim else 0]

@@ -21,7 +21,7 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from probekit.config import ModelConfig, ProbeConfig
 from probekit.errors import ConfigError, PlanError

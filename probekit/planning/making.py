@@ -61,6 +61,7 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
     hf_config = models.load_hf_config(config, bundled=not inputs_needed)
     dtype = models.compute_dtype(config.model, hf_config)
     models.check_kernel(config, dtype)
+    short = models.settle(hf_config)
     limits = _limits(config, hf_config)
     notes = _limit_notes(config, hf_config)
     outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
@@ -76,6 +77,12 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
     if examples is not None:
         extra = config.generate.max_new_tokens if config.generate else 0
         longest = int(examples.n_tokens.max()) + extra
+        if short is not None and longest > short:
+            raise PlanError(
+                f"{config.where('model.name')}: {outline.skeleton.model_class} takes other modules "
+                f"for texts of more than {short} tokens, and the longest here has {longest}: set "
+                f"inputs.max_tokens: {short}"
+            )
         if any(site.source.n_keys not in (0, longest) for site in outline.sites):
             # Attention rows are as wide as the longest example, which is known only now.
             sites = Resolver(config, outline.skeleton, longest).sites()

@@ -59,3 +59,34 @@ def test_a_model_that_adds_tokens_does_not_generate(tmp_path: Path, family: str)
     assert probekit.plan(made).sites
     with pytest.raises(PlanError, match="reads other tokens than it was given while it generates"):
         probekit.plan({**made, "generate": {"max_new_tokens": 2}})
+
+
+def test_a_model_that_switches_its_attention_begins_with_that_of_short_texts(
+    tmp_path: Path,
+) -> None:
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+    blocks = {"block_size": 4, "num_random_blocks": 2, "intermediate_size": 64}
+    config = AutoConfig.for_model(
+        "big_bird", vocab_size=tiny.D_VOCAB, is_decoder=True, **sizes, **blocks
+    )
+    model = by_hand.save_model(tmp_path / "m", AutoModelForCausalLM.from_config(config))
+    probes = [{"modules": "bert.encoder.layer.*.attention.self"}]
+    trace = probekit.run(by_hand.config(model, tmp_path / "t", probes=probes))
+    fresh = AutoModelForCausalLM.from_pretrained(model).eval()  # switches by itself
+    for example in trace.examples:
+        with torch.no_grad():
+            out = fresh(torch.tensor([example.token_ids.tolist()]), output_hidden_states=True)
+        assert out.logits.shape[1] == example.n_tokens
+    last = probekit.run(
+        by_hand.config(model, tmp_path / "u", probes=[{"modules": "bert.encoder.layer.1"}])
+    )
+    for example in last.examples:
+        with torch.no_grad():
+            out = fresh(torch.tensor([example.token_ids.tolist()]), output_hidden_states=True)
+        wanted = out.hidden_states[-1][0]
+        found = torch.from_numpy(last["bert.encoder.layer.1"].example(example.number).copy())
+        assert torch.allclose(found, wanted, atol=1e-5)
+    long = by_hand.config(model, tmp_path / "v", probes=probes)
+    long["inputs"]["texts"] = [" ".join(["5"] * 37)]
+    with pytest.raises(PlanError, match="takes other modules for texts of more than 36 tokens"):
+        probekit.plan(long)
