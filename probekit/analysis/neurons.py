@@ -184,9 +184,9 @@ def _firing(site: Site, row: int, value: float, around: int) -> Firing:
     if site.axis == TOKEN:
         token = trace.tokens[int(place)]
         example, position = token.example, token.position
-        words = trace.examples[example].tokens
-        before, after = words[max(0, position - around) : position], words[position + 1 :]
-        context = Marked("".join(before), token.text, "".join(after[:around]))
+        ids, text = trace.examples[example].token_ids.tolist(), trace.vocabulary.text
+        before, after = ids[max(0, position - around) : position], ids[position + 1 :][:around]
+        context = Marked(text(before), token.text, text(after))
     else:
         table = trace.table(site.axis)
         example, position = int(table.example[place]), int(table.position[place])

@@ -289,6 +289,6 @@ def _check_model(model: torch.nn.Module, plan: Plan) -> None:
 
 
 def _index(plan: Plan, record: RunRecord, path: Path, layout: Format) -> None:
-    vocabulary = None if plan.tokenizer is None else tokenizing.token_strings(plan.tokenizer)
+    vocabulary = None if plan.tokenizer is None else tokenizing.token_bytes(plan.tokenizer)
     attributes = {**about(plan, layout), "run_digest": record.digest}
     build_index(path, sealed_specs(path), [s.spec for s in plan.sites], attributes, vocabulary)

@@ -12,6 +12,7 @@ not 15 616 patterns, and matching never backtracks.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,6 +21,7 @@ from probekit.errors import PlanError
 
 MAX_CHOICES = 4096  # of one group; a range of layers or experts stays below
 MAX_EDGES = 10_000  # segments and choices of a whole pattern; and of all patterns of a config
+MAX_ANY = 100  # times `**` in a pattern written out: from each of them all that follows is open
 MAX_WRITTEN = 1_000_000  # characters of all choices of a group written out
 MAX_NESTING = 8  # of braces
 MAX_LENGTH = 10_000  # characters of a pattern
@@ -43,13 +45,17 @@ class Glob:
 
     pattern: str
     n_edges: int  # what it costs to look for
+    fewest: int  # segments of the shortest path that matches
     _states: tuple[_State, ...]  # the first is the start
     _end: int
 
     def matches(self, path: str) -> bool:
         """Say whether a whole module path matches; the root module's path is ``""``."""
+        segments = path.split(".") if path else ()
+        if len(segments) < self.fewest:
+            return False
         here = self._with_free({0})
-        for segment in path.split(".") if path else ():
+        for segment in segments:
             here = self._with_free(self._after(here, segment))
         return self._end in here
 
@@ -98,8 +104,15 @@ def compile_glob(pattern: str) -> Glob:
             spare = _add_chain(edges, start, last, spare, segments)
             if len(edges) > MAX_EDGES:
                 raise _wrong(pattern, f"more than {MAX_EDGES} choices and segments; use * or **")
-    states = _states(edges, spare + 1)
-    return Glob(pattern=pattern, n_edges=len(edges), _states=states, _end=last)
+    if sum(segment == "**" for _, segment, _ in edges) > MAX_ANY:
+        raise _wrong(pattern, f"more than {MAX_ANY} times **; one is any number of segments")
+    return Glob(
+        pattern=pattern,
+        n_edges=len(edges),
+        fewest=_fewest(edges, last),
+        _states=_states(edges, spare + 1),
+        _end=last,
+    )
 
 
 def match_paths(pattern: str, paths: Sequence[str]) -> tuple[str, ...]:
@@ -242,6 +255,21 @@ def _add_chain(
             edges.append((here, segment, there))
         here = there
     return spare
+
+
+def _fewest(edges: Iterable[tuple[int, str, int]], end: int) -> int:
+    """Count the segments of the shortest way to the end; an edge without one is free."""
+    onward: dict[int, list[tuple[int, int]]] = {}
+    for here, segment, there in edges:
+        onward.setdefault(here, []).append((there, segment != ""))
+    found, todo = {0: 0}, deque([0])
+    while todo:
+        here = todo.popleft()
+        for there, cost in onward.get(here, ()):
+            if found[here] + cost < found.get(there, len(onward) + 1):
+                found[there] = found[here] + cost
+                (todo.append if cost else todo.appendleft)(there)
+    return found[end]
 
 
 def _states(edges: Iterable[tuple[int, str, int]], n_states: int) -> tuple[_State, ...]:

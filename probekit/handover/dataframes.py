@@ -25,7 +25,8 @@ Array = np.ndarray[Any, Any]
 
 def frame_of(trace: Trace, table: str) -> pd.DataFrame:
     """Build a DataFrame of a table; see `Trace.to_pandas`."""
-    arguments.text("table", table)
+    if not isinstance(table, str):
+        arguments.text("table", table)
     of_axes = {found.axis.table: found for found in trace.tables}
     if table in of_axes:
         return _of_axis(trace, of_axes[table])

@@ -27,6 +27,7 @@ from probekit.store import (
     open_file,
     write_dimensions,
     write_execution,
+    write_vocabulary,
 )
 from probekit.trace import Patterns, choose_sites
 from probekit.wording import one_of
@@ -83,7 +84,8 @@ def _lay_out(path: Path, trace: Trace, sites: tuple[Site, ...], dtype: str | Non
         if trace.execution is not None:
             write_execution(file, trace.execution)
         if trace.vocabulary:
-            file.create_dataset("vocabulary", data=trace.vocabulary, dtype=h5py.string_dtype())
+            with_bytes = node_in(old, "vocabulary_bytes") is not None
+            write_vocabulary(file, trace.vocabulary.bytes, with_bytes=with_bytes)
         write_dimensions(file)
     return parts
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,10 @@ from probekit.inputs.examples import Encode, Encoded
 from probekit.models import Source, explained, hub_in_reach, locate, trust
 
 _PAIR_BATCH = 8192
+# GPT-2's characters for bytes: those that print are themselves, the others follow from U+0100 on.
+_PRINT = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(256) if byte not in _PRINT]
+_BYTE_OF = {chr(b): b for b in _PRINT} | {chr(256 + n): b for n, b in enumerate(_OTHERS)}
 _OF_LOADING = ("is_local", "local_files_only", "name_or_path")  # said of how it was loaded
 
 
@@ -87,21 +92,43 @@ def _is_fast(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "is_fast", False))  # mistral-common's has no such word
 
 
-def token_strings(tokenizer: Any) -> tuple[str, ...]:
-    """Give every token as it reads inside a text: " Tokyo", with its space.
+def token_bytes(tokenizer: Any) -> tuple[bytes, ...]:
+    """Give the bytes of every token as it reads inside a text: " Tokyo", with its space.
 
     Some tokenizers drop the space of a first token, so each is decoded behind another token and
-    that one's text is taken off again.
+    that one's text is taken off again. A part of a character does not decode: its bytes stand in
+    the tokenizer's own spelling of it. An id that is no token's reads `<50>`.
     """
-    size = len(tokenizer)
+    known = {number: token for token, number in tokenizer.get_vocab().items()}
     lead = tokenizer.encode("a", add_special_tokens=False)[-1:]
     plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     prefix = tokenizer.decode(lead, **plain)
-    strings: list[str] = []
+    found: list[bytes] = []
+    size = max(known) + 1
     for begin in range(0, size, _PAIR_BATCH):
-        pairs = [[*lead, token] for token in range(begin, min(size, begin + _PAIR_BATCH))]
-        strings += [text.removeprefix(prefix) for text in tokenizer.batch_decode(pairs, **plain)]
-    return tuple(strings)
+        numbers = range(begin, min(size, begin + _PAIR_BATCH))
+        pairs = [[*lead, number if number in known else lead[0]] for number in numbers]
+        texts = tokenizer.batch_decode(pairs, **plain)
+        for number, text in zip(numbers, texts, strict=True):
+            token = known.get(number)
+            if token is None:
+                found.append(f"<{number}>".encode())
+                continue
+            spelled = _spelled(token) if "\ufffd" in text else None
+            found.append(text.removeprefix(prefix).encode() if spelled is None else spelled)
+    return tuple(found)
+
+
+def _spelled(token: str) -> bytes | None:
+    """Give the bytes that a tokenizer's own spelling stands for; None where it is no such spelling.
+
+    SentencePiece spells a byte `<0xF0>`; byte-level tokenizers give every byte a character.
+    """
+    if byte := re.fullmatch("<0x([0-9A-Fa-f]{2})>", token):
+        return bytes([int(byte[1], 16)])
+    if all(character in _BYTE_OF for character in token):
+        return bytes(_BYTE_OF[character] for character in token)
+    return None
 
 
 def _no_tokenizer(name: str, source: Source) -> str:

@@ -36,6 +36,7 @@ from .format import (
     HDF5Out as HDF5Out,
     ShardSpec as ShardSpec,
     SiteSpec as SiteSpec,
+    Vocabulary as Vocabulary,
     attributes_of as attributes_of,
     axis_of as axis_of,
     check_plain as check_plain,
@@ -62,6 +63,7 @@ from .format import (
     write_all as write_all,
     write_dimensions as write_dimensions,
     write_execution as write_execution,
+    write_vocabulary as write_vocabulary,
 )
 from .inputsfile import (
     Pieces as Pieces,

@@ -31,11 +31,7 @@ class Example:
     token_ids: Array  # int32 [token]
     tokens: tuple[str, ...]  # the tokens as strings
     n_generated: int  # of them, how many the model said itself: the last ones
-
-    @property
-    def completion(self) -> str:
-        """What the model said itself; empty where it was not asked to generate."""
-        return "".join(self.tokens[self.n_tokens - self.n_generated :])
+    completion: str  # what it said itself; empty where it was not asked to generate
 
 
 class Examples(AxisTable, Sequence[Example]):
@@ -48,6 +44,8 @@ class Examples(AxisTable, Sequence[Example]):
         first, n_tokens = self.extent(number)
         tokens = self._others(TOKEN)
         ids = tokens.id[first : first + n_tokens]
+        n_generated = int(np.count_nonzero(tokens.step[first : first + n_tokens]))
+        said = ids[n_tokens - n_generated :].tolist()
         return Example(
             number=number,
             id=self.id[number],
@@ -56,7 +54,8 @@ class Examples(AxisTable, Sequence[Example]):
             n_tokens=n_tokens,
             token_ids=ids,
             tokens=tuple(self._opened.token_text(int(i)) for i in ids),
-            n_generated=int(np.count_nonzero(tokens.step[first : first + n_tokens])),
+            n_generated=n_generated,
+            completion=self._opened.vocabulary.text(said) if said else "",
         )
 
     def texts(self) -> Iterator[str]:

@@ -16,6 +16,7 @@ from probekit.store import (
     NEWEST,
     Format,
     MappedRows,
+    Vocabulary,
     attributes_of,
     dataset_in,
     file_maps,
@@ -24,7 +25,6 @@ from probekit.store import (
     number_of,
     open_file,
     sessions_of,
-    texts_in,
     times_of,
 )
 
@@ -52,10 +52,10 @@ class Opened:
         }
 
     @cached_property
-    def vocabulary(self) -> tuple[str, ...]:
-        """The string of every token id; empty where the trace has none (a lone shard)."""
+    def vocabulary(self) -> Vocabulary:
+        """The string of every token id, and its bytes; empty where there is none (a lone shard)."""
         with open_file(self._file) as file:
-            return texts_in(file, "vocabulary") if node_in(file, "vocabulary") else ()
+            return Vocabulary.read(file)
 
     def token_text(self, token_id: int) -> str:
         """Give the string of a token id."""

@@ -143,9 +143,9 @@ class Tables(Opened):
     def context(self, row: int, *, before: int = 8, after: int = 4) -> str:
         """Give the text around a token, the token itself in «marks»."""
         token = self.tokens[row]
-        words = list(self.examples[token.example].tokens)
-        words[token.position] = f"«{words[token.position]}»"
-        return "".join(words[max(0, token.position - before) : token.position + after + 1])
+        ids, at = self.examples[token.example].token_ids.tolist(), token.position
+        text = self.vocabulary.text  # whole characters put together
+        return f"{text(ids[max(0, at - before) : at])}«{token.text}»{text(ids[at + 1 :][:after])}"
 
     def rows_of_choice(self, choice: str) -> Array:
         """Give, for every row of a choice, its row of the axis: int64 `[row]`, read-only."""

@@ -134,3 +134,15 @@ def test_the_oracle_can_say_no() -> None:
     assert oracle("a.{b,c}.**", "a.c")
     assert not oracle("a.{b,c}.*", "a.c")
     assert [*written_out("x{a,{b,c}}")] == ["xa", "xb", "xa", "xc"]
+
+
+def test_any_number_of_segments_a_hundred_times_is_refused() -> None:
+    assert match_paths(".".join(["**"] * 100), ["a.b"]) == ("a.b",)
+    with pytest.raises(PlanError, match="more than 100 times"):
+        match_paths(".".join(["*{a,*}"] * 101), ["a.b"])
+
+
+@pytest.mark.parametrize("pattern", ["a.*.{b,c.d}", "**.x", "a", "{a,b.c}.**"])
+def test_the_fewest_segments_are_those_of_the_shortest_match(pattern: str) -> None:
+    fewest = {"a.*.{b,c.d}": 3, "**.x": 1, "a": 1, "{a,b.c}.**": 1}[pattern]
+    assert compile_glob(pattern).fewest == fewest

@@ -158,7 +158,7 @@ def grown(action: Callable[[], None], warm: int, n: int) -> str:
 @pytest.mark.parametrize("n", [30, pytest.param(1000, marks=pytest.mark.slow)])
 def test_memory_stays_flat_and_no_file_stays_open(gpt2, how, n):
     # In a process of its own, so that nothing but the captures moves its memory.
-    limits = Limits(cpu_s=600, n_bytes=4 << 30)
+    limits = Limits(cpu_s=600, n_bytes=4 << 30, wall_s=600)
     outcome = attempt(lambda: grown(getattr(gpt2, how), 30, n), (), limits)
     assert outcome.kind == "done", outcome.said
     share, n_files = outcome.said.split()

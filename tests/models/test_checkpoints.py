@@ -29,6 +29,7 @@ from probekit.config.rules import ProbeConfig
 from probekit.errors import ConfigError, PlanError, StoreError
 from probekit.inputs import tokenizing
 from probekit.models import checkpoints as models
+from probekit.store.format.vocabulary import shown
 
 CPU = torch.device("cpu")
 
@@ -586,30 +587,84 @@ def metaspace_tokenizer() -> PreTrainedTokenizerFast:
 def test_token_strings_keep_the_space_that_a_first_word_loses():
     tokenizer = metaspace_tokenizer()
     assert tokenizer.decode([1]) == "Tokyo", "alone, the space is gone"
-    strings = tokenizing.token_strings(tokenizer)
+    strings = tuple(map(shown, tokenizing.token_bytes(tokenizer)))
     assert strings == ("<unk>", " Tokyo", " a", "a", "k", " ", "\n", "<s>")
 
 
 def test_token_strings_of_byte_level_bpe_read_as_in_a_text():
     tokenizer = tokenizing.load_tokenizer(config("sample:tiny-gpt2"))
-    strings = tokenizing.token_strings(tokenizer)
+    strings = [token.decode("utf-8", "replace") for token in tokenizing.token_bytes(tokenizer)]
     assert len(strings) == len(tokenizer)
     assert " Tokyo" in strings
     text = "The capital of Japan is Tokyo. Cats are grey!"
     assert "".join(strings[i] for i in tokenizer(text)["input_ids"]) == text
 
 
-def test_token_strings_of_parts_of_a_character_are_replacement_marks(tmp_path):
+def test_the_bytes_of_parts_of_a_character_are_those_of_the_text():
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(token_models.BPE(vocab={c: n for n, c in enumerate(alphabet)}, merges=[]))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
-    strings = tokenizing.token_strings(tokenizer)
-    assert sorted(s for s in strings if s != "\ufffd") == [chr(byte) for byte in range(128)]
-    assert strings.count("\ufffd") == 128
-    ids = tokenizer("é")["input_ids"]
-    assert [strings[i] for i in ids] == ["\ufffd", "\ufffd"]
+    found = tokenizing.token_bytes(tokenizer)
+    assert sorted(found) == [bytes([byte]) for byte in range(256)]
+    text = "não 🙂 \u200d日本"
+    ids = tokenizer(text)["input_ids"]
+    assert b"".join(found[i] for i in ids).decode() == text
+    assert [shown(found[i]) for i in tokenizer("é")["input_ids"]] == ["<0xC3>", "<0xA9>"]
+
+
+@pytest.mark.parametrize("text", ["não", "a 🙂 b", "日本語"])
+def test_bytes_of_the_sample_and_of_smollm2_join_to_the_text(text):
+    for name in ("sample:tiny-gpt2", str(smollm2())):
+        tokenizer = tokenizing.load_tokenizer(config(name))
+        found = tokenizing.token_bytes(tokenizer)
+        assert b"".join(found[i] for i in tokenizer(text)["input_ids"]).decode() == text
+
+
+def test_bytes_that_sentencepiece_spells_out():
+    words = {"<unk>": 0, "a": 1, **{f"<0x{b:02X}>": 2 + b for b in range(256)}}
+    made = Tokenizer(
+        token_models.BPE(vocab=words, merges=[], unk_token="<unk>", byte_fallback=True)
+    )
+    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+    found = tokenizing.token_bytes(tokenizer)
+    assert b"".join(found[i] for i in tokenizer("a🙂")["input_ids"]).decode() == "a🙂"
+    assert found[0] == b"<unk>"
+
+
+def test_ids_behind_a_hole_keep_their_tokens():
+    words = {"a": 0, "b": 1, "c": 900}
+    made = Tokenizer(token_models.WordLevel(words, unk_token="a"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    found = tokenizing.token_bytes(PreTrainedTokenizerFast(tokenizer_object=made))
+    assert len(found) == 901
+    assert (found[900].strip(), found[50]) == (b"c", b"<50>")
+
+
+def test_a_trace_puts_characters_together_again(tmp_path):
+    text = "não 🙂 e a"
+    trace = probekit.run(
+        {
+            "model": {"name": "sample:tiny-gpt2", "device": "cpu"},
+            "inputs": {"texts": [text]},
+            "probes": [{"sites": "resid_post", "layers": 0}],
+            "store": {"path": str(tmp_path / "t")},
+        }
+    )
+    ids = trace.examples[0].token_ids.tolist()
+    assert "<0xF0>" in trace.examples[0].tokens
+    assert "\ufffd" not in "".join(trace.examples[0].tokens)
+    assert trace.vocabulary.text(ids) == text
+    assert b"".join(trace.vocabulary.bytes[i] for i in ids).decode() == text
+    last = len(ids) - 1
+    assert trace.context(last, before=50).startswith("não 🙂 e")
+    firing = trace.top_examples(trace.site_names[0], 3, k=1)[0]
+    assert "\ufffd" not in str(firing.context)
+    merged = trace.merge(tmp_path / "one.h5")
+    assert merged.vocabulary == trace.vocabulary
+    assert merged.vocabulary.bytes == trace.vocabulary.bytes
 
 
 # --- a real trained model, as a .gguf file (test_smollm2.py looks into it)

@@ -88,3 +88,8 @@ from .schema import (
     item_bytes as item_bytes,
     widen as widen,
 )
+from .vocabulary import (
+    VOCABULARY_NAMES as VOCABULARY_NAMES,
+    Vocabulary as Vocabulary,
+    write_vocabulary as write_vocabulary,
+)

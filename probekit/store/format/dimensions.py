@@ -13,10 +13,11 @@ from itertools import chain, count
 import h5py
 
 from probekit.store.format.axes import axis_of, is_choice, known_axes
+from probekit.store.format.vocabulary import VOCABULARY_NAMES
 
 # netCDF's name for a dimension that has a size but no values.
 _SIZE_ONLY = "This is a netCDF dimension but not a netCDF variable."
-_TAKEN = ("sites", "rows", "vocabulary", "execution")  # names in the root, beside the tables'
+_TAKEN = ("sites", "rows", "execution", *VOCABULARY_NAMES)  # in the root, beside the tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +91,9 @@ def _datasets(file: h5py.File) -> Iterator[tuple[h5py.Dataset, Axes]]:
             yield dataset, Axes(names=(axis.name,), sizes=dataset.shape)
     for choice, dataset in file.get("rows", {}).items():
         yield dataset, Axes(names=(row_axis(choice),), sizes=dataset.shape)
-    if "vocabulary" in file:
-        yield file["vocabulary"], Axes(names=("d_vocab",), sizes=file["vocabulary"].shape)
+    for name, along in zip(VOCABULARY_NAMES, ("d_vocab", "byte", "d_vocab"), strict=True):
+        if name in file:
+            yield file[name], Axes(names=(along,), sizes=file[name].shape)
     if "execution" in file:
         yield from _execution(file["execution"])
 

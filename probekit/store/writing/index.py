@@ -18,6 +18,7 @@ import numpy as np
 from probekit.errors import StoreError
 from probekit.store.format import (
     COUNTS,
+    FIRST,
     INDEX_FILE,
     INDEX_RECORD,
     LIBVER,
@@ -39,6 +40,7 @@ from probekit.store.format import (
     write_dimensions,
     write_execution,
     write_orders,
+    write_vocabulary,
 )
 from probekit.store.reading import open_file
 
@@ -52,7 +54,7 @@ def build_index(
     shards: Sequence[ShardSpec],
     sites: Sequence[SiteSpec],
     attributes: Mapping[str, Any],
-    vocabulary: Sequence[str] | None,
+    vocabulary: Sequence[str | bytes] | None,
 ) -> None:
     """Write `trace.h5` over the sealed shards of a run; the file is either whole or not there.
 
@@ -96,7 +98,7 @@ def _write(
     shards: Sequence[ShardSpec],
     sites: Sequence[SiteSpec],
     attributes: Mapping[str, Any],
-    vocabulary: Sequence[str] | None,
+    vocabulary: Sequence[str | bytes] | None,
 ) -> None:
     # HDF5 looks for a virtual dataset's sources beside the file: relative names move with it.
     with HDF5Out(part, libver=LIBVER) as out:
@@ -113,9 +115,8 @@ def _write(
         _merge_execution(file, folder, shards)
         _sum_counts(file, folder, shards, sites)
         if vocabulary is not None:
-            # HDF5's strings hold no NUL, which byte-level vocabularies have as a token.
-            strings = [token.replace("\0", "\N{SYMBOL FOR NULL}") for token in vocabulary]
-            file.create_dataset("vocabulary", data=strings, dtype=h5py.string_dtype())
+            with_bytes = attributes.get("probekit_format") != FIRST.attribute
+            write_vocabulary(file, vocabulary, with_bytes=with_bytes)
         write_dimensions(file)
 
 
