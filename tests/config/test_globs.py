@@ -115,7 +115,7 @@ def test_a_malformed_pattern_is_refused_with_what_to_do(pattern: str, message: s
         match_paths(pattern, GPT2)
 
 
-@pytest.mark.parametrize("pattern", ["*a" * 30 + "*b", "**." * 300 + "b", "*a*." * 50 + "**.b"])
+@pytest.mark.parametrize("pattern", ["*a" * 30 + "*b", "**." * 100 + "b", "*a*." * 50 + "**.b"])
 def test_hostile_patterns_take_no_time(pattern: str) -> None:
     paths = ["a" * 2000 + "c", ".".join(["aa"] * 500), *GPT2]
     start = time.perf_counter()
