@@ -13,7 +13,7 @@ from .nearmatches import (
     no_match as no_match,
     unmatched_choices as unmatched_choices,
 )
-from .rules import (
+from .probeconfig import (
     DatasetInputs as DatasetInputs,
     EinopsConfig as EinopsConfig,
     GenerateConfig as GenerateConfig,

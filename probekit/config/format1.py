@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from probekit.config.rules import ProbeConfig
+from probekit.config.probeconfig import ProbeConfig
 from probekit.config.section import Part, deciding_keys, sha256_of
 
 _MODEL = "name revision dtype weights tokenizer attention trust_remote_code overrides"

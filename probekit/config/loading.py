@@ -24,8 +24,8 @@ from probekit.config.keyplaces import (
     parse_path,
     path_text,
 )
+from probekit.config.probeconfig import ProbeConfig
 from probekit.config.pydanticwords import mistakes_of
-from probekit.config.rules import ProbeConfig
 from probekit.config.yamltext import read_file, read_value
 from probekit.errors import ConfigError, Fault
 from probekit.wording import shorten, show_typed

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from probekit.config import keyplaces as places, yamltext
 from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, parse_slice
 from probekit.config.loading import json_schema, load_config
-from probekit.config.rules import (
+from probekit.config.probeconfig import (
     DatasetInputs,
     InputsConfig,
     ModelConfig,

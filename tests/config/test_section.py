@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from probekit.config import rules
+from probekit.config import probeconfig
 from probekit.config.format1 import digest_of_format_1
 from probekit.config.loading import load_config
-from probekit.config.rules import ProbeConfig
+from probekit.config.probeconfig import ProbeConfig
 from probekit.config.section import DECIDES, FREE, Deciding, Free, Part, deciding_keys
 
 PARTS = [p for _, p in inspect.getmembers(rules, inspect.isclass) if issubclass(p, Part)]
@@ -78,11 +78,11 @@ def test_a_deciding_key_does(decides: dict[str, Any]) -> None:
 
 
 def test_a_key_of_a_later_version_changes_no_digest_while_it_is_at_its_default() -> None:
-    class Later(rules.StoreConfig):
+    class Later(probeconfig.StoreConfig):
         colour: Deciding[str] = Field("red", description="Decides.")
         speed: Free[int] = Field(1, description="Free.")
 
-    old = rules.StoreConfig.model_validate({"path": "a", "dtype": "float16"})
+    old = probeconfig.StoreConfig.model_validate({"path": "a", "dtype": "float16"})
     new = Later.model_validate({"path": "a", "dtype": "float16", "speed": 7})
     assert deciding_keys(new) == deciding_keys(old) == {"dtype": "float16"}
     blue = Later.model_validate({"path": "a", "colour": "blue"})

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from probekit.config.loading import load_config
-from probekit.config.rules import ProbeConfig
+from probekit.config.probeconfig import ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs.examples import Encoded, Examples, Limits, make_examples
 

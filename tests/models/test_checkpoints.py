@@ -25,7 +25,7 @@ from transformers import (
 
 import probekit
 from probekit.config.loading import load_config
-from probekit.config.rules import ProbeConfig
+from probekit.config.probeconfig import ProbeConfig
 from probekit.errors import ConfigError, PlanError, StoreError
 from probekit.inputs import tokenizing
 from probekit.models import checkpoints as models
