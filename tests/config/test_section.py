@@ -15,7 +15,7 @@ from probekit.config.loading import load_config
 from probekit.config.probeconfig import ProbeConfig
 from probekit.config.section import DECIDES, FREE, Deciding, Free, Part, deciding_keys
 
-PARTS = [p for _, p in inspect.getmembers(rules, inspect.isclass) if issubclass(p, Part)]
+PARTS = [p for _, p in inspect.getmembers(probeconfig, inspect.isclass) if issubclass(p, Part)]
 SMALL: dict[str, Any] = {
     "model": {"name": "gpt2"},
     "inputs": {"texts": ["a"]},
