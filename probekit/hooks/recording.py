@@ -23,6 +23,7 @@ from probekit.models import (
     AttentionListener as Listener,
     AttentionShape,
     AttentionTap,
+    changed_later,
     families,
     places_inside,
 )
@@ -94,6 +95,11 @@ def _given(patterns: Any) -> list[str]:
 class _Kept:
     tensor: torch.Tensor
     version: int | None  # torch's count of in-place changes when the module gave it
+    copy: torch.Tensor | None = None  # where the model is known to change it afterwards
+
+    @property
+    def is_changed(self) -> bool:
+        return self.version is not None and self.tensor._version != self.version
 
 
 _Sites = dict[str, tuple[str, RecordKind]]  # by name: module path and kind
@@ -107,6 +113,8 @@ class Recording(Attachment):
         self._model = model
         self._matched = matched  # by pattern
         self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
+        paths = [path for path, _ in self._sites.values()]
+        self._changed = changed_later(config_of(model), paths)
         self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
         inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
         projected = projected_heads(model, [at[0] for at in inside.values() if at[1].name == "z"])
@@ -177,12 +185,24 @@ class Recording(Attachment):
         """
         name = self._name(site)
         for kept in self._calls[name]:
-            if kept.version is not None and kept.tensor._version != kept.version:
+            if kept.is_changed and kept.copy is None:
                 raise CaptureError(
                     f"{name}: the model changed this tensor in place after the module gave it; "
                     "record inside torch.inference_mode(), where a copy is kept"
                 )
-        return tuple(kept.tensor for kept in self._calls[name])
+        return tuple(
+            kept.copy if kept.is_changed and kept.copy is not None else kept.tensor
+            for kept in self._calls[name]
+        )
+
+    def live(self, site: str) -> tuple[torch.Tensor, ...]:
+        """Give the tensors of every call as the model went on with them; gradients go through them.
+
+        A model may have changed them in place since (Falcon, Llama 4, XLM and others do): then
+        `rec[site]` is a copy, detached, of what the module gave, and these are not. They hold the
+        autograd graph of the pass for as long as the recording lives.
+        """
+        return tuple(kept.tensor for kept in self._calls[self._name(site)])
 
     def _name(self, site: str) -> str:
         for name in (site, f"{site}/output"):
@@ -197,7 +217,8 @@ class Recording(Attachment):
 
     def _tap(self, name: str, projected: Mapping[str, AttentionShape]) -> Tap:
         module, kind = self._sites[name]
-        keep = partial(_keep, self._calls[name])
+        twice = kind.name == "output" and module in self._changed
+        keep = partial(_keep_twice if twice else _keep, self._calls[name])
         if kind.name == "z":
             shape = projected[module]
             assert shape.out is not None  # those without are refused
@@ -215,6 +236,14 @@ class Recording(Attachment):
 
 # Neither of these knows the Recording: a circle of references would hold tensors, and with them a
 # device's memory, until Python happens to look for circles.
+
+
+def _keep_twice(kept: list[_Kept], tensor: torch.Tensor) -> None:
+    """Keep a copy beside the live tensor: twice its bytes."""
+    if tensor.is_inference():
+        _keep(kept, tensor)
+    else:
+        kept.append(_Kept(tensor, tensor._version, tensor.detach().clone()))
 
 
 def _keep(kept: list[_Kept], tensor: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from .attention import (
     AttentionTap as AttentionTap,
     shown_weights as shown_weights,
 )
+from .changedlater import changed_later as changed_later
 from .checkpoints import (
     check_kernel as check_kernel,
     compute_device as compute_device,

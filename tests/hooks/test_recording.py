@@ -371,3 +371,46 @@ def test_a_model_that_is_compiled_as_a_whole_is_refused():
     model = torch.compile(tiny.build("gpt2"))
     with pytest.raises(PlanError, match="compiled as a whole, which hides its modules"):
         probekit.record(model, "resid_post")
+
+
+@pytest.mark.parametrize(
+    ("family", "glob", "sizes"),
+    [
+        ("falcon", "**.mlp", {"num_hidden_layers": 2, "num_attention_heads": 4}),
+        ("xlm", "**.layer_norm2.*", {"n_layers": 2, "n_heads": 4, "emb_dim": 32, "n_words": 101}),
+        ("ctrl", "**.w", {"n_layer": 2, "n_head": 4, "n_embd": 32, "dff": 64}),
+        ("rwkv", "**.time_shift", {"num_hidden_layers": 2, "attention_hidden_size": 32}),
+    ],
+)
+def test_a_tensor_that_is_changed_later_reads_as_the_module_gave_it(family, glob, sizes):
+    config = AutoConfig.for_model(family, vocab_size=101, hidden_size=32, **sizes)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    wanted: dict[str, Tensor] = {}
+
+    def keeps(path):
+        def hook(module, args, output):  # gives nothing back, or that would be the output
+            wanted[path] = output.detach().clone()
+
+        return hook
+
+    with torch.enable_grad(), probekit.record(model, glob) as rec:
+        paths = [name.removesuffix("/output") for name in rec._sites]
+        handles = [model.get_submodule(p).register_forward_hook(keeps(p)) for p in paths]
+        loss = model(ids).logits.sum()
+    if family != "rwkv":  # whose own code cannot go backward on a CPU
+        loss.backward()
+    for handle in handles:
+        handle.remove()
+    n_changed = 0
+    for name in rec:
+        assert torch.equal(rec[name], wanted[name.removesuffix("/output")])
+        n_changed += rec.live(name)[0] is not rec[name]
+    assert n_changed
+
+
+def test_nothing_is_copied_where_nothing_is_changed():
+    model = tiny.build("gpt2")
+    with probekit.record(model, "**.mlp") as rec:
+        model(**tiny.batch())
+    assert all(rec.live(name) == (rec[name],) for name in rec)
