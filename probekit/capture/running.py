@@ -70,8 +70,8 @@ def run(
         overwrite: begin anew where the folder holds another run.
         repair: check every byte of what is sealed already, and compute what is damaged again.
         force: begin although the disk has not enough room.
-        self_check: record two short texts first, and compare them with bare hooks and with one of
-            them alone; see selfcheck.py.
+        self_check: record two texts first, and compare them with bare hooks and with each alone;
+            see selfcheck.py.
         on_plan: told the plan, before weights load.
         on_note: told what the user should know of this run, one sentence each.
         on_start: told how many shards are sealed already, and how many there are.
@@ -86,6 +86,7 @@ def run(
         CaptureError: the model failed, or gave something else than was planned.
         StoreError: the trace cannot be written, or what is sealed already is damaged.
     """
+    tell = on_note or _unheard
     config = load_config(config, overrides=overrides)
     plan = make_plan(config, anew=overwrite)
     if on_plan is not None:
@@ -104,9 +105,8 @@ def run(
         damaged = {d.shard for d in damages if d.shard is not None}
         sealed = folder.sealed() - damaged
         todo = [shard for shard in plan.shards if shard.number not in sealed]
-        if on_note is not None:
-            for note in _notes(folder, len(sealed), len(todo), damages):
-                on_note(note)
+        for note in _notes(folder, len(sealed), len(todo), damages):
+            tell(note)
         if on_start is not None:
             on_start(len(sealed), len(plan.shards))
         if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
@@ -118,9 +118,8 @@ def run(
             fresh = FreshState(model)
             found = _checked(model, plan, path, device, fresh, rehearse=self_check)
             checked, company = found.said, found.company
-            if on_note is not None:
-                for note in found.notes:
-                    on_note(note)
+            for note in found.notes:
+                tell(note)
         if todo or damages or overwrite:
             # Not earlier: what is old or damaged is better than nothing.
             folder.reopen(damaged, checked)
@@ -147,6 +146,10 @@ def run(
     if todo:
         _warn_of_counts(trace)
     return trace
+
+
+def _unheard(note: str) -> None:
+    """Tell nobody."""
 
 
 def _checked(

@@ -98,8 +98,9 @@ def top_examples(
         >>> trace.top_examples("transformer.h.1.mlp.act", 17, k=5)
     """
     from probekit import analysis
+    from probekit.trace import Site
 
-    if not isinstance(site, str) and type(site).__name__ != "Site":
+    if not isinstance(site, str | Site):
         raise StoreError(f"site is {show_typed(site)}; expected a site or its name")
     found = trace[site] if isinstance(site, str) else site
     return analysis.top_examples(

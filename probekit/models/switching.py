@@ -14,11 +14,9 @@ def settle(hf_config: Any) -> int | None:
     Returns:
         The tokens up to which that is what it does by itself; None where it never switches.
     """
-    if getattr(hf_config, "attention_type", None) != "block_sparse":
-        return None
-    # modeling_big_bird.py: "global, sliding and random" blocks of one query, and two to spare.
-    most = (5 + 2 * hf_config.num_random_blocks) * hf_config.block_size
-    if hf_config.model_type != "big_bird":
+    if hf_config.model_type != "big_bird" or hf_config.attention_type != "block_sparse":
         return None
     hf_config.attention_type = "original_full"
-    return int(most)
+    return int(
+        (5 + 2 * hf_config.num_random_blocks) * hf_config.block_size
+    )  # as its forward has it

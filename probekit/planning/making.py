@@ -77,12 +77,7 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
     if examples is not None:
         extra = config.generate.max_new_tokens if config.generate else 0
         longest = int(examples.n_tokens.max()) + extra
-        if short is not None and longest > short:
-            raise PlanError(
-                f"{config.where('model.name')}: {outline.skeleton.model_class} takes other modules "
-                f"for texts of more than {short} tokens, and the longest here has {longest}: set "
-                f"inputs.max_tokens: {short}"
-            )
+        _check_switching(config, outline.skeleton, short, longest)
         if any(site.source.n_keys not in (0, longest) for site in outline.sites):
             # Attention rows are as wide as the longest example, which is known only now.
             sites = Resolver(config, outline.skeleton, longest).sites()
@@ -239,6 +234,17 @@ def _limit_notes(config: ProbeConfig, hf_config: Any) -> list[str]:
         return []
     where = config.where("inputs.max_tokens")
     return [f"{where}: {asked} is more than the model's context; {context} is used"]
+
+
+def _check_switching(
+    config: ProbeConfig, skeleton: Skeleton, short: int | None, longest: int
+) -> None:
+    if short is not None and longest > short:
+        raise PlanError(
+            f"{config.where('model.name')}: {skeleton.model_class} takes other modules for texts "
+            f"of more than {short} tokens, and the longest here has {longest}: set "
+            f"inputs.max_tokens: {short}"
+        )
 
 
 def _company_notes(hf_config: Any, skeleton: Skeleton) -> list[str]:

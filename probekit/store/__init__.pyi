@@ -80,9 +80,8 @@ from .reading import (
     segments_of as segments_of,
 )
 from .runrecord import RunRecord as RunRecord, read_run as read_run
+from .verdict import Damage as Damage, Verdict as Verdict
 from .verification import (
-    Damage as Damage,
-    Verdict as Verdict,
     index_is_whole as index_is_whole,
     sealed_damages as sealed_damages,
     verify as verify,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from probekit import arguments
-from probekit.errors import StoreError, printable
+from probekit.errors import StoreError
 from probekit.store.folder import is_indexed, kept_shards, sealed_shards, shard_numbers
 from probekit.store.format import (
     EXAMPLE,
@@ -42,60 +42,9 @@ from probekit.store.format import (
 from probekit.store.inputsfile import wrong_inputs
 from probekit.store.reading import open_file
 from probekit.store.runrecord import identity_digest, read_run
+from probekit.store.verdict import Damage, Verdict
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Damage:
-    """One thing that is not as it was written."""
-
-    file: str  # in the trace's folder: "shards/00001.h5"
-    shard: int | None  # None where it is not a shard's
-    site: str | None  # None where it is not in the rows of a site
-    what: str  # "is missing", "does not have its checksum", ...
-
-    def __str__(self) -> str:
-        # Site names are a record's, and that can be a stranger's.
-        return printable(f"{self.file}: {f'{self.site}: ' if self.site else ''}{self.what}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What was found when every byte of a trace was read again."""
-
-    path: Path
-    n_shards: int  # that the run was planned to have
-    n_unsealed: int  # of them, those that an unfinished run has still to write
-    n_bytes: int  # of the files that were read
-    damages: tuple[Damage, ...]
-
-    @property
-    def whole(self) -> bool:
-        """Whether every byte is as it was written, and nothing is missing."""
-        return not self.damages
-
-    @property
-    def only_unfinished(self) -> bool:
-        """Whether nothing is wrong but that the run has not come to its end."""
-        return self.n_unsealed > 0 and {d.file for d in self.damages} == {INDEX_FILE}
-
-    @property
-    def damaged_shards(self) -> tuple[int, ...]:
-        """The numbers of the shards in which something is wrong, ascending."""
-        return tuple(sorted({d.shard for d in self.damages if d.shard is not None}))
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the verdict as plain JSON values."""
-        return {
-            "path": str(self.path),
-            "whole": self.whole,
-            "n_shards": self.n_shards,
-            "n_unsealed": self.n_unsealed,
-            "n_bytes": self.n_bytes,
-            "damaged_shards": list(self.damaged_shards),
-            "damages": [asdict(damage) for damage in self.damages],
-        }
 
 
 def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None = None) -> Verdict:
@@ -131,7 +80,7 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
         if on_progress is not None:
             on_progress(n_bytes, total)
     damages += _in_made(folder)
-    damages += _in_inputs(folder)
+    damages += _in_inputs(folder, sums=True)
     damages += _breaks(folder)
     damages += _in_index(folder, run, sums=True)
     return Verdict(
@@ -162,7 +111,7 @@ def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
     run, found = _read_run(folder)
     for number in _due(folder, run, kept_shards(folder)):
         found += _in_shard(folder, number, run, sums=sums)
-    return found + _in_made(folder) + _in_inputs(folder) + _breaks(folder)
+    return found + _in_made(folder) + _in_inputs(folder, sums=sums) + _breaks(folder)
 
 
 def _due(folder: Path, run: _Run | None, there: Iterable[int]) -> list[int]:
@@ -211,12 +160,12 @@ def _in_made(folder: Path) -> list[Damage]:
     return [Damage(file=MADE_FILE, shard=None, site=None, what=what)] if what else []
 
 
-def _in_inputs(folder: Path) -> list[Damage]:
+def _in_inputs(folder: Path, *, sums: bool) -> list[Damage]:
     """Find what is wrong with the inputs of a run, once it has sealed a shard."""
     identity = _beside_shards(folder)
     if identity is None:
         return []
-    wrong = wrong_inputs(folder, identity.get("inputs_digest"))
+    wrong = wrong_inputs(folder, identity.get("inputs_digest"), sums=sums)
     return [Damage(file=wrong[0], shard=None, site=None, what=wrong[1])] if wrong else []
 
 

@@ -22,7 +22,8 @@ from probekit.errors import StoreError
 from probekit.store.format.checksums import FileRecord, rest_checksum
 from probekit.store.format.records import write_record
 from probekit.store.runrecord import RunRecord
-from probekit.store.verification import Verdict, index_is_whole, sealed_damages, verify
+from probekit.store.verdict import Verdict
+from probekit.store.verification import index_is_whole, sealed_damages, verify
 
 SITES = (
     site("h.0", dtype="bfloat16", row_shape=(40,)),
