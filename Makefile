@@ -46,6 +46,7 @@ check: $(STAMP)-dev
 
 test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=anew
 
 # BENCH=--quick for two minutes instead of half an hour. gpu.py says so where there is no GPU.
 BENCHMARKS := overhead ragged write checksum read memory order resume dataset peers gpu

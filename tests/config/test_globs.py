@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 from written_out import GPT2, PATH, PIECE, oracle, written_out
 
-from probekit.config.globs import MAX_CHOICES, compile_glob, match_paths
+from probekit.config.globs import MAX_ANY, MAX_CHOICES, compile_glob, match_paths
 from probekit.errors import PlanError
 
 # --- an oracle that knows nothing of automata: write every choice out, then match by recursion
@@ -38,6 +38,8 @@ def test_a_pattern_matches_what_its_written_out_choices_match(
     assume(not re.search(r"\}\.\.|\.\.\{", pattern))  # a range whose bound is a choice is none
     every = list(islice(written_out(pattern), MAX_CHOICES + 1))
     assume(len(every) <= MAX_CHOICES)  # more of one group are refused, however well formed
+    n_any = sum(plain.split(".").count("**") for plain in every)
+    assume(n_any <= MAX_ANY)  # likewise
     if all(map(well_formed, every)):
         assert match_paths(pattern, paths) == tuple(p for p in paths if oracle(pattern, p))
     else:
