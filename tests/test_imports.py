@@ -23,7 +23,7 @@ PACKAGE = Path(probekit.__file__).parent
 # without a circle. A new room gets its place here, and a line in CONTRIBUTING.md.
 ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch", "analysis.logitlens", "analysis"),
-    *("capture", "hooks", "planning", "inputs", "models", "trace", "methods"),
+    *("capture", "hooks", "planning", "inputs", "models", "models.forward", "trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config"),
 )
 FLOOR = (
@@ -36,7 +36,15 @@ FLOOR = (
 )  # files below all rooms
 # What may import torch when it is imported itself.
 HEAVY = (
-    *("handover.torch", "analysis.logitlens", "capture", "hooks", "planning", "models"),
+    *(
+        "handover.torch",
+        "analysis.logitlens",
+        "capture",
+        "hooks",
+        "planning",
+        "models",
+        "models.forward",
+    ),
     "inputs.tokenizing",
 )
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")

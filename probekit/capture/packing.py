@@ -15,7 +15,7 @@ import torch
 
 from probekit.errors import CaptureError
 from probekit.inputs import Choice
-from probekit.models import BATCH, POSITION, TOKEN
+from probekit.models.forward import BATCH, POSITION, TOKEN
 from probekit.planning import to_device
 from probekit.store import ALL_TOKENS, PER_EXAMPLE
 

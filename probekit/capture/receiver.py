@@ -20,7 +20,7 @@ from probekit.capture.transfer import Label, RowSink, Transfer
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention
 from probekit.interrupts import Attachment
-from probekit.models import AttentionCall, AttentionTap, shown_weights
+from probekit.models.forward import AttentionCall, AttentionTap, shown_weights
 from probekit.planning import (
     ATTENTION,
     BLOCK_KINDS,
@@ -28,7 +28,7 @@ from probekit.planning import (
     Recipe,
     SitePlan,
     Source,
-    split_last,
+    in_heads,
 )
 
 Array = np.ndarray[Any, Any]
@@ -127,7 +127,7 @@ class Receiver(Attachment):
             if self._written_in_place(numbers, tensor, rows):
                 return
             kept = pack(tensor, site.source.axes, self._batch, rows)
-            kept = split_last(kept, site.source.split)
+            kept = in_heads(kept, 1, site.source.split, site.source.channels)
         except CaptureError as error:
             raise CaptureError(f"{site.spec.name}: {error}") from error
         parts = site.recipe.apply(kept, rows.next_ids, rows.counts)
@@ -149,7 +149,7 @@ class Receiver(Attachment):
             return False
         if flat.is_floating_point() and not all_finite(flat):
             return False  # real tokens are told from padding before they are counted
-        flat = split_last(flat, site.source.split)
+        flat = in_heads(flat, 1, site.source.split, site.source.channels)
         for number in numbers:
             self._send(number, flat, rows.padded_starts, rows.counts, self._batch.numbers)
         return True

@@ -33,7 +33,7 @@ from probekit.errors import CaptureError
 from probekit.hooks import BareHooks
 from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Choice
 from probekit.interrupts import uninterrupted
-from probekit.planning import Plan, Recipe, SitePlan, split_last
+from probekit.planning import Plan, Recipe, SitePlan, in_heads
 from probekit.store import FLOATS, PER_EXAMPLE, SCRATCH, explained, this_process, widen
 from probekit.trace import Site, Trace, open_trace
 
@@ -239,7 +239,7 @@ def _expected(site: SitePlan, seen: torch.Tensor | None, n_tokens: int) -> Array
     """Give what a site must have stored of what a bare hook saw, as stored bits."""
     if seen is None:
         return np.empty(0, dtype=np.uint8)
-    rows = split_last(seen, site.source.split)
+    rows = in_heads(seen, 1, site.source.split, site.source.channels)
     if site.choice != PER_EXAMPLE:
         rows = rows[torch.as_tensor(Choice(site.choice).positions(n_tokens), device=seen.device)]
     if site.recipe.heads is not None:

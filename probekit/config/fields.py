@@ -25,11 +25,11 @@ from probekit.wording import one_of, show
 # TransformerLens's names of the places that every decoder has.
 PORTABLE_NAMES = (
     *("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"),
-    *("q", "k", "v", "z", "pattern", "scores", "ln_final", "logits"),
+    *("q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "pattern", "scores", "ln_final", "logits"),
 )
 _MODULE_KINDS = ("output", "input")  # the only ones that take `.element` and `@call`
 _DERIVED_KINDS = (
-    *("pattern", "scores", "sink", "q", "k", "v", "z", "z_kernel"),
+    *("pattern", "scores", "sink", "q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "z_kernel"),
     *("top_k", "token_logprob", "entropy"),
 )
 RECORD_KINDS = (*_MODULE_KINDS, *_DERIVED_KINDS)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from probekit.models import AttentionCall
+from probekit.models.forward import AttentionCall
 from probekit.planning import BLOCK_KINDS, take
 
 _BLOCK_BYTES = 16 << 20  # float32 scores computed at once

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from probekit.models import BATCH, POSITION, TOKEN
+from probekit.models.forward import BATCH, POSITION, TOKEN
 from probekit.planning import Source
 
 Array = np.ndarray[Any, Any]

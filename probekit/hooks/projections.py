@@ -1,57 +1,74 @@
-"""Projections: what reads the heads of an attention module, in a model that is at hand.
+"""Projections: what gives or reads the heads of an attention module, in a model that is at hand.
 
 Knows transformers' configs and skeletons, also of a model that is wrapped or has no head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from probekit.errors import PlanError
-from probekit.models import AttentionShape, build_skeleton
+from probekit.models import build_skeleton
+from probekit.models.forward import AttentionShape, HeadsAt
+from probekit.planning import KERNEL_KINDS, MEANING
 
 
-def projected_heads(model: torch.nn.Module, modules: list[str]) -> dict[str, AttentionShape]:
-    """Give the attention modules whose z is not the kernel's output, and who reads it there.
+def heads_elsewhere(
+    model: torch.nn.Module, asked: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], HeadsAt]:
+    """Say where heads are that the kernel has not.
+
+    Args:
+        model: at hand.
+        asked: attention modules and kinds.
+
+    Returns:
+        By module and kind, of those that are not at the kernel.
 
     Raises:
-        PlanError: if that cannot be told of this model.
+        PlanError: if that cannot be told of this model, or if such heads are nowhere.
     """
-    if not modules:
+    wanted = [(path, kind) for path, kind in asked if kind in KERNEL_KINDS]
+    if not wanted:
         return {}
+    kernel = KERNEL_KINDS[wanted[0][1]]
     config = config_of(model)
     if config is None:
         raise PlanError(
-            f"{type(model).__name__} is no model of transformers: what its output projections read "
-            "cannot be told; /z_kernel is what the attention kernel gives"
+            f"{type(model).__name__} is no model of transformers: where its {wanted[0][1]} is "
+            f"cannot be told; /{kernel} is {MEANING[kernel]}"
         )
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    # Every kernel gives to the same projection.
+    # Every kernel has the same projections.
     shapes = build_skeleton(config, dtype, "eager").attention
-    found = {path: _shape_of(path, shapes) for path in modules}
-    lost = [path for path, shape in found.items() if shape is not None and shape.out is None]
-    if lost:
-        raise PlanError(
-            f"{lost[0]}: no one linear map reads what its heads give, so there is no z; "
-            "/z_kernel is what the attention kernel gives"
-        )
-    return {path: s for path, s in found.items() if s is not None and not s.is_plain}
+    found: dict[tuple[str, str], HeadsAt] = {}
+    for path, kind in wanted:
+        at = _at(path, kind, shapes)
+        if isinstance(at, str):
+            kernel = KERNEL_KINDS[kind]
+            raise PlanError(f"{path}: {at}, so there is no {kind}; /{kernel} is {MEANING[kernel]}")
+        if at is not None:
+            found[path, kind] = at
+    return found
 
 
-def _shape_of(path: str, shapes: Mapping[str, AttentionShape]) -> AttentionShape | None:
+def _at(path: str, kind: str, shapes: Mapping[str, AttentionShape]) -> HeadsAt | str | None:
     """Find an attention module by its path in a model that may be wrapped, or without its head."""
     for known, shape in shapes.items():
         if path == known or path.endswith(f".{known}"):
-            out = shape.out and path.removesuffix(known) + shape.out
+            more, less = path.removesuffix(known), ""
         elif known.endswith(f".{path}"):
-            out = shape.out and shape.out.removeprefix(known.removesuffix(path))
+            more, less = "", known.removesuffix(path)
         else:
             continue
-        return replace(shape, out=out)
+        at = shape.elsewhere.get(kind)
+        if isinstance(at, HeadsAt):
+            return replace(at, module=more + at.module.removeprefix(less))
+        return at
     return None
 
 

@@ -15,19 +15,19 @@ import torch
 from probekit.config import RecordKind, match_paths, nearest
 from probekit.errors import CaptureError, Fault, PlanError
 from probekit.hooks import attention
-from probekit.hooks.projections import config_of, projected_heads
+from probekit.hooks.projections import config_of, heads_elsewhere
 from probekit.hooks.taps import HookManager, Tap
 from probekit.interrupts import Attachment
-from probekit.models import (
+from probekit.models import changed_later, families, places_inside
+from probekit.models.forward import (
+    BATCH,
+    POSITION,
     AttentionCall,
     AttentionListener as Listener,
-    AttentionShape,
     AttentionTap,
-    changed_later,
-    families,
-    places_inside,
+    HeadsAt,
 )
-from probekit.planning import BLOCK_KINDS, HEAD_KINDS, split_last
+from probekit.planning import BLOCK_KINDS, HEAD_KINDS, KERNEL_KINDS, in_heads
 from probekit.wording import show_typed
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
@@ -117,9 +117,10 @@ class Recording(Attachment):
         self._changed = changed_later(config_of(model), paths)
         self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
         inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
-        projected = projected_heads(model, [at[0] for at in inside.values() if at[1].name == "z"])
-        inside = {n: at for n, at in inside.items() if at[1].name != "z" or at[0] not in projected}
-        outside = [self._tap(name, projected) for name in self._sites if name not in inside]
+        asked = {name: (module, kind.name) for name, (module, kind) in inside.items()}
+        elsewhere = heads_elsewhere(model, asked.values())
+        inside = {name: at for name, at in inside.items() if asked[name] not in elsewhere}
+        outside = [self._tap(name, elsewhere) for name in self._sites if name not in inside]
         self._hooks = HookManager(model, outside)
         self._attention = AttentionTap(model, self._listeners(inside))
 
@@ -215,21 +216,20 @@ class Recording(Attachment):
             raise CaptureError(f"{site} means {len(meant)} sites; name one: {', '.join(meant)}")
         raise CaptureError(f"{site} was not asked for; recorded: {', '.join(self._sites)}")
 
-    def _tap(self, name: str, projected: Mapping[str, AttentionShape]) -> Tap:
+    def _tap(self, name: str, elsewhere: Mapping[tuple[str, str], HeadsAt]) -> Tap:
         module, kind = self._sites[name]
         twice = kind.name == "output" and module in self._changed
         keep = partial(_keep_twice if twice else _keep, self._calls[name])
-        if kind.name == "z":
-            shape = projected[module]
-            assert shape.out is not None  # those without are refused
-            split = partial(_keep_split, self._calls[name], (shape.n_heads, shape.d_v))
-            return Tap(module=shape.out, side="input", element=None, call=None, sink=split)
+        at = elsewhere.get((module, kind.name))
+        if at is not None:
+            heads = partial(_keep_heads, self._calls[name], at)
+            return Tap(module=at.module, side=at.side, element=None, call=None, sink=heads)
         return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=keep)
 
     def _listeners(self, inside: _Sites) -> dict[str, Listener]:
         wanted: dict[str, list[tuple[list[_Kept], str]]] = {}
         for name, (module, kind) in inside.items():
-            element = "z_kernel" if kind.name == "z" else kind.name  # here they are one
+            element = KERNEL_KINDS.get(kind.name, kind.name)  # here they are one
             wanted.setdefault(module, []).append((self._calls[name], element))
         return {module: partial(_keep_parts, asked) for module, asked in wanted.items()}
 
@@ -253,8 +253,12 @@ def _keep(kept: list[_Kept], tensor: torch.Tensor) -> None:
         kept.append(_Kept(tensor, tensor._version))
 
 
-def _keep_split(kept: list[_Kept], sizes: tuple[int, int], tensor: torch.Tensor) -> None:
-    _keep(kept, split_last(tensor, sizes))
+def _keep_heads(kept: list[_Kept], at: HeadsAt, tensor: torch.Tensor) -> None:
+    n_front = 1  # tokens of the whole batch, or its texts and their positions
+    if BATCH in at.axes:
+        tensor = tensor.movedim((at.axes.index(BATCH), at.axes.index(POSITION)), (0, 1))
+        n_front = 2
+    _keep(kept, in_heads(tensor, n_front, at.sizes, at.channels))
 
 
 def _keep_parts(asked: list[tuple[list[_Kept], str]], call: AttentionCall) -> None:

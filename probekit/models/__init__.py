@@ -1,10 +1,10 @@
 """Which model it is, what it looks like without weights, and what its places are called.
 
-Knows checkpoints and what their folders may not do, the skeleton of a model, portable names by
-family, and transformers' attention interface; nothing of probes.
+Knows checkpoints and what their folders may not do, the skeleton of a model, and portable names by
+family; nothing of probes.
 
 Its door: `load_hf_config`, `load_model`, `build_skeleton` and its `Skeleton`, `families`,
-`AttentionTap`, `list_modules`.
+`list_modules`.
 """
 
 import lazy_loader

@@ -1,11 +1,4 @@
 from . import families as families, trust as trust
-from .attention import (
-    KERNELS as KERNELS,
-    AttentionCall as AttentionCall,
-    AttentionListener as AttentionListener,
-    AttentionTap as AttentionTap,
-    shown_weights as shown_weights,
-)
 from .changedlater import changed_later as changed_later
 from .checkpoints import (
     check_kernel as check_kernel,
@@ -25,13 +18,7 @@ from .listing import list_modules as list_modules
 from .outofmemory import out_of_memory as out_of_memory
 from .rope import depends_on_longest as depends_on_longest, length_border as length_border
 from .skeleton import (
-    BATCH as BATCH,
-    POSITION as POSITION,
-    TOKEN as TOKEN,
-    AttentionShape as AttentionShape,
-    Call as Call,
     Skeleton as Skeleton,
-    Slot as Slot,
     build_skeleton as build_skeleton,
     forward_arguments as forward_arguments,
     layer_of as layer_of,

@@ -46,7 +46,7 @@ __all__ = [
     "unembedding",
 ]
 
-ATTENTION_NAMES = ("q", "k", "v", "z", "scores", "pattern")
+ATTENTION_NAMES = ("q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "scores", "pattern")
 PORTABLE_NAMES = (
     *("embed", "resid_pre", *ATTENTION_NAMES, "attn_out", "resid_mid"),
     *("mlp_post", "mlp_out", "resid_post", "ln_final", "logits"),

@@ -12,7 +12,8 @@ from probekit.config import load_config, match_paths, no_match
 from probekit.errors import PlanError
 from probekit.models.checkpoints import compute_dtype, load_hf_config
 from probekit.models.families import portable_names
-from probekit.models.skeleton import Skeleton, Slot, build_skeleton
+from probekit.models.forward import Slot
+from probekit.models.skeleton import Skeleton, build_skeleton
 
 
 def list_modules(

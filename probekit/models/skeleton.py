@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any
 
 import torch
@@ -20,57 +18,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
-from probekit.models.answers import Answers
-from probekit.models.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.models.checkpoints import BUILDING, model_class
-from probekit.models.descent import Descent, Reader
-
-# Two forward passes: an axis that goes 2 -> 3 is the batch, 7 -> 11 the position, 14 -> 33 both.
-_FIRST, _SECOND = (2, 7), (3, 11)
-BATCH, POSITION, TOKEN = "batch", "position", "token"
-_HARMLESS = frozenset({"position_ids", "cache_position", "position_embeddings", "attention_mask"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """One tensor that goes into a module or comes out of it."""
-
-    index: int | None  # its place among positional arguments, or in a returned tuple
-    key: str | None  # its parameter name, or its key in a returned mapping
-    axes: tuple[int | str, ...]  # a size, or BATCH, POSITION, TOKEN (both in one), or "?"
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of a module in a forward pass."""
-
-    module: str  # its path
-    module_class: str
-    number: int  # 0 for the module's first call in the pass
-    depth: int  # 0 for a child of the model
-    entered: int  # when, in events of the pass
-    left: int
-    inputs: tuple[Slot, ...]
-    outputs: tuple[Slot, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionShape:
-    """What a module hands to the attention interface."""
-
-    kernel: str
-    n_heads: int
-    n_kv_heads: int
-    d_qk: int  # of a query's or key's head
-    d_v: int  # of a value's head
-    dtype: str
-    scaling: float  # of the products of queries and keys
-    n_calls: int  # of the kernel in one pass of the module
-    has_sink: bool  # a learned score takes a share of attention that no token gets
-    out: str | None  # the linear map that reads the kernel's output, head by head
-    is_plain: bool  # it reads the very output: no gate, norm or factor stands between
-    unknown: tuple[str, ...]  # arguments that might change the scores in a way we do not know
+from probekit.models.forward import (
+    FIRST,
+    SECOND,
+    Answers,
+    AttentionShape,
+    AttentionWatch,
+    Call,
+    Slot,
+    compared,
+    observe,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +72,9 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
         try:
             model = _build(kind, hf_config, dtype, kernel)
             modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
-            shapes = _observe_attention(model)
-            passes = [_observe(model, *size) for size in (_FIRST, _SECOND)]
+            watch = AttentionWatch(model, FIRST[1])
+            first = watch.watch(lambda: observe(model, partial(_run, model, *FIRST)))
+            second = observe(model, partial(_run, model, *SECOND))
         except Exception as error:
             # Whatever a model's own code raises when it is given nothing but tokens.
             reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
@@ -129,19 +89,20 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
         adds_tokens = _adds_tokens(model)
         head = model.get_output_embeddings()
         heads = [path for path, module in model.named_modules() if module is head]
-    first, second = passes
-    if [_outline(call) for call in first] != [_outline(call) for call in second]:
+    calls = compared(first, second)
+    if calls is None:
         raise PlanError(
             f"model.name: {kind.__name__} runs other modules on longer texts, so it cannot be "
             "planned"
         )
-    whole, *calls = (_compare(a, b) for a, b in zip(first, second, strict=True))
+    whole, *inner = calls
+    shapes = watch.shapes(calls)  # here, where tensors have values again
     return Skeleton(
         hf_config=hf_config,
         model_class=kind.__name__,
         n_parameters=n_parameters,
         modules=modules,
-        calls=tuple(calls),
+        calls=tuple(inner),
         outputs=whole.outputs,
         arguments=arguments,
         attention=shapes,
@@ -166,13 +127,13 @@ def _adds_tokens(model: Any) -> bool:
     """Say whether generating reads other tokens than it was given: XLNet and XLM add one."""
     if not model.can_generate():
         return False
-    given = {k: v for k, v in _tokens(model, *_FIRST).items() if k != "position_ids"}
+    given = {k: v for k, v in _tokens(model, *FIRST).items() if k != "position_ids"}
     try:
         prepared = model.prepare_inputs_for_generation(is_first_iteration=True, **given)
     except Exception:  # whatever its own code wants besides tokens: the run will say
         return False
     ids = prepared.get("input_ids")
-    return ids is not None and tuple(ids.shape) != _FIRST
+    return ids is not None and tuple(ids.shape) != FIRST
 
 
 def _numbers_positions_itself(model: torch.nn.Module) -> bool:
@@ -193,41 +154,8 @@ def forward_arguments(accepted: frozenset[str]) -> frozenset[str]:
     return accepted & {"input_ids", "attention_mask", "position_ids", "use_cache"}
 
 
-def _observe(model: torch.nn.Module, n_batch: int, n_positions: int) -> list[Call]:
-    calls: list[Call | None] = []
-    counts: dict[str, int] = {}
-    open_calls: list[tuple[int, int]] = []  # place in calls, event at which it was entered
-    clock = count()
-    handles = []
-
-    def enter(module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        open_calls.append((len(calls), next(clock)))
-        calls.append(None)
-
-    def leave(path: str, module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        here, entered = open_calls.pop()
-        number = counts.get(path, 0)
-        counts[path] = number + 1
-        calls[here] = Call(
-            module=path,
-            module_class=type(module).__name__,
-            number=number,
-            depth=len(open_calls) - 1,  # the model itself is always open
-            entered=entered,
-            left=next(clock),
-            inputs=tuple(_inputs(module, args, kwargs)),
-            outputs=tuple(_outputs(output)),
-        )
-
-    for path, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-        handles.append(module.register_forward_hook(partial(leave, path), with_kwargs=True))
-    try:
-        model(**_tokens(model, n_batch, n_positions))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [call for call in calls if call is not None]
+def _run(model: torch.nn.Module, n_batch: int, n_positions: int) -> None:
+    model(**_tokens(model, n_batch, n_positions))
 
 
 def _tokens(model: torch.nn.Module, n_batch: int, n_positions: int) -> dict[str, Any]:
@@ -239,128 +167,3 @@ def _tokens(model: torch.nn.Module, n_batch: int, n_positions: int) -> dict[str,
     }
     wanted = forward_arguments(frozenset(inspect.signature(model.forward).parameters))
     return {name: given[name] for name in wanted}
-
-
-def _observe_attention(model: torch.nn.Module) -> dict[str, AttentionShape]:
-    """Find the modules that use the attention interface, by listening at every one."""
-    found: dict[str, AttentionShape] = {}
-    descent = Descent()
-
-    def listen(path: str, call: AttentionCall) -> None:
-        descent.follow(path, call.output)
-        found[path] = AttentionShape(
-            kernel=call.kernel,
-            n_heads=call.query.shape[1],
-            n_kv_heads=call.key.shape[1],
-            d_qk=call.query.shape[-1],
-            d_v=call.output.shape[-1],
-            dtype=str(call.query.dtype).removeprefix("torch."),
-            scaling=call.scaling,
-            n_calls=1 + (found[path].n_calls if path in found else 0),
-            has_sink=call.options.get("s_aux") is not None,
-            out=None,
-            is_plain=False,
-            unknown=_unknown_options(call),
-        )
-
-    def read(path: str, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        descent.read(path, next(iter((*args, *kwargs.values())), None))
-
-    paths = {path: module for path, module in model.named_modules() if path}
-    with ExitStack() as stack:
-        for path, module in paths.items():
-            if _is_linear(module):
-                hook = module.register_forward_pre_hook(partial(read, path), with_kwargs=True)
-                stack.callback(hook.remove)
-        stack.enter_context(AttentionTap(model, {path: partial(listen, path) for path in paths}))
-        stack.enter_context(descent)
-        model(**_tokens(model, *_FIRST))
-    return {
-        path: _with_reader(path, shape, descent.readers.get(path)) for path, shape in found.items()
-    }
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    is_map = isinstance(weight, torch.Tensor) and weight.ndim == 2
-    return is_map and not isinstance(module, torch.nn.Embedding)
-
-
-def _with_reader(path: str, shape: AttentionShape, reader: Reader | None) -> AttentionShape:
-    if reader is None or reader.width != shape.n_heads * shape.d_v or shape.n_calls > 1:
-        return shape
-    parent = path.rpartition(".")[0]
-    # BERT's projection stands beside the attention, in a module for both; JetMoE's is no linear map
-    # at all, and what reads its heads next is the router of another block.
-    around = parent if "att" in parent.rpartition(".")[2].lower() else path
-    if not reader.module.startswith(f"{around}."):
-        return shape
-    return replace(shape, out=reader.module, is_plain=reader.is_plain)
-
-
-def _unknown_options(call: AttentionCall) -> tuple[str, ...]:
-    """Name tensors given to a kernel that may be biases of a kind the tap cannot account for."""
-    given = (k for k, v in call.options.items() if isinstance(v, torch.Tensor))
-    return tuple(sorted(set(given) - SCORE_ARGUMENTS - _HARMLESS))
-
-
-def _inputs(module: torch.nn.Module, args: Any, kwargs: Any) -> Iterator[Slot]:
-    names = list(inspect.signature(module.forward).parameters)
-    for index, value in enumerate(args):
-        if isinstance(value, torch.Tensor):
-            yield _slot(value, index, names[index] if index < len(names) else None)
-    for key, value in kwargs.items():
-        if isinstance(value, torch.Tensor):
-            yield _slot(value, None, key)
-
-
-def _outputs(output: Any) -> Iterator[Slot]:
-    if isinstance(output, torch.Tensor):
-        yield _slot(output, None, None)
-    elif isinstance(output, Mapping):
-        for key, value in output.items():
-            if isinstance(value, torch.Tensor):
-                yield _slot(value, None, key)
-    elif isinstance(output, tuple | list):
-        for index, value in enumerate(output):
-            if isinstance(value, torch.Tensor):
-                yield _slot(value, index, None)
-
-
-def _slot(tensor: torch.Tensor, index: int | None, key: str | None) -> Slot:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return Slot(index=index, key=key, axes=tuple(tensor.shape), dtype=dtype)
-
-
-def _outline(call: Call) -> tuple[Any, ...]:
-    """Say what of a call must be the same in every forward pass: all but the sizes."""
-    slots = [(s.index, s.key, s.dtype) for s in (*call.inputs, *call.outputs)]
-    return call.module, call.number, call.entered, call.left, slots
-
-
-def _compare(first: Call, second: Call) -> Call:
-    return replace(
-        first,
-        inputs=_compare_slots(first.inputs, second.inputs),
-        outputs=_compare_slots(first.outputs, second.outputs),
-    )
-
-
-def _compare_slots(first: tuple[Slot, ...], second: tuple[Slot, ...]) -> tuple[Slot, ...]:
-    return tuple(
-        Slot(index=a.index, key=a.key, axes=_axes(a.axes, b.axes), dtype=a.dtype)
-        for a, b in zip(first, second, strict=True)
-    )
-
-
-def _axes(first: tuple[Any, ...], second: tuple[Any, ...]) -> tuple[int | str, ...]:
-    if len(first) != len(second):
-        return ("?",)
-    meaning = {
-        (_FIRST[0], _SECOND[0]): BATCH,
-        (_FIRST[1], _SECOND[1]): POSITION,
-        (_FIRST[0] * _FIRST[1], _SECOND[0] * _SECOND[1]): TOKEN,
-    }
-    return tuple(
-        a if a == b else meaning.get((a, b), "?") for a, b in zip(first, second, strict=True)
-    )

@@ -1,5 +1,5 @@
 from .diskspace import free_bytes as free_bytes, shortage as shortage
-from .indexing import split_last as split_last, take as take, to_device as to_device
+from .indexing import in_heads as in_heads, take as take, to_device as to_device
 from .making import make_plan as make_plan, plan as plan
 from .planned import Plan as Plan
 from .recipe import Recipe as Recipe
@@ -8,6 +8,8 @@ from .tensors import (
     ATTENTION as ATTENTION,
     BLOCK_KINDS as BLOCK_KINDS,
     HEAD_KINDS as HEAD_KINDS,
+    KERNEL_KINDS as KERNEL_KINDS,
     KEY_KINDS as KEY_KINDS,
+    MEANING as MEANING,
     Source as Source,
 )

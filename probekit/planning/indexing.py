@@ -37,6 +37,20 @@ def to_device(values: Array, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def split_last(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """View the last axis as several: `[..., head * d_head]` as `[..., head, d_head]`."""
-    return tensor.view(*tensor.shape[:-1], *sizes) if sizes else tensor
+def in_heads(
+    tensor: torch.Tensor, n_front: int, sizes: Sequence[int], channels: Sequence[int]
+) -> torch.Tensor:
+    """Take the last axes apart: `[..., head * d_head]` as `[..., head, d_head]`.
+
+    Args:
+        tensor: `[front..., channels...]`; the channels may be several axes.
+        n_front: how many axes stand before the channels.
+        sizes: of what comes out; none for a tensor that stays as it is.
+        channels: which to take, in order; none for all of them.
+    """
+    if not sizes:
+        return tensor
+    front = tensor.shape[:n_front]
+    if channels:
+        tensor = take(tensor.reshape(*front, -1), n_front, channels)
+    return tensor.reshape(*front, *sizes)

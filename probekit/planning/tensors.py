@@ -12,21 +12,28 @@ from typing import Any
 
 from probekit.config import RecordKind
 from probekit.errors import PlanError
-from probekit.models import (
+from probekit.models import Skeleton, families
+from probekit.models.forward import (
     BATCH,
     KERNELS,
     POSITION,
     TOKEN,
     AttentionShape,
     Call,
-    Skeleton,
+    HeadsAt,
     Slot,
-    families,
 )
 from probekit.store import schema
 
 ATTENTION = "attention"  # the side of a source that the attention tap gives
-HEAD_KINDS = ("q", "k", "v", "z", "z_kernel")
+HEAD_KINDS = ("q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "z_kernel")
+# What the kernel itself has of a kind, where nothing stands between.
+KERNEL_KINDS = {"z": "z_kernel", "q_pre_rot": "q", "k_pre_rot": "k"}
+MEANING = {
+    "z_kernel": "what the attention kernel gives",
+    "q": "what the attention kernel is given",
+    "k": "what the attention kernel is given",
+}
 KEY_KINDS = ("pattern", "scores")  # a number for each key
 BLOCK_KINDS = (*KEY_KINDS, "sink")  # computed some queries at a time
 LOGIT_KINDS = ("token_logprob", "entropy")
@@ -45,7 +52,8 @@ class Source:
     element: str | None  # of what goes in or comes out; the record kind of ATTENTION
     call: int | None  # of the module in one forward pass
     axes: tuple[int | str, ...] = ()  # sizes, BATCH, POSITION, TOKEN; () for blocks
-    split: tuple[int, ...] = ()  # sizes that the last axis is made of: heads, and what each has
+    split: tuple[int, ...] = ()  # sizes that a row is made of: heads, and what each has
+    channels: tuple[int, ...] = ()  # of a row, taken in this order before; (): as they lie
     heads: tuple[int, ...] = ()  # of blocks: computed for these heads alone
     n_keys: int = 0  # of blocks: how wide their rows are
 
@@ -219,64 +227,58 @@ def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found
             raise PlanError(f"{module}: its attention has no sink, so all of it reaches tokens")
         block = _block(module, kind, shape.n_heads, shape.dtype, n_keys)
         return replace(block, details={"scaling": shape.scaling})
-    if kind == "z":
-        return _z(skeleton, module, shape)
-    n_heads = shape.n_kv_heads if kind in ("k", "v") else shape.n_heads
-    d_head = shape.d_qk if kind in ("q", "k") else shape.d_v
+    at = shape.elsewhere.get(kind)
+    if at is not None:
+        return _elsewhere(module, kind, shape, at)
+    kernel = KERNEL_KINDS.get(kind, kind)
+    n_heads = shape.n_kv_heads if kernel in ("k", "v") else shape.n_heads
+    row_shape = (n_heads, shape.d_qk if kernel in ("q", "k") else shape.d_v)
     return Found(
         module=module,
         kind=kind,
         source=Source(
             module=module,
             side=ATTENTION,
-            element=kind,
+            element=kernel,
             call=0,
-            axes=(BATCH, POSITION, n_heads, d_head),
+            axes=(BATCH, POSITION, *row_shape),
         ),
         per_token=True,
-        axes=("kv_head" if kind in ("k", "v") else "head", "d_head"),
-        row_shape=(n_heads, d_head),
-        dtype=shape.dtype,
-        details={"scaling": shape.scaling} if kind in ("q", "k") else {},
-    )
-
-
-def _z(skeleton: Skeleton, module: str, shape: AttentionShape) -> Found:
-    """Find what the output projection reads, head by head."""
-    row_shape = (shape.n_heads, shape.d_v)
-    source = Source(
-        module=module,
-        side=ATTENTION,
-        element="z_kernel",
-        call=0,
-        axes=(BATCH, POSITION, *row_shape),
-    )
-    found = Found(
-        module=module,
-        kind="z",
-        source=source,
-        per_token=True,
-        axes=("head", "d_head"),
+        axes=("kv_head" if kernel in ("k", "v") else "head", "d_head"),
         row_shape=row_shape,
         dtype=shape.dtype,
+        details={"scaling": shape.scaling} if kernel in ("q", "k") else {},
     )
-    if shape.is_plain:
-        return found
-    calls = skeleton.calls_of(shape.out) if shape.out is not None else ()
-    if len(calls) != 1:
-        raise PlanError(
-            f"{module}: no one linear map reads what its heads give, so there is no z; z_kernel is "
-            "what the attention kernel gives"
-        )
-    (slot, *_), out = calls[0].inputs, calls[0].module
-    return replace(
-        found,
+
+
+def _elsewhere(module: str, kind: str, shape: AttentionShape, at: HeadsAt | str) -> Found:
+    """Find heads in what another module reads or gives."""
+    if isinstance(at, str):
+        kernel = KERNEL_KINDS[kind]
+        raise PlanError(f"{module}: {at}, so there is no {kind}; {kernel} is {MEANING[kernel]}")
+    # Until 1.1 the kernel's output was called z here too: no run mixes both.
+    details = (
+        {"read_by": at.module, "meaning": 2}
+        if kind == "z"
+        else {"given_by": at.module, "scaling": shape.scaling}
+    )
+    return Found(
+        module=module,
+        kind=kind,
         source=Source(
-            module=out, side="input", element=None, call=0, axes=slot.axes, split=row_shape
+            module=at.module,
+            side=at.side,
+            element=None,
+            call=0,
+            axes=at.axes,
+            split=at.sizes,
+            channels=at.channels,
         ),
-        dtype=slot.dtype,
-        # Until 1.1 the kernel's output was called z here too: no run mixes both.
-        details={"read_by": out, "meaning": 2},
+        per_token=True,
+        axes=("kv_head" if kind == "k_pre_rot" else "head", "d_head"),
+        row_shape=at.sizes,
+        dtype=at.dtype,
+        details=details,
     )
 
 

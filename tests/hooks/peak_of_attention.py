@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from probekit.hooks import attention
-from probekit.models import AttentionTap
+from probekit.models.forward import AttentionTap
 
 how = sys.argv[1]
 torch.manual_seed(0)

@@ -12,7 +12,7 @@ from transformers.modeling_utils import AttentionInterface
 
 import probekit
 from probekit.capture.running import run
-from probekit.models.attention import AttentionTap
+from probekit.models.forward.attention import AttentionTap
 
 FAMILIES = ("gpt2", "phi3", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text",
             "gpt_neox", "opt", "phi", "starcoder2")  # fmt: skip

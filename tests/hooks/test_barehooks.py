@@ -11,7 +11,7 @@ import torch
 from by_hand import EXAMPLES
 
 from probekit.hooks.barehooks import BareHooks
-from probekit.models.skeleton import BATCH, POSITION, TOKEN
+from probekit.models.forward import BATCH, POSITION, TOKEN
 from probekit.planning.tensors import Source
 
 PLAIN = (BATCH, POSITION, tiny.D_MODEL)

@@ -270,7 +270,7 @@ FILES = (
         "hooks/attention",
         "hooks/recording",
         "hooks/executionorder",
-        "models/attention",
+        "models/forward/attention",
     ),
     *("capture/receiver", "capture/running"),
 )

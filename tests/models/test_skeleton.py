@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from probekit.errors import PlanError
-from probekit.models.skeleton import Call, Skeleton, Slot, build_skeleton, forward_arguments
+from probekit.models.forward import Call, Slot
+from probekit.models.skeleton import Skeleton, build_skeleton, forward_arguments
 
 # Not the sizes that the skeleton itself runs on, and equal to no size of any tiny model.
 N_BATCH, N_POSITIONS = 5, 13

@@ -1,0 +1,24 @@
+from .answers import Answers as Answers
+from .attention import (
+    KERNELS as KERNELS,
+    AttentionCall as AttentionCall,
+    AttentionListener as AttentionListener,
+    AttentionTap as AttentionTap,
+    shown_weights as shown_weights,
+)
+from .attentionshape import (
+    AttentionShape as AttentionShape,
+    AttentionWatch as AttentionWatch,
+    HeadsAt as HeadsAt,
+)
+from .calls import (
+    BATCH as BATCH,
+    FIRST as FIRST,
+    POSITION as POSITION,
+    SECOND as SECOND,
+    TOKEN as TOKEN,
+    Call as Call,
+    Slot as Slot,
+    compared as compared,
+    observe as observe,
+)
