@@ -20,6 +20,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -321,14 +324,29 @@ class _Pass:
 def _choosers(generating: _Pass) -> list[Any]:
     """Give the logits processors after which the largest logit is the token of the strategy."""
     settings = generating.settings
+    noise = [] if settings.strategy == "greedy" else [_gumbel(generating.generators())]
+    return [*processors(settings), *noise]
+
+
+def processors(settings: GenerateConfig) -> list[Any]:
+    """Give what changes the logits before a token is chosen, in the order of transformers."""
+    found: list[Any] = []
+    if settings.repetition_penalty is not None:
+        found.append(RepetitionPenaltyLogitsProcessor(settings.repetition_penalty))
+    if settings.no_repeat_ngram_size is not None:
+        found.append(NoRepeatNGramLogitsProcessor(settings.no_repeat_ngram_size))
     if settings.strategy == "greedy":
-        return []
-    chosen: list[Any] = [TemperatureLogitsWarper(settings.temperature)]
-    if settings.strategy == "top_k":
-        chosen.append(TopKLogitsWarper(settings.top_k))
-    if settings.strategy == "top_p":
-        chosen.append(TopPLogitsWarper(settings.top_p))
-    return [*chosen, _gumbel(generating.generators())]
+        return found
+    found.append(TemperatureLogitsWarper(settings.temperature))
+    top_k = 50 if settings.strategy == "top_k" and settings.top_k is None else settings.top_k
+    if top_k is not None:
+        found.append(TopKLogitsWarper(top_k))
+    top_p = 0.9 if settings.strategy == "top_p" and settings.top_p is None else settings.top_p
+    if top_p is not None:
+        found.append(TopPLogitsWarper(top_p))
+    if settings.min_p is not None:
+        found.append(MinPLogitsWarper(settings.min_p))
+    return found
 
 
 def _gumbel(generators: list[torch.Generator]) -> Any:

@@ -43,6 +43,7 @@ def run_record(plan: Plan, layout: Format) -> RunRecord:
     shards = [shard.to_json() for shard in plan.shards]
     if layout == schema.FIRST:
         changed = [site.spec.name for site in plan.sites if "meaning" in site.spec.details]
+        changed += ["generate.strategy: sample"] if _combines(plan) else []
         if changed:
             raise StoreError(
                 f"{plan.config.store.path}: {changed[0]} means something else since format 1.1; "
@@ -60,12 +61,20 @@ def run_record(plan: Plan, layout: Format) -> RunRecord:
             "format": str(layout),
             "config_digest": plan.config.digest,
             **model,
-            "meanings": {k: v for k, v in sorted(schema.MEANINGS.items()) if k in kinds},
+            "meanings": {
+                **{k: v for k, v in sorted(schema.MEANINGS.items()) if k in kinds},
+                **({"generate.strategy: sample": 2} if _combines(plan) else {}),
+            },
             "sites": [site.spec.identity() for site in plan.sites],
             "shards": shards,
         },
         provenance=about(plan, layout),
     )
+
+
+def _combines(plan: Plan) -> bool:
+    generate = plan.config.generate
+    return generate is not None and generate.combines
 
 
 def about(plan: Plan, layout: Format) -> dict[str, Any]:

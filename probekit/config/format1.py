@@ -25,6 +25,7 @@ _KEYS: Mapping[str, str] = {
     "StoreConfig": "dtype shard_bytes compression",
 }
 _FREE_THEN = ("early_stop",)
+_DEFAULTS_THEN = {"top_k": 50, "top_p": 0.9}
 
 
 def digest_of_format_1(config: ProbeConfig) -> str | None:
@@ -40,7 +41,12 @@ def _as_then(part: Part) -> dict[str, Any] | None:
     plain = part.model_dump(mode="json")
     found = {key: plain[key] for key in part.model_extra or {}}
     for key in known:
-        found[key] = _value(getattr(part, key), plain[key])
+        value = getattr(part, key)
+        found[key] = (
+            _DEFAULTS_THEN[key]
+            if key in _DEFAULTS_THEN and value is None
+            else _value(value, plain[key])
+        )
         if found[key] is _NOT_THEN:
             return None
     return found

@@ -41,7 +41,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def load_config(
-    source: str | Path | Mapping[str, Any] | ProbeConfig, *, overrides: Sequence[str] = ()
+    source: str | Path | Mapping[str, Any] | ProbeConfig,
+    *,
+    overrides: Sequence[str] = (),
+    recorded: bool = False,
 ) -> ProbeConfig:
     """Load a config, or say everything that is wrong with it.
 
@@ -49,6 +52,7 @@ def load_config(
         source: The path of a YAML file, a mapping, or a config.
         overrides: ``key=value`` each, as given to ``--set``: ``model.name=gpt2``,
             ``probes[0].layers=[0, 1]``. An index one past the end appends.
+        recorded: It comes out of a trace: what is written there and unused is no mistake.
 
     Returns:
         The config.
@@ -69,14 +73,18 @@ def load_config(
         message = f"given {show_typed(tree)}, expected a mapping with the keys {keys}"
         raise ConfigError.of([Fault(places.where(()), message)])
     places, unusable = _with_overrides(tree, places, overrides)
-    return _validated(tree, places, mistakes, unusable)
+    return _validated(tree, places, mistakes, unusable, recorded)
 
 
 def _validated(
-    tree: dict[str, Any], places: Places, mistakes: Iterable[Mistake], unusable: Iterable[Fault]
+    tree: dict[str, Any],
+    places: Places,
+    mistakes: Iterable[Mistake],
+    unusable: Iterable[Fault],
+    recorded: bool,
 ) -> ProbeConfig:
     try:
-        config = ProbeConfig.model_validate(tree)
+        config = ProbeConfig.model_validate(tree, context={"recorded": recorded})
     except ValidationError as error:
         mistakes = [*mistakes, *mistakes_of(error, tree, ProbeConfig)]
     if faults := [*_in_order(mistakes, places), *unusable]:

@@ -256,6 +256,16 @@ def _count_patterns(probes: object) -> int:
     return max(len(rules), sum(len(one_or_many(value)) for value in asked))
 
 
+_PENALTIES = ("repetition_penalty", "no_repeat_ngram_size")
+_SETTINGS = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
+_USED: Mapping[str, tuple[str, ...]] = {  # by strategy
+    "greedy": _PENALTIES,
+    "sample": _SETTINGS,
+    "top_k": ("temperature", "top_k", "seed"),
+    "top_p": ("temperature", "top_p", "seed"),
+}
+
+
 class GenerateConfig(Part):
     """Let the model go on from each text, and record that too."""
 
@@ -264,9 +274,22 @@ class GenerateConfig(Part):
         "greedy", description="How the next token is chosen."
     )
     temperature: Deciding[Positive] = Field(1.0, description="Divides the logits, unless greedy.")
-    top_k: Deciding[Count] = Field(50, description="Candidates, for strategy: top_k.")
-    top_p: Deciding[Share] = Field(
-        0.9, description="Probability the candidates hold, for strategy: top_p."
+    top_k: Deciding[Count | None] = Field(
+        None, description="Draw among so many tokens; null: 50 for strategy: top_k, else all."
+    )
+    top_p: Deciding[Share | None] = Field(
+        None,
+        description="Draw among the likeliest tokens of this probability together; null: 0.9 for "
+        "strategy: top_p, else all.",
+    )
+    min_p: Deciding[Share | None] = Field(
+        None, description="Draw among tokens at least so likely, times the likeliest one."
+    )
+    repetition_penalty: Deciding[Positive | None] = Field(
+        None, description="Divides what speaks for tokens that were there already."
+    )
+    no_repeat_ngram_size: Deciding[Count | None] = Field(
+        None, description="No so many tokens in a row come twice."
     )
     seed: Deciding[Seed] = Field(0, description="Seed of the draws; each example draws for itself.")
     stop_at_eos: Deciding[bool] = Field(
@@ -277,6 +300,28 @@ class GenerateConfig(Part):
         description="false: run the whole text again for every token; both: record with the "
         "cache, then time the other way too and check that it gives the same tokens.",
     )
+
+    @property
+    def combines(self) -> bool:
+        """Whether settings join that once each had a strategy of its own (since 1.1)."""
+        return self.strategy == "sample" and (self.top_k is not None or self.top_p is not None)
+
+    @classmethod
+    def _unused(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        strategy = given.get("strategy", "greedy")
+        used = _USED.get(strategy) if isinstance(strategy, str) else None
+        for key in _SETTINGS:
+            if used is not None and given.get(key) is not None and key not in used:
+                user = next(name for name in ("sample", *_USED) if key in _USED[name])
+                yield (
+                    key,
+                    f"the strategy {strategy} does not use it; leave it out, or write strategy: {user}",
+                )
+
+    def _is_default(self, key: str) -> bool:
+        # What stood here before null did, so that a run begun then can go on.
+        before = {"top_k": 50, "top_p": 0.9} if self.strategy != "sample" else {}
+        return super()._is_default(key) or before.get(key) == getattr(self, key)
 
 
 class StoreConfig(Part):

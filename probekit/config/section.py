@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Self, TypeVar
 
@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails
@@ -52,11 +53,26 @@ class Part(BaseModel):
         """Yield what is wrong between keys: the key to point at (or ``""``), and a message."""
         yield from ()
 
+    @classmethod
+    def _unused(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Yield keys that nothing would use: a mistake, but not in a config of a trace."""
+        yield from ()
+
+    def _is_default(self, key: str) -> bool:
+        """Say whether a key's value is what it means when it is left out."""
+        field = type(self).model_fields[key]
+        return not field.is_required() and getattr(self, key) == field.get_default()
+
     @model_validator(mode="wrap")
     @classmethod
-    def _with_rules(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _with_rules(
+        cls, given: Any, validate: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
         # An "after" validator would stay silent until every single field is right.
-        rules = cls._rules(given) if isinstance(given, Mapping) else ()
+        rules: Iterable[tuple[str, str]] = ()
+        if isinstance(given, Mapping):
+            recorded = (info.context or {}).get("recorded", False)
+            rules = [*cls._rules(given), *(() if recorded else cls._unused(given))]
         wrong = [
             InitErrorDetails(type=rule_error(message), loc=(key,) if key else (), input=given)
             for key, message in rules
@@ -93,8 +109,7 @@ def deciding_keys(part: Part) -> dict[str, Any]:
     found = {key: plain[key] for key in part.model_extra or {}}  # all of them are written
     for key, field in type(part).model_fields.items():
         value = getattr(part, key)
-        at_default = not field.is_required() and value == field.get_default()
-        if FREE not in field.metadata and not at_default:
+        if FREE not in field.metadata and not part._is_default(key):
             found[key] = _plain(value, plain[key])
     return found
 

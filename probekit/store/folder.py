@@ -44,7 +44,8 @@ from probekit.store.runrecord import RunRecord, config_changes, free_changes, re
 
 SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _DIFFERS = {  # parts of a run's identity, where its config is the same
-    "meanings": "a record kind means something else now: finish it with the version that began it",
+    "meanings": "it asks for what means something else now: finish it with the version that began "
+    "it",
     "inputs_digest": "the texts are others",
     "model_digest": "the model in its folder has changed",
     "model_commit": "the model on the hub has changed",

@@ -1,5 +1,6 @@
 """Generated tokens, against a hand-written loop over the model and its cache."""
 
+import re
 import time
 from pathlib import Path
 
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import build, n_hooks
+from transformers import GenerationConfig
 
 import probekit
+from probekit import ConfigError, StoreError
 from probekit.capture import generation
 from probekit.capture.running import run
+from probekit.config import load_config
 
 LAYER = {"gpt2": "transformer.h.{}", "gpt_neox": "gpt_neox.layers.{}"}
 ATTENTION = {"gpt2": "attn", "gpt_neox": "attention"}
@@ -145,8 +149,10 @@ def test_the_seconds_of_a_pass_are_the_devices(tmp_path, monkeypatch, execution_
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "top_k", "top_p"])
 def test_a_batch_gives_each_example_what_it_gets_alone(tmp_path, strategy):
     saved(tmp_path, "gpt2")
-    together = run(config(tmp_path, "gpt2", strategy=strategy, temperature=0.7))
-    alone_config = config(tmp_path, "gpt2", store="alone", strategy=strategy, temperature=0.7)
+    settings = {"strategy": strategy}
+    settings |= {"repetition_penalty": 1.3} if strategy == "greedy" else {"temperature": 0.7}
+    together = run(config(tmp_path, "gpt2", **settings))
+    alone_config = config(tmp_path, "gpt2", store="alone", **settings)
     alone_config["inputs"]["batch_tokens"] = 1
     alone = run(alone_config)
     for one, other in zip(together.examples, alone.examples, strict=True):
@@ -167,6 +173,90 @@ def test_sampling_follows_its_seed(tmp_path):
     low = tokens("d", seed=1, temperature=1e-4)
     greedy = run(config(tmp_path, "gpt2", "e", [{"modules": "transformer.h.0"}]))
     assert low == np.asarray(greedy.tokens.id[:]).tolist()
+
+
+SAMPLED = [
+    {"temperature": 0.7},
+    {"top_k": 5},
+    {"top_p": 0.6},
+    {"min_p": 0.3},
+    {"repetition_penalty": 1.7},
+    {"no_repeat_ngram_size": 2},
+    {"temperature": 1.5, "top_k": 20, "top_p": 0.8, "min_p": 0.02},
+    {"temperature": 0.8, "top_k": 30, "repetition_penalty": 1.2, "no_repeat_ngram_size": 2},
+]
+
+
+@pytest.mark.parametrize("settings", SAMPLED, ids=str)
+@pytest.mark.parametrize("strategy", ["sample", "greedy"])
+def test_scores_are_those_of_generate(tmp_path, monkeypatch, strategy, settings):
+    """What is drawn from, against `output_scores` of `generate` on every prefix."""
+    if strategy == "greedy" and not settings.keys() <= {
+        "repetition_penalty",
+        "no_repeat_ngram_size",
+    }:
+        pytest.skip("greedy takes penalties alone")
+    model, seen = saved(tmp_path, "gpt2"), []
+    real = generation.processors
+
+    def watched(settings):
+        return [*real(settings), lambda ids, scores: seen.append((ids, scores)) or scores]
+
+    monkeypatch.setattr(generation, "processors", watched)
+    written = config(tmp_path, "gpt2", strategy=strategy, **settings)
+    probekit.run(written, self_check=False)
+    assert len(seen) > 10
+    own = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if strategy == "sample" else {}
+    for ids, scores in seen:
+        plain = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=GenerationConfig(
+                max_new_tokens=1,
+                do_sample=strategy == "sample",
+                output_scores=True,
+                return_dict_in_generate=True,
+                pad_token_id=0,
+                **{**own, **settings},
+            ),
+        )
+        torch.testing.assert_close(scores, plain.scores[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_setting_that_nothing_uses_is_a_mistake_but_not_in_a_trace(tmp_path):
+    saved(tmp_path, "gpt2")
+    for settings, words in [
+        ({"temperature": 0.5}, "generate.temperature: the strategy greedy does"),
+        ({"seed": 3}, "generate.seed: the strategy greedy does"),
+        ({"strategy": "top_k", "top_p": 0.5}, "the strategy top_k does not use it"),
+        ({"strategy": "top_p", "min_p": 0.5}, "or write strategy: sample"),
+        ({"strategy": "greedy", "top_k": 50}, "leave it out, or write strategy: sample"),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            load_config(config(tmp_path, "gpt2", **settings))
+        recorded = load_config(config(tmp_path, "gpt2", **settings), recorded=True)
+        assert recorded.generate is not None
+    assert load_config(config(tmp_path, "gpt2", top_k=None)).generate.top_k is None
+
+
+def test_a_default_that_was_written_is_the_run_that_it_was(tmp_path):
+    def digest(**settings):
+        return load_config(config(tmp_path, "gpt2", **settings)).digest
+
+    assert digest(strategy="top_k") == digest(strategy="top_k", top_k=50)
+    assert digest(strategy="top_p") == digest(strategy="top_p", top_p=0.9)
+    assert digest(strategy="sample") != digest(strategy="sample", top_k=50)
+    assert digest(strategy="sample") == digest(strategy="sample", temperature=1.0)
+
+
+def test_a_run_begun_when_sample_took_no_top_k_is_not_mixed_with_the_new(tmp_path, monkeypatch):
+    saved(tmp_path, "gpt2")
+    settings = {"strategy": "sample", "top_k": 5}
+    monkeypatch.setattr(type(load_config(config(tmp_path)).generate), "combines", False)
+    run(config(tmp_path, "gpt2", **settings))
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="means something else now"):
+        run(config(tmp_path, "gpt2", **settings))
 
 
 def test_sampling_draws_from_the_models_probabilities(tmp_path):

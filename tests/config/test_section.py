@@ -112,13 +112,14 @@ def test_the_digest_of_format_1_takes_every_key_that_there_was() -> None:
         "model": {"device"},
         "inputs": {"batch_tokens"},
         "store": {"path", "buffer_bytes", "on_overflow"},
+        "generate": {"min_p", "repetition_penalty", "no_repeat_ngram_size"},  # since 1.1
         "early_stop": True,
     }
     import hashlib
 
-    text = json.dumps(
-        config.model_dump(mode="json", exclude=free), sort_keys=True, separators=(",", ":")
-    )
+    then = config.model_dump(mode="json", exclude=free)
+    then["generate"] |= {"top_k": 50, "top_p": 0.9}  # what null means
+    text = json.dumps(then, sort_keys=True, separators=(",", ":"))
     assert digest_of_format_1(config) == hashlib.sha256(text.encode()).hexdigest()
 
 
