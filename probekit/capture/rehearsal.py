@@ -66,12 +66,16 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
 
 
 def _cut(whole: Sequence[Array], room: int, *, alike: bool) -> list[Array]:
-    """Cut texts to what there is room for, the second shorter than the first or as long."""
-    first = min(room, len(whole[0]))
-    other = first if alike else max(1, 2 * first // 3)
-    cut = [ids[:n] for ids, n in zip(whole, (first, other), strict=False)]
-    shortest = min(map(len, cut))
-    return [ids[:shortest] for ids in cut] if alike else cut
+    """Cut texts to what there is room for: to one length, or so that they still differ in length.
+
+    What fits keeps its length: a model can give other shapes for texts shorter than all of the run.
+    """
+    shortest = min(room, *map(len, whole))
+    if alike:
+        return [ids[:shortest] for ids in whole]
+    differ = len({len(ids) for ids in whole}) > 1
+    second = 2 * room // 3 if differ and shortest == room else room
+    return [ids[:n] for ids, n in zip(whole, (room, second), strict=False)]
 
 
 def affordable(plan: Plan, n_tokens: int) -> tuple[SitePlan, ...]:

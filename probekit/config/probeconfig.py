@@ -315,7 +315,8 @@ class GenerateConfig(Part):
                 user = next(name for name in ("sample", *_USED) if key in _USED[name])
                 yield (
                     key,
-                    f"the strategy {strategy} does not use it; leave it out, or write strategy: {user}",
+                    f"the strategy {strategy} does not use it; leave it out, or write "
+                    f"strategy: {user}",
                 )
 
     def _is_default(self, key: str) -> bool:
