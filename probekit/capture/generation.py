@@ -28,15 +28,15 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from probekit.capture.packing import KNOWN_NEXT, Batch, rows_at
+from probekit.capture.packing import KNOWN_NEXT, Batch, Rows, rows_at
 from probekit.capture.shardwalk import Walk, finish
 from probekit.capture.spool import Spool
 from probekit.capture.transfer import RowSink
 from probekit.config import GenerateConfig
 from probekit.errors import CaptureError, ProbekitError
-from probekit.inputs import ALONE, ONE_LENGTH, Budget
+from probekit.inputs import ALONE, ONE_LENGTH, Budget, Choice, shards
 from probekit.models import out_of_memory
-from probekit.store import ALL_TOKENS, FIRST, SHARDS_FOLDER, ShardSpec, ShardTables, sealed_specs
+from probekit.store import FIRST, SHARDS_FOLDER, ShardSpec, ShardTables, sealed_specs
 
 Array = np.ndarray[Any, Any]
 
@@ -190,6 +190,8 @@ class _Pass:
             ):
                 stack.callback(handle.remove)
             self._walk.fresh.put_back()
+            if self._out is not None:
+                self._walk.receiver.begin_pools(len(self._numbers))
             try:
                 model.generate(  # type: ignore[operator]
                     ids,
@@ -214,8 +216,9 @@ class _Pass:
                     f"[example, token]: {type(error).__name__}: {error}"
                 ) from error
         if self._out is not None:
+            self._walk.receiver.end_pools()
             nothing = np.full(len(self._numbers), np.nan)
-            self._walk.receiver.append("token_logprob", nothing, self._numbers)
+            self._append("token_logprob", nothing, self._numbers, self._prompts.shape[1])
         return time.perf_counter() - begin
 
     @property
@@ -259,25 +262,28 @@ class _Pass:
     def _batch(self, ids: Array, alive: Array, n_keys: int, prefill: bool) -> Batch:
         n_batch, width = ids.shape
         next_ids = np.full_like(ids, -1)
+        none = np.empty(0, dtype=np.int64)
         if prefill:
             next_ids[:, :-1] = ids[:, 1:]
-            queries = [np.arange(width)] * n_batch
-            known = [np.arange(width - 1)] * n_batch
-        else:
-            last, none = np.array([width - 1]), np.empty(0, dtype=np.int64)
-            queries = [none if done else last for done in self._done]
-            known = [none] * n_batch
-        device = self._walk.device
+        rows: dict[str, Rows] = {}
+        for name in {site.choice for site in self._walk.plan.sites}:
+            choice, known = Choice(name), [none] * n_batch
+            if prefill:
+                kept = choice.positions(width)
+                queries, known = [kept] * n_batch, [kept[kept < width - 1]] * n_batch
+            elif choice.spans_passes:
+                queries = [none if done else np.array([width - 1]) for done in self._done]
+            else:
+                queries = [none] * n_batch
+            rows[name] = rows_at(queries, next_ids, self._walk.device)
+            rows[KNOWN_NEXT + name] = rows_at(known, next_ids, self._walk.device)
         return Batch(
             numbers=self._numbers,
             n_tokens=self._n_new_rows,
             n_keys=(n_keys,) * n_batch,
             shape=(n_batch, width),
             arguments={},
-            rows={
-                ALL_TOKENS: rows_at(queries, next_ids, device),
-                KNOWN_NEXT: rows_at(known, next_ids, device),
-            },
+            rows=rows,
         )
 
     def _end(self, module: torch.nn.Module, args: Any, output: Any) -> None:
@@ -311,7 +317,12 @@ class _Pass:
             rows = torch.from_numpy(alive).to(self._logprobs.device)
             values = self._logprobs[rows, fed].cpu().numpy()
             numbers = [self._numbers[p] for p in alive]
-            self._walk.receiver.append("token_logprob", values, numbers)
+            before = self._prompts.shape[1] + len(self._fed[alive[0]]) - 2
+            self._append("token_logprob", values, numbers, before)
+
+    def _append(self, ending: str, values: Array, numbers: Sequence[int], position: int) -> None:
+        n_prompt = self._prompts.shape[1]
+        self._walk.receiver.append(ending, values, numbers, position=position, n_prompt=n_prompt)
 
     def _stop(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         """Say which examples are done: those whose end-of-text token the model has read."""
@@ -395,19 +406,20 @@ def _tables(
     begin, end = shard.first_example, shard.first_example + shard.n_examples
     numbers = range(begin, end)
     steps = [np.maximum(np.arange(n) - p + 1, 0) for n, p in zip(n_tokens, n_prompt, strict=True)]
+    counts = {rows: shards.count_rows(n_tokens, rows, n_prompt) for rows in shard.n_rows}
     actual = replace(
         shard,
         first_token=first_token,
         n_tokens=int(n_tokens.sum()),
-        n_rows={rows: int(n_tokens.sum()) for rows in shard.n_rows},
+        n_rows={rows: int(n.sum()) for rows, n in counts.items()},
     )
     return actual, ShardTables.of_texts(
         ids=tuple(examples.id(n) for n in numbers),
         texts=tuple(examples.text(n) for n in numbers),
         n_tokens=n_tokens,
         token_ids=np.concatenate(sequences),
-        choices={},
-        counts=dict.fromkeys(shard.n_rows, n_tokens),
+        choices=shards.choices(actual, n_tokens, n_prompt),
+        counts=counts,
         step=np.concatenate(steps),
         **_spans(examples.spans(begin, end), n_prompt, n_tokens),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,11 @@ import torch
 
 from probekit.capture.oddvalues import Tally, all_finite
 from probekit.capture.packing import KNOWN_NEXT, Batch, Rows, pack, padded
+from probekit.capture.pooling import Pooling
 from probekit.capture.transfer import Label, RowSink, Transfer
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention
+from probekit.inputs import Choice
 from probekit.interrupts import Attachment
 from probekit.models.forward import AttentionCall, AttentionTap, shown_weights
 from probekit.planning import (
@@ -62,6 +65,7 @@ class Receiver(Attachment):
             key = (site.source, site.choice, site.recipe)
             self._groups.setdefault(key, []).append(number)
         self._came = [False] * len(sites)
+        self._pools: dict[int, list[Pooling]] = {}  # by the first site of a group
         self.n_bytes = 0  # handed on so far
 
     def _attach(self) -> None:
@@ -106,11 +110,47 @@ class Receiver(Attachment):
         """Say whether a site's recipe ends so."""
         return any(site.recipe.ending == ending for site in self._sites)
 
-    def append(self, ending: str, values: Array, examples: Sequence[int]) -> None:
-        """Hand on one number an example to the sites whose recipe ends so."""
+    def begin_pools(self, n_examples: int) -> None:
+        """Begin to pool what comes of a batch over several forward passes."""
+        self._pools = {
+            numbers[0]: [Pooling(site.recipe.pool, n_examples) for _ in site.recipe.parts]
+            for numbers in self._groups.values()
+            if (site := self._sites[numbers[0]]).recipe.pool is not None
+            and Choice(site.choice).spans_passes
+        }
+
+    def end_pools(self) -> None:
+        """Hand on what was pooled since `begin_pools`."""
+        ones = (1,) * len(self._batch.numbers)
+        for numbers in self._groups.values():
+            for number in numbers if numbers[0] in self._pools else ():
+                pooled = self._pools[numbers[0]][self._sites[number].part].rows()
+                self._hand_on(number, pooled, tuple(range(len(ones))), ones)
+        self._pools = {}
+
+    def append(
+        self,
+        ending: str,
+        values: Array,
+        examples: Sequence[int],
+        *,
+        position: int,
+        n_prompt: int,
+    ) -> None:
+        """Hand on one number an example to the sites whose recipe ends so, if they keep its place.
+
+        Args:
+            ending: of the recipe.
+            values: `[example]`.
+            examples: in the shard.
+            position: whose numbers these are.
+            n_prompt: positions before the first generated one.
+        """
         ones, starts = (1,) * len(examples), tuple(range(len(examples)))
         for number, site in enumerate(self._sites):
-            if site.recipe.ending == ending:
+            if site.recipe.ending != ending or site.recipe.pool is not None:
+                continue
+            if position in Choice(site.choice).positions(max(position, n_prompt) + 1, n_prompt):
                 label = Label(site=number, examples=tuple(examples), starts=starts, counts=ones)
                 rows = torch.from_numpy(values).to(self._dtypes[number])
                 self._transfer.send(self._out, label, rows)
@@ -122,7 +162,11 @@ class Receiver(Attachment):
         site = self._sites[numbers[0]]
         rows = self._batch.rows[site.choice]
         if site.recipe.ending == "token_logprob":
-            rows = self._batch.rows.get(KNOWN_NEXT, rows)
+            rows = self._batch.rows.get(KNOWN_NEXT + site.choice, rows)
+        if not any(rows.counts):  # of a prompt, while its tokens are gone on from
+            for number in numbers:
+                self._came[number] = True
+            return
         try:
             if self._written_in_place(numbers, tensor, rows):
                 return
@@ -130,6 +174,13 @@ class Receiver(Attachment):
             kept = in_heads(kept, 1, site.source.split, site.source.channels)
         except CaptureError as error:
             raise CaptureError(f"{site.spec.name}: {error}") from error
+        if (pools := self._pools.get(numbers[0])) is not None:
+            unpooled = replace(site.recipe, pool=None)
+            for pool, part in zip(pools, unpooled.apply(kept, rows.next_ids, ()), strict=True):
+                pool.add(part, rows.counts)
+            for number in numbers:
+                self._came[number] = True
+            return
         parts = site.recipe.apply(kept, rows.next_ids, rows.counts)
         pooled = site.recipe.pool is not None
         starts = tuple(range(len(self._batch.numbers))) if pooled else rows.starts
@@ -157,6 +208,12 @@ class Receiver(Attachment):
     def _take_call(self, numbers: list[int], call: AttentionCall) -> None:
         element = self._sites[numbers[0]].source.element
         assert element is not None  # resolve names one for every attention site
+        n_more = call.key.shape[2] - self._batch.shape[1]
+        if n_more and self._batch.arguments and element not in ("q", "z_kernel"):
+            raise CaptureError(
+                f"{self._sites[numbers[0]].spec.name}: the model looks at {n_more} keys more than "
+                "it has tokens here; record what its modules give instead"
+            )
         if element in BLOCK_KINDS:
             self._take_blocks(numbers, element, call)
         else:

@@ -48,7 +48,7 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
     alike = company != ANY_LENGTHS or plan.config.generate is not None
     whole = [examples.token_ids(n, n + 1) for n in numbers]
     few = _cut(whole, room, alike=alike)
-    yield planned(plan, sites, few if _have_rows(sites, few) else whole)
+    yield planned(plan, sites, few if _have_rows(plan, sites, few) else whole)
 
     longest, shortest = int(n_tokens.argmax()), int(n_tokens.argmin())
     smallest = min(site.spec.row_bytes for site in plan.sites)
@@ -61,7 +61,7 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
     if alike:  # of another text so many tokens as make it as long: the next ones of the run
         pair[1] = np.resize(np.concatenate([pair[1], pair[0]]), len(pair[0]))
     texts = [ids[:room] for ids in pair]
-    if _have_rows(sites, texts):
+    if _have_rows(plan, sites, texts):
         yield planned(plan, sites, texts)
 
 
@@ -94,12 +94,13 @@ def affordable(plan: Plan, n_tokens: int) -> tuple[SitePlan, ...]:
     return tuple(site for site in plan.sites if site.spec.name in chosen)
 
 
-def _have_rows(sites: Sequence[SitePlan], texts: Sequence[Array]) -> bool:
+def _have_rows(plan: Plan, sites: Sequence[SitePlan], texts: Sequence[Array]) -> bool:
     """Say whether texts that were cut still have what the probes ask for."""
-    n_tokens = np.array([len(ids) for ids in texts])
+    n_prompt = np.array([len(ids) for ids in texts])
+    n_tokens = n_prompt + (plan.config.generate is not None)
     for site in sites:
         try:
-            counts = shards.count_rows(n_tokens, site.choice)
+            counts = shards.count_rows(n_tokens, site.choice, n_prompt)
         except IndexError:  # a position asked for by its number
             return False
         if site.recipe.pool is not None and not counts.all():
@@ -123,11 +124,13 @@ def planned(plan: Plan, sites: tuple[SitePlan, ...], texts: Sequence[Array]) -> 
         }
     )
     extra = 0 if generate is None else generate.max_new_tokens
-    n_tokens = np.array([len(ids) for ids in texts]) + extra
+    n_prompt = np.array([len(ids) for ids in texts])
     return replace(
         plan,
         config=small,
         sites=sites,
         examples=few_examples(texts),
-        shards=shards.split(n_tokens, [site.spec for site in sites], 2**62),
+        shards=shards.split(
+            n_prompt + extra, [site.spec for site in sites], 2**62, n_prompt=n_prompt
+        ),
     )

@@ -76,7 +76,10 @@ class RecordKind:
 
 
 _SLICE = re.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?")
-POSITIONS_TEXT = 'all, first, last, a number, a list of numbers, or a slice such as "2:10" or "::4"'
+_POSITION_WORDS = ("all", "first", "last", "prompt", "generated")
+POSITIONS_TEXT = (
+    f'{", ".join(_POSITION_WORDS)}, a number, a list of numbers, or a slice such as "2:10" or "::4"'
+)
 
 
 def parse_slice(text: str) -> slice:
@@ -165,7 +168,7 @@ def _all_layers(value: object) -> object:
 
 def _positions(text: str) -> str:
     """Give equal selections one spelling: ``0:5:1`` is ``:5``, ``::`` is ``all``."""
-    if text in ("all", "first", "last"):
+    if text in _POSITION_WORDS:
         return text
     cut: slice = _parsed_by(parse_slice, text)
     ends = f"{cut.start or ''}:{'' if cut.stop is None else cut.stop}"
@@ -261,7 +264,7 @@ Positions = Annotated[
         tuple[Annotated[int, Field(ge=-_MAX_COUNT, le=_MAX_COUNT)], ...], *_several, Tag(_LIST)
     ],
     Discriminator(_word_or_list),
-    _written_as({"enum": ["all", "first", "last"]}, _SLICE_WORD, _POSITION),
+    _written_as({"enum": list(_POSITION_WORDS)}, _SLICE_WORD, _POSITION),
 ]
 _INDEX: dict[str, Any] = {"type": "integer", "minimum": -_MAX_COUNT, "maximum": _MAX_COUNT}
 Indices = Annotated[

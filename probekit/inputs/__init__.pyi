@@ -8,7 +8,9 @@ from .reading import Origin as Origin, read_inputs as read_inputs
 from .shards import (
     ALONE as ALONE,
     ANY_LENGTHS as ANY_LENGTHS,
+    GENERATED as GENERATED,
     ONE_LENGTH as ONE_LENGTH,
+    PROMPT as PROMPT,
     Budget as Budget,
     Choice as Choice,
 )

@@ -2,7 +2,7 @@ from .diskspace import free_bytes as free_bytes, shortage as shortage
 from .indexing import in_heads as in_heads, take as take, to_device as to_device
 from .making import make_plan as make_plan, plan as plan
 from .planned import Plan as Plan
-from .recipe import Recipe as Recipe
+from .recipe import Recipe as Recipe, wide as wide
 from .resolve import SitePlan as SitePlan
 from .tensors import (
     ATTENTION as ATTENTION,

@@ -21,7 +21,7 @@ from probekit.models import Skeleton, build_skeleton, families
 from probekit.planning.planned import Plan
 from probekit.planning.resolve import Resolver, SitePlan, moment
 from probekit.planning.tensors import Source
-from probekit.store import ALL_TOKENS, ShardSpec
+from probekit.store import PER_EXAMPLE, ShardSpec
 
 _LONGEST = 1 << 20  # tokens of an example, where neither model nor config says
 
@@ -82,12 +82,13 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
             # Attention rows are as wide as the longest example, which is known only now.
             sites = Resolver(config, outline.skeleton, longest).sites()
             outline = replace(outline, sites=sites)
-        _check_positions(config, outline.sites, examples)
+        _check_positions(config, outline.sites, examples, extra)
         planned = shards.split(
             examples.n_tokens + extra,
             [s.spec for s in outline.sites],
             config.store.shard_bytes,
             examples.string_bytes,
+            examples.n_tokens,
         )
     return Plan(
         config=config,
@@ -162,12 +163,12 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
         reason = "reads other tokens than it was given while it generates: they are no row's"
         faults.append(Fault(config.where("generate"), f"{outline.skeleton.model_class} {reason}"))
     for site in outline.sites:
-        if site.spec.rows != ALL_TOKENS:
+        if site.choice == PER_EXAMPLE:
             faults.append(
                 Fault(
                     config.where(f"probes[{site.spec.probe}]"),
-                    f"{site.spec.name}: while tokens are generated every token is kept; "
-                    "take positions, pools and sites of one row an example from the trace",
+                    f"{site.spec.name} has one row an example in every forward pass, and many "
+                    "passes generate: there is no one row to keep",
                 )
             )
     if faults:
@@ -256,13 +257,15 @@ def _company_notes(hf_config: Any, skeleton: Skeleton) -> list[str]:
     ]
 
 
-def _check_positions(config: ProbeConfig, sites: Sequence[SitePlan], examples: Examples) -> None:
+def _check_positions(
+    config: ProbeConfig, sites: Sequence[SitePlan], examples: Examples, n_new: int
+) -> None:
     """Refuse a position that some example does not have, and a pool over no token."""
     faults = {}
     for site in sites:
         where = config.where(f"probes[{site.spec.probe}].positions")
         try:
-            counts = shards.count_rows(examples.n_tokens, site.choice)
+            counts = shards.count_rows(examples.n_tokens + n_new, site.choice, examples.n_tokens)
         except IndexError as error:
             shortest = int(examples.n_tokens.argmin())
             faults[where] = f"{error} (example {shortest}); a slice takes what there is"

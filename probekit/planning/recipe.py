@@ -37,7 +37,7 @@ class Einops:
         if self.op == "max":
             return einops.reduce(rows, self.pattern, "max", **sizes)
         how: Any = _norm if self.op == "norm" else self.op
-        return einops.reduce(_wide(rows), self.pattern, how, **sizes)
+        return einops.reduce(wide(rows), self.pattern, how, **sizes)
 
 
 def _norm(rows: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
@@ -45,8 +45,8 @@ def _norm(rows: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
     return norm
 
 
-def _wide(rows: torch.Tensor) -> torch.Tensor:
-    # Sums of 16-bit numbers need more than 16 bits.
+def wide(rows: torch.Tensor) -> torch.Tensor:
+    """Give rows in float32 at least: sums of 16-bit numbers need more than 16 bits."""
     return rows.float() if rows.dtype in _HALVES else rows
 
 
@@ -125,7 +125,7 @@ def _pool(rows: torch.Tensor, counts: Sequence[int], how: str) -> torch.Tensor:
         return torch.stack([group[-1] for group in groups])
     if how == "max":
         return torch.stack([group.amax(0) for group in groups])
-    return torch.stack([_wide(group).mean(0) for group in groups])
+    return torch.stack([wide(group).mean(0) for group in groups])
 
 
 def einops_step(

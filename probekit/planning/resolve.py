@@ -25,7 +25,7 @@ from probekit.config import (
     unmatched_choices,
 )
 from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
-from probekit.inputs import Choice
+from probekit.inputs import GENERATED, PROMPT, Choice
 from probekit.models import Skeleton, families, layer_of, names_inside, places_inside
 from probekit.planning.recipe import Einops, Recipe, einops_step, right_axes
 from probekit.planning.tensors import (
@@ -37,7 +37,7 @@ from probekit.planning.tensors import (
     Source,
     find,
 )
-from probekit.store import PER_EXAMPLE, SiteSpec, schema
+from probekit.store import ALL_TOKENS, PER_EXAMPLE, SiteSpec, schema
 
 _NAMED = 5  # so many modules are named in a message, the rest are counted
 
@@ -223,7 +223,7 @@ class Resolver:
         """
         if not found.per_token and (probe.positions != "all"):
             raise PlanError(f"{found.name} has one row an example: positions do not apply to it")
-        choice = Choice.of(probe.positions).name if found.per_token else PER_EXAMPLE
+        choice = self._choice(probe, found)
         found, recipe = self._recipe(found, probe)
         axes, parts = _after(found, recipe)
         portable, _ = self._portable_names.get(f"{found.module}/{found.kind}", (None, None))
@@ -250,6 +250,15 @@ class Resolver:
             )
             for place, (name, part) in enumerate(zip(recipe.parts, parts, strict=True))
         ]
+
+    def _choice(self, probe: ProbeRule, found: Found) -> str:
+        if not found.per_token:
+            return PER_EXAMPLE
+        if self._config.generate is None and probe.positions == GENERATED:
+            raise PlanError("positions: generated, but nothing is: the config has no generate")
+        if self._config.generate is None and probe.positions == PROMPT:
+            return ALL_TOKENS
+        return Choice.of(probe.positions).name
 
     def _recipe(self, found: Found, probe: ProbeRule) -> tuple[Found, Recipe]:
         """Build what a probe wants done with a tensor's rows; blocks take their heads at once."""

@@ -345,12 +345,123 @@ def test_what_is_sealed_is_read_once_and_not_for_every_shard(tmp_path, monkeypat
     assert [e.first_token for e in trace.examples] == [0, *ends[:-1]]
 
 
+KEPT = {
+    "prompt": lambda rows, n: rows[:n],
+    "generated": lambda rows, n: rows[n:],
+    "last": lambda rows, n: rows[n - 1 : n],
+    "first": lambda rows, n: rows[:1],
+    "1:-1": lambda rows, n: rows[1 : n - 1],
+    (0, -1): lambda rows, n: rows[[0, n - 1]],
+}
+POOLED = {
+    "mean": lambda rows: rows.mean(0),
+    "max": lambda rows: rows.max(0),
+    "last": lambda rows: rows[-1],
+}
+
+
+@pytest.mark.parametrize("positions", KEPT, ids=str)
+def test_positions_are_the_prompts_but_for_generated(tmp_path, positions):
+    model = saved(tmp_path, "llama")
+    wanted = list(positions) if isinstance(positions, tuple) else positions
+    probes = [{"modules": ["model.layers.1", "model.layers.2"], "positions": wanted}]
+    probes += [{"modules": "model.layers.1.self_attn", "record": "pattern", "positions": wanted}]
+    trace = run(config(tmp_path, probes=probes))
+    whole = run(config(tmp_path, store="whole"))
+    for e in trace.examples:
+        n = e.n_tokens - e.n_generated
+        tokens, rows = by_hand(model, e.token_ids[:n].tolist(), 12, "model.layers.1")
+        kept = KEPT[positions](np.arange(len(tokens)), n)
+        found = trace["model.layers.1"].example(e.number)
+        np.testing.assert_allclose(found, rows[kept], rtol=1e-4, atol=1e-4)
+        pattern = "model.layers.1.self_attn/pattern"
+        every = whole[pattern].example(e.number)[:, kept]
+        np.testing.assert_allclose(trace[pattern].example(e.number), every, atol=1e-5)
+    assert trace["model.layers.1"].rows == trace["model.layers.2"].rows != "token"
+    assert probekit.verify(tmp_path / "run").whole
+
+
+@pytest.mark.parametrize("positions", ["all", "generated", "prompt", "1:"])
+@pytest.mark.parametrize("pool", POOLED)
+def test_a_pool_is_over_the_tokens_that_are_kept(tmp_path, pool, positions):
+    model = saved(tmp_path, "llama")
+    probes = [{"modules": "model.layers.1", "positions": positions, "pool": pool}]
+    probes += [{"modules": "model.layers.*.mlp", "pool": pool, "neurons": [3, 5]}]
+    trace = run(config(tmp_path, probes=probes))
+    keep = {"all": lambda rows, n: rows, "1:": lambda rows, n: rows[1:n], **KEPT}[positions]
+    for e in trace.examples:
+        n = e.n_tokens - e.n_generated
+        _, rows = by_hand(model, e.token_ids[:n].tolist(), 12, "model.layers.1")
+        found = trace["model.layers.1"][e.number]
+        np.testing.assert_allclose(found, POOLED[pool](keep(rows, n)), rtol=1e-4, atol=1e-4)
+        _, rows = by_hand(model, e.token_ids[:n].tolist(), 12, "model.layers.0.mlp")
+        found = trace["model.layers.0.mlp"][e.number]
+        np.testing.assert_allclose(found, POOLED[pool](rows[:, [3, 5]]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["prompt", "generated", "last", ":-1", [0, -1]])
+def test_log_probabilities_of_kept_tokens_are_those_of_all(tmp_path, positions):
+    saved(tmp_path, "llama")
+
+    def probes(positions):
+        kinds = ["token_logprob", "entropy", "top_k"]
+        return [{"modules": "lm_head", "record": kinds, "positions": positions}]
+
+    some = run(config(tmp_path, probes=probes(positions)))
+    every = run(config(tmp_path, store="every", probes=probes("all")))
+    for kind in ("token_logprob", "entropy", "top_k.id"):
+        for e in every.examples:
+            n = e.n_tokens - e.n_generated
+            keep = {":-1": lambda rows, n: rows[: n - 1], **KEPT}
+            at = keep[tuple(positions) if isinstance(positions, list) else positions]
+            wanted = every[f"lm_head/{kind}"].example(e.number)[at(np.arange(e.n_tokens), n)]
+            np.testing.assert_array_equal(some[f"lm_head/{kind}"].example(e.number), wanted)
+
+
+def test_pools_of_examples_that_end_early_are_over_their_own_tokens(tmp_path):
+    model = saved(tmp_path, "gpt2")
+    free = run(config(tmp_path, "gpt2", "free"))
+    ends = {int(e.token_ids[-1 - k]) for k, e in enumerate(free.examples)}
+    model.generation_config.eos_token_id = sorted(ends)
+    model.save_pretrained(tmp_path / "model")
+    probes = [{"modules": "transformer.h.1"}]
+    every = run(config(tmp_path, "gpt2", "every", probes, stop_at_eos=True))
+    pooled = [{**probes[0], "positions": "generated", "pool": "mean"}]
+    trace = run(config(tmp_path, "gpt2", "pooled", pooled, stop_at_eos=True))
+    assert len({e.n_generated for e in trace.examples}) > 1
+    for e in every.examples:
+        rows = every["transformer.h.1"].example(e.number)[-e.n_generated :]
+        np.testing.assert_allclose(trace["transformer.h.1"][e.number], rows.mean(0), atol=1e-5)
+
+
+def test_a_killed_run_of_chosen_positions_goes_on(tmp_path):
+    saved(tmp_path, "llama")
+    probes = [{"modules": "model.layers.*", "positions": p} for p in ("generated",)]
+    whole = config(tmp_path, probes=probes)
+    whole["store"]["shard_bytes"] = 4000
+    first = run(whole)
+    shards = sorted((tmp_path / "run" / "shards").glob("0*.h5"))
+    assert len(shards) > 1
+    rows = {name: first[name][:] for name in first}
+    for file in (tmp_path / "run" / "shards").glob(f"{shards[-1].stem}*"):
+        file.unlink()
+    for file in (tmp_path / "run").glob("index*"):
+        file.unlink()
+    again = run(whole, repair=True)
+    for name, wanted in rows.items():
+        np.testing.assert_array_equal(again[name][:], wanted)
+
+
 def test_what_cannot_be_kept_while_generating_is_refused(tmp_path):
     saved(tmp_path, "llama")
-    for probe in ({"positions": "last"}, {"pool": "mean"}):
-        probes = [{"modules": "model.layers.0", **probe}]
-        with pytest.raises(probekit.PlanError, match="every token is kept"):
-            probekit.plan(config(tmp_path, probes=probes))
+    probes = [{"modules": "model.layers.0", "positions": "generated"}]
+    plain = config(tmp_path, probes=probes)
+    del plain["generate"]
+    with pytest.raises(probekit.PlanError, match=r"positions: generated, but nothing is"):
+        probekit.plan(plain)
+    probes[0]["positions"] = [7]
+    with pytest.raises(probekit.PlanError, match="position 7 does not exist"):
+        probekit.plan(config(tmp_path, probes=probes))
     with pytest.raises(probekit.PlanError, match="leave no room for a text"):
         probekit.plan(config(tmp_path, max_new_tokens=64))
 

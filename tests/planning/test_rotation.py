@@ -75,6 +75,7 @@ def compare(family: str) -> list[str]:
     sites = [(path, kind) for path in shapes for kind in KINDS]
     refused = [f"{s}/{k}" for s, k in sites if isinstance(shapes[s].elsewhere.get(k), str)]
     refused += [f"{s}/{k}" for s, k in sites if shapes[s].n_calls > 1]
+    refused += [f"{s}/{k}" for s, k in sites if shapes[s].n_more_keys]
     asked = [(s, k) for s, k in sites if f"{s}/{k}" not in refused]
     ids = [5, 17, 3, 40, 8, 5, 77, 23, 9]
     with turning_nothing(model):
@@ -101,6 +102,10 @@ def test_it_is_what_the_kernel_would_be_given_if_nothing_were_rotated(family: st
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(set(every_family.FAMILIES) - set(FAMILIES)))
 def test_it_is_so_on_every_family(family: str) -> None:
+    try:
+        build_skeleton(every_family.tiny_config(family), torch.float32)
+    except PlanError as error:
+        pytest.skip(f"cannot be planned: {error}")
     compare(family)
 
 

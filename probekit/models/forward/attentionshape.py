@@ -53,6 +53,7 @@ class AttentionShape:
     dtype: str
     scaling: float  # of the products of queries and keys
     n_calls: int  # of the kernel in one pass of the module
+    n_more_keys: int  # that it looks at besides those of the tokens themselves
     has_sink: bool  # a learned score takes a share of attention that no token gets
     unknown: tuple[str, ...]  # arguments that might change the scores in a way we do not know
     # z, q_pre_rot and k_pre_rot where they are not what the kernel has: where they are, or why
@@ -106,6 +107,7 @@ class AttentionWatch:
             dtype=str(call.query.dtype).removeprefix("torch."),
             scaling=call.scaling,
             n_calls=1 + (self._shapes[path].n_calls if path in self._shapes else 0),
+            n_more_keys=call.key.shape[2] - call.query.shape[2],
             has_sink=call.options.get("s_aux") is not None,
             unknown=_unknown_options(call),
         )
