@@ -5,14 +5,17 @@ Knows kinds of values; nothing of what they mean.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from collections.abc import Iterable, Mapping
 from operator import index
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from probekit.errors import StoreError
-from probekit.wording import show_typed
+from probekit.wording import shorten, show_typed
 
 
 def whole(name: str, value: Any, *, least: int | None = None) -> int:
@@ -55,7 +58,45 @@ def texts(name: str, value: Any) -> list[str]:
 
 
 def path(name: str, value: Any) -> Path:
-    """Give a path."""
+    """Give a path of this machine that can be looked at, whether or not anything lies there.
+
+    One rule for every path that a user gives: `~` is the home folder, a relative path is relative
+    to the current folder, and a URL is none.
+    """
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
         raise StoreError(f"{name} is {show_typed(value)}; expected a path")
-    return Path(value)
+    if (wrong := no_path(os.fspath(value))) is not None:
+        raise StoreError(f"{name} is {wrong}")
+    found = Path(value).expanduser()
+    if (reason := unreachable(found)) is not None:
+        raise StoreError(f"{shorten(str(found))}: {reason}")
+    return found
+
+
+def unreachable(path: Path) -> str | None:
+    """Say why the system lets nobody look at a path; None where it does, or nothing is there."""
+    try:
+        is_folder = S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # no rights, a name too long, a loop of links, a broken disk
+        return f"cannot be looked at: {error.strerror}"
+    if is_folder and not os.access(path, os.R_OK | os.X_OK):
+        return f"cannot be looked into: {os.strerror(errno.EACCES)}"
+    return None
+
+
+def no_path(text: str) -> str | None:
+    """Say what a text is that names no file of this machine; None for one that can."""
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
+        return (
+            f"{shorten(text)}, a URL; expected a path of this machine: mount what {scheme[1]}: "
+            "names, or copy it here"
+        )
+    if "\0" in text or not text:
+        return f"{show_typed(text)}; expected a path"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return f"{shorten(text)}, in the home folder of a user that there is not"
+    return None

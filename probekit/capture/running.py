@@ -94,7 +94,7 @@ def run(
     if not force and (short := shortage(plan.contents, overwrite=overwrite)) is not None:
         raise PlanError(f"{short}. Make room, record less, or begin anyway with --force")
     device = models.compute_device(config.model, config.where("model.device"))
-    path = Path(config.store.path)
+    path = config.store.folder
     layout = NEWEST if overwrite else format_of(path, repair=repair)
     record = run_record(plan, layout)
     now = None if layout == FIRST else session(plan)

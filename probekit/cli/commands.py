@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from probekit.cli.messages import say, show_warning
+from probekit.cli.streams import printing
 from probekit.errors import ProbekitError
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ app = typer.Typer(
 # What any library may run into: file handles (`ulimit -n`), room, memory.
 _RUN_OUT = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML probe config.")]
+ConfigPath = Annotated[
+    Path, typer.Argument(readable=False, metavar="CONFIG", help="A YAML probe config.")
+]
 TracePath = Annotated[
-    Path, typer.Argument(metavar="TRACE", help="A run's folder, or an HDF5 file.")
+    Path, typer.Argument(readable=False, metavar="TRACE", help="A run's folder, or an HDF5 file.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -191,7 +194,8 @@ def verify(trace: TracePath, as_json: AsJson = False) -> None:
 def report(
     trace: TracePath,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="The HTML file to write.")
+        Path,
+        typer.Option("--out", "-o", readable=False, metavar="FILE", help="The HTML file to write."),
     ] = Path("report.html"),
     examples: Annotated[
         int, typer.Option(metavar="N", help="How many examples, from the first on.")
@@ -229,8 +233,12 @@ def report(
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A run's folder, or an HDF5 file.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another, over the same texts.")],
+    a: Annotated[
+        Path, typer.Argument(readable=False, metavar="A", help="A run's folder, or an HDF5 file.")
+    ],
+    b: Annotated[
+        Path, typer.Argument(readable=False, metavar="B", help="Another, over the same texts.")
+    ],
     sites: Annotated[
         list[str] | None,
         typer.Option(
@@ -261,7 +269,9 @@ def compare(
 @app.command()
 def merge(
     trace: TracePath,
-    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="The file to write.")],
+    file: Annotated[
+        Path, typer.Argument(readable=False, metavar="FILE.h5", help="The file to write.")
+    ],
     dtype: Annotated[
         str | None,
         typer.Option(help="float32 widens floats of 16 bits, for readers that know none."),
@@ -337,15 +347,39 @@ def _calm_transformers() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message on stderr and exit code 2."""
+    """Run the command line; an error is one message on stderr and exit code 2."""
     warnings.showwarning = show_warning
+    with printing() as out:
+        status = _status()
+        out.flush()
+        lost = out.failed is not None and out.failed.errno != errno.EPIPE  # else: nobody reads on
+        if lost and not status and not _works(sys.argv[1:]):
+            say(f"error: what was asked for cannot be printed: {out.failed}")
+            status = 2
+    sys.exit(status)
+
+
+def _works(arguments: list[str]) -> bool:
+    """Say whether a command does something: what it prints beside that is for people."""
+    return arguments[:1] in (["run"], ["verify"], ["report"], ["merge"])
+
+
+def _status() -> int:
+    """Run a command and give its exit code."""
     try:
-        app(prog_name="probekit")
+        return app(prog_name="probekit", standalone_mode=False) or 0
     except ProbekitError as error:
         say(f"error: {error}")
-        sys.exit(2)
     except OSError as error:
         if error.errno not in _RUN_OUT:
             raise
         say(f"error: this machine has run out of something: {error}")
-        sys.exit(2)
+    except Exception as error:
+        # What typer raises for a wrong option has a class that it does not export.
+        if not hasattr(error, "format_message"):
+            raise
+        if not error.format_message():  # without a command: the help has been shown
+            return 2
+        command = getattr(getattr(error, "ctx", None), "command_path", "probekit")
+        say(f"error: {error.format_message()}\nsee {command} --help")
+    return 2

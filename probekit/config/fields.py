@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from probekit.arguments import no_path
 from probekit.errors import ConfigError
 from probekit.wording import one_of, show
 
@@ -154,6 +155,12 @@ def _record(text: str) -> str:
     return str(_parsed_by(RecordKind.parse, text))
 
 
+def _local(text: str) -> str:
+    if (wrong := no_path(text)) is not None:
+        raise ValueError(f"given {wrong}")
+    return text
+
+
 def _device(text: str) -> str:
     if not re.fullmatch(_DEVICE, text):
         raise ValueError("expected auto, cpu, cuda, cuda:1 or mps")
@@ -235,6 +242,7 @@ _ATTRIBUTE = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
 Name = Annotated[Text, AfterValidator(_printing)]
+Place = Annotated[Name, AfterValidator(_local)]  # a path of this machine, or a name on the hub
 Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

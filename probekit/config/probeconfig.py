@@ -7,6 +7,7 @@ a model has such a module or such a layer (planning), nor what a module pattern 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -25,9 +26,9 @@ from probekit.config.fields import (
     Dtype,
     Indices,
     Layers,
-    Name,
     Overrides,
     Patterns,
+    Place,
     PortableNames,
     Positions,
     Positive,
@@ -69,7 +70,7 @@ def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
 class ModelConfig(Part):
     """Which model, and how it is loaded and run."""
 
-    name: Deciding[Name] = Field(
+    name: Deciding[Place] = Field(
         description="Hub id, local folder, .gguf file, or sample:tiny-gpt2 (ships with probekit)."
     )
     revision: Deciding[Text | None] = Field("main", description="Branch, tag or commit on the hub.")
@@ -80,7 +81,7 @@ class ModelConfig(Part):
     weights: Deciding[Literal["pretrained", "random"]] = Field(
         "pretrained", description="random: the architecture with seeded random weights."
     )
-    tokenizer: Deciding[Name | None] = Field(
+    tokenizer: Deciding[Place | None] = Field(
         None, description="Another tokenizer than the model's own."
     )
     attention: Deciding[Literal["auto", "sdpa", "eager", "flash_attention_2"]] = Field(
@@ -99,7 +100,7 @@ class ModelConfig(Part):
 class DatasetInputs(Part):
     """A dataset of the hub (needs probekit[datasets])."""
 
-    name: Deciding[Text] = Field(description="Hub id or local folder of the dataset.")
+    name: Deciding[Place] = Field(description="Hub id or local folder of the dataset.")
     subset: Deciding[Text | None] = Field(
         None, description="Configuration of the dataset, where it has any."
     )
@@ -147,7 +148,7 @@ class InputsConfig(Part):
     texts: Deciding[Texts | None] = Field(
         None, description="The texts themselves; one is one example."
     )
-    file: Deciding[Name | None] = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
+    file: Deciding[Place | None] = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
     dataset: Deciding[DatasetInputs | None] = Field(None, description="A dataset of the hub.")
     random: Deciding[RandomInputs | None] = Field(None, description="Seeded random tokens.")
     field: Deciding[Text] = Field("text", description="The field or column that holds the text.")
@@ -159,6 +160,11 @@ class InputsConfig(Part):
         "truncate", description="What to do with an example of more than max_tokens."
     )
     batch_tokens: Free[Count] = Field(8192, description="Most tokens of a batch, padding included.")
+
+    @property
+    def place(self) -> Path | None:
+        """Where `file` is on this machine."""
+        return None if self.file is None else Path(self.file).expanduser()
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -328,7 +334,15 @@ class GenerateConfig(Part):
 class StoreConfig(Part):
     """The trace on disk."""
 
-    path: Free[Name] = Field(description="The folder of the trace.")
+    @property
+    def folder(self) -> Path:
+        """Where `path` is on this machine."""
+        return Path(self.path).expanduser()
+
+    path: Free[Place] = Field(
+        description="The folder of the trace; ~ is your home folder, and a relative one is "
+        "relative to where probekit runs."
+    )
     dtype: Deciding[Dtype] = Field("auto", description="Dtype on disk; auto: as computed.")
     shard_bytes: Deciding[ByteCount] = Field(
         2**30, description="Planned bytes of a shard: a number, or text such as 512MiB or 1GiB."

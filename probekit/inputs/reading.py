@@ -52,8 +52,8 @@ class Origin:
         """The file or the local folder that the texts come from; None where there is none."""
         inputs = self.config.inputs
         if inputs.file is not None:
-            return Path(inputs.file)
-        return None if inputs.dataset is None else Path(inputs.dataset.name)
+            return inputs.place
+        return None if inputs.dataset is None else Path(inputs.dataset.name).expanduser()
 
 
 def read_inputs(

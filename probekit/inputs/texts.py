@@ -34,7 +34,8 @@ def read_texts(config: ProbeConfig) -> Iterator[Text]:
         for number, text in enumerate(inputs.texts):
             yield Text(where=config.where(f"inputs.texts[{number}]"), id=str(number), text=text)
     elif inputs.file is not None:
-        yield from _file(Path(inputs.file), inputs.field, config.where("inputs.file"))
+        assert inputs.place is not None  # where the file is
+        yield from _file(inputs.place, inputs.field, config.where("inputs.file"))
     else:
         yield from _dataset(inputs, config.where("inputs.dataset"))
 
@@ -45,9 +46,12 @@ def _file(path: Path, field: str, where: str) -> Iterator[Text]:
         raise ConfigError(
             f"{where}: {path} has an ending that is not known; expected {', '.join(_READERS)}"
         )
-    if not path.is_file():
-        raise ConfigError(f"{where}: there is no file {path.absolute()}")
-    yield from reader(path, field)
+    try:
+        if not path.is_file():
+            raise ConfigError(f"{where}: there is no file {path.absolute()}")
+        yield from reader(path, field)
+    except OSError as error:  # no rights, a name too long, a broken disk
+        raise ConfigError(f"{where}: {path} cannot be read: {error.strerror or error}") from error
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
+from probekit.arguments import no_path, unreachable
 from probekit.errors import ConfigError
 from probekit.wording import shorten
 
@@ -52,11 +53,12 @@ def locate(name: str, where: str) -> Source:
                 f"expected {', '.join(f'sample:{s}' for s in SAMPLES)}"
             )
         return Source(place=str(resources.files("probekit.samples") / sample))
-    try:
-        path = Path(name).expanduser()
-        is_file, is_dir = path.is_file(), path.is_dir()
-    except (OSError, RuntimeError) as error:  # a name too long for a file, a home of nobody's
-        raise ConfigError(f"{where}: {shorten(name)} is no model's name: {error}") from error
+    if (wrong := no_path(name)) is not None:
+        raise ConfigError(f"{where}: given {wrong}")
+    path = Path(name).expanduser()
+    if (reason := unreachable(path)) is not None:
+        raise ConfigError(f"{where}: {shorten(name)} {reason}")
+    is_file, is_dir = path.is_file(), path.is_dir()
     if path.suffix == ".gguf":
         if not is_file:
             raise ConfigError(f"{where}: there is no file {path.absolute()}")

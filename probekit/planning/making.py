@@ -184,7 +184,7 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
     if tokenizer is None and config.inputs.random is None:
         return None
     encode = None if tokenizer is None else tokenizing.encoder(tokenizer)
-    sealed_in = None if anew else Path(config.store.path)
+    sealed_in = None if anew else config.store.folder
     examples, more = read_inputs(origin, encode, sealed_in=sealed_in)
     notes += more
     if not examples.has_spans and config.inputs.random is None:

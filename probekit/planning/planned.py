@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,7 +80,7 @@ class Plan:
         """What the run writes, as far as its size goes."""
         config, order = self.config, self.config.execution_order
         return Contents(
-            path=Path(config.store.path),
+            path=config.store.folder,
             sites=tuple(site.spec for site in self.sites),
             shards=self.shards,
             string_bytes=() if self.examples is None else self.examples.string_bytes,
@@ -96,7 +95,7 @@ class Plan:
     @property
     def free_bytes(self) -> int:
         """Free bytes where the trace will lie."""
-        return free_bytes(Path(self.config.store.path))
+        return free_bytes(self.config.store.folder)
 
     @property
     def needed_bytes(self) -> int | None:

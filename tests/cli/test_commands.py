@@ -630,7 +630,8 @@ def test_wrong_usage_says_how_it_is_used(probekit_):
     for arguments in (["run"], ["fly"], ["plan", "a.yaml", "--fast"]):
         ended = probekit_(*arguments)
         assert ended.code == 2
-        assert "Usage: probekit" in ended.err
+        assert ended.err.startswith("error: ")
+        assert f"see probekit {arguments[0]}".replace(" fly", "") in ended.err
         assert "Traceback" not in ended.err
 
 
