@@ -112,7 +112,9 @@ def run(
         if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
             folder.reopen()  # or the self-check has no room beside the old run
         checked: Mapping[str, Any] = {}
-        if todo:
+        if not todo:
+            models.forget_parsed()
+        else:
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)
             fresh = FreshState(model)

@@ -18,7 +18,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from probekit.config import ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs.examples import Encode, Encoded
-from probekit.models import Source, explained, hub_in_reach, locate, trust
+from probekit.models import Source, explained, hub_in_reach, locate, parsed_once, trust
 
 _PAIR_BATCH = 8192
 # GPT-2's characters for bytes: those that print are themselves, the others follow from U+0100 on.
@@ -40,7 +40,7 @@ def load_tokenizer(config: ProbeConfig) -> Any:
     revision = config.model.revision if config.model.tokenizer is None else None
     hint, arguments = _no_tokenizer(name, source), source.arguments(revision)
     trusted = config.model.trust_remote_code and config.model.tokenizer is None
-    with explained(config.where(key), hint):
+    with parsed_once(source), explained(config.where(key), hint):
         if trusted:
             values = get_tokenizer_config(source.place, **arguments)
             trust.check_code(

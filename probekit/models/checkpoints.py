@@ -26,6 +26,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from probekit.config import ModelConfig, ProbeConfig
 from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
+from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
 from probekit.models.sources import Source, hub_in_reach, locate
 from probekit.wording import human_bytes, shorten
@@ -79,7 +80,7 @@ def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, s
     if model.weights == "pretrained" and not source.on_hub and source.gguf_file is None:
         trust.check_weights(Path(source.place), where)
     hint, arguments = _out_of_reach(model, source), source.arguments(model.revision)
-    with explained(where, hint):
+    with parsed_once(source), explained(where, hint):
         values, _ = transformers.PreTrainedConfig.get_config_dict(source.place, **arguments)
     trust.check_sizes(values, where)
     trust.check_kernel(values, where)
@@ -90,7 +91,7 @@ def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, s
         where=where,
         trusted=model.trust_remote_code,
     )
-    with explained(where, hint):
+    with parsed_once(source), explained(where, hint):
         found = transformers.AutoConfig.from_pretrained(
             source.place, trust_remote_code=model.trust_remote_code, **arguments
         )
@@ -245,7 +246,7 @@ def load_model(
         source = locate(model.name, where)
         # The very commit that was planned, and that a run which goes on must have.
         revision = hf_config._commit_hash or model.revision
-        with BUILDING, explained(where, _out_of_reach(model, source)):
+        with parsed_once(source), BUILDING, explained(where, _out_of_reach(model, source)):
             loaded, report = kind.from_pretrained(
                 source.place,
                 config=hf_config,
@@ -257,6 +258,7 @@ def load_model(
                 **kernel,
                 **source.arguments(revision),
             )
+        forget_parsed()
         _refuse_holes(report, where, model.name)
     return _moved(loaded, device, config).eval()
 

@@ -42,7 +42,10 @@ def plan(
         ConfigError: the config is wrong, or its model or inputs cannot be had.
         PlanError: a probe cannot be carried out on this model.
     """
-    return make_plan(load_config(config, overrides=overrides), inputs_needed=False)
+    try:
+        return make_plan(load_config(config, overrides=overrides), inputs_needed=False)
+    finally:
+        models.forget_parsed()
 
 
 def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = False) -> Plan:
