@@ -66,11 +66,35 @@ def path(name: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
         raise StoreError(f"{name} is {show_typed(value)}; expected a path")
     if (wrong := no_path(os.fspath(value))) is not None:
-        raise StoreError(f"{name} is {wrong}")
-    found = Path(value).expanduser()
+        raise StoreError(f"{name} is {shorten(os.fspath(value))}, {wrong}")
+    found = at_home(value)
     if (reason := unreachable(found)) is not None:
         raise StoreError(f"{shorten(str(found))}: {reason}")
     return found
+
+
+def no_path(text: str) -> str | None:
+    """Say what a text is that can name no file of this machine; None for one that can."""
+    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
+        return (
+            f"a URL; expected a path of this machine: mount what {scheme[1]}: names, or copy it "
+            "here"
+        )
+    if "\0" in text:
+        return "which holds a null character; no path does"
+    return None
+
+
+def at_home(value: str | os.PathLike[str]) -> Path:
+    """Put the home folder where a path says `~`.
+
+    Raises:
+        StoreError: if it is the home of a user that there is not.
+    """
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise StoreError(f"{shorten(str(value))}: there is no user of this home folder") from error
 
 
 def unreachable(path: Path) -> str | None:
@@ -83,20 +107,4 @@ def unreachable(path: Path) -> str | None:
         return f"cannot be looked at: {error.strerror}"
     if is_folder and not os.access(path, os.R_OK | os.X_OK):
         return f"cannot be looked into: {os.strerror(errno.EACCES)}"
-    return None
-
-
-def no_path(text: str) -> str | None:
-    """Say what a text is that names no file of this machine; None for one that can."""
-    if scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
-        return (
-            f"{shorten(text)}, a URL; expected a path of this machine: mount what {scheme[1]}: "
-            "names, or copy it here"
-        )
-    if "\0" in text or not text:
-        return f"{show_typed(text)}; expected a path"
-    try:
-        Path(text).expanduser()
-    except RuntimeError:
-        return f"{shorten(text)}, in the home folder of a user that there is not"
     return None

@@ -83,7 +83,7 @@ def test_home_is_the_home_folder_everywhere(
     assert (tmp_path / "one.h5").exists()
     assert (tmp_path / "page.html").exists()
     nobody = config(store={"path": "~nobody-by-this-name/x"})
-    with pytest.raises(ConfigError, match="home folder of a user that there is not"):
+    with pytest.raises(ProbekitError, match="there is no user of this home folder"):
         probekit.plan(nobody)
 
 

@@ -209,6 +209,7 @@ class _Pass:
                 raise
             except Exception as error:
                 if out_of_memory(error):
+                    self._walk.receiver.drop_pools()
                     return None
                 # Whatever the model's own code raises: said once, with the batch it happened on.
                 raise CaptureError(
@@ -265,18 +266,19 @@ class _Pass:
         none = np.empty(0, dtype=np.int64)
         if prefill:
             next_ids[:, :-1] = ids[:, 1:]
+        rows_of = partial(rows_at, next_ids=next_ids, device=self._walk.device)
+        nothing = rows_of([none] * n_batch)
         rows: dict[str, Rows] = {}
         for name in {site.choice for site in self._walk.plan.sites}:
-            choice, known = Choice(name), [none] * n_batch
+            choice = Choice(name)
+            rows[name] = rows[KNOWN_NEXT + name] = nothing
             if prefill:
                 kept = choice.positions(width)
-                queries, known = [kept] * n_batch, [kept[kept < width - 1]] * n_batch
+                rows[name] = rows_of([kept] * n_batch)
+                rows[KNOWN_NEXT + name] = rows_of([kept[kept < width - 1]] * n_batch)
             elif choice.spans_passes:
-                queries = [none if done else np.array([width - 1]) for done in self._done]
-            else:
-                queries = [none] * n_batch
-            rows[name] = rows_at(queries, next_ids, self._walk.device)
-            rows[KNOWN_NEXT + name] = rows_at(known, next_ids, self._walk.device)
+                last = np.array([width - 1])
+                rows[name] = rows_of([none if done else last for done in self._done])
         return Batch(
             numbers=self._numbers,
             n_tokens=self._n_new_rows,

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from probekit.planning import wide
+from probekit.planning import to_device, wide
 
 
 class Pooling:
@@ -22,31 +23,41 @@ class Pooling:
 
     def __init__(self, how: str, n_examples: int) -> None:
         self._how = how
-        self._pooled: list[torch.Tensor | None] = [None] * n_examples
-        self._counts = [0] * n_examples
+        self._pooled: torch.Tensor | None = None  # [example, ...]
+        self._counts = np.zeros(n_examples, dtype=np.int64)
 
     def add(self, rows: torch.Tensor, counts: Sequence[int]) -> None:
-        """Take rows of one example after another, `[row, ...]`; some examples may have none."""
-        for place, group in enumerate(torch.split(rows, list(counts))):
-            if len(group):
-                self._counts[place] += len(group)
-                self._pooled[place] = self._joined(self._pooled[place], group)
+        """Take rows of one example after another, `[row, ...]`.
 
-    def _joined(self, before: torch.Tensor | None, group: torch.Tensor) -> torch.Tensor:
+        Args:
+            rows: of this pass.
+            counts: rows of each example: as many of each, or one of some and none of others.
+        """
+        self._counts += counts
+        if len(set(counts)) == 1:
+            new = self._over(rows.view(len(counts), -1, *rows.shape[1:]))
+            self._pooled = new if self._pooled is None else self._joined(self._pooled, new)
+            return
+        assert self._pooled is not None  # the first pass gives as many of each
+        here = to_device(np.flatnonzero(counts), rows.device)
+        new = self._over(rows[:, None])
+        self._pooled[here] = self._joined(self._pooled[here], new)
+
+    def _over(self, groups: torch.Tensor) -> torch.Tensor:
+        """Pool `[example, row, ...]` over its rows; a mean is divided in the end."""
         if self._how == "last":
-            return group[-1].clone()
-        if self._how == "max":
-            most = group.amax(0)
-            return most if before is None else torch.maximum(before, most)
-        total = wide(group).sum(0)
-        return total if before is None else before + total
+            return groups[:, -1].clone()
+        return groups.amax(1) if self._how == "max" else wide(groups).sum(1)
+
+    def _joined(self, before: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        if self._how == "last":
+            return new
+        return torch.maximum(before, new) if self._how == "max" else before + new
 
     def rows(self) -> torch.Tensor:
         """Give `[example, ...]`; every example has had a row."""
-        found = [pooled for pooled in self._pooled if pooled is not None]
-        assert len(found) == len(self._pooled)  # a plan whose examples have none is refused
-        stacked = torch.stack(found)
+        assert self._pooled is not None  # a plan whose examples have none is refused
         if self._how != "mean":
-            return stacked
-        counts = torch.tensor(self._counts, device=stacked.device)
-        return stacked / counts.view(-1, *[1] * (stacked.ndim - 1))
+            return self._pooled
+        counts = to_device(self._counts, self._pooled.device)
+        return self._pooled / counts.view(-1, *[1] * (self._pooled.ndim - 1))

@@ -23,7 +23,7 @@ from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention
 from probekit.inputs import Choice
 from probekit.interrupts import Attachment
-from probekit.models.forward import AttentionCall, AttentionTap, shown_weights
+from probekit.models.forward import OTHER_KEYS, AttentionCall, AttentionTap, shown_weights
 from probekit.planning import (
     ATTENTION,
     BLOCK_KINDS,
@@ -126,6 +126,10 @@ class Receiver(Attachment):
             for number in numbers if numbers[0] in self._pools else ():
                 pooled = self._pools[numbers[0]][self._sites[number].part].rows()
                 self._hand_on(number, pooled, tuple(range(len(ones))), ones)
+        self.drop_pools()
+
+    def drop_pools(self) -> None:
+        """Let go of what was pooled so far."""
         self._pools = {}
 
     def append(
@@ -208,11 +212,12 @@ class Receiver(Attachment):
     def _take_call(self, numbers: list[int], call: AttentionCall) -> None:
         element = self._sites[numbers[0]].source.element
         assert element is not None  # resolve names one for every attention site
-        n_more = call.key.shape[2] - self._batch.shape[1]
-        if n_more and self._batch.arguments and element not in ("q", "z_kernel"):
+        # A cache that slides may hold fewer keys than there are tokens; none holds more.
+        n_more = call.key.shape[2] - max(self._batch.n_keys)
+        is_whole = bool(self._batch.arguments)  # no cache: `generate` makes its own arguments
+        if (n_more > 0 or (n_more and is_whole)) and element not in ("q", "z_kernel"):
             raise CaptureError(
-                f"{self._sites[numbers[0]].spec.name}: the model looks at {n_more} keys more than "
-                "it has tokens here; record what its modules give instead"
+                f"{self._sites[numbers[0]].spec.name}: {OTHER_KEYS.format(n_more=n_more)}"
             )
         if element in BLOCK_KINDS:
             self._take_blocks(numbers, element, call)

@@ -34,7 +34,7 @@ from probekit.hooks import BareHooks
 from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Choice
 from probekit.interrupts import uninterrupted
 from probekit.planning import Plan, Recipe, SitePlan, in_heads
-from probekit.store import FLOATS, PER_EXAMPLE, SCRATCH, explained, this_process, widen
+from probekit.store import ALL_TOKENS, FLOATS, PER_EXAMPLE, SCRATCH, explained, this_process, widen
 from probekit.trace import Site, Trace, open_trace
 
 __all__ = ["ROOM_BYTES", "Checked", "self_check"]
@@ -155,10 +155,10 @@ def _rehearse(
     n_tokens = small.examples.n_tokens
     short = int(n_tokens.argmin())
 
-    def alone(example: int, name: str) -> Callable[[str], Array]:
+    def alone(example: int, name: str) -> _Recorded:
         lone = planned(plan, small.sites, [_tokens(small, example)])
         record(lone, folder / name, company)
-        return _rows(open_trace(folder / name / lone.shards[0].file), 0)
+        return _Recorded(open_trace(folder / name / lone.shards[0].file), 0)
 
     before = alone(short, "before") if len(n_tokens) > 1 else None
     together, n_equal = _against_hooks(model, small, short, record, folder / "together", company)
@@ -174,7 +174,7 @@ def _rehearse(
             "not know. --no-self-check records it all the same"
         )
     pairs = [(short, behind), (1 - short, alone(1 - short, "long"))]
-    worst = _largest_of(_compare(small, _rows(together, n), rows) for n, rows in pairs)
+    worst = _largest_of(_compare(small, _Recorded(together, n), rows) for n, rows in pairs)
     return _Rehearsed(n_equal=n_equal, carried=carried, worst=worst)
 
 
@@ -209,9 +209,11 @@ def _against_hooks(
         record(plan, folder, company)
     trace = open_trace(folder / plan.shards[0].file)
     wrong: list[str] = []
+    n_seen = 0
     for name, site in plain.items():
         stored = _site_rows(trace[name], example)
         seen = _expected(site, hooks.rows.get(name), len(tokens))
+        n_seen += bool(len(seen))
         stored = stored[: len(seen)] if plan.config.generate else stored
         if stored.tobytes() != seen.tobytes():
             wrong.append(f"{name} by {_largest(stored, seen, site.spec.dtype)}")
@@ -222,7 +224,7 @@ def _against_hooks(
             f"forward pass: {', '.join(wrong[:3])}{more}. This is a defect of probekit or of a "
             "hook that changes the model while it runs; --no-self-check records it all the same"
         )
-    return trace, len(plain)
+    return trace, n_seen
 
 
 def _is_plain(site: SitePlan) -> bool:
@@ -266,23 +268,38 @@ def _numbers(stored: Array, dtype: str) -> Array:
     return widen(stored, dtype).astype(np.float64)
 
 
-def _rows(trace: Trace, example: int) -> Callable[[str], Array]:
-    return lambda name: _numbers(_site_rows(trace[name], example), trace[name].dtype)
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """One example of a recording."""
+
+    trace: Trace
+    example: int
+
+    def rows(self, name: str) -> Array:
+        return _numbers(_site_rows(self.trace[name], self.example), self.trace[name].dtype)
+
+    @property
+    def tokens(self) -> list[int]:
+        found: list[int] = self.trace.examples[self.example].token_ids.tolist()
+        return found
 
 
-def _compare(
-    plan: Plan, ours: Callable[[str], Array], theirs: Callable[[str], Array]
-) -> _Worst | None:
+def _compare(plan: Plan, ours: _Recorded, theirs: _Recorded) -> _Worst | None:
     """Find the site whose rows differ most between two recordings, against its tolerance."""
-    n_prompt = len(_tokens(plan, 0)) if plan.config.generate else None
+    said_same = ours.tokens == theirs.tokens  # nearly equal logits can choose another token
     found = []
     for site in plan.sites:
         spec = site.spec
         if spec.dtype not in FLOATS:
             continue  # ids of equal values can change places
+        n_rows = None
+        if not said_same and Choice(site.choice).spans_passes:
+            if spec.rows != ALL_TOKENS:
+                continue
+            n_rows = len(_tokens(plan, 0))  # of the prompt, which both have read
         precisions = (spec.dtype, spec.source_dtype, str(plan.dtype).removeprefix("torch."))
         tolerance = max(TOLERANCES.get(dtype, 0.0) for dtype in precisions)
-        a, b = ours(spec.name)[:n_prompt], theirs(spec.name)[:n_prompt]
+        a, b = ours.rows(spec.name)[:n_rows], theirs.rows(spec.name)[:n_rows]
         found.append(_Worst(site=spec.name, difference=difference(a, b), tolerance=tolerance))
     return _largest_of(found)
 

@@ -157,7 +157,7 @@ def _record(text: str) -> str:
 
 def _local(text: str) -> str:
     if (wrong := no_path(text)) is not None:
-        raise ValueError(f"given {wrong}")
+        raise ValueError(wrong)
     return text
 
 

@@ -41,10 +41,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def load_config(
-    source: str | Path | Mapping[str, Any] | ProbeConfig,
-    *,
-    overrides: Sequence[str] = (),
-    recorded: bool = False,
+    source: str | Path | Mapping[str, Any] | ProbeConfig, *, overrides: Sequence[str] = ()
 ) -> ProbeConfig:
     """Load a config, or say everything that is wrong with it.
 
@@ -52,7 +49,6 @@ def load_config(
         source: The path of a YAML file, a mapping, or a config.
         overrides: ``key=value`` each, as given to ``--set``: ``model.name=gpt2``,
             ``probes[0].layers=[0, 1]``. An index one past the end appends.
-        recorded: It comes out of a trace: what is written there and unused is no mistake.
 
     Returns:
         The config.
@@ -73,18 +69,14 @@ def load_config(
         message = f"given {show_typed(tree)}, expected a mapping with the keys {keys}"
         raise ConfigError.of([Fault(places.where(()), message)])
     places, unusable = _with_overrides(tree, places, overrides)
-    return _validated(tree, places, mistakes, unusable, recorded)
+    return _validated(tree, places, mistakes, unusable)
 
 
 def _validated(
-    tree: dict[str, Any],
-    places: Places,
-    mistakes: Iterable[Mistake],
-    unusable: Iterable[Fault],
-    recorded: bool,
+    tree: dict[str, Any], places: Places, mistakes: Iterable[Mistake], unusable: Iterable[Fault]
 ) -> ProbeConfig:
     try:
-        config = ProbeConfig.model_validate(tree, context={"recorded": recorded})
+        config = ProbeConfig.model_validate(tree)
     except ValidationError as error:
         mistakes = [*mistakes, *mistakes_of(error, tree, ProbeConfig)]
     if faults := [*_in_order(mistakes, places), *unusable]:

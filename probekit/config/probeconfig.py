@@ -6,6 +6,7 @@ a model has such a module or such a layer (planning), nor what a module pattern 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from pydantic import (
     PrivateAttr,
 )
 
+from probekit.arguments import at_home
 from probekit.config.fields import (
     POSITIONS_TEXT,
     ByteCount,
@@ -100,7 +102,7 @@ class ModelConfig(Part):
 class DatasetInputs(Part):
     """A dataset of the hub (needs probekit[datasets])."""
 
-    name: Deciding[Place] = Field(description="Hub id or local folder of the dataset.")
+    name: Deciding[Text] = Field(description="Hub id or local folder of the dataset.")
     subset: Deciding[Text | None] = Field(
         None, description="Configuration of the dataset, where it has any."
     )
@@ -164,7 +166,7 @@ class InputsConfig(Part):
     @property
     def place(self) -> Path | None:
         """Where `file` is on this machine."""
-        return None if self.file is None else Path(self.file).expanduser()
+        return None if self.file is None else at_home(self.file)
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -230,7 +232,7 @@ class ProbeRule(Part):
     )
     positions: Deciding[Positions] = Field("all", description=f"Tokens to keep: {POSITIONS_TEXT}.")
     heads: Deciding[Indices | None] = Field(
-        None, description="Heads to keep, of pattern, scores, q, k, v and z; null: all."
+        None, description="Heads to keep, of attention kinds (pattern, q, z, ...); null: all."
     )
     neurons: Deciding[Indices | None] = Field(
         None, description="Entries of the last axis to keep; null: all."
@@ -272,6 +274,14 @@ _USED: Mapping[str, tuple[str, ...]] = {  # by strategy
 }
 
 
+def _whole_slices(probes: object) -> Iterator[tuple[int, str]]:
+    """Give the slices that leave nothing out, by their probe."""
+    for number, rule in enumerate(one_or_many(probes)):
+        text = rule.get("positions") if isinstance(rule, Mapping) else None
+        if isinstance(text, str) and re.fullmatch(r"\s*0*:(:0*1?)?\s*", text):
+            yield number, text
+
+
 class GenerateConfig(Part):
     """Let the model go on from each text, and record that too."""
 
@@ -292,10 +302,10 @@ class GenerateConfig(Part):
         None, description="Draw among tokens at least so likely, times the likeliest one."
     )
     repetition_penalty: Deciding[Positive | None] = Field(
-        None, description="Divides what speaks for tokens that were there already."
+        None, description="Over 1: makes tokens of the text so far less likely."
     )
     no_repeat_ngram_size: Deciding[Count | None] = Field(
-        None, description="No so many tokens in a row come twice."
+        None, description="No sequence of so many tokens occurs twice."
     )
     seed: Deciding[Seed] = Field(0, description="Seed of the draws; each example draws for itself.")
     stop_at_eos: Deciding[bool] = Field(
@@ -312,18 +322,18 @@ class GenerateConfig(Part):
         """Whether settings join that once each had a strategy of its own (since 1.1)."""
         return self.strategy == "sample" and (self.top_k is not None or self.top_p is not None)
 
-    @classmethod
-    def _unused(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        strategy = given.get("strategy", "greedy")
-        used = _USED.get(strategy) if isinstance(strategy, str) else None
-        for key in _SETTINGS:
-            if used is not None and given.get(key) is not None and key not in used:
+    @property
+    def unused(self) -> dict[str, str]:
+        """Settings that are written and that the strategy does not use, with what to do."""
+        found = {}
+        for key in set(_SETTINGS) - set(_USED[self.strategy]):
+            if getattr(self, key) != type(self).model_fields[key].get_default():
                 user = next(name for name in ("sample", *_USED) if key in _USED[name])
-                yield (
-                    key,
-                    f"the strategy {strategy} does not use it; leave it out, or write "
-                    f"strategy: {user}",
+                found[key] = (
+                    f"the strategy {self.strategy} does not use it; leave it out, or write "
+                    f"strategy: {user}"
                 )
+        return found
 
     def _is_default(self, key: str) -> bool:
         # What stood here before null did, so that a run begun then can go on.
@@ -337,7 +347,7 @@ class StoreConfig(Part):
     @property
     def folder(self) -> Path:
         """Where `path` is on this machine."""
-        return Path(self.path).expanduser()
+        return at_home(self.path)
 
     path: Free[Place] = Field(
         description="The folder of the trace; ~ is your home folder, and a relative one is "
@@ -403,6 +413,13 @@ class ProbeConfig(Part):
             and given.get("execution_order") not in (True, "as_run")
         ):
             yield "probes", "nothing to record; give at least one probe, or execution_order: true"
+        if given.get("generate") is not None:
+            for number, text in _whole_slices(probes):
+                yield (
+                    "probes",
+                    f"positions {show(text)} of probes[{number}] could mean the text or all that "
+                    "is generated too; write prompt or all",
+                )
         if (n_patterns := _count_patterns(probes)) > _MOST_PATTERNS:
             yield (
                 "probes",

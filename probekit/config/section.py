@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Self, TypeVar
 
@@ -16,7 +16,6 @@ from pydantic import (
     ConfigDict,
     ModelWrapValidatorHandler,
     ValidationError,
-    ValidationInfo,
     model_validator,
 )
 from pydantic_core import ErrorDetails, InitErrorDetails
@@ -53,11 +52,6 @@ class Part(BaseModel):
         """Yield what is wrong between keys: the key to point at (or ``""``), and a message."""
         yield from ()
 
-    @classmethod
-    def _unused(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Yield keys that nothing would use: a mistake, but not in a config of a trace."""
-        yield from ()
-
     def _is_default(self, key: str) -> bool:
         """Say whether a key's value is what it means when it is left out."""
         field = type(self).model_fields[key]
@@ -65,14 +59,9 @@ class Part(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_rules(
-        cls, given: Any, validate: ModelWrapValidatorHandler[Self], info: ValidationInfo
-    ) -> Self:
+    def _with_rules(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         # An "after" validator would stay silent until every single field is right.
-        rules: Iterable[tuple[str, str]] = ()
-        if isinstance(given, Mapping):
-            recorded = (info.context or {}).get("recorded", False)
-            rules = [*cls._rules(given), *(() if recorded else cls._unused(given))]
+        rules = cls._rules(given) if isinstance(given, Mapping) else ()
         wrong = [
             InitErrorDetails(type=rule_error(message), loc=(key,) if key else (), input=given)
             for key, message in rules

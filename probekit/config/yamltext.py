@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from probekit.arguments import no_path
+from probekit.arguments import at_home, no_path
 from probekit.config.keyplaces import MAX_DEPTH, KeyPath, Mistake, Places, path_text
 from probekit.errors import ConfigError, Fault
 from probekit.wording import shorten, show, show_typed
@@ -236,7 +236,7 @@ def _file_text(source: str | Path) -> str:
     if (wrong := no_path(str(source))) is not None:
         raise _TextError(f"this is {wrong}")
     try:
-        with Path(source).expanduser().open("rb") as file:
+        with at_home(source).open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
         raise _TextError("no such file; expected the path of a YAML file") from None

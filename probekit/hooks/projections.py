@@ -35,12 +35,12 @@ def heads_elsewhere(
     wanted = [(path, kind) for path, kind in asked if kind in KERNEL_KINDS]
     if not wanted:
         return {}
-    kernel = KERNEL_KINDS[wanted[0][1]]
     config = config_of(model)
     if config is None:
+        kind = wanted[0][1]
         raise PlanError(
-            f"{type(model).__name__} is no model of transformers: where its {wanted[0][1]} is "
-            f"cannot be told; /{kernel} is {MEANING[kernel]}"
+            f"{type(model).__name__} is no model of transformers: where its {kind} is cannot be "
+            f"told; /{KERNEL_KINDS[kind]} is {MEANING[KERNEL_KINDS[kind]]}"
         )
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     # Every kernel has the same projections.

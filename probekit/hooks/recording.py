@@ -21,6 +21,7 @@ from probekit.interrupts import Attachment
 from probekit.models import changed_later, families, places_inside
 from probekit.models.forward import (
     BATCH,
+    OTHER_KEYS,
     POSITION,
     AttentionCall,
     AttentionListener as Listener,
@@ -122,9 +123,12 @@ class Recording(Attachment):
         inside = {name: at for name, at in inside.items() if asked[name] not in elsewhere}
         outside = [self._tap(name, elsewhere) for name in self._sites if name not in inside]
         self._hooks = HookManager(model, outside)
+        self._past = _Past()
         self._attention = AttentionTap(model, self._listeners(inside))
 
     def _attach(self) -> None:
+        begin = self._model.register_forward_pre_hook(self._past.see, with_kwargs=True)
+        self._stack.callback(begin.remove)
         self._stack.enter_context(self._hooks)
         self._stack.enter_context(self._attention)
 
@@ -201,7 +205,8 @@ class Recording(Attachment):
 
         A model may have changed them in place since (Falcon, Llama 4, XLM and others do): then
         `rec[site]` is a copy, detached, of what the module gave, and these are not. They hold the
-        autograd graph of the pass for as long as the recording lives.
+        autograd graph of the pass for as long as the recording lives. Kinds of attention are taken
+        apart here (`q`, `z`, ...): the model goes on with what they were taken of.
         """
         return tuple(kept.tensor for kept in self._calls[self._name(site)])
 
@@ -231,7 +236,8 @@ class Recording(Attachment):
         for name, (module, kind) in inside.items():
             element = KERNEL_KINDS.get(kind.name, kind.name)  # here they are one
             wanted.setdefault(module, []).append((self._calls[name], element))
-        return {module: partial(_keep_parts, asked) for module, asked in wanted.items()}
+        past = self._past
+        return {module: partial(_keep_parts, asked, past) for module, asked in wanted.items()}
 
 
 # Neither of these knows the Recording: a circle of references would hold tensors, and with them a
@@ -261,8 +267,30 @@ def _keep_heads(kept: list[_Kept], at: HeadsAt, tensor: torch.Tensor) -> None:
     _keep(kept, in_heads(tensor, n_front, at.sizes, at.channels))
 
 
-def _keep_parts(asked: list[tuple[list[_Kept], str]], call: AttentionCall) -> None:
+class _Past:
+    """How many tokens a cache holds when a model begins a pass."""
+
+    def __init__(self) -> None:
+        self._n_tokens: int | None = None  # None: nobody knows
+
+    def see(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        """Look at a call of the model."""
+        cache = kwargs.get("past_key_values")
+        count = getattr(cache, "get_seq_length", None)
+        self._n_tokens = 0 if cache is None else int(count()) if count is not None else None
+
+    def n_more(self, call: AttentionCall) -> int:
+        """Say how many keys a call has that are no tokens'."""
+        if self._n_tokens is None:
+            return 0
+        return max(0, call.key.shape[2] - call.query.shape[2] - self._n_tokens)
+
+
+def _keep_parts(asked: list[tuple[list[_Kept], str]], past: _Past, call: AttentionCall) -> None:
+    n_more = past.n_more(call)
     for kept, kind in asked:
+        if n_more and kind not in ("q", "z_kernel"):
+            raise CaptureError(f"{kind}: {OTHER_KEYS.format(n_more=n_more)}")
         _keep(kept, attention.whole(call, kind))
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from probekit.arguments import at_home, no_path
 from probekit.config import ProbeConfig, deciding_keys
 from probekit.errors import StoreError
 from probekit.inputs.examples import Encode, Examples, Limits, make_examples
@@ -53,7 +54,9 @@ class Origin:
         inputs = self.config.inputs
         if inputs.file is not None:
             return inputs.place
-        return None if inputs.dataset is None else Path(inputs.dataset.name).expanduser()
+        if inputs.dataset is None or no_path(inputs.dataset.name) is not None:
+            return None
+        return at_home(inputs.dataset.name)
 
 
 def read_inputs(

@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from probekit.arguments import no_path
 from probekit.config import InputsConfig, ProbeConfig
 from probekit.errors import ConfigError
+from probekit.wording import shorten
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +149,8 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Text]]] = {
 def _dataset(inputs: InputsConfig, where: str) -> Iterator[Text]:
     wanted = inputs.dataset
     assert wanted is not None  # the config has exactly one source
+    if (wrong := no_path(wanted.name)) is not None:
+        raise ConfigError(f"{where}.name: given {shorten(wanted.name)}, {wrong}")
     try:
         import datasets
     except ModuleNotFoundError as error:

@@ -10,13 +10,12 @@ import socket
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
-from probekit.arguments import no_path, unreachable
+from probekit.arguments import at_home, no_path, unreachable
 from probekit.errors import ConfigError
 from probekit.wording import shorten
 
@@ -54,8 +53,8 @@ def locate(name: str, where: str) -> Source:
             )
         return Source(place=str(resources.files("probekit.samples") / sample))
     if (wrong := no_path(name)) is not None:
-        raise ConfigError(f"{where}: given {wrong}")
-    path = Path(name).expanduser()
+        raise ConfigError(f"{where}: given {shorten(name)}, {wrong}")
+    path = at_home(name)
     if (reason := unreachable(path)) is not None:
         raise ConfigError(f"{where}: {shorten(name)} {reason}")
     is_file, is_dir = path.is_file(), path.is_dir()

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 
 from probekit import models
-from probekit.config import ProbeConfig, load_config
-from probekit.errors import ConfigError, Fault, PlanError
+from probekit.config import ProbeConfig, digest_of_format_1, load_config
+from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import Examples, Limits, Origin, read_inputs, shards, tokenizing
 from probekit.models import Skeleton, build_skeleton, families
 from probekit.planning.planned import Plan
 from probekit.planning.resolve import Resolver, SitePlan, moment
 from probekit.planning.tensors import Source
-from probekit.store import PER_EXAMPLE, ShardSpec
+from probekit.store import PER_EXAMPLE, ShardSpec, read_run
 
 _LONGEST = 1 << 20  # tokens of an example, where neither model nor config says
 
@@ -158,6 +158,11 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
     if config.generate is None:
         return
     faults = []
+    if config.generate.unused and not _is_begun(config):
+        faults += [
+            Fault(config.where(f"generate.{key}"), why)
+            for key, why in config.generate.unused.items()
+        ]
     if not models.model_class(outline.skeleton.hf_config).can_generate():
         faults.append(
             Fault(config.where("generate"), f"{outline.skeleton.model_class} does not generate")
@@ -176,6 +181,16 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
             )
     if faults:
         raise PlanError.of(faults)
+
+
+def _is_begun(config: ProbeConfig) -> bool:
+    """Say whether the run was begun, when a setting that nothing uses was no mistake yet."""
+    try:
+        run = read_run(config.store.folder)
+    except StoreError:
+        return False
+    digests = (config.digest, digest_of_format_1(config))
+    return run is not None and run["identity"].get("config_digest") in digests
 
 
 # --- inputs

@@ -291,6 +291,11 @@ class Resolver:
             raise PlanError(f"{found.name}: a {probe.pool} of token ids means nothing; pool: last")
         ends_before_last = isinstance(probe.positions, str) and probe.positions.endswith(":-1")
         if probe.pool is not None and ending == "token_logprob" and not ends_before_last:
+            if self._config.generate is not None:
+                raise PlanError(
+                    f"{found.name} of a token is known when the next one is there: while tokens "
+                    'are generated, pool it with positions: ":-1" of the text, or from the trace'
+                )
             raise PlanError(
                 f"{found.name} is NaN at the last token, after which nothing came; "
                 'pool it with positions: ":-1"'

@@ -221,7 +221,7 @@ def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found
             f"times, and makes one output of both: there is no one {kind}; record inputs and "
             "outputs of the modules in it"
         )
-    if shape.n_more_keys and kind in (*BLOCK_KINDS, "k", "k_pre_rot", "v"):
+    if shape.joins_keys and kind in (*BLOCK_KINDS, "k", "k_pre_rot", "v"):
         raise PlanError(
             f"{module} ({skeleton.modules[module]}) looks at other keys than its tokens' own (it "
             f"compresses several into one), so there is no {kind} by token"

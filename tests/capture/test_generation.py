@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny_models import build, n_hooks
 from transformers import GenerationConfig
 
 import probekit
-from probekit import ConfigError, StoreError
+from probekit import ConfigError, PlanError, StoreError
 from probekit.capture import generation
 from probekit.capture.running import run
 from probekit.config import load_config
@@ -232,11 +233,37 @@ def test_a_setting_that_nothing_uses_is_a_mistake_but_not_in_a_trace(tmp_path):
         ({"strategy": "top_p", "min_p": 0.5}, "or write strategy: sample"),
         ({"strategy": "greedy", "top_k": 50}, "leave it out, or write strategy: sample"),
     ]:
-        with pytest.raises(ConfigError, match=re.escape(words)):
-            load_config(config(tmp_path, "gpt2", **settings))
-        recorded = load_config(config(tmp_path, "gpt2", **settings), recorded=True)
-        assert recorded.generate is not None
-    assert load_config(config(tmp_path, "gpt2", top_k=None)).generate.top_k is None
+        with pytest.raises(PlanError, match=re.escape(words)):
+            probekit.plan(config(tmp_path, "gpt2", **settings))
+    for settings in ({"temperature": 1.0}, {"seed": 0}, {"top_k": None}):
+        assert probekit.plan(config(tmp_path, "gpt2", **settings)).sites
+    made = run(config(tmp_path, "gpt2", store="made"))
+    text = yaml.safe_load(made.provenance["config"])
+    text["generate"]["temperature"] = 0.5  # as a trace of before could say
+    assert load_config(text).generate.temperature == 0.5
+
+
+def test_a_run_begun_with_a_setting_that_nothing_used_can_be_finished(tmp_path, monkeypatch):
+    saved(tmp_path, "gpt2")
+    before = config(tmp_path, "gpt2", temperature=0.5, top_k=20)
+    monkeypatch.setattr(type(load_config(before).generate), "unused", {})
+    rows = run(before)["lm_head"][:]
+    monkeypatch.undo()
+    last = max((tmp_path / "run" / "shards").glob("0*.h5"))
+    last.unlink()
+    np.testing.assert_array_equal(run(before, repair=True)["lm_head"][:], rows)
+    with pytest.raises(PlanError, match="the strategy greedy does not use it"):
+        run({**before, "store": {"path": str(tmp_path / "other")}})
+
+
+def test_a_slice_of_everything_says_of_what(tmp_path):
+    saved(tmp_path, "llama")
+    for text in ("0:", ":", "::", "0::1"):
+        probes = [{"modules": "model.layers.0", "positions": text}]
+        with pytest.raises(ConfigError, match="write prompt or all"):
+            probekit.plan(config(tmp_path, probes=probes))
+    probes = [{"modules": "model.layers.0", "positions": "::2"}]
+    assert probekit.plan(config(tmp_path, probes=probes)).sites
 
 
 def test_a_default_that_was_written_is_the_run_that_it_was(tmp_path):

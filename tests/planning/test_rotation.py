@@ -75,7 +75,7 @@ def compare(family: str) -> list[str]:
     sites = [(path, kind) for path in shapes for kind in KINDS]
     refused = [f"{s}/{k}" for s, k in sites if isinstance(shapes[s].elsewhere.get(k), str)]
     refused += [f"{s}/{k}" for s, k in sites if shapes[s].n_calls > 1]
-    refused += [f"{s}/{k}" for s, k in sites if shapes[s].n_more_keys]
+    refused += [f"{s}/{k}" for s, k in sites if shapes[s].joins_keys]
     asked = [(s, k) for s, k in sites if f"{s}/{k}" not in refused]
     ids = [5, 17, 3, 40, 8, 5, 77, 23, 9]
     with turning_nothing(model):
@@ -161,6 +161,36 @@ def test_generated_tokens_have_it_too(tmp_path: Path) -> None:
         site = trace.select("k_pre_rot", layer=0)
         rows = site.example(example.number)
         close(rows, wanted[site.name.rpartition("/")[0], "k_pre_rot"][: len(rows)])
+
+
+@pytest.mark.parametrize("family", ["olmo", "olmoe"])
+def test_what_is_changed_in_place_before_is_refused(family: str) -> None:
+    """`clip_qkv` clamps what the projection gave, or the norm."""
+    config = every_family.tiny_config(family)
+    config.clip_qkv = 0.05
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for kind in KINDS:
+        with pytest.raises(PlanError, match="computed between the module that gives it and"):
+            probekit.record(model, f"model.layers.0.self_attn/{kind}")
+
+
+def test_keys_that_are_no_tokens_are_refused(tmp_path: Path) -> None:
+    """DeepSeek-V4 compresses keys: at lengths that the plan does not look at, too."""
+    config = every_family.tiny_config("deepseek_v4")
+    config.compress_rates = dict.fromkeys(config.compress_rates, 16)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    folder = by_hand.save_model(tmp_path / "model", model)
+    recording = probekit.record(model, "model.layers.0.self_attn/k")
+    with pytest.raises(probekit.CaptureError, match="keys more"), recording, torch.no_grad():
+        model(input_ids=torch.randint(3, 101, (1, 30)), use_cache=False)
+    for kind in ("k", "v", "pattern", "k_pre_rot"):
+        probes = [{"modules": "model.layers.0.self_attn", "record": [kind]}]
+        with pytest.raises(PlanError, match="looks at other keys than its tokens' own"):
+            probekit.plan(by_hand.config(folder, tmp_path / "t", probes=probes))
+    probes = [{"modules": "model.layers.0.self_attn", "record": ["q", "z_kernel"]}]
+    assert probekit.run(by_hand.config(folder, tmp_path / "t", probes=probes)).site_names
 
 
 def test_what_is_no_one_tensor_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -123,16 +123,14 @@ def _config_of(trace: Trace, device: str) -> ProbeConfig:
         raise ConfigError("the trace does not say which model it was made with")
     tree = yaml.safe_load(text)
     # A shard alone has the keys that decide; where the trace lay is none of them.
-    config = load_config(
-        {**tree, "store": {"path": "runs/any", **(tree.get("store") or {})}}, recorded=True
-    )
+    config = load_config({**tree, "store": {"path": "runs/any", **(tree.get("store") or {})}})
     commit = trace.provenance.get("model_commit") or config.model.revision
     return _changed(config, device=device, revision=commit)
 
 
 def _changed(config: ProbeConfig, **model: Any) -> ProbeConfig:
     tree = config.model_dump(mode="json", exclude_unset=True)
-    return load_config({**tree, "model": {**tree["model"], **model}}, recorded=True)
+    return load_config({**tree, "model": {**tree["model"], **model}})
 
 
 def _without_layers(hf_config: Any, config: ProbeConfig) -> Any:

@@ -1,6 +1,7 @@
 from .answers import Answers as Answers
 from .attention import (
     KERNELS as KERNELS,
+    OTHER_KEYS as OTHER_KEYS,
     AttentionCall as AttentionCall,
     AttentionListener as AttentionListener,
     AttentionTap as AttentionTap,

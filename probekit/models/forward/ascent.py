@@ -121,6 +121,15 @@ def _channels(
     return n_heads, tuple(first.flatten().tolist())
 
 
+def _joined(step: _Step) -> Iterator[tuple[list[torch.Tensor], int]]:
+    """Give the tensors that a step joins, and along which axis."""
+    if step.function.overloadpacket == _ATEN.cat:
+        axis = step.kwargs.get("dim", step.args[1] if len(step.args) > 1 else 0)
+        joined = [tensor for tensor in step.given if tensor.ndim > 1]  # not an empty one, [0]
+        if len(joined) > 1:
+            yield joined, axis
+
+
 class Ascent(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Note operations for the time of a block."""
 
@@ -160,6 +169,19 @@ class Ascent(TorchDispatchMode):  # type: ignore[no-untyped-call]
             same = [a is b for a, b in zip(moves, origin.moves, strict=False)]
             moves = moves[: same.index(False) if False in same else len(same)]
         return Origin(module=found[0].module, moves=moves, shape=found[0].shape)
+
+    def joins_keys(self, keys: torch.Tensor) -> bool:
+        """Say whether keys of other things than tokens are put behind or before the tokens' own.
+
+        `keys` are `[batch, head, key, d_head]`; those joined along heads or channels are tokens'.
+        """
+        if keys.shape[2] != self._n_positions:
+            return True
+        return any(
+            self._n_positions in (tensor.shape[axis] for tensor in joined)
+            for step in self._behind(keys)
+            for joined, axis in _joined(step)
+        )
 
     def _behind(self, tensor: torch.Tensor) -> Iterator[_Step]:
         """Give the operations that lead to a tensor, back to linear maps."""
@@ -206,6 +228,8 @@ class Ascent(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 yield from self._origins(given)
 
     def _origin(self, tensor: torch.Tensor) -> Origin | None:
+        if id(self._whole(tensor)) in self._written:
+            return None  # changed in place since the module gave it
         moves: list[_Step] = []
         while id(tensor) not in self._given:
             step = self._steps.get(id(tensor))

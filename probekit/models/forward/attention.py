@@ -23,6 +23,10 @@ from probekit.errors import CaptureError
 from probekit.interrupts import Attachment
 
 KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")  # whose masks we can read
+OTHER_KEYS = (
+    "the model looks at {n_more} keys more than it has tokens (it compresses several into one, or "
+    "its cache has room for more), so keys are no tokens; record what its modules give instead"
+)
 SCORE_ARGUMENTS = frozenset({"scaling", "is_causal", "position_bias", "softcap", "s_aux"})
 
 

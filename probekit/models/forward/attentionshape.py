@@ -53,7 +53,7 @@ class AttentionShape:
     dtype: str
     scaling: float  # of the products of queries and keys
     n_calls: int  # of the kernel in one pass of the module
-    n_more_keys: int  # that it looks at besides those of the tokens themselves
+    joins_keys: bool  # it looks at other keys than the tokens' own, from some length on
     has_sink: bool  # a learned score takes a share of attention that no token gets
     unknown: tuple[str, ...]  # arguments that might change the scores in a way we do not know
     # z, q_pre_rot and k_pre_rot where they are not what the kernel has: where they are, or why
@@ -107,7 +107,7 @@ class AttentionWatch:
             dtype=str(call.query.dtype).removeprefix("torch."),
             scaling=call.scaling,
             n_calls=1 + (self._shapes[path].n_calls if path in self._shapes else 0),
-            n_more_keys=call.key.shape[2] - call.query.shape[2],
+            joins_keys=self._ascent.joins_keys(call.key),
             has_sink=call.options.get("s_aux") is not None,
             unknown=_unknown_options(call),
         )
