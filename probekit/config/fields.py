@@ -76,6 +76,7 @@ class RecordKind:
         return f"{self.name}{element}{call}"
 
 
+_MOST_LAYERS = 10_000
 _SLICE = re.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?")
 _POSITION_WORDS = ("all", "first", "last", "prompt", "generated")
 POSITIONS_TEXT = (
@@ -167,10 +168,26 @@ def _device(text: str) -> str:
     return text
 
 
-def _all_layers(value: object) -> object:
-    if value != "all":
-        raise ValueError("expected all, a layer number, or a list of layer numbers")
-    return value
+def _layer_range(value: object) -> object:
+    """Write ``0..5``, both ends included as in a pattern, out as a list."""
+    ends = re.fullmatch(r"\s*(\d{1,5})\.\.(\d{1,5})\s*", value) if isinstance(value, str) else None
+    if ends is None:
+        return value
+    first, last = int(ends[1]), int(ends[2])
+    if not first <= last <= _MOST_LAYERS:
+        raise ValueError(f"{first}..{last} is no range; expected such as 0..5, both included")
+    return list(range(first, last + 1))
+
+
+def _layer_words(text: str) -> str:
+    if text == "all":
+        return text
+    if not _SLICE.fullmatch(text.strip()):
+        raise ValueError(
+            "expected all, a layer number, a list of them, a range 0..5 (both included) or a slice "
+            '"2:10" (as in Python)'
+        )
+    return _positions(text)
 
 
 def _positions(text: str) -> str:
@@ -234,7 +251,8 @@ _KIND: dict[str, Any] = {
     "type": "string",
     "pattern": rf"^((output|input)(\.({_ELEMENT}))?(@({_CALL}))?|{'|'.join(_DERIVED_KINDS)})$",
 }
-_LAYER: dict[str, Any] = {"type": "integer", "minimum": -10_000, "maximum": 10_000}
+_LAYER: dict[str, Any] = {"type": "integer", "minimum": -_MOST_LAYERS, "maximum": _MOST_LAYERS}
+_RANGE_WORD = {"type": "string", "pattern": r"^\s*[0-9]{1,5}\.\.[0-9]{1,5}\s*$"}
 _POSITION: dict[str, Any] = {"type": "integer", "minimum": -_MAX_COUNT, "maximum": _MAX_COUNT}
 _SLICE_WORD = {"type": "string", "pattern": rf"^\s*({_SLICE.pattern})\s*$"}
 _SCALAR = {"type": ["string", "number", "boolean", "null"]}
@@ -261,10 +279,15 @@ Records = Annotated[
     tuple[Annotated[str, AfterValidator(_record)], ...], *_several, _written_as(_KIND)
 ]
 Layers = Annotated[
-    Annotated[Literal["all"], BeforeValidator(_all_layers), Tag(_WORD)]
-    | Annotated[tuple[Annotated[int, Field(ge=-10_000, le=10_000)], ...], *_several, Tag(_LIST)],
+    Annotated[str, AfterValidator(_layer_words), Tag(_WORD)]
+    | Annotated[
+        tuple[Annotated[int, Field(ge=-_MOST_LAYERS, le=_MOST_LAYERS)], ...],
+        *_several,
+        Tag(_LIST),
+    ],
     Discriminator(_word_or_list),
-    _written_as({"const": "all"}, _LAYER),
+    BeforeValidator(_layer_range),
+    _written_as({"const": "all"}, _RANGE_WORD, _SLICE_WORD, _LAYER),
 ]
 Positions = Annotated[
     Annotated[str, AfterValidator(_positions), Tag(_WORD)]

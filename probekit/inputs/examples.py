@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +20,14 @@ import numpy as np
 
 from probekit.config import ProbeConfig, RandomInputs
 from probekit.errors import ConfigError, Fault, StoreError
-from probekit.inputs.texts import Text, read_texts
+from probekit.inputs.texts import Blank, Found, Text, read_texts
 from probekit.store import INPUTS_FILE, Pieces, SealedInputs, explained
 
 Array = np.ndarray[Any, Any]
 
 _TOKENIZED_AT_ONCE = 1000
 _FAULTS_SHOWN = 20
+_DIGITS = 18  # of an id that is a number
 _TEMPORARY = "temporary files (TMPDIR)"
 
 
@@ -89,6 +90,8 @@ class Examples:
         tokens: int32 ids.
         spans: which characters of its text a token covers, `[token, (start, end)]`.
         n_truncated: examples cut at the limit.
+        n_cut: tokens that were cut; 0 where nobody counted them.
+        notes: what the user should know of how they were read.
         digest: of all of it, where it is known.
     """
 
@@ -100,9 +103,12 @@ class Examples:
         tokens: Pieces,
         spans: Array | None = None,
         n_truncated: int = 0,
+        n_cut: int = 0,
+        notes: Sequence[str] = (),
         digest: str | None = None,
     ) -> None:
-        self.n_truncated = n_truncated
+        self.n_truncated, self.n_cut = n_truncated, n_cut
+        self.notes = tuple(notes)
         self._ids, self._texts, self._tokens, self._spans = ids, texts, tokens, spans
         self._digest = digest
 
@@ -233,15 +239,14 @@ def make_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) ->
         return _random(config.inputs.random, limits, config)
     if encode is None:
         raise ConfigError(f"{config.where('inputs')}: texts need a tokenizer, and none is at hand")
-    texts = islice(read_texts(config), config.inputs.limit)
-    return _tokenize(texts, encode, limits, config)
+    return _tokenize(read_texts(config), encode, limits, config)
 
 
 class _Making:
     """Examples while they are made."""
 
     def __init__(self) -> None:
-        self._n_truncated = 0
+        self._n_truncated = self._n_cut = 0
         self._has_spans = True
 
     def __enter__(self) -> Self:
@@ -262,55 +267,102 @@ class _Making:
         tokens: Array,
         spans: Sequence[tuple[int, int]] | None = None,
         *,
-        truncated: bool = False,
+        n_cut: int = 0,
     ) -> None:
         self._ids.append(id.encode())
         self._texts.append(text.encode())
         self._tokens.append(tokens.tobytes())
-        self._n_truncated += truncated
+        self._n_truncated += n_cut > 0
+        self._n_cut += n_cut
         if spans is None:
             self._has_spans = False
         else:
             ends = np.fromiter(chain.from_iterable(spans), dtype="<i4", count=2 * len(spans))
             self._spans.append(ends.tobytes())
 
-    def examples(self) -> Examples:
+    def examples(self, notes: Sequence[str] = ()) -> Examples:
         return Examples(
             ids=self._ids.pieces("u1"),
             texts=self._texts.pieces("u1"),
             tokens=self._tokens.pieces("<i4"),
             spans=self._spans.pieces("<i4").values.reshape(-1, 2) if self._has_spans else None,
             n_truncated=self._n_truncated,
+            n_cut=self._n_cut,
+            notes=notes,
         )
 
 
+class _Sorting:
+    """What a source holds, sorted: texts to go on with, faults to tell together, blank lines."""
+
+    def __init__(self, found: Iterable[Found], limit: int | None, where: str) -> None:
+        self._found, self._limit, self._where = found, limit, where
+        self.faults: list[Fault] = []
+        self.n_blank = 0
+        self._numbered, self._given = array("q"), array("q")  # ids that are a number
+
+    def texts(self) -> Iterator[Text]:
+        """Give the texts, as many as are wanted.
+
+        Raises:
+            ConfigError: after so many faults as are shown at once.
+        """
+        n_taken = 0
+        for one in self._found:
+            if n_taken == self._limit:
+                return
+            if isinstance(one, Blank):
+                self.n_blank += 1
+                continue
+            n_taken += 1
+            fault = one if isinstance(one, Fault) else _unfit(one)
+            if fault is not None:
+                self.tell(fault)
+            elif isinstance(one, Text):
+                self._see_id(one)
+                yield one
+
+    def tell(self, fault: Fault) -> None:
+        """Note what is wrong with a text; raise when there is more than anyone reads."""
+        self.faults.append(fault)
+        if len(self.faults) == _FAULTS_SHOWN:
+            raise ConfigError.of(self.faults)
+
+    def _see_id(self, text: Text) -> None:
+        if text.id.isdecimal() and len(text.id) <= _DIGITS:
+            (self._numbered if text.is_numbered else self._given).append(int(text.id))
+
+    def check_ids(self) -> None:
+        """Tell of texts without an id whose number is another's id."""
+        for number in np.intersect1d(self._numbered, self._given)[:_FAULTS_SHOWN].tolist():
+            what = f"the text of number {number} has no id, and {number} is the id of another"
+            self.tell(Fault(self._where, f"{what}; give an id to all of them, or to none"))
+
+
 def _tokenize(
-    texts: Iterable[Text], encode: Encode, limits: Limits, config: ProbeConfig
+    found: Iterable[Found], encode: Encode, limits: Limits, config: ProbeConfig
 ) -> Examples:
+    sorting = _Sorting(found, config.inputs.limit, config.where("inputs"))
     with _Making() as making:
-        faults: list[Fault] = []
-        n_texts = 0
-        rest = iter(texts)
-        while group := list(islice(rest, _TOKENIZED_AT_ONCE)):
+        texts, n_texts = sorting.texts(), 0
+        while group := list(islice(texts, _TOKENIZED_AT_ONCE)):
             n_texts += len(group)
-            if unfit := [fault for text in group if (fault := _unfit(text)) is not None]:
-                raise ConfigError.of((faults + unfit)[:_FAULTS_SHOWN])
-            found = encode([text.text for text in group])
-            for number, (text, ids) in enumerate(zip(group, found.ids, strict=True)):
+            encoded = encode([text.text for text in group])
+            for number, (text, ids) in enumerate(zip(group, encoded.ids, strict=True)):
                 fault = _fault(text, ids, limits)
                 if fault is not None:
-                    faults.append(fault)
-                    if len(faults) == _FAULTS_SHOWN:
-                        raise ConfigError.of(faults)
+                    sorting.tell(fault)
                     continue
                 kept = np.array(ids[: limits.n_tokens], dtype="<i4")
-                spans = None if found.spans is None else found.spans[number][: limits.n_tokens]
-                making.add(text.id, text.text, kept, spans, truncated=len(kept) < len(ids))
-        if faults:
-            raise ConfigError.of(faults)
+                spans = None if encoded.spans is None else encoded.spans[number][: limits.n_tokens]
+                making.add(text.id, text.text, kept, spans, n_cut=len(ids) - len(kept))
+        sorting.check_ids()
+        if sorting.faults:
+            raise ConfigError.of(sorting.faults)
         if not n_texts:
             raise ConfigError(f"{config.where('inputs')}: there are no texts in it")
-        return making.examples()
+        blank = f"{config.where('inputs.file')}: {sorting.n_blank} blank lines are left out"
+        return making.examples(notes=[blank] if sorting.n_blank else [])
 
 
 def _unfit(text: Text) -> Fault | None:

@@ -92,4 +92,5 @@ def read_inputs(
             return Examples.of(sealed), notes
         if changed == {_FILE}:
             notes.append(f"{where}: has changed since the run in {sealed_in} began")
-    return make_examples(config, encode, origin.limits), notes
+    made = make_examples(config, encode, origin.limits)
+    return made, [*notes, *made.notes]

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from probekit.arguments import no_path
-from probekit.config import InputsConfig, ProbeConfig
-from probekit.errors import ConfigError
+from probekit.arguments import at_home, no_path
+from probekit.config import DatasetInputs, InputsConfig, ProbeConfig
+from probekit.errors import ConfigError, Fault
 from probekit.wording import shorten
 
 
@@ -27,10 +27,23 @@ class Text:
     where: str  # "inputs.texts[3]" or "prompts.jsonl:7"
     id: str
     text: str
+    is_numbered: bool = True  # it came without an id, and has its number for one
 
 
-def read_texts(config: ProbeConfig) -> Iterator[Text]:
-    """Give the texts a config names, one at a time."""
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """A line with nothing on it, which is no text."""
+
+
+Found = Text | Blank | Fault  # what a source holds, in order; a fault is of one text
+
+
+def read_texts(config: ProbeConfig) -> Iterator[Found]:
+    """Give what a config's inputs hold, one text at a time.
+
+    Raises:
+        ConfigError: if the source as a whole cannot be read.
+    """
     inputs = config.inputs
     if inputs.texts is not None:
         for number, text in enumerate(inputs.texts):
@@ -42,7 +55,7 @@ def read_texts(config: ProbeConfig) -> Iterator[Text]:
         yield from _dataset(inputs, config.where("inputs.dataset"))
 
 
-def _file(path: Path, field: str, where: str) -> Iterator[Text]:
+def _file(path: Path, field: str, where: str) -> Iterator[Found]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(
@@ -69,54 +82,72 @@ def _lines(path: Path) -> Iterator[str]:
                 ) from error
 
 
-def _txt(path: Path, field: str) -> Iterator[Text]:
+def _txt(path: Path, field: str) -> Iterator[Found]:
     for number, line in enumerate(_lines(path), 1):
-        yield Text(where=f"{path}:{number}", id=str(number - 1), text=line.rstrip("\r\n"))
+        if line.strip():
+            yield Text(where=f"{path}:{number}", id=str(number - 1), text=line.rstrip("\r\n"))
+        else:
+            yield Blank()
 
 
-def _jsonl(path: Path, field: str) -> Iterator[Text]:
+def _jsonl(path: Path, field: str) -> Iterator[Found]:
     for number, line in enumerate(_lines(path), 1):
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line, object_pairs_hook=partial(_pairs, where))
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}: is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ConfigError(
-                f"{where}: expected an object with the field {field!r}, given {_short(row)}"
-            )
-        yield _row(row, field, where, number - 1)
+        yield _json(line, field, f"{path}:{number}", number - 1) if line.strip() else Blank()
 
 
-def _pairs(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object; one that names a field twice could mean either."""
+def _json(line: str, field: str, where: str, number: int) -> Found:
+    try:
+        row = json.loads(line, object_pairs_hook=_pairs)
+    except (ValueError, RecursionError) as error:
+        return Fault(where, f"is not JSON: {error}")
+    if isinstance(row, _Twice):
+        return Fault(where, f"names the field {row.name!r} twice; remove one")
+    if not isinstance(row, dict):
+        return Fault(where, f"expected an object with the field {field!r}, given {_short(row)}")
+    return _row(row, field, where, number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Twice:
+    name: str
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _Twice:
+    """Make an object; one that names a field twice could mean either, as does one around it."""
     if twice := _twice([name for name, _ in pairs]):
-        raise ConfigError(f"{where}: names the field {twice!r} twice; remove one")
-    return dict(pairs)
+        return _Twice(twice)
+    inner = next((value for _, value in pairs if isinstance(value, _Twice)), None)
+    return dict(pairs) if inner is None else inner
 
 
 def _twice(names: Sequence[str]) -> str | None:
     return next((name for name, n in Counter(names).items() if n > 1), None)
 
 
-def _csv(path: Path, field: str) -> Iterator[Text]:
+def _csv(path: Path, field: str) -> Iterator[Found]:
     rows = csv.DictReader(_lines(path), strict=True)
+    before = csv.field_size_limit(sys.maxsize)  # a text may be longer than 131 072 characters
     try:
         if twice := _twice(rows.fieldnames or ()):
             raise ConfigError(f"{path}:1: names the column {twice!r} twice; rename one")
         for number, row in enumerate(rows):
             where = f"{path}:{rows.line_num}"
-            if None in row:
-                raise ConfigError(
-                    f"{where}: has more columns than the header; put a text with commas in quotes"
+            if row.get(field, "") is None:
+                yield Fault(where, f"has fewer columns than the header, and no {field!r}")
+            elif None in row:
+                yield Fault(
+                    where, "has more columns than the header; put a text with commas in quotes"
                 )
-            yield _row(row, field, where, number)
+            else:
+                yield _row(row, field, where, number)
     except csv.Error as error:
         line = rows.reader.line_num  # the other one is of the last row that was whole
         raise ConfigError(f"{path}:{line}: is not CSV: {error}") from error
+    finally:
+        csv.field_size_limit(before)
 
 
-def _parquet(path: Path, field: str) -> Iterator[Text]:
+def _parquet(path: Path, field: str) -> Iterator[Found]:
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
@@ -127,9 +158,9 @@ def _parquet(path: Path, field: str) -> Iterator[Text]:
         raise ConfigError(f"{path}: is not whole Parquet: {error}") from error
 
 
-def _parquet_rows(path: Path, table: Any, field: str) -> Iterator[Text]:
+def _parquet_rows(path: Path, table: Any, field: str) -> Iterator[Found]:
     if field not in table.schema_arrow.names:
-        raise ConfigError(_no_field(f"{path}", field, table.schema_arrow.names))
+        raise ConfigError(f"{path}: {_no_field(field, table.schema_arrow.names)}")
     wanted = [n for n in (field, "id") if n in table.schema_arrow.names]
     number = 0
     for batch in table.iter_batches(columns=wanted):
@@ -138,7 +169,7 @@ def _parquet_rows(path: Path, table: Any, field: str) -> Iterator[Text]:
             number += 1
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[Text]]] = {
+_READERS: dict[str, Callable[[Path, str], Iterator[Found]]] = {
     ".txt": _txt,
     ".jsonl": _jsonl,
     ".csv": _csv,
@@ -146,7 +177,7 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Text]]] = {
 }
 
 
-def _dataset(inputs: InputsConfig, where: str) -> Iterator[Text]:
+def _dataset(inputs: InputsConfig, where: str) -> Iterator[Found]:
     wanted = inputs.dataset
     assert wanted is not None  # the config has exactly one source
     if (wrong := no_path(wanted.name)) is not None:
@@ -156,9 +187,13 @@ def _dataset(inputs: InputsConfig, where: str) -> Iterator[Text]:
     except ModuleNotFoundError as error:
         raise ConfigError(f"{where}: needs datasets; install probekit[datasets]") from error
     try:
-        rows = datasets.load_dataset(
-            wanted.name, wanted.subset, split=wanted.split, revision=wanted.revision
-        )
+        rows = _saved_rows(datasets, wanted, where)
+        if rows is None:
+            rows = datasets.load_dataset(
+                wanted.name, wanted.subset, split=wanted.split, revision=wanted.revision
+            )
+    except ConfigError:
+        raise
     except Exception as error:
         # The hub client raises dozens of types; each means that the data set cannot be had.
         raise ConfigError(f"{where}: {wanted.name} cannot be loaded: {error}") from error
@@ -166,17 +201,42 @@ def _dataset(inputs: InputsConfig, where: str) -> Iterator[Text]:
         yield _row(row, inputs.field, f"{wanted.name}[{wanted.split}][{number}]", number)
 
 
-def _row(row: dict[str, Any], field: str, where: str, number: int) -> Text:
-    if field not in row or row[field] is None:
-        raise ConfigError(_no_field(where, field, [str(key) for key in row]))
-    if not isinstance(row[field], str):
-        raise ConfigError(f"{where}: the field {field!r} is {_short(row[field])}; expected a text")
-    given = row.get("id")
-    return Text(where=where, id=str(number if given is None else given), text=row[field])
+def _saved_rows(datasets: Any, wanted: DatasetInputs, where: str) -> Any:
+    """Give the rows of a folder that `save_to_disk` wrote; None for what is none."""
+    folder = at_home(wanted.name)
+    if (folder / "state.json").is_file():
+        rows = datasets.load_from_disk(str(folder))
+        splits = {wanted.split if rows.split is None else str(rows.split): rows}
+    elif (folder / "dataset_dict.json").is_file():
+        splits = datasets.load_from_disk(str(folder))
+    else:
+        return None
+    if wanted.split not in splits:
+        there = ", ".join(splits)
+        raise ConfigError(f"{where}.split: there is no {wanted.split!r}; there is: {there}")
+    return splits[wanted.split]
 
 
-def _no_field(where: str, field: str, there: Iterable[str]) -> str:
-    return f"{where}: there is no field {field!r}; there is: {', '.join(there)}. Set inputs.field"
+def _row(row: dict[str, Any], field: str, where: str, number: int) -> Text | Fault:
+    if field not in row:
+        fault = Fault(where, _no_field(field, [str(key) for key in row]))
+        if number == 0:  # most likely so in every row
+            raise ConfigError.of([fault])
+        return fault
+    text, given = row[field], row.get("id")
+    if not isinstance(text, str):
+        shown = "null" if text is None else _short(text)
+        return Fault(where, f"the field {field!r} is {shown}; expected a text")
+    return Text(
+        where=where,
+        id=str(number if given is None else given),
+        text=text,
+        is_numbered=given is None,
+    )
+
+
+def _no_field(field: str, there: Iterable[str]) -> str:
+    return f"there is no field {field!r}; there is: {', '.join(there)}. Set inputs.field"
 
 
 def _short(value: Any) -> str:

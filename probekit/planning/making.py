@@ -213,10 +213,14 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
     if examples.n_truncated:
         notes.append(
             f"{examples.n_truncated} of {len(examples)} texts are longer than "
-            f"{origin.limits.n_tokens} tokens and are cut there (inputs.too_long: error refuses "
-            "them instead)"
+            f"{origin.limits.n_tokens} tokens and are cut there{_said_cut(examples.n_cut)} "
+            "(inputs.too_long: error refuses them instead)"
         )
     return examples
+
+
+def _said_cut(n_cut: int) -> str:
+    return f", {n_cut:,} tokens in all" if n_cut else ""
 
 
 def _tokenizer(config: ProbeConfig, notes: list[str], *, needed: bool) -> Any:

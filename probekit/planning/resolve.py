@@ -22,6 +22,7 @@ from probekit.config import (
     compile_glob,
     match_paths,
     no_match,
+    parse_slice,
     unmatched_choices,
 )
 from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
@@ -163,14 +164,18 @@ class Resolver:
         n_layers = families.sizes(self._skeleton.hf_config).n_layers
         if n_layers is None:
             raise PlanError(f"{self._skeleton.model_class} does not say how many layers it has")
-        asked = (probe.layers,) if isinstance(probe.layers, int) else probe.layers
-        for layer in asked:
+        if isinstance(probe.layers, str):
+            kept = range(n_layers)[parse_slice(probe.layers)]
+            if not kept:
+                raise PlanError(f"{probe.layers} keeps none of {n_layers} layers")
+            return frozenset(kept)
+        for layer in probe.layers:
             if not -n_layers <= int(layer) < n_layers:
                 raise PlanError(
                     f"layer {layer} is out of range for {self._skeleton.hf_config.model_type} "
                     f"({n_layers} layers: 0..{n_layers - 1}, or -{n_layers}..-1)"
                 )
-        return frozenset(int(layer) % n_layers for layer in asked)
+        return frozenset(int(layer) % n_layers for layer in probe.layers)
 
     def _resolve(
         self, wanted: _Wanted, probe: ProbeRule, number: int, layers: frozenset[int] | None

@@ -154,6 +154,10 @@ def test_every_config_of_the_repository_loads() -> None:
         ("layers", 3, (3,)),
         ("layers", [0, -1], (0, -1)),
         ("layers", "all", "all"),
+        ("layers", "0..3", (0, 1, 2, 3)),
+        ("layers", " 2..2 ", (2,)),
+        ("layers", "2:10", "2:10"),
+        ("layers", ":", "all"),
         ("positions", "last", "last"),
         ("positions", -1, (-1,)),
         ("positions", [0, 5], (0, 5)),
@@ -370,6 +374,8 @@ MISTAKES = [
         "6: probes[0].record",
         "'z' stands there tw",
     ),
+    ("  - modules:", "  - layers: 5..2\n    modules:", "6: probes[0].layers", "is no range"),
+    ("  - modules:", "  - layers: 2:x\n    modules:", "6: probes[0].layers", "or a slice"),
     ("  - modules:", "  - layers: 1.5\n    modules:", "6: probes[0].layers", "a whole number"),
     ("  - modules:", "  - layers: none\n    modules:", "6: probes[0].layers", "expected all, a la"),
     (
@@ -985,7 +991,7 @@ def test_the_schema_describes_every_field() -> None:
 
 
 # What JSON Schema cannot say: relations of two numbers, and what is gone once the text is read.
-BEYOND_SCHEMA = re.compile(r"NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one")
+BEYOND_SCHEMA = re.compile(r"NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,7 @@ def test_tokens_are_mapped_and_not_held_in_memory() -> None:
     assert not ids.flags.writeable
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
     text = "x" * 4000
     path = put(tmp_path / "a.txt", f"{text}\n" * 5000)  # 20 MB of text, 80 MB of tokens
@@ -204,9 +206,35 @@ def test_ids_of_the_file_are_kept(tmp_path: Path, kind: str) -> None:
 
 def test_a_row_without_id_has_its_number(tmp_path: Path) -> None:
     path = put(
-        tmp_path / "a.jsonl", '{"id": null, "text": "a"}\n{"text": "b"}\n{"id": 0, "text": "c"}'
+        tmp_path / "a.jsonl", '{"id": null, "text": "a"}\n{"text": "b"}\n{"id": 7, "text": "c"}'
     )
-    assert ids_of(read(file=path)) == ["0", "1", "0"]
+    assert ids_of(read(file=path)) == ["0", "1", "7"]
+
+
+def test_a_row_without_id_never_has_anothers(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, {"text": "b", "id": 2}, {"text": "c"}, {"text": "d", "id": "0"}]
+    path = put(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(ConfigError) as caught:
+        read(file=path)
+    told = [fault.message for fault in caught.value.faults]
+    assert [re.findall(r"number (\d+)", message) for message in told] == [["0"], ["2"]]
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.txt", "one\n\n  \ntwo\n"), ("a.jsonl", None)])
+def test_blank_lines_are_left_out_and_counted(tmp_path: Path, name: str, text: str | None) -> None:
+    path = put(tmp_path / name, text or '{"text": "one"}\n\n\n{"text": "two"}\n')
+    examples = read(file=path)
+    assert [examples.text(n) for n in range(len(examples))] == ["one", "two"]
+    assert ids_of(examples) == ["0", "3"]  # a line keeps its number
+    assert examples.notes == ("config: inputs.file: 2 blank lines are left out",)
+    assert len(read(file=path, limit=2)) == 2
+
+
+def test_a_cell_of_a_csv_may_be_long(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    path = put(tmp_path / "a.csv", "text\n" + "x" * 300_000 + "\n")
+    assert len(read(file=path).text(0)) == 300_000
+    assert csv.field_size_limit() == before
 
 
 # --- data sets
@@ -261,7 +289,7 @@ def test_long_texts_are_cut_and_counted() -> None:
     assert examples.n_tokens.tolist() == [4, 4, 1]
     assert examples.token_ids(0, 1).tolist() == codes(["1234"])[0]
     assert examples.text(0) == "12345678"
-    assert examples.n_truncated == 1
+    assert (examples.n_truncated, examples.n_cut) == (1, 4)
     assert read(texts=["12345678"]).n_truncated == 0
 
 
@@ -291,21 +319,21 @@ def test_a_token_outside_the_models_vocabulary_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "one\n\ntwo\n", r"a\.txt:2: the text is empty: .*; remove it"),
         ("a.jsonl", '{"text": "a"}\n{"text": ""}\n', r"a\.jsonl:2: the text is empty"),
-        ("a.jsonl", '{"text": "a"}\n\n', r"a\.jsonl:2: is not JSON: Expecting value"),
+        ("a.jsonl", '{"text": "a"}\n{\n', r"a\.jsonl:2: is not JSON: Expecting property"),
+        ("a.jsonl", '{"text": "a"}\n{"a": {"b": 1, "b": 2}}\n', r"names the field 'b' twice"),
         ("a.jsonl", '{"text": "a"}\n{"text": \n', r"a\.jsonl:2: is not JSON: "),
         ("a.jsonl", "[" * 200_000, r"a\.jsonl:1: is not JSON: "),
         ("a.jsonl", '["a"]\n', r"a\.jsonl:1: expected an object with the field 'text', given \['a"),
         ("a.jsonl", '{"txt": "a", "n": 1}', r"1: there is no field 'text'; there is: txt, n\. Set"),
-        ("a.jsonl", '{"text": null}', r"a\.jsonl:1: there is no field 'text'"),
+        ("a.jsonl", '{"text": null}', r"a\.jsonl:1: the field 'text' is null; expected a text"),
         ("a.jsonl", '{"text": 3}', r"a\.jsonl:1: the field 'text' is 3; expected a text"),
         ("a.jsonl", r'{"text": "a\u0000b"}', r"a\.jsonl:1: the text has a NUL character"),
         ("a.jsonl", r'{"text": "\ud83d"}', r"a\.jsonl:1: the text has .* a lone surrogate"),
         ("a.jsonl", r'{"text": "a", "id": "\ud83d"}', r"a\.jsonl:1: the id has .*surrogate"),
         ("a.txt", "a\0b\n", r"a\.txt:1: the text has a NUL character"),
         ("a.csv", "txt,n\na,1\n", r"a\.csv:2: there is no field 'text'; there is: txt, n\."),
-        ("a.csv", "n,text\n1\n", r"a\.csv:2: there is no field 'text'"),
+        ("a.csv", "n,text\n1\n", r"a\.csv:2: has fewer columns than the header, and no 'text'"),
         ("a.csv", "text\nHello, world\n", r"a\.csv:2: has more columns than the header; put a"),
         ("a.csv", 'text\n"a\n', r"a\.csv:2: is not CSV: unexpected end"),
         ("a.csv", "text\na\n\n  ,\n", r"a\.csv:4: has more columns"),
@@ -360,11 +388,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_all_faults_are_reported_together_up_to_twenty(tmp_path: Path) -> None:
-    path = put(tmp_path / "a.txt", "ok\n\n" * 3)
+    wrong = ['{"text": ""}', "no JSON", '{"text": 5}']  # of every kind, and of any stage
+    path = put(tmp_path / "a.jsonl", "".join(f'{{"text": "ok"}}\n{line}\n' for line in wrong))
     with pytest.raises(ConfigError) as caught:
         read(file=path)
-    assert [fault.where for fault in caught.value.faults] == [f"{path}:{n}" for n in (2, 4, 6)]
-    path = put(tmp_path / "b.txt", "\n" * 3000)
+    assert {fault.where for fault in caught.value.faults} == {f"{path}:{n}" for n in (2, 4, 6)}
+    path = put(tmp_path / "b.jsonl", "[]\n" * 3000)
     with pytest.raises(ConfigError) as caught:
         read(file=path)
     assert [fault.where for fault in caught.value.faults] == [f"{path}:{n + 1}" for n in range(20)]
@@ -503,3 +532,16 @@ def test_a_name_that_stands_twice_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         read(file=put(tmp_path / name, content))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_folder_that_save_to_disk_wrote_is_a_dataset(tmp_path: Path, several: bool) -> None:
+    rows = datasets.Dataset.from_list([{"text": "a"}, {"text": "b"}])
+    saved = datasets.DatasetDict({"train": rows, "test": rows}) if several else rows
+    saved.save_to_disk(str(tmp_path / "saved"))
+    given = {"name": str(tmp_path / "saved"), "split": "test"}
+    examples = read(dataset=given)
+    assert [examples.text(n) for n in range(2)] == ["a", "b"]
+    if several:
+        with pytest.raises(ConfigError, match="no 'dev'; there is: train, test"):
+            read(dataset={**given, "split": "dev"})

@@ -124,7 +124,7 @@ def test_texts_that_are_cut_are_noted(architecture, tmp_path):
     config = by_hand.config(architecture, tmp_path / "t", probes=MLP, inputs__max_tokens=9)
     found = probekit.plan(config).to_json()
     assert found["notes"] == [
-        "2 of 6 texts are longer than 9 tokens and are cut there "
+        "2 of 6 texts are longer than 9 tokens and are cut there, 8 tokens in all "
         "(inputs.too_long: error refuses them instead)"
     ]
     assert found["n_tokens"] == sum(min(9, len(ids)) for ids in EXAMPLES)
@@ -138,7 +138,7 @@ def test_the_models_context_is_a_limit_too(architecture, tmp_path):
     found = probekit.plan(config).to_json()
     assert found["n_tokens"] == tiny.N_CTX
     assert sorted(found["notes"]) == [
-        f"1 of 1 texts are longer than {tiny.N_CTX} tokens and are cut there "
+        f"1 of 1 texts are longer than {tiny.N_CTX} tokens and are cut there, 16 tokens in all "
         "(inputs.too_long: error refuses them instead)",
         f"config: inputs.max_tokens: 70 is more than the model's context; {tiny.N_CTX} is used",
     ]

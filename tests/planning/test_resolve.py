@@ -102,7 +102,10 @@ def test_an_input_comes_before_what_runs_inside_and_an_output_after_it(plan):
 
 
 def test_layers_count_from_either_end(plan):
-    for layers, expected in (("[0, -1]", [0, 2]), ("-2", [1]), ("2", [2]), ("all", [0, 1, 2])):
+    for layers, expected in (
+        *(("[0, -1]", [0, 2]), ("-2", [1]), ("2", [2]), ("all", [0, 1, 2])),
+        *(("0..1", [0, 1]), ("'1:'", [1, 2]), ("':-1'", [0, 1]), ("'::2'", [0, 2])),
+    ):
         found = plan(f"  - {{modules: 'transformer.h.*', layers: {layers}}}\n")
         assert names(found) == [f"transformer.h.{n}/output" for n in expected]
 

@@ -174,6 +174,7 @@ def test_what_is_changed_in_place_before_is_refused(family: str) -> None:
             probekit.record(model, f"model.layers.0.self_attn/{kind}")
 
 
+@pytest.mark.slow
 def test_keys_that_are_no_tokens_are_refused(tmp_path: Path) -> None:
     """DeepSeek-V4 compresses keys: at lengths that the plan does not look at, too."""
     config = every_family.tiny_config("deepseek_v4")
