@@ -156,15 +156,22 @@ def modules(
     model: Annotated[str, typer.Argument(metavar="MODEL_OR_CONFIG", help="A model or a config.")],
     match: Annotated[str, typer.Option(metavar="GLOB", help="Only these module paths.")] = "**",
     settings: Settings = None,
+    long: Annotated[
+        bool,
+        typer.Option("--long", help="Show each module's own parameters, buffers and settings too."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List a model's modules in execution order, with shapes and portable names."""
-    from probekit.cli import terminal
+    """List a model's modules in execution order, with shapes and portable names.
+
+    Loads no weights. --json says of every module what --long shows.
+    """
+    from probekit.cli.modulestable import show_modules
     from probekit.models import list_modules
 
     _calm_transformers()
     rows = list_modules(model, match=match, overrides=settings or ())
-    _print_json(rows) if as_json else terminal.show_modules(rows)
+    _print_json(rows) if as_json else show_modules(rows, long=long)
 
 
 @app.command()

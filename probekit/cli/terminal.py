@@ -46,7 +46,7 @@ def console(*, stderr: bool = False) -> Console:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        numeric = column in ("sites", "bytes", "bytes/row", "rows", "calls", "bytes each")
+        numeric = column in ("sites", "bytes", "bytes/row", "rows", "bytes each")
         table.add_column(column, overflow="fold", justify="right" if numeric else "left")
     return table
 
@@ -213,28 +213,6 @@ def show_comparison(found: Comparison) -> None:
     out.print(repr(found), soft_wrap=True)
     for matrix in found.matrices:
         out.print(f"\n{matrix!r}", soft_wrap=True)
-
-
-def show_modules(rows: list[dict[str, Any]]) -> None:
-    """Print modules in execution order."""
-    table = _table("module", "class", "calls", "inputs", "outputs", "portable")
-    for row in rows:
-        table.add_row(
-            row["path"],
-            row["class"],
-            str(row["calls"]) if row["calls"] else "never",
-            _shapes(row["inputs"]),
-            _shapes(row["outputs"]),
-            ", ".join(row["portable"]),
-        )
-    console().print(table)
-
-
-def _shapes(slots: list[dict[str, Any]]) -> str:
-    return " ".join(
-        f"{'' if s['key'] is None else s['key'] + '='}[{', '.join(map(str, s['axes']))}]"
-        for s in slots
-    )
 
 
 @contextmanager

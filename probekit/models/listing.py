@@ -11,6 +11,7 @@ from typing import Any
 from probekit.config import load_config, match_paths, no_match
 from probekit.errors import PlanError
 from probekit.models.checkpoints import compute_dtype, load_hf_config
+from probekit.models.details import Details, OwnTensor
 from probekit.models.families import portable_names
 from probekit.models.forward import Slot
 from probekit.models.skeleton import Skeleton, build_skeleton
@@ -20,6 +21,10 @@ def list_modules(
     model: str, *, match: str = "**", overrides: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """List a model's modules in execution order, as plain JSON values.
+
+    A module's parameters, buffers and settings are its own, not its children's. A setting has the
+    name of the module's attribute, an epsilon of a norm `eps` whatever its attribute is called;
+    infinities and NaN are text. Dtypes are those of a model made from the architecture.
 
     Args:
         model: a model's name, or the path of a config (.yaml) whose model is meant.
@@ -41,7 +46,7 @@ def list_modules(
     config = load_config(source, overrides=overrides)
     hf_config = load_hf_config(config, bundled=True)
     dtype = compute_dtype(config.model, hf_config)
-    skeleton = build_skeleton(hf_config, dtype, config.model.attention)
+    skeleton = build_skeleton(hf_config, dtype, config.model.attention, details=True)
     paths = match_paths(match, tuple(skeleton.modules))
     if not paths:
         raise PlanError(no_match(match, skeleton.modules, skeleton.model_class))
@@ -49,7 +54,10 @@ def list_modules(
 
 
 def summarize_modules(skeleton: Skeleton, paths: Iterable[str]) -> list[dict[str, Any]]:
-    """List modules in execution order, those that never run last, as plain JSON values."""
+    """List modules in execution order, those that never run last, as plain JSON values.
+
+    What they are made of is said where the skeleton was asked for it.
+    """
     portable: dict[str, list[str]] = {}
     for place, (name, _) in portable_names(skeleton.hf_config).items():
         module, _, kind = place.partition("/")
@@ -65,6 +73,7 @@ def summarize_modules(skeleton: Skeleton, paths: Iterable[str]) -> list[dict[str
             "inputs": _tensors(skeleton, path, "inputs"),
             "outputs": _tensors(skeleton, path, "outputs"),
             "portable": portable.get(path, []),
+            **(_made_of(skeleton.details[path]) if skeleton.details else {}),
         }
         for path in (*ran, *never)
     ]
@@ -74,3 +83,22 @@ def _tensors(skeleton: Skeleton, path: str, side: str) -> list[dict[str, Any]]:
     calls = skeleton.calls_of(path)
     slots: tuple[Slot, ...] = getattr(calls[0], side) if calls else ()
     return [{"index": s.index, "key": s.key, "axes": list(s.axes), "dtype": s.dtype} for s in slots]
+
+
+def _made_of(details: Details) -> dict[str, Any]:
+    return {
+        "n_parameters": sum(tensor.n_values for tensor in details.parameters),
+        "parameters": [_own(tensor) for tensor in details.parameters],
+        "buffers": [_own(tensor) for tensor in details.buffers],
+        "settings": dict(details.settings),
+    }
+
+
+def _own(tensor: OwnTensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "n_values": tensor.n_values,
+        "shared_with": list(tensor.shared_with),
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
 from probekit.models.checkpoints import BUILDING, model_class
+from probekit.models.details import Details, describe
 from probekit.models.forward import (
     FIRST,
     SECOND,
@@ -46,19 +47,23 @@ class Skeleton:
     attention: Mapping[str, AttentionShape]  # modules that use transformers' attention interface
     head: str | None  # the module whose output becomes the logits
     adds_tokens: bool  # `generate` has it read other tokens than it was given
+    details: Mapping[str, Details] = field(default_factory=dict)  # by module, where asked for
 
     def calls_of(self, module: str) -> tuple[Call, ...]:
         """Give the calls of one module; empty when it never runs."""
         return tuple(call for call in self.calls if call.module == module)
 
 
-def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") -> Skeleton:
+def build_skeleton(
+    hf_config: Any, dtype: torch.dtype, attention: str = "auto", *, details: bool = False
+) -> Skeleton:
     """Run a model without weights.
 
     Args:
         hf_config: the architecture.
         dtype: what the model computes in.
         attention: the kernel it will run with, as a config says it.
+        details: say of every module what it is made of, too; no run needs that.
 
     Raises:
         PlanError: if the model does not run on token ids alone.
@@ -72,6 +77,7 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
         try:
             model = _build(kind, hf_config, dtype, kernel)
             modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
+            made_of = describe(model) if details else {}
             watch = AttentionWatch(model, FIRST[1])
             first = watch.watch(lambda: observe(model, partial(_run, model, *FIRST)))
             second = observe(model, partial(_run, model, *SECOND))
@@ -108,6 +114,7 @@ def build_skeleton(hf_config: Any, dtype: torch.dtype, attention: str = "auto") 
         attention=shapes,
         head=heads[0] if heads else None,
         adds_tokens=adds_tokens,
+        details=made_of,
     )
 
 

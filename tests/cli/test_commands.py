@@ -197,9 +197,11 @@ def test_modules_lists_a_models_modules(probekit_, gpt2):
     assert (ended.code, ended.err) == (0, "")
     lines = [line.split() for line in ended.out.splitlines()]
     assert lines[0] == ["module", "class", "calls", "inputs", "outputs", "portable"]
-    assert [line[0].rpartition(".")[2] for line in lines[1:]] == [
+    assert [line[0].rpartition(".")[2] for line in lines[1:-1]] == [
         *("mlp", "c_fc", "act", "c_proj", "dropout"),
     ]
+    n_parameters = 72 * 32 + 72 + 32 * 72 + 32
+    assert ended.out.splitlines()[-1] == f"{n_parameters:,} parameters in 2 of 5 modules"
     assert "[batch, position, 72]" in ended.out
     assert "mlp_post (output)" in ended.out
 
@@ -213,12 +215,69 @@ def test_modules_as_json_keeps_its_keys(probekit_, gpt2, config):
     rows = json.loads(probekit_("modules", gpt2, "--json").out)
     assert len(rows) == 7 + 3 * 13
     for row in rows:
-        assert set(row) == {"path", "class", "calls", "inputs", "outputs", "portable"}
+        assert set(row) == {
+            *("path", "class", "calls", "inputs", "outputs", "portable"),
+            *("n_parameters", "parameters", "buffers", "settings"),
+        }
         for slot in (*row["inputs"], *row["outputs"]):
             assert set(slot) == {"index", "key", "axes", "dtype"}
+        for tensor in row["parameters"]:
+            assert set(tensor) == {"name", "shape", "dtype", "n_values", "shared_with"}
     assert json.loads(probekit_("modules", config, "--json").out) == rows
+    assert json.loads(probekit_("modules", config, "--json", "--long").out) == rows
     fewer = probekit_("modules", config, "--json", "--set", "model.overrides.n_layer=1")
     assert len(json.loads(fewer.out)) == 7 + 13
+
+
+def test_modules_as_json_says_what_a_module_is_made_of(probekit_, gpt2):
+    rows = json.loads(probekit_("modules", gpt2, "--json").out)
+    by_path = {row["path"]: row for row in rows}
+    size = {"dtype": "float32", "n_values": 101 * 32, "shape": [101, 32]}
+    tied = {"name": "weight", "shared_with": ["lm_head.weight"]}
+    assert by_path["transformer.wte"]["parameters"] == [size | tied]
+    assert by_path["transformer.h.1.ln_2"]["n_parameters"] == 32 + 32
+    assert by_path["transformer.h.1"]["n_parameters"] == 0, "its children's are not its own"
+    assert by_path["transformer.h.1.ln_2"]["settings"]["eps"] == 1e-5
+    assert by_path["lm_head"]["settings"]["bias"] is False
+
+
+def test_modules_in_all_have_the_parameters_of_the_model(probekit_, gpt2):
+    for how in ((), ("--long",)):
+        said = probekit_("modules", gpt2, *how).out.splitlines()[-1]
+        assert said == "32,536 parameters (shared ones once) in 22 of 46 modules"
+    said = probekit_("modules", gpt2, "--match", "lm_head").out.splitlines()[-1]
+    assert said == "3,232 parameters in 1 of 1 module"
+
+
+def test_modules_long_says_what_each_is_made_of(probekit_, gpt2):
+    ended = probekit_("modules", gpt2, "--long", "--match", "transformer.h.1.{attn,mlp.c_fc}")
+    assert (ended.code, ended.err) == (0, "")
+    lines = [line.rstrip() for line in ended.out.splitlines()]
+    assert lines[0] == "transformer.h.1.attn  GPT2Attention, 1 call"
+    assert any("layer_idx=1" in line and "is_causal=true" in line for line in lines)
+    at = lines.index("transformer.h.1.mlp.c_fc  Conv1D, 1 call")
+    assert lines[at:] == [
+        "transformer.h.1.mlp.c_fc  Conv1D, 1 call",
+        "  inputs      x=[batch, position, 32]",
+        "  outputs     [batch, position, 72]",
+        "  parameters  2,376 float32 = weight [32, 72] + bias [72]",
+        "  settings    nf=72, nx=32, bias=true",
+        "2,376 parameters in 1 of 2 modules",
+    ]
+
+
+def test_modules_long_shows_layers_that_are_alike_once(probekit_, tmp_path):
+    folder = by_hand.save_tiny(tmp_path / "gemma", "gemma3_text")
+    ended = probekit_("modules", folder, "--long", "--match", "model.{embed_tokens,layers.**}")
+    heads = [line for line in ended.out.splitlines() if not line.startswith(" ")]
+    assert heads[0] == "model.embed_tokens  Gemma3TextScaledWordEmbedding, 1 call"
+    assert heads[1] == "model.layers.{0..2}  Gemma3DecoderLayer, 1 call; 3 alike"
+    # Layer 1 sees all, the others a window.
+    assert "model.layers.{0,2}.self_attn  Gemma3Attention, 1 call; 2 alike" in heads
+    assert "model.layers.1.self_attn  Gemma3Attention, 1 call" in heads
+    assert "model.layers.{0..2}.mlp.down_proj  Linear, 1 call; 3 alike" in heads
+    assert "weight is also lm_head.weight" in ended.out
+    assert "sliding_window=8" in ended.out and "sliding_window=null" in ended.out
 
 
 # --- info
