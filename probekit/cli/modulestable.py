@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from probekit.cli.terminal import console
+from probekit.cli.terminal import console, table_of
 from probekit.errors import printable
 from probekit.trace import collapse, layerless
 
@@ -39,9 +39,7 @@ def show_modules(rows: Sequence[Row], *, long: bool) -> None:
 
 
 def _table(rows: Iterable[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("module", "class", "calls", "inputs", "outputs", "portable"):
-        table.add_column(column, overflow="fold", justify="right" if column == "calls" else "left")
+    table = table_of("module", "class", "calls", "inputs", "outputs", "portable")
     for row in rows:
         table.add_row(
             row["path"],
@@ -100,7 +98,7 @@ def _show_block(out: Console, path: str, alike: Sequence[Row]) -> None:
     }.items():
         if text := "\n".join(lines):
             grid.add_row(label, text)
-    out.print(Padding(grid, (0, 0, 0, 2)))
+    out.print(Padding(grid, (0, 0, 0, 2), expand=False))  # or each line is filled with blanks
 
 
 def _slots(slots: Iterable[Row]) -> list[str]:

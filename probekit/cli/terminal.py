@@ -43,10 +43,11 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """Give an empty table; columns of numbers stand to the right."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        numeric = column in ("sites", "bytes", "bytes/row", "rows", "bytes each")
+        numeric = column in ("sites", "bytes", "bytes/row", "rows", "calls", "bytes each")
         table.add_column(column, overflow="fold", justify="right" if numeric else "left")
     return table
 
@@ -62,7 +63,7 @@ def show_plan(plan: Plan) -> None:
             f"{len(plan.examples):,} examples, {plan.examples.total_tokens:,} tokens, "
             f"{len(plan.shards)} shard{'s' if len(plan.shards) != 1 else ''}"
         )
-    table = _table("site", "sites", "axes of one", "dtype", "bytes/row", "bytes")
+    table = table_of("site", "sites", "axes of one", "dtype", "bytes/row", "bytes")
     specs = {s.spec.name: s.spec for s in plan.sites}
     for shape, names in collapse(specs).items():
         alike: dict[object, list[SiteSpec]] = {}
@@ -154,7 +155,7 @@ def show_info(info: dict[str, Any]) -> None:
         f"{info['n_examples']:,} examples, {info['n_tokens']:,} tokens, "
         f"{info['n_sites']} sites, {human_bytes(info['n_bytes'])}"
     )
-    table = _table("site", "sites", "axes", "dtype", "bytes each")
+    table = table_of("site", "sites", "axes", "dtype", "bytes each")
     sites = {site["name"]: site for site in info["sites"]}
     for shape, names in collapse(sites).items():
         site = sites[names[0]]
