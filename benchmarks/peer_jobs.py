@@ -243,7 +243,7 @@ def probekit(work: Work) -> Tool:
     from probekit.capture.provenance import about
     from probekit.config.loading import load_config
     from probekit.planning.making import make_plan
-    from probekit.store.folder import sealed_specs
+    from probekit.store.sealed import sealed_specs
     from probekit.store.writing.index import build_index
 
     lengths = [len(text) for text in work.texts]

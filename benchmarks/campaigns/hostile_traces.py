@@ -24,9 +24,10 @@ import probekit
 from campaigns.attempts import Limits, attempt
 from probekit.cli.terminal import show_info
 from probekit.errors import StoreError
-from probekit.store.folder import RunFolder, sealed_specs
+from probekit.store.folder import RunFolder
 from probekit.store.format.records import read_record, write_record
 from probekit.store.runrecord import RunRecord, read_run
+from probekit.store.sealed import sealed_specs
 from probekit.store.verification import verify
 from probekit.trace.summary import summarize_trace
 

@@ -1,10 +1,4 @@
-from .folder import (
-    SCRATCH as SCRATCH,
-    RunFolder as RunFolder,
-    format_of as format_of,
-    sealed_shards as sealed_shards,
-    sealed_specs as sealed_specs,
-)
+from .folder import RunFolder as RunFolder, format_of as format_of
 from .format import (
     ALL_TOKENS as ALL_TOKENS,
     BOOKKEEPING as BOOKKEEPING,
@@ -71,7 +65,12 @@ from .inputsfile import (
     discard_inputs as discard_inputs,
     wrong_inputs as wrong_inputs,
 )
-from .madefile import sessions_of as sessions_of, times_of as times_of
+from .lock import LOCK_FILE as LOCK_FILE, Lock as Lock
+from .madefile import (
+    remembered as remembered,
+    sessions_of as sessions_of,
+    times_of as times_of,
+)
 from .reading import (
     MappedRows as MappedRows,
     Segment as Segment,
@@ -79,7 +78,19 @@ from .reading import (
     open_file as open_file,
     segments_of as segments_of,
 )
-from .runrecord import RunRecord as RunRecord, read_run as read_run
+from .refusing import (
+    SCRATCH as SCRATCH,
+    another_run as another_run,
+    refuse_foreign as refuse_foreign,
+    refuse_orphans as refuse_orphans,
+    unusable as unusable,
+)
+from .runrecord import (
+    RunRecord as RunRecord,
+    config_changes as config_changes,
+    read_run as read_run,
+)
+from .sealed import sealed_shards as sealed_shards, sealed_specs as sealed_specs
 from .verdict import Damage as Damage, Verdict as Verdict
 from .verification import (
     index_is_whole as index_is_whole,

@@ -1,17 +1,15 @@
-"""RunFolder: the folder of one run, who may write into it, and what in it is whole.
+"""RunFolder: the folder of one run, who may write into it, and which run it holds.
 
-Knows run.json, the lock and the names of sealed shards; nothing of what is inside a shard.
+Knows run.json, made.json and the lock; nothing of what is inside a shard.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,12 +23,9 @@ from probekit.store.format import (
     INPUTS_RECORD,
     MADE_FILE,
     NEWEST,
-    OWNED,
     RUN_FILE,
     SHARDS_FOLDER,
-    FileRecord,
     Format,
-    ShardSpec,
     explained,
     fsync,
     is_forsaken,
@@ -38,11 +33,19 @@ from probekit.store.format import (
     write_record,
 )
 from probekit.store.lock import LOCK_FILE, Lock
-from probekit.store.madefile import made_in, sessions_of, times_in
+from probekit.store.madefile import READ, made_in, sessions_of, times_in
 from probekit.store.reading import open_file
+from probekit.store.refusing import (
+    SCRATCH,
+    another_run,
+    is_part,
+    make_folder,
+    refuse_foreign,
+    refuse_orphans,
+)
 from probekit.store.runrecord import RunRecord, config_changes, free_changes, read_run
+from probekit.store.sealed import is_indexed, is_record, sealed_shards, shard_files
 
-SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _DIFFERS = {  # parts of a run's identity, where its config is the same
     "meanings": "it asks for what means something else now: finish it with the version that began "
     "it",
@@ -52,13 +55,6 @@ _DIFFERS = {  # parts of a run's identity, where its config is the same
     "sites": "the sites are others",
     "shards": "the shards are cut otherwise",
 }
-_SHARD_FILE = re.compile(
-    r"\d{5,}\.(h5|json|made\.json)"
-    rf"|\.\d{{5,}}\.(h5|aside|json|made\.json)\.({OWNED}|part)(\.packed)?"
-)
-_FILES = (INDEX_RECORD, INDEX_FILE, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
-_PART = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))}|inputs\.aside)\.({OWNED}|part)")
-_OURS = (*_FILES, SHARDS_FOLDER, LOCK_FILE)
 
 
 class RunFolder:
@@ -73,6 +69,7 @@ class RunFolder:
         session: what made.json says of this process; None where the run has no such file.
         overwrite: remove what is there, and begin anew; not before `reopen`.
         repair: write a damaged or lost run.json again, if the shards say that they are of this run.
+        where: the place in the user's config that names the folder, for messages.
     """
 
     def __init__(
@@ -83,8 +80,10 @@ class RunFolder:
         *,
         overwrite: bool = False,
         repair: bool = False,
+        where: str = "store.path",
     ) -> None:
         self.path = path
+        self._where = where
         self.changed = ""  # what is not as it was when the run began, and may be
         self._record = record
         self._session = session
@@ -93,12 +92,12 @@ class RunFolder:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        _make(self.path)
+        make_folder(self.path, self._where)
         with ExitStack() as stack:
-            stack.enter_context(Lock(self.path / LOCK_FILE))
+            stack.enter_context(Lock(self.path / LOCK_FILE, self._where))
             with explained(self.path):
                 if self._overwrite:
-                    _refuse_foreign(self.path)
+                    refuse_foreign(self.path, self._where)
                 else:
                     self._begin_or_go_on()
                 self._remove_leftovers()
@@ -129,7 +128,7 @@ class RunFolder:
         with explained(self.path):
             if self._overwrite:
                 self._overwrite = False
-                clear(self.path)
+                clear(self.path, self._where)
                 self._begin()
             _remove(self.path, INDEX_RECORD, INDEX_FILE)
             for number in damaged:
@@ -149,6 +148,12 @@ class RunFolder:
             sessions = sessions_of(self.path)
             write_record(self.path / MADE_FILE, {"sessions": sessions, "generate": dict(sums)})
 
+    def remember(self, read: Mapping[str, Any]) -> None:
+        """Write down, in made.json, what a run that is whole was made from; see `remembered`."""
+        made = made_in(self.path / MADE_FILE)
+        if made and made.get(READ) != read:
+            write_record(self.path / MADE_FILE, {**made, READ: read})
+
     def _begin_or_go_on(self) -> None:
         earlier = self._earlier()
         if earlier is None:
@@ -166,10 +171,7 @@ class RunFolder:
                 self._record.provenance.get("config"),
             )
             what = changes or ", ".join(_DIFFERS.get(key, f"another {key}") for key in differs)
-            raise StoreError(
-                f"{self.path}: holds another run ({what}); "
-                "give another store.path, or --overwrite to begin anew"
-            )
+            raise StoreError(f"{self._where}: {another_run(self.path, what)}")
         before = [earlier.get("provenance", {}), *sessions_of(self.path)][-1]
         self.changed = free_changes(before, self._session or self._record.provenance)
 
@@ -187,8 +189,8 @@ class RunFolder:
                 raise
             return None
         if earlier is None and not (self._repair and self._is_ours()):
-            _refuse_foreign(self.path)
-            _refuse_orphans(self.path)
+            refuse_foreign(self.path, self._where)
+            refuse_orphans(self.path, self._where)
         return earlier
 
     def _is_ours(self) -> bool:
@@ -207,11 +209,11 @@ class RunFolder:
         """
         _remove_temporary(self.path)
         has_index = is_indexed(self.path)  # beside it, half a shard is damage
-        for file in _shard_files(self.path):
+        for file in shard_files(self.path):
             if file.name.startswith("."):
                 if is_forsaken(file.name):
                     file.unlink()
-            elif not has_index and _is_record(file.name) and not file.with_suffix(".h5").exists():
+            elif not has_index and is_record(file.name) and not file.with_suffix(".h5").exists():
                 file.unlink()
 
 
@@ -258,61 +260,16 @@ def format_of(folder: Path, *, repair: bool = False) -> Format:
     return found
 
 
-def sealed_shards(folder: Path) -> frozenset[int]:
-    """Give the numbers of the shards that are whole: the .h5 and, written after it, the .json."""
-    files = {file.name for file in _shard_files(folder)}
-    return frozenset(
-        int(name.removesuffix(".json"))
-        for name in files
-        if _is_record(name) and name.replace(".json", ".h5") in files
-    )
-
-
-def _is_record(name: str) -> bool:
-    return re.fullmatch(r"\d+\.json", name) is not None
-
-
-def is_indexed(folder: Path) -> bool:
-    """Say whether a run has come to its end: its index is there."""
-    return (folder / INDEX_FILE).exists()
-
-
-def shard_numbers(folder: Path) -> frozenset[int]:
-    """Give the numbers of the shards of which there is a file, whole or not."""
-    names = [file.name for file in _shard_files(folder)]
-    return frozenset(int(name.partition(".")[0]) for name in names if not name.startswith("."))
-
-
-def kept_shards(folder: Path) -> frozenset[int]:
-    """Give the numbers of the shards that are no leftovers of a killed run.
-
-    The index is written when every shard is sealed: beside it, half a shard is damage.
-    """
-    return (shard_numbers if is_indexed(folder) else sealed_shards)(folder)
-
-
-def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:
-    """Give the sealed shards as they really are, in order."""
-    found: list[ShardSpec] = []
-    for number in sorted(sealed_shards(folder)):
-        record = FileRecord.read(folder / SHARDS_FOLDER / f"{number:05d}.json")
-        if record.spec is not None:
-            n_before = found[-1].first_token + found[-1].n_tokens if found else 0
-            first_token = n_before if record.is_local else record.spec.first_token
-            found.append(replace(record.spec, first_token=first_token))
-    return tuple(found)
-
-
-def clear(folder: Path) -> None:
+def clear(folder: Path, where: str = "store.path") -> None:
     """Remove what probekit wrote into a folder, and nothing else.
 
     The index goes first, which says that all shards are there, and run.json last: shards without
     it could be taken for another run's.
     """
-    _refuse_foreign(folder)
+    refuse_foreign(folder, where)
     _remove_temporary(folder)
     _remove(folder, INDEX_RECORD, INDEX_FILE)
-    for file in _shard_files(folder):
+    for file in shard_files(folder):
         if not file.name.startswith(".") or is_forsaken(file.name):
             file.unlink()
     _remove(folder, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
@@ -328,44 +285,5 @@ def _remove_temporary(folder: Path) -> None:
     for left in folder.glob(".*"):
         if left.name.startswith(SCRATCH) and is_forsaken(left.name):
             shutil.rmtree(left)
-        elif _PART.fullmatch(left.name) and is_forsaken(left.name):
+        elif is_part(left.name) and is_forsaken(left.name):
             left.unlink()
-
-
-def _shard_files(folder: Path) -> tuple[Path, ...]:
-    """Give the files under shards/ that have a name of ours."""
-    with explained(folder, "looked into"):
-        inside = tuple((folder / SHARDS_FOLDER).glob("*"))
-    return tuple(path for path in inside if _SHARD_FILE.fullmatch(path.name))
-
-
-def _make(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise StoreError(
-            f"store.path: {path} is a file; expected a folder, or a new name"
-        ) from error
-    except OSError as error:
-        raise StoreError(f"store.path: {path} cannot be made: {error.strerror}") from error
-
-
-def _refuse_foreign(path: Path) -> None:
-    there = [p.name for p in path.iterdir() if not p.name.startswith(SCRATCH)]
-    foreign = sorted(n for n in there if n not in _OURS and not _PART.fullmatch(n))
-    inside = (path / SHARDS_FOLDER).glob("*")
-    foreign += sorted(f"shards/{p.name}" for p in inside if not _SHARD_FILE.fullmatch(p.name))
-    if foreign:
-        raise StoreError(
-            f"store.path: {path} holds files that are not probekit's ({', '.join(foreign[:5])}); "
-            "give an empty or a new folder"
-        )
-
-
-def _refuse_orphans(path: Path) -> None:
-    """Refuse shards whose run.json is gone: nothing says that they are of this run."""
-    if (path / INDEX_FILE).exists() or _shard_files(path):
-        raise StoreError(
-            f"{path}: holds shards, but no {RUN_FILE} that says of which run; "
-            "give another store.path, or --overwrite to begin anew"
-        )

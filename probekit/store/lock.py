@@ -18,12 +18,17 @@ LOCK_FILE = ".lock"
 class Lock:
     """Hold a file that says who writes; the system lets go of it when its owner dies.
 
+    Args:
+        path: of the file.
+        where: the place in the user's config that names its folder, for messages.
+
     Raises:
         StoreError: on entering, if another process or run holds it, or it cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, where: str = "store.path") -> None:
         self._path = path
+        self._at = f"{where}: {path.parent}"
 
     def __enter__(self) -> None:
         while not self._locked():
@@ -53,13 +58,13 @@ class Lock:
             owner = os.pread(self._fd, 64, 0).decode(errors="replace").strip()
             os.close(self._fd)
             raise StoreError(
-                f"{self._path.parent}: another run (process {owner or 'unknown'}) is writing here; "
+                f"{self._at}: another run (process {owner or 'unknown'}) is writing here; "
                 "wait for it, or give another store.path"
             ) from error
         except OSError as error:
             os.close(self._fd)
             raise StoreError(
-                f"{self._path}: cannot be locked against a second run: {error.strerror}; "
+                f"{self._at}: cannot be locked against a second run: {error.strerror}; "
                 "give a store.path on another file system"
             ) from error
         if os.fstat(self._fd).st_nlink:

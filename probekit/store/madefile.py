@@ -12,6 +12,8 @@ from typing import Any
 from probekit.errors import StoreError
 from probekit.store.format import MADE_FILE, read_record
 
+READ = "read"  # the key of what a whole run was made from: versions, and files as they were
+
 
 def sessions_of(folder: Path) -> list[dict[str, Any]]:
     """Read what made.json says of each process that worked on a run; nothing if it is damaged."""
@@ -23,6 +25,12 @@ def sessions_of(folder: Path) -> list[dict[str, Any]]:
 def times_of(folder: Path) -> dict[str, float]:
     """Read what made.json says of how long generating took, over all shards."""
     return times_in(made_in(folder / MADE_FILE))
+
+
+def remembered(folder: Path) -> dict[str, Any]:
+    """Read what made.json says of all that a whole run was made from; nothing if it is damaged."""
+    found = made_in(folder / MADE_FILE).get(READ)
+    return found if isinstance(found, dict) else {}
 
 
 def made_in(path: Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import numpy as np
 
 from probekit import arguments
 from probekit.errors import StoreError
-from probekit.store.folder import is_indexed, kept_shards, sealed_shards, shard_numbers
 from probekit.store.format import (
     EXAMPLE,
     INDEX_FILE,
@@ -42,6 +41,7 @@ from probekit.store.format import (
 from probekit.store.inputsfile import wrong_inputs
 from probekit.store.reading import open_file
 from probekit.store.runrecord import identity_digest, read_run
+from probekit.store.sealed import is_indexed, kept_shards, sealed_shards, shard_numbers
 from probekit.store.verdict import Damage, Verdict
 
 Array = np.ndarray[Any, Any]

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from probekit.errors import StoreError
-from probekit.store.folder import RunFolder, clear, sealed_shards
+from probekit.store.folder import RunFolder, clear
 from probekit.store.format.records import write_record
 from probekit.store.runrecord import RunRecord, read_run
+from probekit.store.sealed import sealed_shards
 
 RECORD = RunRecord(
     identity={"config_digest": "abc", "sites": [{"axes": ("token", "d_mlp")}], "shards": [{}, {}]},

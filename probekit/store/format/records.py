@@ -35,7 +35,8 @@ def write_record(path: Path, value: Mapping[str, Any], *, only_first: bool = Fal
     Raises:
         StoreError: if it cannot be written.
     """
-    blank = json.dumps({**value, _OWN: _BLANK.decode()}, indent=2, ensure_ascii=False) + "\n"
+    said = {key: one for key, one in value.items() if key != _OWN}  # it comes last
+    blank = json.dumps({**said, _OWN: _BLANK.decode()}, indent=2, ensure_ascii=False) + "\n"
     head, _, tail = blank.encode().rpartition(_BLANK)
     own = xxhash.xxh3_64_hexdigest(blank.encode()).encode()
     part = part_of(path)

@@ -1,0 +1,113 @@
+"""Refusing: what of a place on the disk speaks against a run being written there.
+
+Knows which names are probekit's; writes nothing, but for the folder that `make_folder` makes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from probekit.errors import StoreError
+from probekit.store.format import (
+    INDEX_FILE,
+    INDEX_RECORD,
+    INPUTS_FILE,
+    INPUTS_RECORD,
+    MADE_FILE,
+    OWNED,
+    RUN_FILE,
+    SHARDS_FOLDER,
+)
+from probekit.store.lock import LOCK_FILE
+from probekit.store.sealed import SHARD_FILE, shard_files
+
+SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
+_FILES = (INDEX_RECORD, INDEX_FILE, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
+_OURS = (*_FILES, SHARDS_FOLDER, LOCK_FILE)
+_PART = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))}|inputs\.aside)\.({OWNED}|part)")
+
+
+def is_part(name: str) -> bool:
+    """Say whether a name is that of a file of a run's folder while it is written."""
+    return _PART.fullmatch(name) is not None
+
+
+def make_folder(path: Path, where: str) -> None:
+    """Make a run's folder, if it is not there.
+
+    Args:
+        path: of the folder.
+        where: the place in the user's config that names it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreError(f"{where}: {path} {_IS_A_FILE}") from error
+    except OSError as error:
+        raise StoreError(f"{where}: {path} cannot be made: {error.strerror}") from error
+
+
+_IS_A_FILE = "is a file; expected a folder, or a new name"
+
+
+def unusable(path: Path) -> str | None:
+    """Say why no folder can be made or written at a path, as far as a look tells; None if one can.
+
+    Nothing is said of a place that cannot be looked at: what the system says of it comes later.
+    """
+    try:
+        there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+        is_folder = there.is_dir()
+    except OSError:
+        return None
+    if there == path.absolute():
+        if not is_folder:
+            return _IS_A_FILE
+        return None if _is_open(there) else f"cannot be written: {os.strerror(errno.EACCES)}"
+    if not is_folder:
+        return f"cannot be made: {os.strerror(errno.ENOTDIR)} ({there} is a file)"
+    return None if _is_open(there) else f"cannot be made: {os.strerror(errno.EACCES)} ({there})"
+
+
+def _is_open(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def refuse_foreign(path: Path, where: str) -> None:
+    """Refuse a folder that holds files of others.
+
+    Raises:
+        StoreError: naming some.
+    """
+    there = [p.name for p in path.iterdir() if not p.name.startswith(SCRATCH)]
+    foreign = sorted(n for n in there if n not in _OURS and not is_part(n))
+    inside = (path / SHARDS_FOLDER).glob("*")
+    foreign += sorted(f"shards/{p.name}" for p in inside if not SHARD_FILE.fullmatch(p.name))
+    if foreign:
+        raise StoreError(
+            f"{where}: {path} holds files that are not probekit's ({', '.join(foreign[:5])}); "
+            "give an empty or a new folder"
+        )
+
+
+def refuse_orphans(path: Path, where: str) -> None:
+    """Refuse shards whose run.json is gone: nothing says that they are of this run.
+
+    Raises:
+        StoreError: saying what to do.
+    """
+    if (path / INDEX_FILE).exists() or shard_files(path):
+        raise StoreError(
+            f"{where}: {path} holds shards, but no {RUN_FILE} that says of which run; "
+            "give another store.path, or --overwrite to begin anew"
+        )
+
+
+def another_run(path: Path, what: str) -> str:
+    """Say that a folder holds another run, and in what it differs."""
+    return (
+        f"{path} holds another run ({what}); give another store.path, or --overwrite to begin anew"
+    )
