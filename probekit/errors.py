@@ -83,6 +83,22 @@ class StoreError(ProbekitError):
     """A trace cannot be written, or what lies on disk is not what was written."""
 
 
+def raise_together(found: Iterable[Fault | ProbekitError]) -> None:
+    """Raise all that was found wrong as one error, if anything was.
+
+    An error that is alone is raised as it is; of several kinds together becomes a ConfigError.
+    """
+    errors = [ConfigError.of([one]) if isinstance(one, Fault) else one for one in found]
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        kinds = {type(error) for error in errors}
+        kind = kinds.pop() if len(kinds) == 1 else ConfigError
+        together = kind("\n".join(map(str, errors)))
+        together.faults = tuple(fault for error in errors for fault in error.faults)
+        raise together
+
+
 def _line(text: str) -> str:
     line, half = printable(text), _LINE // 2
     return line if len(line) <= _LINE else f"{line[:half]} ... {line[-half:]}"

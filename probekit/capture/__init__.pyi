@@ -1,2 +1,2 @@
-from .running import run as run
+from .beginning import run as run
 from .shardwalk import Progress as Progress, Watcher as Watcher

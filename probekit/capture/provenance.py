@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from probekit import models
+from probekit.capture.read import meanings_of
 from probekit.config import digest_of_format_1
 from probekit.errors import StoreError
 from probekit.planning import Plan
@@ -46,7 +47,8 @@ def run_record(plan: Plan, layout: Format) -> RunRecord:
         changed += ["generate.strategy: sample"] if _combines(plan) else []
         if changed:
             raise StoreError(
-                f"{plan.config.store.path}: {changed[0]} means something else since format 1.1; "
+                f"{plan.config.where('store.path')}: the run in {plan.config.store.path} has "
+                f"{changed[0]}, which means something else since format 1.1; "
                 "finish the run with the version that began it, or --overwrite"
             )
         sites = [site.spec.to_json() for site in plan.sites]
@@ -55,16 +57,12 @@ def run_record(plan: Plan, layout: Format) -> RunRecord:
             identity={"config_digest": config_digest, **model, "sites": sites, "shards": shards},
             provenance={**about(plan, layout), "device": _device(plan), "notes": list(plan.notes)},
         )
-    kinds = {site.spec.kind.partition(".")[0].partition("@")[0] for site in plan.sites}
     return RunRecord(
         identity={
             "format": str(layout),
             "config_digest": plan.config.digest,
             **model,
-            "meanings": {
-                **{k: v for k, v in sorted(schema.MEANINGS.items()) if k in kinds},
-                **({"generate.strategy: sample": 2} if _combines(plan) else {}),
-            },
+            "meanings": meanings_of((site.spec.kind for site in plan.sites), plan.config),
             "sites": [site.spec.identity() for site in plan.sites],
             "shards": shards,
         },

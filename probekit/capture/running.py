@@ -1,4 +1,4 @@
-"""The whole walk: a config in, a trace out."""
+"""The whole walk: a config in, a trace out; beginning.py has looked at the config before."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from probekit.capture.freshstate import FreshState
 from probekit.capture.generation import shard_generator
 from probekit.capture.oddvalues import Tally
 from probekit.capture.provenance import about, about_model, run_record, session
+from probekit.capture.read import Read
 from probekit.capture.receiver import Receiver
 from probekit.capture.shardwalk import Meter, Progress, Walk, Watcher, forward_shard
 from probekit.capture.transfer import Transfer
-from probekit.config import ProbeConfig, load_config
+from probekit.config import ProbeConfig
 from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
 from probekit.hooks import OrderRecorder
 from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Budget, tokenizing
 from probekit.planning import Plan, free_bytes, make_plan, shortage
+from probekit.stages import FIRST_BATCH, SELF_CHECK, WEIGHTS, OnStage
 from probekit.store import (
     FIRST,
     NEWEST,
@@ -44,61 +46,35 @@ from probekit.store import (
 )
 from probekit.trace import Trace, open_trace
 
-__all__ = ["Progress", "Watcher", "capture", "run"]
+__all__ = ["Progress", "Watcher", "capture", "carry_out"]
 
 
-def run(
-    config: str | Path | Mapping[str, Any] | ProbeConfig,
+def carry_out(
+    config: ProbeConfig,
     *,
-    overrides: Sequence[str] = (),
-    overwrite: bool = False,
-    repair: bool = False,
-    force: bool = False,
-    self_check: bool = True,
-    on_plan: Callable[[Plan], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
-    on_start: Callable[[int, int], None] | None = None,
-    on_progress: Watcher | None = None,
+    overwrite: bool,
+    repair: bool,
+    force: bool,
+    self_check: bool,
+    on_plan: Callable[[Plan], None] | None,
+    on_note: Callable[[str], None],
+    on_start: Callable[[int, int], None] | None,
+    on_stage: OnStage,
+    on_progress: Watcher | None,
 ) -> Trace:
-    """Carry out a config: run the model over the inputs and record what the probes ask for.
-
-    A run that was cut short goes on where it stopped; one that is finished is opened.
-
-    Args:
-        config: a YAML file's path, a mapping, or a config.
-        overrides: `key=value` strings, as `--set` takes them.
-        overwrite: begin anew where the folder holds another run.
-        repair: check every byte of what is sealed already, and compute what is damaged again.
-        force: begin although the disk has not enough room.
-        self_check: record two texts first, and compare them with bare hooks and with each alone;
-            see selfcheck.py.
-        on_plan: told the plan, before weights load.
-        on_note: told what the user should know of this run, one sentence each.
-        on_start: told how many shards are sealed already, and how many there are.
-        on_progress: told how far the run is, after every batch.
-
-    Returns:
-        The trace, opened for reading.
-
-    Raises:
-        ConfigError: the config is wrong, or its model or inputs cannot be had.
-        PlanError: a probe cannot be carried out on this model, or the disk is too small.
-        CaptureError: the model failed, or gave something else than was planned.
-        StoreError: the trace cannot be written, or what is sealed already is damaged.
-    """
-    tell = on_note or _unheard
-    config = load_config(config, overrides=overrides)
-    plan = make_plan(config, anew=overwrite)
+    """Carry out a config, after a look at what needs no model; see `run` in beginning.py."""
+    read = Read.of(config)
+    plan = make_plan(config, anew=overwrite, on_stage=on_stage)
     if on_plan is not None:
         on_plan(plan)
     if not force and (short := shortage(plan.contents, overwrite=overwrite)) is not None:
         raise PlanError(f"{short}. Make room, record less, or begin anyway with --force")
     device = models.compute_device(config.model, config.where("model.device"))
-    path = config.store.folder
+    path, where = config.store.folder, config.where("store.path")
     layout = NEWEST if overwrite else format_of(path, repair=repair)
     record = run_record(plan, layout)
     now = None if layout == FIRST else session(plan)
-    with RunFolder(path, record, now, overwrite=overwrite, repair=repair) as folder:
+    with RunFolder(path, record, now, overwrite=overwrite, repair=repair, where=where) as folder:
         damages = [] if overwrite else sealed_damages(path, sums=repair)
         if damages and not repair:
             raise StoreError(_damaged(path, damages))
@@ -106,7 +82,7 @@ def run(
         sealed = folder.sealed() - damaged
         todo = [shard for shard in plan.shards if shard.number not in sealed]
         for note in _notes(folder, len(sealed), len(todo), damages):
-            tell(note)
+            on_note(note)
         if on_start is not None:
             on_start(len(sealed), len(plan.shards))
         if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
@@ -115,13 +91,15 @@ def run(
         if not todo:
             models.forget_parsed()
         else:
+            on_stage(WEIGHTS)
             model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
             _check_model(model, plan)
             fresh = FreshState(model)
+            on_stage(SELF_CHECK)
             found = _checked(model, plan, path, device, fresh, rehearse=self_check)
             checked, company = found.said, found.company
             for note in found.notes:
-                tell(note)
+                on_note(note)
         if todo or damages or overwrite:
             # Not earlier: what is old or damaged is better than nothing.
             folder.reopen(damaged, checked)
@@ -129,6 +107,7 @@ def run(
                 _seal_inputs(plan, path)
         if todo:
             attributes = {"run_digest": record.digest, **(checked if layout == FIRST else {})}
+            on_stage(FIRST_BATCH)
             capture(
                 model,
                 plan,
@@ -144,14 +123,12 @@ def run(
         if todo or damages or not index_is_whole(path, sums=repair):
             folder.sum_up()
             _index(plan, record, path, layout)
+        if now is not None:
+            read.remember(folder, plan.notes)
     trace = open_trace(path)
     if todo:
         _warn_of_counts(trace)
     return trace
-
-
-def _unheard(note: str) -> None:
-    """Tell nobody."""
 
 
 def _checked(

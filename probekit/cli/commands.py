@@ -6,6 +6,7 @@ import errno
 import json
 import sys
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,29 +107,34 @@ def run(
 
     For example: probekit run configs/quickstart.yaml
     """
+    import probekit
+    from probekit.cli.starting import Following, Starting
     from probekit.cli.stopping import Stopped, Stopping
-    from probekit.config import load_config
+
+    def progress() -> AbstractContextManager[Watcher | None]:
+        from probekit.cli import terminal
+
+        return terminal.progress(quiet=quiet)
 
     try:
-        with Stopping(say=say) as stopping:
-            # A typo is told before torch loads.
-            read = load_config(config, overrides=settings or ())
-            import probekit
-            from probekit.cli import terminal
-
-            _calm_transformers()
-            with terminal.progress(quiet=quiet) as show:
-                trace = probekit.run(
-                    read,
-                    overwrite=overwrite,
-                    repair=repair,
-                    force=force,
-                    self_check=self_check,
-                    on_plan=None if quiet else lambda plan: _notes(plan.notes),
-                    on_note=None if quiet else lambda note: say(f"note: {note}"),
-                    on_start=None if quiet else _going_on,
-                    on_progress=_both(show, stopping),
-                )
+        with (
+            Stopping(say=say) as stopping,
+            Starting(quiet=quiet) as starting,
+            Following(starting, progress) as show,
+        ):
+            trace = probekit.run(
+                config,
+                overrides=settings or (),
+                overwrite=overwrite,
+                repair=repair,
+                force=force,
+                self_check=self_check,
+                on_plan=None if quiet else lambda plan: _notes(plan.notes),
+                on_note=None if quiet else lambda note: say(f"note: {note}"),
+                on_start=None if quiet else _going_on,
+                on_stage=starting.stage,
+                on_progress=_both(show, stopping),
+            )
     except Stopped as stopped:
         say("stopped; what is sealed stays, and the same command goes on from there")
         raise typer.Exit(stopped.exit_code) from None
@@ -140,14 +146,13 @@ def run(
 @app.command()
 def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False) -> None:
     """Say what a run would record and how large it would be; loads no weights."""
-    from probekit.config import load_config
-
-    read = load_config(config, overrides=settings or ())  # a typo is told before torch loads
     import probekit
+    from probekit.cli.starting import Starting
+
+    with Starting() as starting:
+        found = probekit.plan(config, overrides=settings or (), on_stage=starting.stage)
     from probekit.cli import terminal
 
-    _calm_transformers()
-    found = probekit.plan(read)
     _print_json(found.to_json()) if as_json else terminal.show_plan(found)
 
 
@@ -166,11 +171,13 @@ def modules(
 
     Loads no weights. --json says of every module what --long shows.
     """
-    from probekit.cli.modulestable import show_modules
+    from probekit.cli.starting import Starting
     from probekit.models import list_modules
 
-    _calm_transformers()
-    rows = list_modules(model, match=match, overrides=settings or ())
+    with Starting() as starting:
+        rows = list_modules(model, match=match, overrides=settings or (), on_stage=starting.stage)
+    from probekit.cli.modulestable import show_modules
+
     _print_json(rows) if as_json else show_modules(rows, long=long)
 
 
@@ -318,10 +325,9 @@ def schema() -> None:
     _print_json(json_schema())
 
 
-def _both(show: Watcher | None, stopping: Stopping) -> Watcher:
+def _both(show: Watcher, stopping: Stopping) -> Watcher:
     def watch(progress: Progress) -> None:
-        if show is not None:
-            show(progress)
+        show(progress)
         stopping.between_batches(last=progress.examples == progress.n_examples)
 
     return watch
@@ -343,14 +349,6 @@ def _print_json(value: Any) -> None:
 def _notes(notes: tuple[str, ...]) -> None:
     for note in notes:
         say(f"note: {note}")
-
-
-def _calm_transformers() -> None:
-    # Its bars and advice would run between our own lines; what matters we say ourselves.
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
 
 
 def main() -> None:

@@ -3,8 +3,9 @@ from .examples import (
     Examples as Examples,
     Limits as Limits,
     few_examples as few_examples,
+    look_through as look_through,
 )
-from .reading import Origin as Origin, read_inputs as read_inputs
+from .reading import Origin as Origin, place_of as place_of, read_inputs as read_inputs
 from .shards import (
     ALONE as ALONE,
     ANY_LENGTHS as ANY_LENGTHS,

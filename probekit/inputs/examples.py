@@ -27,6 +27,9 @@ Array = np.ndarray[Any, Any]
 
 _TOKENIZED_AT_ONCE = 1000
 _FAULTS_SHOWN = 20
+_LOOKED_AT, _LOOKED_AT_CHARACTERS = 10_000, 4_000_000  # before there is a tokenizer
+_EMPTY = "the text is empty: there is no token to record; remove it"
+_NO_TEXTS = "there are no texts in it"
 _DIGITS = 18  # of an id that is a number
 _TEMPORARY = "temporary files (TMPDIR)"
 
@@ -242,6 +245,33 @@ def make_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) ->
     return _tokenize(read_texts(config), encode, limits, config)
 
 
+def look_through(config: ProbeConfig) -> None:
+    """Look through the texts a config names, as far as no tokenizer is needed, and not for long.
+
+    Of much text only the beginning is looked at; `make_examples` reads all of it again.
+
+    Raises:
+        ConfigError: naming every text (up to twenty) that cannot be used, and why.
+    """
+    if config.inputs.random is not None:
+        return
+    n_texts = n_characters = 0
+    sorting = _Sorting(read_texts(config), config.inputs.limit, config.where("inputs"))
+    for text in sorting.texts():
+        if not text.text:
+            sorting.tell(Fault(text.where, _EMPTY))
+        n_texts += 1
+        n_characters += len(text.text)
+        if n_texts == _LOOKED_AT or n_characters > _LOOKED_AT_CHARACTERS:
+            break
+    else:
+        sorting.check_ids()
+    if sorting.faults:
+        raise ConfigError.of(sorting.faults)
+    if not n_texts:
+        raise ConfigError(f"{config.where('inputs')}: {_NO_TEXTS}")
+
+
 class _Making:
     """Examples while they are made."""
 
@@ -360,7 +390,7 @@ def _tokenize(
         if sorting.faults:
             raise ConfigError.of(sorting.faults)
         if not n_texts:
-            raise ConfigError(f"{config.where('inputs')}: there are no texts in it")
+            raise ConfigError(f"{config.where('inputs')}: {_NO_TEXTS}")
         blank = f"{config.where('inputs.file')}: {sorting.n_blank} blank lines are left out"
         return making.examples(notes=[blank] if sorting.n_blank else [])
 
@@ -382,7 +412,7 @@ def _storable(text: str) -> bool:
 
 def _fault(text: Text, ids: Sequence[int], limits: Limits) -> Fault | None:
     if not text.text or not ids:
-        return Fault(text.where, "the text is empty: there is no token to record; remove it")
+        return Fault(text.where, _EMPTY)
     if max(ids) >= limits.d_vocab:
         return Fault(
             text.where,

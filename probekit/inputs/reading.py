@@ -40,7 +40,7 @@ class Origin:
         yield _SETTINGS, hashlib.sha256(settings.encode()).hexdigest()
         if self.tokenizer is not None:
             yield _TOKENIZER, self.tokenizer
-        place = self.place
+        place = place_of(self.config)
         if place is not None and place.is_file():
             yield _FILE, file_digest(place)
         elif place is not None and place.is_dir():
@@ -48,15 +48,15 @@ class Origin:
             said = [f"{path.relative_to(place)} {file_digest(path)}" for path in files]
             yield _FILE, hashlib.sha256("\n".join(said).encode()).hexdigest()
 
-    @property
-    def place(self) -> Path | None:
-        """The file or the local folder that the texts come from; None where there is none."""
-        inputs = self.config.inputs
-        if inputs.file is not None:
-            return inputs.place
-        if inputs.dataset is None or no_path(inputs.dataset.name) is not None:
-            return None
-        return at_home(inputs.dataset.name)
+
+def place_of(config: ProbeConfig) -> Path | None:
+    """Give the file or the local folder that the texts come from; None where there is none."""
+    inputs = config.inputs
+    if inputs.file is not None:
+        return inputs.place
+    if inputs.dataset is None or no_path(inputs.dataset.name) is not None:
+        return None
+    return at_home(inputs.dataset.name)
 
 
 def read_inputs(

@@ -18,7 +18,15 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from probekit.config import ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs.examples import Encode, Encoded
-from probekit.models import Source, explained, hub_in_reach, locate, parsed_once, trust
+from probekit.models import (
+    Source,
+    explained,
+    hub_in_reach,
+    locate,
+    no_tokenizer,
+    parsed_once,
+    trust,
+)
 
 _PAIR_BATCH = 8192
 # GPT-2's characters for bytes: those that print are themselves, the others follow from U+0100 on.
@@ -133,10 +141,7 @@ def _spelled(token: str) -> bytes | None:
 
 def _no_tokenizer(name: str, source: Source) -> str:
     if not source.on_hub:
-        return (
-            f"there is no tokenizer in {source.place}: set model.tokenizer to another folder or to "
-            "sample:tiny-gpt2, or use inputs.random, which needs none"
-        )
+        return no_tokenizer(source)
     reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
     return (
         f"the tokenizer of {name} cannot be had{reach}: set model.tokenizer to a local folder "

@@ -12,6 +12,11 @@ from .checkpoints import (
     with_overrides as with_overrides,
 )
 from .families import Sizes as Sizes
+from .files import (
+    files_of as files_of,
+    missing_files as missing_files,
+    no_tokenizer as no_tokenizer,
+)
 from .ggufreading import forget_parsed as forget_parsed, parsed_once as parsed_once
 from .identity import model_digest as model_digest
 from .inside import names_inside as names_inside, places_inside as places_inside

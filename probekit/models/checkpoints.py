@@ -28,16 +28,9 @@ from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
 from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
-from probekit.models.sources import Source, hub_in_reach, locate
+from probekit.models.sources import BUNDLED, Source, hub_in_reach, locate
 from probekit.wording import human_bytes, shorten
 
-BUNDLED = {  # architectures that build with no network, by the model's name in lower case
-    "distilgpt2": "distilgpt2",
-    "distilbert/distilgpt2": "distilgpt2",
-    "gpt2": "gpt2",
-    "openai-community/gpt2": "gpt2",
-    "microsoft/phi-3-mini-4k-instruct": "phi-3-mini-4k-instruct",
-}
 # How transformers builds a model, and torch's seed, are settings of the whole process: one thread
 # at a time, or another one's random weights are never drawn.
 BUILDING = RLock()

@@ -1,24 +1,25 @@
-"""What `probekit modules` says: a model's modules in the order they run, as plain data.
+"""What `probekit modules` gives: a model's modules in the order they run.
 
-Knows skeletons and portable names; draws nothing.
+Knows how a model is named here, and looks at its files before torch is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from probekit.config import load_config, match_paths, no_match
-from probekit.errors import PlanError
-from probekit.models.checkpoints import compute_dtype, load_hf_config
-from probekit.models.details import Details, OwnTensor
-from probekit.models.families import portable_names
-from probekit.models.forward import Slot
-from probekit.models.skeleton import Skeleton, build_skeleton
+from probekit.config import ProbeConfig, load_config
+from probekit.errors import raise_together
+from probekit.models.files import missing_files
+from probekit.stages import ARCHITECTURE, LIBRARIES, OnStage, unseen
 
 
 def list_modules(
-    model: str, *, match: str = "**", overrides: Sequence[str] = ()
+    model: str,
+    *,
+    match: str = "**",
+    overrides: Sequence[str] = (),
+    on_stage: OnStage = unseen,
 ) -> list[dict[str, Any]]:
     """List a model's modules in execution order, as plain JSON values.
 
@@ -30,11 +31,24 @@ def list_modules(
         model: a model's name, or the path of a config (.yaml) whose model is meant.
         match: a glob of module paths.
         overrides: `key=value` strings, as `--set` takes them.
+        on_stage: told what begins, in a few words.
 
     Raises:
         ConfigError: the model cannot be had.
         PlanError: the glob matches nothing.
     """
+    config = config_of(model, overrides)
+    raise_together(missing_files(config, to_run=False))
+    on_stage(LIBRARIES)
+    # Not earlier: it imports torch, which takes seconds, and a typo has been told by now.
+    from probekit.models.modulerows import rows_of
+
+    on_stage(ARCHITECTURE)
+    return rows_of(config, match)
+
+
+def config_of(model: str, overrides: Sequence[str] = ()) -> ProbeConfig:
+    """Make a config of a model's name, or load the one whose path is given."""
     source: str | dict[str, Any] = model
     if not model.endswith((".yaml", ".yml")):
         source = {
@@ -43,62 +57,4 @@ def list_modules(
             "execution_order": True,
             "store": {"path": "runs/modules"},
         }
-    config = load_config(source, overrides=overrides)
-    hf_config = load_hf_config(config, bundled=True)
-    dtype = compute_dtype(config.model, hf_config)
-    skeleton = build_skeleton(hf_config, dtype, config.model.attention, details=True)
-    paths = match_paths(match, tuple(skeleton.modules))
-    if not paths:
-        raise PlanError(no_match(match, skeleton.modules, skeleton.model_class))
-    return summarize_modules(skeleton, paths)
-
-
-def summarize_modules(skeleton: Skeleton, paths: Iterable[str]) -> list[dict[str, Any]]:
-    """List modules in execution order, those that never run last, as plain JSON values.
-
-    What they are made of is said where the skeleton was asked for it.
-    """
-    portable: dict[str, list[str]] = {}
-    for place, (name, _) in portable_names(skeleton.hf_config).items():
-        module, _, kind = place.partition("/")
-        portable.setdefault(module, []).append(f"{name} ({kind})")
-    wanted = dict.fromkeys(paths)
-    ran = [p for p in dict.fromkeys(c.module for c in skeleton.calls) if p in wanted]
-    never = [p for p in wanted if p not in set(ran)]
-    return [
-        {
-            "path": path,
-            "class": skeleton.modules[path],
-            "calls": len(skeleton.calls_of(path)),
-            "inputs": _tensors(skeleton, path, "inputs"),
-            "outputs": _tensors(skeleton, path, "outputs"),
-            "portable": portable.get(path, []),
-            **(_made_of(skeleton.details[path]) if skeleton.details else {}),
-        }
-        for path in (*ran, *never)
-    ]
-
-
-def _tensors(skeleton: Skeleton, path: str, side: str) -> list[dict[str, Any]]:
-    calls = skeleton.calls_of(path)
-    slots: tuple[Slot, ...] = getattr(calls[0], side) if calls else ()
-    return [{"index": s.index, "key": s.key, "axes": list(s.axes), "dtype": s.dtype} for s in slots]
-
-
-def _made_of(details: Details) -> dict[str, Any]:
-    return {
-        "n_parameters": sum(tensor.n_values for tensor in details.parameters),
-        "parameters": [_own(tensor) for tensor in details.parameters],
-        "buffers": [_own(tensor) for tensor in details.buffers],
-        "settings": dict(details.settings),
-    }
-
-
-def _own(tensor: OwnTensor) -> dict[str, Any]:
-    return {
-        "name": tensor.name,
-        "shape": list(tensor.shape),
-        "dtype": tensor.dtype,
-        "n_values": tensor.n_values,
-        "shared_with": list(tensor.shared_with),
-    }
+    return load_config(source, overrides=overrides)

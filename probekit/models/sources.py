@@ -1,6 +1,6 @@
 """What a model's name names: a hub id, a local folder, a .gguf file, the embedded sample.
 
-Knows names and whether the hub answers; loads nothing.
+Knows names and whether the hub answers; loads nothing, and no torch.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from importlib import resources
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants
-
 from probekit.arguments import at_home, no_path, unreachable
 from probekit.errors import ConfigError
 from probekit.wording import shorten
 
 SAMPLES = ("tiny-gpt2",)
+BUNDLED = {  # architectures that build with no network, by the model's name in lower case
+    "distilgpt2": "distilgpt2",
+    "distilbert/distilgpt2": "distilgpt2",
+    "gpt2": "gpt2",
+    "openai-community/gpt2": "gpt2",
+    "microsoft/phi-3-mini-4k-instruct": "phi-3-mini-4k-instruct",
+}
 _CONNECT_S = 3.0
 
 
@@ -75,6 +80,8 @@ def hub_in_reach() -> bool:
 
     The hub client retries for 23 s before it gives up, at every file.
     """
+    from huggingface_hub import constants  # not earlier: most models are no hub's
+
     if constants.HF_HUB_OFFLINE:
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):

@@ -2,7 +2,7 @@
 
 Knows the files of a checkpoint by name and by their JSON, before anything of them is built: weights
 that run code when they are read, code of the folder's own, code of yet another repository,
-adapters, and sizes that no model has. Loads nothing.
+adapters, and sizes that no model has. Loads nothing; what needs no transformers imports none.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
-
-from transformers import PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from typing import TYPE_CHECKING, Any
 
 from probekit.errors import ConfigError
 from probekit.wording import shorten, show
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 _KERNEL = "_implementation"  # of attention, of experts; in keys of configs
@@ -57,6 +57,8 @@ def check_code(
         ConfigError: if it cannot do without code that the user has not allowed, or takes it from
             another repository.
     """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     references = [reference for key in keys for reference in _references(values, key)]
     if not references or (not trusted and str(values.get("model_type")) in CONFIG_MAPPING):
         return None
@@ -106,6 +108,8 @@ def check_kernel(values: Mapping[str, Any] | PreTrainedConfig, where: str) -> No
 
 def _settings(values: Mapping[str, Any] | PreTrainedConfig) -> Iterator[tuple[str, str]]:
     """Give every text in a config, and the keys that it lies under, however deep."""
+    from transformers import PreTrainedConfig
+
     left: list[tuple[str, Any]] = [("", values)]
     seen: set[int] = set()  # an object that code built can hold itself
     while left:

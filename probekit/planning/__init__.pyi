@@ -1,6 +1,8 @@
+from .asking import plan as plan
 from .diskspace import free_bytes as free_bytes, shortage as shortage
+from .firstlook import look_first as look_first
 from .indexing import in_heads as in_heads, take as take, to_device as to_device
-from .making import make_plan as make_plan, plan as plan
+from .making import make_plan as make_plan
 from .planned import Plan as Plan
 from .recipe import Recipe as Recipe, wide as wide
 from .resolve import SitePlan as SitePlan

@@ -48,13 +48,18 @@ _DETAIL = 32  # a number among a site's attributes
 _WORD = 48  # a token of the vocabulary
 
 
-def free_bytes(path: Path) -> int:
-    """Give the free bytes of the disk a path lies on, or will lie on."""
+def free_bytes(path: Path, where: str = "store.path") -> int:
+    """Give the free bytes of the disk a path lies on, or will lie on.
+
+    Args:
+        path: of a run's folder.
+        where: the place in the user's config that names it.
+    """
     try:
         there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
         return shutil.disk_usage(there).free
     except OSError as error:  # a name too long, a folder that may not be looked into
-        raise StoreError(f"store.path: {path} cannot be used: {error.strerror}") from error
+        raise StoreError(f"{where}: {path} cannot be used: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,7 @@ class Contents:
     """What a run writes, as far as its size goes."""
 
     path: Path  # of the trace's folder
+    where: str = "store.path"  # the place in the user's config that names it
     sites: tuple[SiteSpec, ...]
     shards: tuple[ShardSpec, ...]
     string_bytes: Array | Sequence[int]  # of each example's id and text, int64 [example]
@@ -120,13 +126,13 @@ def shortage(contents: Contents, *, overwrite: bool = False) -> str | None:
     path = contents.path
     sealed = frozenset() if overwrite else sealed_shards(path)
     needed = left_bytes(contents, overwrite=overwrite)
-    free = free_bytes(path) + _freed_bytes(path, sealed)
+    free = free_bytes(path, contents.where) + _freed_bytes(path, sealed)
     if needed <= free:
         return None
     n_shards = len(contents.shards)
     done = f", {len(sealed)} of {n_shards} shards being sealed already" if sealed else ""
     return (
-        f"store.path: {path} needs {human_bytes(needed)} more{done}, "
+        f"{contents.where}: {path} needs {human_bytes(needed)} more{done}, "
         f"and the disk has {human_bytes(free)} free"
     )
 

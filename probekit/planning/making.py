@@ -6,49 +6,33 @@ config is found here; carrying the plan out takes no decisions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from probekit import models
-from probekit.config import ProbeConfig, digest_of_format_1, load_config
+from probekit.config import ProbeConfig, digest_of_format_1
 from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import Examples, Limits, Origin, read_inputs, shards, tokenizing
 from probekit.models import Skeleton, build_skeleton, families
 from probekit.planning.planned import Plan
 from probekit.planning.resolve import Resolver, SitePlan, moment
 from probekit.planning.tensors import Source
+from probekit.stages import ARCHITECTURE, TEXTS, TOKENIZER, OnStage, unseen
 from probekit.store import PER_EXAMPLE, ShardSpec, read_run
 
 _LONGEST = 1 << 20  # tokens of an example, where neither model nor config says
 
 
-def plan(
-    config: str | Path | Mapping[str, Any] | ProbeConfig, *, overrides: Sequence[str] = ()
+def make_plan(
+    config: ProbeConfig,
+    *,
+    inputs_needed: bool = True,
+    anew: bool = False,
+    on_stage: OnStage = unseen,
 ) -> Plan:
-    """Say what a run would record, and how large it would be, without loading weights.
-
-    Args:
-        config: a YAML file's path, a mapping, or a config.
-        overrides: `key=value` strings, as `--set` takes them.
-
-    Returns:
-        The plan. Where the tokenizer is out of reach it knows the bytes of a token, no totals.
-
-    Raises:
-        ConfigError: the config is wrong, or its model or inputs cannot be had.
-        PlanError: a probe cannot be carried out on this model.
-    """
-    try:
-        return make_plan(load_config(config, overrides=overrides), inputs_needed=False)
-    finally:
-        models.forget_parsed()
-
-
-def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = False) -> Plan:
     """Decide everything about a run, without weights.
 
     Args:
@@ -56,11 +40,13 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
         inputs_needed: False for a look ahead: where the tokenizer is out of reach the plan then
             has bytes a token and no totals, instead of being an error.
         anew: read the inputs again, also where a run in `store.path` has sealed them.
+        on_stage: told what begins.
 
     Raises:
         PlanError: if a probe cannot be carried out on this model; all such faults together.
         ConfigError: if the model, its tokenizer or the inputs cannot be had.
     """
+    on_stage(ARCHITECTURE)
     hf_config = models.load_hf_config(config, bundled=not inputs_needed)
     dtype = models.compute_dtype(config.model, hf_config)
     models.check_kernel(config, dtype)
@@ -69,12 +55,14 @@ def make_plan(config: ProbeConfig, *, inputs_needed: bool = True, anew: bool = F
     notes = _limit_notes(config, hf_config)
     outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
     _check_generation(config, outline)
+    on_stage(TOKENIZER)
     tokenizer = _tokenizer(config, notes, needed=inputs_needed)
     origin = Origin(
         config=config,
         limits=limits,
         tokenizer=None if tokenizer is None else tokenizing.tokenizer_digest(tokenizer),
     )
+    on_stage(TEXTS)
     examples = _examples(origin, tokenizer, notes, anew=anew)
     planned: tuple[ShardSpec, ...] = ()
     if examples is not None:

@@ -81,6 +81,7 @@ class Plan:
         config, order = self.config, self.config.execution_order
         return Contents(
             path=config.store.folder,
+            where=config.where("store.path"),
             sites=tuple(site.spec for site in self.sites),
             shards=self.shards,
             string_bytes=() if self.examples is None else self.examples.string_bytes,
@@ -95,7 +96,7 @@ class Plan:
     @property
     def free_bytes(self) -> int:
         """Free bytes where the trace will lie."""
-        return free_bytes(self.config.store.folder)
+        return free_bytes(self.config.store.folder, self.config.where("store.path"))
 
     @property
     def needed_bytes(self) -> int | None:

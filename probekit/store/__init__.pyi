@@ -81,9 +81,10 @@ from .reading import (
 from .refusing import (
     SCRATCH as SCRATCH,
     another_run as another_run,
+    closed as closed,
+    in_the_way as in_the_way,
     refuse_foreign as refuse_foreign,
     refuse_orphans as refuse_orphans,
-    unusable as unusable,
 )
 from .runrecord import (
     RunRecord as RunRecord,

@@ -53,27 +53,31 @@ def make_folder(path: Path, where: str) -> None:
 _IS_A_FILE = "is a file; expected a folder, or a new name"
 
 
-def unusable(path: Path) -> str | None:
-    """Say why no folder can be made or written at a path, as far as a look tells; None if one can.
-
-    Nothing is said of a place that cannot be looked at: what the system says of it comes later.
-    """
-    try:
-        there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-        is_folder = there.is_dir()
-    except OSError:
+def in_the_way(path: Path) -> str | None:
+    """Say what lies where a folder should be made; None where nothing does."""
+    there = _nearest(path)
+    if there is None or there.is_dir():
         return None
     if there == path.absolute():
-        if not is_folder:
-            return _IS_A_FILE
-        return None if _is_open(there) else f"cannot be written: {os.strerror(errno.EACCES)}"
-    if not is_folder:
-        return f"cannot be made: {os.strerror(errno.ENOTDIR)} ({there} is a file)"
-    return None if _is_open(there) else f"cannot be made: {os.strerror(errno.EACCES)} ({there})"
+        return _IS_A_FILE
+    return f"cannot be made: {there} is a file"
 
 
-def _is_open(folder: Path) -> bool:
-    return os.access(folder, os.W_OK | os.X_OK)
+def closed(path: Path) -> str | None:
+    """Say that the rights are missing to make a folder at a path, or to write into it."""
+    there = _nearest(path)
+    if there is None or os.access(there, os.W_OK | os.X_OK):
+        return None
+    what = "written" if there == path.absolute() else "made"
+    return f"cannot be {what}: {os.strerror(errno.EACCES)} ({there})"
+
+
+def _nearest(path: Path) -> Path | None:
+    """Give a path, or the nearest above it, that is there; None for what the system refuses."""
+    try:
+        return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    except OSError:
+        return None  # what the system says of it comes when the folder is made
 
 
 def refuse_foreign(path: Path, where: str) -> None:

@@ -13,8 +13,7 @@ from transformers import GenerationConfig
 
 import probekit
 from probekit import ConfigError, PlanError, StoreError
-from probekit.capture import generation
-from probekit.capture.running import run
+from probekit.capture import generation, run
 from probekit.config import load_config
 
 LAYER = {"gpt2": "transformer.h.{}", "gpt_neox": "gpt_neox.layers.{}"}

@@ -11,7 +11,7 @@ from tiny_models import build
 from transformers.modeling_utils import AttentionInterface
 
 import probekit
-from probekit.capture.running import run
+from probekit.capture import run
 from probekit.models.forward.attention import AttentionTap
 
 FAMILIES = ("gpt2", "phi3", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text",

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from probekit.models import skeleton as building
 from probekit.models.details import Details, OwnTensor, describe
-from probekit.models.listing import summarize_modules
+from probekit.models.modulerows import summarize_modules
 from probekit.models.skeleton import build_skeleton
 
 EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 2}

@@ -251,7 +251,7 @@ def test_positions_are_left_to_a_model_that_numbers_them_itself(tmp_path):
     import numpy as np
     from transformers import RobertaConfig, RobertaForMaskedLM
 
-    from probekit.capture.running import run
+    from probekit.capture import run
 
     torch.manual_seed(0)
     shape = RobertaConfig(

@@ -6,7 +6,7 @@ import torch
 from tiny_models import build
 
 import probekit
-from probekit.capture.running import run
+from probekit.capture import run
 
 ATTN = "model.layers.1.self_attn"
 MLP = "model.layers.1.mlp.down_proj"

@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from tiny_traces import forget_checksums, site, write_trace
 
 import probekit
-from probekit.models.listing import summarize_modules
+from probekit.models.modulerows import summarize_modules
 from probekit.models.skeleton import build_skeleton
 from probekit.store.format.execution import Execution, Forward
 from probekit.trace.names import collapse

@@ -1,0 +1,90 @@
+"""A run begins: with what needs no torch, and is told at once.
+
+Knows the order: whether the run is finished, what is wrong, then the walk, which loads everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probekit.capture.read import Read
+from probekit.config import ProbeConfig, load_config
+from probekit.planning import look_first
+from probekit.stages import LIBRARIES, OnStage, unseen
+from probekit.trace import Trace, open_trace
+
+if TYPE_CHECKING:
+    from probekit.capture.shardwalk import Watcher
+    from probekit.planning import Plan
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | ProbeConfig,
+    *,
+    overrides: Sequence[str] = (),
+    overwrite: bool = False,
+    repair: bool = False,
+    force: bool = False,
+    self_check: bool = True,
+    on_plan: Callable[[Plan], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    on_start: Callable[[int, int], None] | None = None,
+    on_stage: OnStage | None = None,
+    on_progress: Watcher | None = None,
+) -> Trace:
+    """Carry out a config: run the model over the inputs and record what the probes ask for.
+
+    A run that was cut short goes on where it stopped; one that is finished is opened, at once where
+    all files that it was made from have the sizes and times that they had.
+
+    Args:
+        config: a YAML file's path, a mapping, or a config.
+        overrides: `key=value` strings, as `--set` takes them.
+        overwrite: begin anew where the folder holds another run.
+        repair: check every byte of what is sealed already, and compute what is damaged again.
+        force: begin although the disk has not enough room.
+        self_check: record two texts first, and compare them with bare hooks and with each alone;
+            see selfcheck.py.
+        on_plan: told the plan, before weights load; a run that is opened at once makes none.
+        on_note: told what the user should know of this run, one sentence each.
+        on_start: told how many shards are sealed already, and how many there are.
+        on_stage: told what begins, in a few words, until the first batch runs.
+        on_progress: told how far the run is, after every batch.
+
+    Returns:
+        The trace, opened for reading.
+
+    Raises:
+        ConfigError: the config is wrong, or its model or inputs cannot be had.
+        PlanError: a probe cannot be carried out on this model, or the disk is too small.
+        CaptureError: the model failed, or gave something else than was planned.
+        StoreError: the trace cannot be written, or what is sealed already is damaged.
+    """
+    config = load_config(config, overrides=overrides)
+    on_note = on_note or unseen
+    on_stage = on_stage or unseen
+    if not (overwrite or repair) and (finished := Read.of(config).finished()) is not None:
+        for note in finished.notes:
+            on_note(note)
+        if on_start is not None:
+            on_start(finished.n_shards, finished.n_shards)
+        return open_trace(config.store.folder)
+    look_first(config, anew=overwrite, repair=repair)
+    on_stage(LIBRARIES)
+    # Not earlier: it imports torch, which takes seconds.
+    from probekit.capture.running import carry_out
+
+    return carry_out(
+        config,
+        overwrite=overwrite,
+        repair=repair,
+        force=force,
+        self_check=self_check,
+        on_plan=on_plan,
+        on_note=on_note,
+        on_start=on_start,
+        on_stage=on_stage,
+        on_progress=on_progress,
+    )
