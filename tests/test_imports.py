@@ -30,6 +30,7 @@ FLOOR = (
     "extras",
     "interrupts",
     "arguments",
+    "stages",
     "wording",
     "errors",
     "version",
@@ -49,6 +50,9 @@ HEAVY = (
 )
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
 EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.spool")
+# What comes before torch is imported: what can be told at once.
+EXCEPT_HEAVY += ("capture.beginning", "capture.read", "planning.asking", "planning.firstlook")
+EXCEPT_HEAVY += ("models.files", "models.listing", "models.sources", "models.trust")
 UPWARDS = "methods"  # the one room that may name what is above it, and imports it when it is called
 TORCH = ("torch", "transformers", "huggingface_hub", "safetensors", "tokenizers")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit.errors import StoreError
-from probekit.store.format import MADE_FILE, read_record
+from probekit.store.format import MADE_FILE, explained, read_record
 
 READ = "read"  # the key of what a whole run was made from: versions, and files as they were
 
@@ -36,7 +36,9 @@ def remembered(folder: Path) -> dict[str, Any]:
 def made_in(path: Path) -> dict[str, Any]:
     """Read a file of what may differ between equal runs; nothing if it is not there or damaged."""
     try:
-        return read_record(path) if path.exists() else {}
+        with explained(path, "looked at"):
+            is_there = path.exists()
+        return read_record(path) if is_there else {}
     except StoreError:
         return {}  # `verify` says so; no value depends on it
 

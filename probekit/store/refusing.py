@@ -54,30 +54,31 @@ _IS_A_FILE = "is a file; expected a folder, or a new name"
 
 
 def in_the_way(path: Path) -> str | None:
-    """Say what lies where a folder should be made; None where nothing does."""
-    there = _nearest(path)
-    if there is None or there.is_dir():
+    """Say what lies where a folder should be made; None where nothing does, or nobody may look."""
+    try:
+        there = _nearest(path)
+        if there.is_dir():
+            return None
+    except OSError:
         return None
-    if there == path.absolute():
-        return _IS_A_FILE
-    return f"cannot be made: {there} is a file"
+    return _IS_A_FILE if there == path.absolute() else f"cannot be made: {there} is a file"
 
 
 def closed(path: Path) -> str | None:
-    """Say that the rights are missing to make a folder at a path, or to write into it."""
-    there = _nearest(path)
-    if there is None or os.access(there, os.W_OK | os.X_OK):
+    """Say what the system has against a folder at a path, or against writing into it."""
+    try:
+        there = _nearest(path)
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        return f"cannot be used: {error.strerror}"
+    if os.access(there, os.W_OK | os.X_OK):
         return None
     what = "written" if there == path.absolute() else "made"
     return f"cannot be {what}: {os.strerror(errno.EACCES)} ({there})"
 
 
-def _nearest(path: Path) -> Path | None:
-    """Give a path, or the nearest above it, that is there; None for what the system refuses."""
-    try:
-        return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    except OSError:
-        return None  # what the system says of it comes when the folder is made
+def _nearest(path: Path) -> Path:
+    """Give a path, or the nearest above it, that is there."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
 
 
 def refuse_foreign(path: Path, where: str) -> None:

@@ -514,7 +514,8 @@ def test_a_disk_that_is_too_small_is_told_before_and_refused(probekit_, config, 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=9 << 10))
     ended = probekit_("plan", config)
     assert ended.code == 0
-    assert "warning: store.path: " in ended.out
+    line = config.read_text().splitlines().index(f"  path: {config.parent / 'trace'}") + 1
+    assert f"warning: {config}:{line}: store.path: " in ended.out
     assert "and the disk has 9.0 KiB free" in ended.out
     failed(probekit_("run", config), "and the disk has 9.0 KiB free", "--force")
     assert probekit_("run", config, "-q", "--force").code == 0
@@ -725,4 +726,5 @@ def test_the_program_says_nothing_but_its_own_lines(config):
     ran = subprocess.run([PROGRAM, "run", config], capture_output=True, text=True, env=offline())
     assert ran.returncode == 0
     assert len(ran.stdout.splitlines()) == 1
-    assert all(" examples, " in line for line in ran.stderr.splitlines()), ran.stderr
+    lines = ran.stderr.splitlines()  # on a busy machine, also what takes ten seconds
+    assert all(" examples, " in line or line.endswith(" ...") for line in lines), ran.stderr

@@ -116,7 +116,7 @@ def test_the_plan_warns_of_a_disk_that_is_too_small(gpt2: Path, tmp_path: Path, 
     plan = plan_of(gpt2, tmp_path / "t")
     free(5 << 10)
     (warning,) = plan.warnings
-    assert warning.startswith(f"store.path: {tmp_path / 't'} needs ")
+    assert warning.startswith(f"config: store.path: {tmp_path / 't'} needs ")
     assert warning.endswith("and the disk has 5.0 KiB free")
     assert plan.to_json()["warnings"] == [warning]
     assert plan.to_json()["needed_bytes"] == room.needed_bytes(plan.contents)
