@@ -41,7 +41,7 @@ def model_digest(config: ProbeConfig) -> str | None:
             digest.update(f"{name} {_said_in(folder / name)}\n".encode())
     for file in sorted(files):
         there = file.stat()
-        content = _content_digest(file, there.st_size, there.st_mtime_ns)
+        content = _content_digest(file, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
         digest.update(f"{file.name} {content}\n".encode())
     return digest.hexdigest()
 
@@ -56,6 +56,6 @@ def _said_in(file: Path) -> str:
 
 
 @lru_cache(maxsize=1024)  # a run asks more than once, and a large model takes seconds
-def _content_digest(file: Path, size: int, mtime_ns: int) -> str:
-    """Digest a file's bytes; size and time of change are what it is remembered by."""
+def _content_digest(file: Path, size: int, mtime_ns: int, ctime_ns: int) -> str:
+    """Digest a file's bytes; size and times are what it is remembered by."""
     return file_digest(file)

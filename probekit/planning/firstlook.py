@@ -74,9 +74,10 @@ def _told(look: Callable[[], None]) -> Iterator[Found]:
 
 
 def _look_at_inputs(config: ProbeConfig, *, anew: bool) -> None:
-    folder = config.store.folder
-    with explained(folder, "looked into"):
-        is_sealed = not anew and (folder / INPUTS_RECORD).exists()
+    try:
+        is_sealed = not anew and (config.store.folder / INPUTS_RECORD).exists()
+    except (OSError, StoreError):  # which is told of the folder
+        is_sealed = False
     if not is_sealed:  # or the run has its texts, whatever has become of their file
         look_through(config)
 

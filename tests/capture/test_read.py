@@ -49,12 +49,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     by_hand.save_tiny(folder / "model", "gpt2")
     rows = [json.dumps({"text": by_hand.text_of(ids)}) for ids in EXAMPLES]
     (folder / "in.jsonl").write_text("\n".join(rows))
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         probekit.run(config())
-    finally:
-        os.chdir(before)
     return folder
 
 
@@ -134,7 +131,7 @@ CHANGES: dict[str, tuple[Change, str]] = {  # a change; what the full check says
         lambda patch: patch.setattr(schema, "MEANINGS", {"output": 2, "input": 2}),
         "means something else",
     ),
-    "shard missing": (lambda _: (RUN / "shards/00000.h5").unlink(), "00000.h5 is missing"),
+    "shard missing": (lambda _: (RUN / "shards/00000.h5").unlink(), "00000.h5: is missing"),
     "shard cut": (cut_shard, "is damaged: .*bytes"),
     "shard's record missing": (lambda _: (RUN / "shards/00000.json").unlink(), "is missing"),
     "index missing": (lambda _: (RUN / "trace.h5").unlink(), ""),
@@ -278,7 +275,7 @@ def test_a_model_of_the_hub_is_known_by_what_the_cache_holds(
     [
         {"trust_remote_code": True},  # it may read anything
         {"name": "lab/nowhere"},
-        {"name": "not//a///name"},
+        {"name": "--not-a-name--"},
         {"tokenizer": "lab/nowhere"},
     ],
 )
