@@ -39,14 +39,16 @@ def look_first(config: ProbeConfig, *, anew: bool = False, repair: bool = False)
     Raises:
         ProbekitError: if anything is wrong; of the kind that it is, if it is of one.
     """
+    place = [*_told(lambda: _look_at_place(config, anew=anew, repair=repair))]
     found = [
         *models.missing_files(config, to_run=True),
         *_told(lambda: _look_at_inputs(config, anew=anew)),
-        *_told(lambda: _look_at_place(config, anew=anew, repair=repair)),
+        *(place or _told(lambda: _look_at_rights(config))),
     ]
-    # What a folder that cannot be used holds is no second mistake.
-    now = found or [*_told(lambda: _look_at_run(config, anew=anew, repair=repair))]
-    raise_together(now)
+    if not found and not anew and not repair:
+        # Not earlier: whatever is mistyped makes another run of it, too.
+        _look_at_run(config)
+    raise_together(found)
 
 
 def look_ahead(config: ProbeConfig) -> tuple[str, ...]:
@@ -62,8 +64,8 @@ def look_ahead(config: ProbeConfig) -> tuple[str, ...]:
             *_told(lambda: _look_at_place(config, anew=False, repair=False)),
         ]
     )
-    here = _told(lambda: _look_at_run(config, anew=False, repair=False))
-    return tuple(str(found) for found in here)
+    rights = [*_told(lambda: _look_at_rights(config))]
+    return tuple(map(str, rights or _told(lambda: _look_at_run(config))))
 
 
 def _told(look: Callable[[], None]) -> Iterator[Found]:
@@ -92,15 +94,20 @@ def _look_at_place(config: ProbeConfig, *, anew: bool, repair: bool) -> None:
             refuse_foreign(path, where)
 
 
-def _look_at_run(config: ProbeConfig, *, anew: bool, repair: bool) -> None:
-    """Refuse a folder that may not be written, or holds another run, as far as the config tells."""
-    path, where = config.store.folder, config.where("store.path")
+def _look_at_rights(config: ProbeConfig) -> None:
+    path = config.store.folder
     if (reason := closed(path)) is not None:
-        raise StoreError(f"{where}: {path} {reason}")
-    if anew or repair:
-        return
+        raise StoreError(f"{config.where('store.path')}: {path} {reason}")
+
+
+def _look_at_run(config: ProbeConfig) -> None:
+    """Refuse a folder that holds another run, as far as the config tells."""
+    path, where = config.store.folder, config.where("store.path")
     with explained(f"{where}: {path}", "looked into"):
-        run = read_run(path)
+        try:
+            run = read_run(path)
+        except StoreError as error:
+            raise StoreError(f"{where}: {error}") from error
         if run is None:
             refuse_orphans(path, where)
             return
