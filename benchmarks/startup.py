@@ -171,7 +171,7 @@ def commands(folder: Path) -> list[Timed]:
         ),
         Timed(name="importing torch, transformers", command=[sys.executable, "-c", _IMPORTS]),
         *(
-            Timed(name=f"plan of {name}", command=probekit("plan", file), said="resid_post")
+            Timed(name=f"plan of {name}", command=probekit("plan", file), said="parameters")
             for name, file in {
                 "tiny-gpt2": "done.yaml",
                 "Llama 8B": "llama.yaml",

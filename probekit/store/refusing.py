@@ -61,7 +61,7 @@ def in_the_way(path: Path) -> str | None:
             return None
     except OSError:
         return None
-    return _IS_A_FILE if there == path.absolute() else f"cannot be made: {there} is a file"
+    return _IS_A_FILE if there == path.absolute() else f"cannot be made: {there} is no folder"
 
 
 def closed(path: Path) -> str | None:
@@ -77,8 +77,9 @@ def closed(path: Path) -> str | None:
 
 
 def _nearest(path: Path) -> Path:
-    """Give a path, or the nearest above it, that is there."""
-    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    """Give a path, or the nearest above it, that is there, if only as a link to nothing."""
+    above = (path.absolute(), *path.absolute().parents)
+    return next(p for p in above if p.exists() or p.is_symlink())
 
 
 def refuse_foreign(path: Path, where: str) -> None:

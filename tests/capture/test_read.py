@@ -268,32 +268,3 @@ def test_a_model_of_the_hub_is_known_by_what_the_cache_holds(
     with pytest.raises(StoreError, match="the model on the hub has changed"):
         probekit.run(of_hub)
     assert checks == ["in full"] * 2
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        {"trust_remote_code": True},  # it may read anything
-        {"name": "lab/nowhere"},
-        {"name": "--not-a-name--"},
-        {"tokenizer": "lab/nowhere"},
-    ],
-)
-def test_what_is_not_clear_is_never_opened_at_once(here: Path, model: dict[str, Any]) -> None:
-    unclear = config()
-    unclear["model"] |= model
-    assert files_of(load_config(unclear)) is None
-
-
-def test_an_architecture_of_ours_waits_for_its_place_in_the_cache(here: Path) -> None:
-    random = config(model__weights="random", model__name="gpt2")
-    (place, *_) = files_of(load_config(random)) or ()
-    assert place == Path("gpt2@main")
-
-
-def test_what_is_beside_a_gguf_file_may_change_its_tokenizer(tmp_path: Path) -> None:
-    for name in ("a.gguf", "b.gguf", "tokenizer_config.json", "photo.png"):
-        (tmp_path / name).write_bytes(b"")
-    gguf = config(model__name=str(tmp_path / "a.gguf"), model__tokenizer=None)
-    found = files_of(load_config(gguf)) or ()
-    assert [file.name for file in found] == ["a.gguf", "tokenizer_config.json"]

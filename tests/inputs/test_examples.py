@@ -21,7 +21,8 @@ from hypothesis import given, settings, strategies as st
 from probekit.config.loading import load_config
 from probekit.config.probeconfig import ProbeConfig
 from probekit.errors import ConfigError
-from probekit.inputs.examples import Encoded, Examples, Limits, make_examples
+from probekit.inputs import examples
+from probekit.inputs.examples import Encoded, Examples, Limits, look_through, make_examples
 
 TEXTS = ["My favorite color is", "Cats", "  spaces kept ", "日本語 🙂", 'a "quoted", text']
 NO_LIMITS = Limits(n_tokens=None, d_vocab=2**21, too_long="truncate")
@@ -545,3 +546,30 @@ def test_a_folder_that_save_to_disk_wrote_is_a_dataset(tmp_path: Path, several: 
     if several:
         with pytest.raises(ConfigError, match="no 'dev'; there is: train, test"):
             read(dataset={**given, "split": "dev"})
+
+
+# --- looked through, without a tokenizer
+
+
+def test_what_needs_no_tokenizer_is_found_without_one(tmp_path: Path) -> None:
+    lines = ['{"text": "Cats"}', "nope", '{"text": ""}', '{"text": "a\\u0000b"}', '{"text": "x"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ConfigError) as told:
+        look_through(config_of(file=str(tmp_path / "a.jsonl")))
+    places = [str(fault).split(": ")[0].rpartition(":")[2] for fault in told.value.faults]
+    assert places == ["2", "3", "4"]
+    look_through(config_of(file=str(tmp_path / "a.jsonl"), limit=1))
+    look_through(config_of(random={"examples": 1, "max_tokens": 8}))
+
+
+def test_only_the_beginning_of_much_text_is_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "Cats"}\n' * 5 + "nope\n")
+    monkeypatch.setattr(examples, "_LOOKED_AT", 5)
+    look_through(config_of(file=str(tmp_path / "a.jsonl")))
+    monkeypatch.setattr(examples, "_LOOKED_AT", 6)
+    with pytest.raises(ConfigError, match=r"a\.jsonl:6: is not JSON"):
+        look_through(config_of(file=str(tmp_path / "a.jsonl")))
+    monkeypatch.setattr(examples, "_LOOKED_AT_CHARACTERS", 19)
+    look_through(config_of(file=str(tmp_path / "a.jsonl")))

@@ -20,7 +20,6 @@ from probekit.errors import StoreError
 from probekit.store.folder import RunFolder, clear
 from probekit.store.format.records import write_record
 from probekit.store.runrecord import RunRecord, read_run
-from probekit.store.sealed import sealed_shards
 
 RECORD = RunRecord(
     identity={"config_digest": "abc", "sites": [{"axes": ("token", "d_mlp")}], "shards": [{}, {}]},
@@ -204,6 +203,29 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_refusal_names_the_place_in_the_config(tmp_path: Path) -> None:
+    put(tmp_path, "thesis/chapter.tex", "file")
+    at = "a.yaml:12: store.path"
+    for name in ("thesis", "file", "file/run"):
+        with (
+            pytest.raises(StoreError, match=rf"^a\.yaml:12: store\.path: {tmp_path / name} "),
+            RunFolder(tmp_path / name, RECORD, where=at),
+        ):
+            pass
+    with RunFolder(tmp_path / "run", RECORD, where=at):
+        for kind in (RECORD, OTHER):
+            with (
+                pytest.raises(StoreError, match=r"^a\.yaml:12: store\.path: .*another run"),
+                RunFolder(tmp_path / "run", kind, where=at),
+            ):
+                pass
+    with (
+        pytest.raises(StoreError, match=r"^a\.yaml:12: store\.path: .*holds another run"),
+        RunFolder(tmp_path / "run", OTHER, where=at),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_with_foreign_files_is_refused(tmp_path: Path, overwrite: bool) -> None:
     put(tmp_path, "thesis.tex", "data/a.csv")
@@ -373,17 +395,6 @@ def test_a_lock_that_its_owner_removes_just_now_is_not_trusted(
 
 
 # --- what is whole
-
-
-def test_a_shard_is_whole_when_its_h5_and_its_json_are_there(tmp_path: Path) -> None:
-    put(tmp_path, "shards/00000.h5", "shards/00000.json", "shards/00001.h5", "shards/00002.json")
-    put(tmp_path, "shards/123456.h5", "shards/123456.json", "shards/.00004.h5.part")
-    put(tmp_path, "shards/7.h5", "shards/7.json", "shards/1 (copy).json", "shards/notes.json")
-    assert sealed_shards(tmp_path) == {0, 123456}
-
-
-def test_a_folder_without_shards_has_none_that_are_whole(tmp_path: Path) -> None:
-    assert sealed_shards(tmp_path) == frozenset()
 
 
 def test_leftovers_of_a_killed_run_are_removed(path: Path) -> None:
