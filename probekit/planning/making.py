@@ -125,14 +125,15 @@ class _Outline:
 
 def _outline(config: ProbeConfig, hf_config: Any, dtype: torch.dtype, n_keys: int) -> _Outline:
     asked = config.model.attention
-    skeleton = build_skeleton(hf_config, dtype, asked)
+    where = config.where("model.name")
+    skeleton = build_skeleton(hf_config, dtype, asked, where=where)
     resolver = Resolver(config, skeleton, n_keys)
     try:
         sites, attention, notes = resolver.sites(), asked, resolver.notes
     except PlanError:
         if not resolver.needs_eager or asked != "auto":
             raise
-        skeleton = build_skeleton(hf_config, dtype, "eager")
+        skeleton = build_skeleton(hf_config, dtype, "eager", where=where)
         resolver = Resolver(config, skeleton, n_keys)
         sites, attention = resolver.sites(), "eager"
         notes = [
@@ -247,7 +248,12 @@ def _limits(config: ProbeConfig, hf_config: Any) -> Limits:
             )
     n_tokens = min((n for n in (config.inputs.max_tokens, room) if n is not None), default=None)
     if sizes.d_vocab is None:
-        raise PlanError(f"model.name: the config of {config.model.name} says no vocabulary size")
+        where = config.where("model.name")
+        kind = models.model_class(hf_config, where)
+        raise PlanError(
+            f"{where}: the config of {config.model.name} says no vocabulary size"
+            f"{models.instead_of_tokens(hf_config, kind)}"
+        )
     return Limits(n_tokens=n_tokens, d_vocab=sizes.d_vocab, too_long=config.inputs.too_long)
 
 
