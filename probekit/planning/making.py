@@ -202,7 +202,7 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
     config = origin.config
     if tokenizer is None and config.inputs.random is None:
         return None
-    encode = None if tokenizer is None else tokenizing.encoder(tokenizer)
+    encode = None if tokenizer is None else tokenizing.encoder(tokenizer, origin.limits.n_tokens)
     sealed_in = None if anew else config.store.folder
     examples, more = read_inputs(origin, encode, sealed_in=sealed_in)
     notes += more
@@ -214,14 +214,15 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
     if examples.n_truncated:
         notes.append(
             f"{examples.n_truncated} of {len(examples)} texts are longer than "
-            f"{origin.limits.n_tokens} tokens and are cut there{_said_cut(examples.n_cut)} "
+            f"{origin.limits.n_tokens} tokens and are cut there{_said_cut(examples)} "
             "(inputs.too_long: error refuses them instead)"
         )
     return examples
 
 
-def _said_cut(n_cut: int) -> str:
-    return f", {n_cut:,} tokens in all" if n_cut else ""
+def _said_cut(examples: Examples) -> str:
+    about = "about " if examples.is_about else ""
+    return f", {about}{examples.n_cut:,} tokens in all" if examples.n_cut else ""
 
 
 def _tokenizer(config: ProbeConfig, notes: list[str], *, needed: bool) -> Any:
