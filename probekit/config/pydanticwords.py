@@ -39,6 +39,8 @@ _OF_TYPES = (
     "greater_than",
 )
 _NAMED = 3  # keys of a mapping, for one who has never seen it
+_GLUED = re.compile(r"\w+\s*[:\uff1a]")
+_SWITCHES = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
@@ -114,6 +116,16 @@ def _wanted(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
 def _hint(kind: str, given: Any) -> str:
     if kind == "string_type" and is_number(given):
         return "; if it is text, put it in quotes"
+    if kind == "string_type" and isinstance(given, dict):
+        return '; put text with ": " in quotes'
+    if kind == "tuple_type" and isinstance(given, dict):
+        return '; begin each item with "- "'
+    if kind in ("model_type", "model_attributes_type") and _GLUED.match(str(given)):
+        return "; write a colon and a space behind a key"
+    if kind == "int_type" and isinstance(given, float) and given.is_integer():
+        return f"; write {given:.0f}"
+    if kind == "bool_type" and str(given).lower() in _SWITCHES:
+        return f"; write {_SWITCHES[str(given).lower()]}"
     if kind in ("int_type", "float_type") and isinstance(given, str) and _NUMBER.fullmatch(given):
         return "; write it without quotes"
     return ""

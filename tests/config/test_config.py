@@ -433,6 +433,14 @@ MISTAKES = [
         "did you mean gzip?",
     ),
     ("store:", "execution_order: yes\nstore:", "7: execution_order", "expected true, false or as"),
+    ("  name: gpt2", "  name:gpt2", "1: model", "write a colon and a space behind a key"),
+    ("  name: gpt2", "  name\uff1agpt2", "1: model", "write a colon and a space behind a key"),
+    ("  - modules:", "    modules:", "5: probes", 'expected a list; begin each item with "- "'),
+    ("[a, b]", "[Q: what, b]", "4: inputs.texts[0]", 'put text with ": " in quotes'),
+    ("store:", "early_stop: no\nstore:", "7: early_stop", "expected true or false; write false"),
+    ("store:", "early_stop: On\nstore:", "7: early_stop", "expected true or false; write true"),
+    ("store:", "seed: 1e3\nstore:", "7: seed", "expected a whole number; write 1000"),
+    ("store:", "seed: '1'\nstore:", "7: seed", "expected a whole number; write it without quotes"),
     ("store:", "seed: -1\nstore:", "7: seed", "given -1 .a whole number., expected at least 0"),
 ]
 
@@ -459,7 +467,12 @@ def test_a_mistake_is_named_with_its_line_and_path(
         ("transformer.h.*.mlp", "@x", ":6", 'in quotes: "@x"$'),
         ("transformer.h.*.mlp", "*mlp", ":6: probes[0].modules", r'no anchor; .* quotes: "\*mlp"'),
         ("transformer.h.*.mlp", "!x y", ":6: probes[0].modules", "given the tag '!x', expected pl"),
-        ("gpt2", "!!python/name:os.system x", ":2: model.name", "tag 'tag:yaml.org,2002:python/"),
+        (
+            "gpt2",
+            "!!python/name:os.system x",
+            ":2: model.name",
+            "the tag '!!python/name:os.system'",
+        ),
         ("gpt2", "!!python/object/apply:os.system [x]", ":2: model.name", "given the tag"),
         ("gpt2", "1e999", ":2: model.name", "number 1e999 is too large; if it is text, put it"),
         ("gpt2", "9" * 5000, ":2: model.name", r"number 9+\.\.\. is too large"),
@@ -472,7 +485,7 @@ def test_a_mistake_is_named_with_its_line_and_path(
             ":2: model",
             "given the key 1 .a whole number., expected text",
         ),
-        ("  name", "  ? [a]\n  : x\n  name", ":2: model", "given the key a list, mapping or alias"),
+        ("  name", "  ? [a]\n  : x\n  name", ":2: model", "given a list, a mapping or an ali"),
         ("  name", "  <<: 3\n  name", ":2: model", "<< expects an alias of a mapping"),
         ("store:", "--- \nstore:", ":7", "a second document starts; expected one"),
         ("gpt2", "g\x00", ":2", r"character U\+0000 is not text; remove it"),
@@ -484,7 +497,21 @@ def test_a_mistake_is_named_with_its_line_and_path(
             "nested deeper than 50 levels",
         ),
         ("  name: gpt2", "  name: " + "[" * 10**6, ":2: model.name[0]", "nested deeper than 50"),
-        (BASE, "", "", "given null, expected a mapping with the keys model, inputs, probes"),
+        (BASE, BASE.replace("  name", "\u00a0 name"), ":2", r"U\+00A0; .* plain space only"),
+        (BASE, BASE.replace("  - m", "  \u2013 m"), ":6: probes", r"U\+2013; .* plain hyphen only"),
+        ("[a, b]", "[a, b", ":4", r"the \[ on line 4 is not closed, or text in it needs quotes"),
+        (
+            "[a, b]",
+            "[a #1, b]",
+            ":4",
+            r"the \[ on line 4 is not closed, or text in it needs quotes",
+        ),
+        (
+            BASE,
+            "",
+            "",
+            "nothing is written in it, expected a mapping with the keys model, inputs, probes",
+        ),
         (BASE, "# nothing\n", "", "expected a mapping with the keys"),
         (BASE, "- a\n", ":1", r"given \['a'\] .a list., expected a mapping"),
         (BASE, "model=gpt2", ":1", "given 'model=gpt2' .text., expected a mapping"),
@@ -497,6 +524,15 @@ def test_text_that_is_no_plain_yaml_is_refused(
     (line,) = faults_of(path)
     assert line.startswith(f"{path}{where}: ")
     assert re.search(message, line), line
+
+
+def test_a_file_in_another_encoding_or_without_a_name_is_refused(tmp_path: Path) -> None:
+    (line,) = faults_of(written(tmp_path, BASE.encode("utf-16")))
+    assert line.endswith("a.yaml: is UTF-16; save the file as UTF-8")
+    (line,) = faults_of("")
+    assert line == "'': the path is empty; expected the path of a YAML file"
+    (line,) = faults_of("a\0b")
+    assert line.endswith("this is a path which holds a null character; no path does")
 
 
 def test_a_file_that_cannot_be_read_as_text_is_refused(tmp_path: Path) -> None:
@@ -893,7 +929,7 @@ def test_set_changes_one_key(overrides: list[str], path: str, value: Any) -> Non
         ("model.name.x=3", "model.name is 'gpt2' (text), expected a mapping"),
         ("probes.x=3", "probes is [{modules: 'transformer.h.*.mlp'}] (a list), expected a mapping"),
         ("model[0]=3", "model is {name: 'gpt2'} (a mapping), expected a list"),
-        ("probes[2].layers=1", "probes has 1 items; expected an index up to 1, which appends"),
+        ("probes[2].layers=1", "probes has 1 item; expected an index up to 1, which appends"),
         ("inputs={texts: ['']}", "inputs.texts[0]: given '' (text), expected text that is not"),
         ("probes[0].modules=*.mlp", 'put text with special characters in quotes: "*.mlp"'),
         ("probes[0].modules=*mlp", "alias *mlp has no anchor; if it is text, put it in quotes"),
@@ -1113,7 +1149,9 @@ def test_the_schema_describes_every_field() -> None:
 
 
 # What JSON Schema cannot say: relations of two numbers, and what is gone once the text is read.
-BEYOND_SCHEMA = re.compile(r"NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range")
+BEYOND_SCHEMA = re.compile(
+    r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range"
+)
 
 
 @pytest.mark.parametrize(
