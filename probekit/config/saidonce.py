@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from probekit.config.nearmatches import runs
 from probekit.errors import Fault
 
-_NUMBER = re.compile(r"(?<=\w\.)(?:0|[1-9][0-9]{0,8})(?=[./ :;,)@]|$)|(?<=^)[0-9]+(?=\.\w)")
+_NUMBER = re.compile(
+    r"(?<=\w\.)(?:0|[1-9][0-9]{0,8})(?=[./ :;,)@]|$)|^(?:0|[1-9][0-9]{0,8})(?=[./])"
+)
 _PATH = re.compile(r"[\w.]*(?:\{[0-9.,]+\}[\w.]*)*")
 _PLACE = "\0"  # where a number stood; no message has one
 _OWN = re.compile(rf"[\w.{_PLACE}]*")  # the path that a message begins with

@@ -221,7 +221,8 @@ class Recording(Attachment):
             there = ", ".join(said_once(meant))
             raise CaptureError(f"{site} means {len(meant)} sites; name one: {there}")
         there = ", ".join(said_once(self._sites))
-        raise CaptureError(f"{shorten(str(site))} was not asked for; recorded: {there}")
+        asked = shorten(site) if isinstance(site, str) else show_typed(site)
+        raise CaptureError(f"{asked} was not asked for; recorded: {there}")
 
     def _tap(self, name: str, elsewhere: Mapping[tuple[str, str], HeadsAt]) -> Tap:
         module, kind = self._sites[name]
