@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit import arguments
 from probekit.analysis.ckamatrix import CKAMatrix
 from probekit.errors import StoreError
 from probekit.extras import load_extra
@@ -63,6 +64,7 @@ class Comparison(Shown):
         Raises:
             StoreError: if there is none; the message says which there are.
         """
+        place = None if place is None else arguments.text("place", place)
         there = [matrix.place for matrix in self.matrices]
         found = [m for m in self.matrices if place is None or m.place == place]
         if len(found) != 1:

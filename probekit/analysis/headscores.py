@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.methods import results as methods
@@ -131,7 +132,7 @@ class HeadScores(Shown, Sequence[HeadScore]):
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
+    if arguments.text("kind", kind) not in KINDS:
         raise StoreError(f"there is no kind of head {kind!r}; expected one of: {', '.join(KINDS)}")
 
 

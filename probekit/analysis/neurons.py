@@ -75,6 +75,7 @@ def top_examples(
 ) -> TopExamples:
     """Find the rows on which a neuron fires most; see `Trace.top_examples`."""
     k = arguments.whole("k", k, least=1)
+    around = arguments.whole("around", around, least=0)
     column = column_of(site, neuron)
     (best,) = top_rows(site, [column], k, smallest=smallest, one_per_example=one_per_example)
     return TopExamples(

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from probekit import arguments
 from probekit.analysis.sitestats import SiteStatistics, site_statistics, summary_of
 from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.methods import results as methods
 from probekit.store import FLOATS
 from probekit.trace import Patterns, Shown, Table, choose_sites, collapse
+from probekit.wording import show_typed
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -40,6 +42,7 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
     sites: tuple[SiteStatistics, ...]
 
     def __getitem__(self, name: str) -> SiteStatistics:
+        name = arguments.text("a site's name", name)
         name = name if "/" in name else f"{name}/output"
         for found in self.sites:
             if found.site == name:
@@ -58,6 +61,8 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
         Args:
             layers: the share of the layers recorded that must have it, at least.
         """
+        if not isinstance(layers, int | float) or not layers >= 0:
+            raise StoreError(f"layers is {show_typed(layers)}; expected a share, 0 to 1")
         found = []
         for shape, names in collapse(self).items():
             where: dict[tuple[int, ...], list[str]] = {}

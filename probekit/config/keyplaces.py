@@ -80,7 +80,7 @@ def _make_room(here: Any, step: str | int, parent: str) -> None:
     if not isinstance(here, list):
         raise ConfigError(f"{parent} is {show_typed(here)}, expected a list")
     if step > len(here):
-        size = f"{parent} has {len(here)} items"
+        size = f"{parent} has {len(here)} item{'' if len(here) == 1 else 's'}"
         raise ConfigError(f"{size}; expected an index up to {len(here)}, which appends")
     if step == len(here):
         here.append(None)

@@ -66,7 +66,10 @@ def load_config(
         places = source._places if isinstance(source, ProbeConfig) else Places()
     if not isinstance(tree, dict):
         keys = ", ".join(ProbeConfig.model_fields)
-        message = f"given {show_typed(tree)}, expected a mapping with the keys {keys}"
+        given = f"given {show_typed(tree)}"
+        if tree is None and isinstance(source, str | Path):
+            given = "nothing is written in it"
+        message = f"{given}, expected a mapping with the keys {keys}"
         raise ConfigError.of([Fault(places.where(()), message)])
     places, unusable = _with_overrides(tree, places, overrides)
     return _validated(tree, places, mistakes, unusable)

@@ -35,6 +35,9 @@ _WORDS = dict.fromkeys(("", "~", "null", "Null", "NULL")) | {
 }
 _TOKEN = re.compile(r"""(?:\{[^{}\s]*\}|[^\s\[\],"'#])+""")
 _SPECIAL = re.compile(r"[*&!@`%]|\{.*\}")
+_NO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
+# What editors and web pages put in the place of an indent, or of a list's hyphen.
+_ODD_START = re.compile(rf"[^\S ]|[{_NO_WIDTH}]|[\u2010-\u2015\u2212\u2022\u00b7](?=\s)")
 _UNPRINTABLE = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -86,7 +89,8 @@ class _Reader:
             message = f'alias {name} has no anchor; if it is text, put it in quotes: "{name}"'
             raise _TextError(message, line, path)
         if event.tag:
-            message = f"given the tag {show(event.tag)}, expected plain YAML; remove the tag"
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            message = f"given the tag {show(tag)}, expected plain YAML; remove the tag"
             raise _TextError(f"{message}, or put text that starts with ! in quotes", line, path)
         node = _Node(line, self._value(event, path))
         if event.anchor:
@@ -155,9 +159,17 @@ def _line(event: Any) -> int:
 def _key(event: Any, path: KeyPath) -> str:
     key = _scalar(event, path) if isinstance(event, yaml.ScalarEvent) else None
     if isinstance(key, str) and not event.tag:
+        if (odd := _ODD_START.match(key)) and event.implicit[0]:
+            what = "space" if odd[0].isspace() or odd[0] in _NO_WIDTH else "hyphen"
+            message = (
+                f"{show(key)} begins with U+{ord(odd[0]):04X}; YAML knows the plain {what} only"
+            )
+            raise _TextError(message, _line(event), path)
         return key
-    given = show_typed(key) if isinstance(event, yaml.ScalarEvent) else "a list, mapping or alias"
-    message = f"given the key {given}, expected text; put text and patterns in quotes"
+    given = f"the key {show_typed(key)}"
+    if not isinstance(event, yaml.ScalarEvent):
+        given = "a list, a mapping or an alias as a key"
+    message = f"given {given}, expected text; put text and patterns in quotes"
     raise _TextError(message, _line(event), path)
 
 
@@ -180,7 +192,7 @@ def _scalar(event: Any, path: KeyPath) -> Any:
 
 def read_file(source: str | Path) -> tuple[Any, Places, list[Mistake]]:
     """Read a YAML file: its tree, where each key stands, and the keys that stand twice."""
-    name = str(source) if str(source).isprintable() else show(str(source))
+    name = str(source) if str(source) and str(source).isprintable() else show(str(source))
     try:
         reader, tree = _read_text(_file_text(source))
     except _TextError as error:
@@ -217,24 +229,36 @@ def _read_text(text: str) -> tuple[_Reader, Any]:
         raise _TextError(f"not valid YAML: {error}") from None
 
 
+_BRACKETS = {"flow sequence": "[", "flow mapping": "{"}
+
+
 def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> _TextError:
     unclosed = "quoted" in (error.context or "")
     mark = error.context_mark if unclosed else error.problem_mark
     lines = text.splitlines() or [""]
     number = min(mark.line if mark else 0, len(lines) - 1)
     line = lines[number]
+    opened = (error.context or "").removeprefix("while parsing a ")
     if "\t" in line[: len(line) - len(line.lstrip())]:
         advice = "indent with spaces, not with tabs"
     elif special := next(filter(_SPECIAL.search, _TOKEN.findall(line)), ""):
         advice = f'put text with special characters in quotes: "{shorten(special)}"'
+    elif opened in _BRACKETS and error.context_mark is not None:
+        begin = error.context_mark.line + 1
+        what = f"the {_BRACKETS[opened]} on line {begin} is not closed, or text in it needs quotes"
+        return _TextError(f"not valid YAML: {error.problem}; {what}", begin)
     else:
         advice = f"the line reads {show(line.strip())}"
+        if (error.problem or "").startswith("mapping values"):
+            advice += '; put text with ": " in quotes, and indent the keys of a mapping alike'
     return _TextError(f"not valid YAML: {error.problem}; {advice}", number + 1)
 
 
 def _file_text(source: str | Path) -> str:
+    if not str(source):
+        raise _TextError("the path is empty; expected the path of a YAML file")
     if (wrong := no_path(str(source))) is not None:
-        raise _TextError(f"this is {wrong}")
+        raise _TextError(f"this is {'a path ' if wrong.startswith('which') else ''}{wrong}")
     try:
         with at_home(source).open("rb") as file:
             raw = file.read(_MAX_FILE_BYTES + 1)
@@ -247,6 +271,8 @@ def _file_text(source: str | Path) -> str:
     if len(raw) > _MAX_FILE_BYTES:
         message = f"larger than {_MAX_FILE_BYTES} bytes; put texts in a file and use inputs.file"
         raise _TextError(message)
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _TextError("is UTF-16; save the file as UTF-8")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.handover.newfile import Part, Watcher, new_file, refuse_full_disk, write_parts
 from probekit.store import (
@@ -52,7 +53,7 @@ def merge_trace(
     watch: Watcher | None,
 ) -> None:
     """Write the file; see `Trace.merge`."""
-    if dtype is not None and dtype not in WIDER:
+    if dtype is not None and arguments.text("dtype", dtype) not in WIDER:
         raise StoreError(f"dtype: given {dtype!r}, {one_of(dtype, WIDER)}, or none: as stored")
     sites = choose_sites(trace, patterns)
     for site in sites:

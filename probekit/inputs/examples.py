@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -26,6 +26,7 @@ from probekit.store import INPUTS_FILE, Pieces, SealedInputs, explained
 Array = np.ndarray[Any, Any]
 
 _TOKENIZED_AT_ONCE = 1000
+_CHARACTERS_AT_ONCE = 1 << 20
 _FAULTS_SHOWN = 20
 _LOOKED_AT, _LOOKED_AT_CHARACTERS = 10_000, 4_000_000  # before there is a tokenizer
 _EMPTY = "the text is empty: there is no token to record; remove it"
@@ -40,6 +41,7 @@ class Encoded:
 
     ids: Sequence[Sequence[int]]  # [text][token]
     spans: Sequence[Sequence[tuple[int, int]]] | None = None  # [text][token]: first character, end
+    n_more: Sequence[int] | None = None  # [text]: about so many tokens were left out behind these
 
 
 Encode = Callable[[list[str]], Encoded]
@@ -94,6 +96,7 @@ class Examples:
         spans: which characters of its text a token covers, `[token, (start, end)]`.
         n_truncated: examples cut at the limit.
         n_cut: tokens that were cut; 0 where nobody counted them.
+        is_about: `n_cut` is an estimate.
         notes: what the user should know of how they were read.
         digest: of all of it, where it is known.
     """
@@ -107,10 +110,11 @@ class Examples:
         spans: Array | None = None,
         n_truncated: int = 0,
         n_cut: int = 0,
+        is_about: bool = False,
         notes: Sequence[str] = (),
         digest: str | None = None,
     ) -> None:
-        self.n_truncated, self.n_cut = n_truncated, n_cut
+        self.n_truncated, self.n_cut, self.is_about = n_truncated, n_cut, is_about
         self.notes = tuple(notes)
         self._ids, self._texts, self._tokens, self._spans = ids, texts, tokens, spans
         self._digest = digest
@@ -277,6 +281,7 @@ class _Making:
 
     def __init__(self) -> None:
         self._n_truncated = self._n_cut = 0
+        self._is_about = False
         self._has_spans = True
 
     def __enter__(self) -> Self:
@@ -298,12 +303,14 @@ class _Making:
         spans: Sequence[tuple[int, int]] | None = None,
         *,
         n_cut: int = 0,
+        about: bool = False,
     ) -> None:
         self._ids.append(id.encode())
         self._texts.append(text.encode())
         self._tokens.append(tokens.tobytes())
         self._n_truncated += n_cut > 0
         self._n_cut += n_cut
+        self._is_about |= about
         if spans is None:
             self._has_spans = False
         else:
@@ -318,6 +325,7 @@ class _Making:
             spans=self._spans.pieces("<i4").values.reshape(-1, 2) if self._has_spans else None,
             n_truncated=self._n_truncated,
             n_cut=self._n_cut,
+            is_about=self._is_about,
             notes=notes,
         )
 
@@ -374,18 +382,20 @@ def _tokenize(
 ) -> Examples:
     sorting = _Sorting(found, config.inputs.limit, config.where("inputs"))
     with _Making() as making:
-        texts, n_texts = sorting.texts(), 0
-        while group := list(islice(texts, _TOKENIZED_AT_ONCE)):
+        n_texts = 0
+        for group in _groups(sorting.texts()):
             n_texts += len(group)
             encoded = encode([text.text for text in group])
             for number, (text, ids) in enumerate(zip(group, encoded.ids, strict=True)):
-                fault = _fault(text, ids, limits)
+                n_more = 0 if encoded.n_more is None else encoded.n_more[number]
+                fault = _fault(text, ids, limits, n_more)
                 if fault is not None:
                     sorting.tell(fault)
                     continue
                 kept = np.array(ids[: limits.n_tokens], dtype="<i4")
                 spans = None if encoded.spans is None else encoded.spans[number][: limits.n_tokens]
-                making.add(text.id, text.text, kept, spans, n_cut=len(ids) - len(kept))
+                n_cut = len(ids) - len(kept) + n_more
+                making.add(text.id, text.text, kept, spans, n_cut=n_cut, about=n_more > 0)
         sorting.check_ids()
         if sorting.faults:
             raise ConfigError.of(sorting.faults)
@@ -393,6 +403,20 @@ def _tokenize(
             raise ConfigError(f"{config.where('inputs')}: {_NO_TEXTS}")
         blank = f"{config.where('inputs.file')}: {sorting.n_blank} blank lines are left out"
         return making.examples(notes=[blank] if sorting.n_blank else [])
+
+
+def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    """Give texts some at a time: so many, or of so many characters together."""
+    group: list[Text] = []
+    n_chars = 0
+    for text in texts:
+        group.append(text)
+        n_chars += len(text.text)
+        if len(group) == _TOKENIZED_AT_ONCE or n_chars > _CHARACTERS_AT_ONCE:
+            yield group
+            group, n_chars = [], 0
+    if group:
+        yield group
 
 
 def _unfit(text: Text) -> Fault | None:
@@ -410,9 +434,10 @@ def _storable(text: str) -> bool:
         return False
 
 
-def _fault(text: Text, ids: Sequence[int], limits: Limits) -> Fault | None:
+def _fault(text: Text, ids: Sequence[int], limits: Limits, n_more: int) -> Fault | None:
     if not text.text or not ids:
         return Fault(text.where, _EMPTY)
+    about = "about " if n_more else ""
     if max(ids) >= limits.d_vocab:
         return Fault(
             text.where,
@@ -422,7 +447,7 @@ def _fault(text: Text, ids: Sequence[int], limits: Limits) -> Fault | None:
     if limits.too_long == "error" and limits.n_tokens is not None and len(ids) > limits.n_tokens:
         return Fault(
             text.where,
-            f"the text has {len(ids)} tokens, the limit is {limits.n_tokens}; "
+            f"the text has {about}{len(ids) + n_more:,} tokens, the limit is {limits.n_tokens}; "
             "shorten it, raise inputs.max_tokens, or set inputs.too_long: truncate",
         )
     return None

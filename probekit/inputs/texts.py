@@ -19,6 +19,8 @@ from probekit.config import DatasetInputs, InputsConfig, ProbeConfig
 from probekit.errors import ConfigError, Fault
 from probekit.wording import shorten
 
+_ROWS_AT_ONCE = 1000  # of Parquet
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
@@ -163,7 +165,7 @@ def _parquet_rows(path: Path, table: Any, field: str) -> Iterator[Found]:
         raise ConfigError(f"{path}: {_no_field(field, table.schema_arrow.names)}")
     wanted = [n for n in (field, "id") if n in table.schema_arrow.names]
     number = 0
-    for batch in table.iter_batches(columns=wanted):
+    for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
         for row in batch.to_pylist():
             yield _row(row, field, f"{path}: row {number}", number)
             number += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +19,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from probekit.config import ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs.examples import Encode, Encoded
+from probekit.inputs.longtexts import Cutting, head_ends
 from probekit.models import (
     Source,
     explained,
@@ -63,19 +65,71 @@ def load_tokenizer(config: ProbeConfig) -> Any:
     return found
 
 
-def encoder(tokenizer: Any) -> Encode:
+def encoder(tokenizer: Any, n_tokens: int | None = None) -> Encode:
     """Give the function from texts to token ids, special tokens as the tokenizer adds them.
 
     Which characters a token covers comes along where the tokenizer says it.
+
+    Args:
+        tokenizer: of transformers.
+        n_tokens: how many of a text are wanted; of one that is much longer no more is encoded than
+            gives these exactly, where the tokenizer is known to allow it.
     """
     says_spans = _is_fast(tokenizer)
+    cutting: list[Cutting] = []  # made for the first long text: it reads the whole vocabulary
 
-    def encode(texts: list[str]) -> Encoded:
+    def encode_whole(texts: list[str]) -> tuple[list[list[int]], Any]:
         more = {"return_offsets_mapping": True} if says_spans else {}  # others refuse the word
         found = tokenizer(texts, return_attention_mask=False, verbose=False, **more)
-        return Encoded(ids=found["input_ids"], spans=found.get("offset_mapping"))
+        return found["input_ids"], found.get("offset_mapping")
+
+    def encode_head(text: str) -> _Head | None:
+        """Encode the first of a long text, where these are sure to be its first tokens."""
+        if n_tokens is None or not _is_plain(tokenizer):
+            return None
+        for end in head_ends(text, n_tokens):
+            if not cutting:
+                cutting.append(Cutting(tokenizer.backend_tokenizer))
+            if not cutting[0].may_cut(text, end):
+                return None
+            (ids,), (spans,) = encode_whole([text[:end]])
+            n_own = len(ids) - tokenizer.num_special_tokens_to_add()
+            if n_own > n_tokens:  # none that is kept is one that the tokenizer puts behind a text
+                n_more = round((len(text) - end) * n_own / end)
+                return _Head(ids=ids, spans=spans, n_more=n_more)
+        return None
+
+    def encode(texts: list[str]) -> Encoded:
+        heads = {n: head for n, text in enumerate(texts) if (head := encode_head(text))}
+        if not heads:
+            ids, spans = encode_whole(texts)
+            return Encoded(ids=ids, spans=spans)
+        rest = [text for n, text in enumerate(texts) if n not in heads]
+        found = zip(*encode_whole(rest), strict=True) if rest else iter(())
+        every = [heads.get(n) or _Head(*next(found), n_more=0) for n in range(len(texts))]
+        return Encoded(
+            ids=[one.ids for one in every],
+            spans=[one.spans for one in every],
+            n_more=[one.n_more for one in every],
+        )
 
     return encode
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    n_more: int  # about so many tokens of the text were not encoded
+
+
+def _is_plain(tokenizer: Any) -> bool:
+    """Say whether texts go to the package `tokenizers` as they are."""
+    kind, plain = type(tokenizer), transformers.PreTrainedTokenizerFast
+    return _is_fast(tokenizer) and all(
+        getattr(kind, name, None) is getattr(plain, name)
+        for name in ("__call__", "_encode_plus", "num_special_tokens_to_add")
+    )
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -5,6 +5,7 @@ from .checkpoints import (
     compute_device as compute_device,
     compute_dtype as compute_dtype,
     explained as explained,
+    instead_of_tokens as instead_of_tokens,
     load_hf_config as load_hf_config,
     load_model as load_model,
     model_class as model_class,

@@ -23,7 +23,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from probekit.config import ModelConfig, ProbeConfig
+from probekit.config import ModelConfig, ProbeConfig, said_once
 from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
 from probekit.models.ggufreading import forget_parsed, parsed_once
@@ -73,8 +73,11 @@ def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, s
     if model.weights == "pretrained" and not source.on_hub and source.gguf_file is None:
         trust.check_weights(Path(source.place), where)
     hint, arguments = _out_of_reach(model, source), source.arguments(model.revision)
+    _check_folder(source, where)
     with parsed_once(source), explained(where, hint):
         values, _ = transformers.PreTrainedConfig.get_config_dict(source.place, **arguments)
+    if "_diffusers_version" in values:
+        raise ConfigError(f"{where}: {model.name} is a model of diffusers. {_IN_PYTHON}")
     trust.check_sizes(values, where)
     trust.check_kernel(values, where)
     own_code = trust.check_code(
@@ -89,6 +92,23 @@ def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, s
             source.place, trust_remote_code=model.trust_remote_code, **arguments
         )
     return found, own_code
+
+
+def _check_folder(source: Source, where: str) -> None:
+    """Refuse a folder of something else than a model of transformers, by what it is."""
+    place = Path(source.place)
+    if source.on_hub or source.gguf_file or (place / "config.json").is_file():
+        return
+    what, todo = "no config.json", "give a folder that `save_pretrained` of transformers wrote"
+    if (place / "model_index.json").is_file():
+        raise ConfigError(f"{where}: in {place} there is a pipeline of diffusers. {_IN_PYTHON}")
+    if (place / "adapter_config.json").is_file():
+        what = "an adapter (adapter_config.json), which is a part of a model"
+        todo = "join it to its model with peft's merge_and_unload(), and save that"
+    elif found := sorted(place.glob("*.gguf")):
+        what = f"no config.json, and {found[0].name}"
+        todo = f"give that file: {found[0]}"
+    raise ConfigError(f"{where}: cannot be loaded from {place}: there is {what}; {todo}")
 
 
 def _bundled(file: str) -> Any:
@@ -132,8 +152,12 @@ def with_overrides(found: Any, overrides: Mapping[str, Any], config: ProbeConfig
         return type(found).from_dict(values)
 
 
-def model_class(hf_config: Any) -> Any:
-    """Choose the class: the one the checkpoint names, or the causal LM of its type."""
+def model_class(hf_config: Any, where: str = "model.name") -> Any:
+    """Choose the class: the one the checkpoint names, or the causal LM of its type.
+
+    Raises:
+        ConfigError: if there is none; the message says what to do with such a model.
+    """
     if own_code := getattr(hf_config, "_own_code", None):
         place, name = own_code
         return get_class_from_dynamic_module(name, place, revision=hf_config._commit_hash)
@@ -144,10 +168,35 @@ def model_class(hf_config: Any) -> Any:
             return named
     if type(hf_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ConfigError(
-            f"model.name: transformers {transformers.__version__} has no language model "
-            f"for the model type {hf_config.model_type!r}"
+            f"{where}: transformers {transformers.__version__} has no language model for the "
+            f"model type {hf_config.model_type!r}, and its config.json names no class in "
+            f"`architectures`{instead_of_tokens(hf_config) or '; name its class there'}"
         )
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(hf_config)]
+
+
+def instead_of_tokens(hf_config: Any, kind: Any = None) -> str:
+    """Say what a model reads beside token ids, and what to do then; "" where that is not known."""
+    reads = _READS.get(getattr(kind, "main_input_name", ""))
+    if reads is None and getattr(hf_config, "vision_config", None) is not None:
+        reads = "images beside text"
+    if reads is None and getattr(hf_config, "is_encoder_decoder", None) is True:
+        reads = "two texts, one in its encoder and one in its decoder"
+    if reads is None and hasattr(hf_config, "image_size"):
+        reads = "images"
+    return "" if reads is None else f": it reads {reads}. {_IN_PYTHON}"
+
+
+_IN_PYTHON = (
+    "A config takes models that read token ids alone; in Python "
+    "`with probekit.record(model, [...])` records the modules of any torch model, on any inputs"
+)
+_READS = {
+    "pixel_values": "images",
+    "pixel_values_videos": "videos",
+    "input_values": "sound",
+    "input_features": "sound",
+}
 
 
 def compute_dtype(model: ModelConfig, hf_config: Any) -> torch.dtype:
@@ -276,9 +325,10 @@ def _refuse_holes(report: Any, where: str, name: str) -> None:
     holes = sorted(report["missing_keys"])
     holes += [f"{key}, {list(there)} instead of {list(asked)}" for key, there, asked in sizes]
     if holes:
+        shown = said_once(holes)
         raise ConfigError(
             f"{where}: the checkpoint of {name} has no fitting weights for {len(holes)} parameters "
-            f"({', '.join(holes[:3])}{', ...' if len(holes) > 3 else ''}); "
+            f"({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}); "
             "they would be random. Give the checkpoint that belongs to this architecture"
         )
 

@@ -25,7 +25,13 @@ def rows_of(config: ProbeConfig, match: str) -> list[dict[str, Any]]:
     """
     hf_config = load_hf_config(config, bundled=True)
     dtype = compute_dtype(config.model, hf_config)
-    skeleton = build_skeleton(hf_config, dtype, config.model.attention, details=True)
+    skeleton = build_skeleton(
+        hf_config,
+        dtype,
+        config.model.attention,
+        details=True,
+        where=config.where("model.name"),
+    )
     paths = match_paths(match, tuple(skeleton.modules))
     if not paths:
         raise PlanError(no_match(match, skeleton.modules, skeleton.model_class))

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
-from probekit.models.checkpoints import BUILDING, model_class
+from probekit.models.checkpoints import BUILDING, instead_of_tokens, model_class
 from probekit.models.details import Details, describe
 from probekit.models.forward import (
     FIRST,
@@ -55,7 +55,12 @@ class Skeleton:
 
 
 def build_skeleton(
-    hf_config: Any, dtype: torch.dtype, attention: str = "auto", *, details: bool = False
+    hf_config: Any,
+    dtype: torch.dtype,
+    attention: str = "auto",
+    *,
+    details: bool = False,
+    where: str = "model.name",
 ) -> Skeleton:
     """Run a model without weights.
 
@@ -64,11 +69,12 @@ def build_skeleton(
         dtype: what the model computes in.
         attention: the kernel it will run with, as a config says it.
         details: say of every module what it is made of, too; no run needs that.
+        where: the place of the model's name, for messages.
 
     Raises:
         PlanError: if the model does not run on token ids alone.
     """
-    kind = model_class(hf_config)
+    kind = model_class(hf_config, where)
     # Flash attention is not defined on fake tensors; it has the shapes of sdpa.
     kernel = {"auto": {}, "eager": {"attn_implementation": "eager"}}.get(
         attention, {"attn_implementation": "sdpa"}
@@ -83,10 +89,9 @@ def build_skeleton(
             second = observe(model, partial(_run, model, *SECOND))
         except Exception as error:
             # Whatever a model's own code raises when it is given nothing but tokens.
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise PlanError(
-                f"model.name: {kind.__name__} cannot be built and run on token ids alone, so it "
-                f"cannot be planned: {type(error).__name__}: {reason}"
+                f"{where}: {kind.__name__} cannot be built and run on token ids alone, so it "
+                f"cannot be planned{_reason(error, hf_config, kind)}"
             ) from error
         n_parameters = sum(p.numel() for p in model.parameters())
         arguments = frozenset(inspect.signature(model.forward).parameters)
@@ -98,8 +103,7 @@ def build_skeleton(
     calls = compared(first, second)
     if calls is None:
         raise PlanError(
-            f"model.name: {kind.__name__} runs other modules on longer texts, so it cannot be "
-            "planned"
+            f"{where}: {kind.__name__} runs other modules on longer texts, so it cannot be planned"
         )
     whole, *inner = calls
     shapes = watch.shapes(calls)  # here, where tensors have values again
@@ -116,6 +120,13 @@ def build_skeleton(
         adds_tokens=adds_tokens,
         details=made_of,
     )
+
+
+def _reason(error: Exception, hf_config: Any, kind: Any) -> str:
+    if known := instead_of_tokens(hf_config, kind):  # rather than what its code stumbled on
+        return known
+    lines = str(error).strip().splitlines()[:1]
+    return f": {': '.join([type(error).__name__, *lines])}"
 
 
 def _build(kind: Any, hf_config: Any, dtype: torch.dtype, kernel: dict[str, str]) -> Any:

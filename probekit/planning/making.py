@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from probekit import models
-from probekit.config import ProbeConfig, digest_of_format_1
+from probekit.config import ProbeConfig, digest_of_format_1, faults_once
 from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import Examples, Limits, Origin, read_inputs, shards, tokenizing
 from probekit.models import Skeleton, build_skeleton, families
@@ -113,14 +113,15 @@ class _Outline:
 
 def _outline(config: ProbeConfig, hf_config: Any, dtype: torch.dtype, n_keys: int) -> _Outline:
     asked = config.model.attention
-    skeleton = build_skeleton(hf_config, dtype, asked)
+    where = config.where("model.name")
+    skeleton = build_skeleton(hf_config, dtype, asked, where=where)
     resolver = Resolver(config, skeleton, n_keys)
     try:
         sites, attention, notes = resolver.sites(), asked, resolver.notes
     except PlanError:
         if not resolver.needs_eager or asked != "auto":
             raise
-        skeleton = build_skeleton(hf_config, dtype, "eager")
+        skeleton = build_skeleton(hf_config, dtype, "eager", where=where)
         resolver = Resolver(config, skeleton, n_keys)
         sites, attention = resolver.sites(), "eager"
         notes = [
@@ -168,7 +169,7 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
                 )
             )
     if faults:
-        raise PlanError.of(faults)
+        raise PlanError.of(faults_once(faults))
 
 
 def _is_begun(config: ProbeConfig) -> bool:
@@ -189,7 +190,7 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
     config = origin.config
     if tokenizer is None and config.inputs.random is None:
         return None
-    encode = None if tokenizer is None else tokenizing.encoder(tokenizer)
+    encode = None if tokenizer is None else tokenizing.encoder(tokenizer, origin.limits.n_tokens)
     sealed_in = None if anew else config.store.folder
     examples, more = read_inputs(origin, encode, sealed_in=sealed_in)
     notes += more
@@ -201,14 +202,15 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
     if examples.n_truncated:
         notes.append(
             f"{examples.n_truncated} of {len(examples)} texts are longer than "
-            f"{origin.limits.n_tokens} tokens and are cut there{_said_cut(examples.n_cut)} "
+            f"{origin.limits.n_tokens} tokens and are cut there{_said_cut(examples)} "
             "(inputs.too_long: error refuses them instead)"
         )
     return examples
 
 
-def _said_cut(n_cut: int) -> str:
-    return f", {n_cut:,} tokens in all" if n_cut else ""
+def _said_cut(examples: Examples) -> str:
+    about = "about " if examples.is_about else ""
+    return f", {about}{examples.n_cut:,} tokens in all" if examples.n_cut else ""
 
 
 def _tokenizer(config: ProbeConfig, notes: list[str], *, needed: bool) -> Any:
@@ -235,7 +237,12 @@ def _limits(config: ProbeConfig, hf_config: Any) -> Limits:
             )
     n_tokens = min((n for n in (config.inputs.max_tokens, room) if n is not None), default=None)
     if sizes.d_vocab is None:
-        raise PlanError(f"model.name: the config of {config.model.name} says no vocabulary size")
+        where = config.where("model.name")
+        kind = models.model_class(hf_config, where)
+        raise PlanError(
+            f"{where}: the config of {config.model.name} says no vocabulary size"
+            f"{models.instead_of_tokens(hf_config, kind)}"
+        )
     return Limits(n_tokens=n_tokens, d_vocab=sizes.d_vocab, too_long=config.inputs.too_long)
 
 

@@ -19,7 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 
+from probekit.errors import StoreError
 from probekit.trace import visible
+from probekit.wording import show_typed
 
 Array = np.ndarray[Any, Any]
 
@@ -46,6 +48,8 @@ class Picture(Figure):
 def axes_for(ax: Axes | None, width: float, height: float) -> Axes:
     """Give the axes to draw in: those given, or those of a new figure of that size in inches."""
     if ax is not None:
+        if not isinstance(ax, Axes):
+            raise StoreError(f"ax is {show_typed(ax)}; expected axes of matplotlib, or None")
         return ax
     return new_figure(width, height).add_subplot()
 

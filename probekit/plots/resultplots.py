@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from probekit import arguments
 from probekit.analysis import MEASURES, pooled
 from probekit.errors import StoreError
 from probekit.plots.pictures import (
@@ -109,7 +110,7 @@ def plot_matrix(found: CKAMatrix, *, debiased: bool, ax: Axes | None = None) -> 
 
 def plot_comparison(found: Comparison, measure: str, *, ax: Axes | None = None) -> Figure:
     """Draw a measure by layer, one line for each place."""
-    if measure not in MEASURES:
+    if arguments.text("measure", measure) not in MEASURES:
         raise StoreError(f"there is no measure {measure!r}; expected {', '.join(MEASURES)}")
     lines: dict[str, list[tuple[int, float]]] = {}
     for pair in found.pairs:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ def write_report(
     path, numbers = arguments.path("path", path), _chosen(trace, examples)
     if path.is_dir():
         raise StoreError(f"{path}: is a folder, expected the name of a file")
+    neurons = arguments.whole("neurons", neurons)
+    max_bytes = arguments.whole("max_bytes", max_bytes)
     if neurons < 0:
         raise StoreError(f"neurons: given {neurons}, expected a number from 0 up")
     if max_bytes < _LEAST_BYTES:
@@ -93,10 +95,12 @@ def write_report(
 
 def _chosen(trace: Trace, examples: int | Sequence[int]) -> tuple[int, ...]:
     there = len(trace.examples)
-    if isinstance(examples, int):
-        if examples < 1:
+    if isinstance(examples, str) or not isinstance(examples, Iterable):
+        n_examples = arguments.whole("examples", examples)
+        if n_examples < 1:
             raise StoreError(f"examples: given {examples}, expected at least 1")
-        return tuple(range(min(examples, there)))
+        return tuple(range(min(n_examples, there)))
+    examples = [arguments.whole("a number of examples", number) for number in examples]
     if not examples:
         raise StoreError("examples: given none, expected at least one")
     if wrong := [n for n in examples if not -there <= n < there]:

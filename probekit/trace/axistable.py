@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.store import (
     TEXT,
@@ -100,7 +101,7 @@ class AxisTable:
             StoreError: if there is none of that name, the trace was made without it, or it has
                 more or fewer rows than others.
         """
-        found = self._open(name)
+        found = self._open(arguments.text("a column's name", name))
         if len(found) != len(self):
             what = f"{self._path(name)} has {len(found)} rows, others have {len(self)}"
             raise StoreError(f"{self._opened.path}: {what}")

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.store import (
     INDEX_FILE,
@@ -59,13 +60,14 @@ class Opened:
 
     def token_text(self, token_id: int) -> str:
         """Give the string of a token id."""
+        token_id = arguments.whole("a token id", token_id)
         known = 0 <= token_id < len(self.vocabulary)
         return self.vocabulary[token_id] if known else f"<{token_id}>"
 
     def has(self, name: str) -> bool:
         """Say whether there is a dataset or a group of that name."""
         with open_file(self._file) as file:
-            return node_in(file, name) is not None
+            return node_in(file, arguments.text("a name", name)) is not None
 
     def numbers(self, name: str, axis: str | None = None) -> MappedRows:
         """Open a column of whole numbers.
@@ -78,7 +80,7 @@ class Opened:
             StoreError: if it is something else.
         """
         with open_file(self._file) as file:
-            dataset = dataset_in(file, name, virtual=True)
+            dataset = dataset_in(file, arguments.text("a column's name", name), virtual=True)
             column = MappedRows(dataset, self._file, self._maps, less=self.first(axis))
         if column.storage.kind not in "iu" or len(column.shape) != 1:
             raise StoreError(
@@ -89,7 +91,7 @@ class Opened:
 
     def first(self, axis: str | None) -> int:
         """Say which number the file gives to its first row of an axis."""
-        return self._firsts.get(axis, 0)
+        return 0 if axis is None else self._firsts.get(arguments.text("axis", axis), 0)
 
 
 def _said_apart(folder: Path) -> dict[str, Any]:

@@ -142,14 +142,16 @@ class Tables(Opened):
 
     def context(self, row: int, *, before: int = 8, after: int = 4) -> str:
         """Give the text around a token, the token itself in «marks»."""
-        token = self.tokens[row]
+        token = self.tokens[arguments.whole("row", row)]
+        before = arguments.whole("before", before, least=0)
+        after = arguments.whole("after", after, least=0)
         ids, at = self.examples[token.example].token_ids.tolist(), token.position
         text = self.vocabulary.text  # whole characters put together
         return f"{text(ids[max(0, at - before) : at])}«{token.text}»{text(ids[at + 1 :][:after])}"
 
     def rows_of_choice(self, choice: str) -> Array:
         """Give, for every row of a choice, its row of the axis: int64 `[row]`, read-only."""
-        if choice not in self._choices:
+        if arguments.text("a choice", choice) not in self._choices:
             axis = axis_of(choice)
             rows: Array = self.numbers(f"rows/{choice}", axis.name)[:]
             inside = not len(rows) or (rows[0] >= 0 and rows[-1] < len(self.table(axis.name)))
@@ -163,7 +165,7 @@ class Tables(Opened):
 
     def n_rows(self, rows: str) -> int:
         """Count the rows of the sites that keep these: every token, one an example, or a choice."""
-        chosen = is_choice(rows)
+        chosen = is_choice(arguments.text("rows", rows))
         return len(self.rows_of_choice(rows) if chosen else self.table(axis_of(rows).name))
 
 

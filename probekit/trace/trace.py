@@ -108,9 +108,9 @@ class Trace(Tables):
 
         Without a kind it is `output`; `**` alone means every site.
         """
-        if pattern == "**":
+        if arguments.text("a pattern", pattern) == "**":
             return tuple(self[name] for name in self.site_names)
-        modules, _, kind = arguments.text("a pattern", pattern).partition("/")
+        modules, _, kind = pattern.partition("/")
         kind = kind or "output"
         paths = [n.partition("/")[0] for n in self.site_names if n.partition("/")[2] == kind]
         return tuple(self[f"{path}/{kind}"] for path in match_paths(modules, paths))

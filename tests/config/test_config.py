@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -23,6 +23,8 @@ from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, par
 from probekit.config.loading import json_schema, load_config
 from probekit.config.probeconfig import (
     DatasetInputs,
+    EinopsConfig,
+    GenerateConfig,
     InputsConfig,
     ModelConfig,
     ProbeConfig,
@@ -30,6 +32,7 @@ from probekit.config.probeconfig import (
     RandomInputs,
     StoreConfig,
 )
+from probekit.config.section import Part
 from probekit.errors import ConfigError, Fault, PlanError, ProbekitError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -280,7 +283,8 @@ def test_anchors_aliases_and_merge_keys_are_carried_out(tmp_path: Path) -> None:
 
 MISTAKES = [
     ("  name: gpt2", "  nam: gpt2", "2: model.nam", "unknown key; did you mean name?"),
-    ("  name: gpt2", "  nam: gpt2", "1: model.name", "missing; expected hub id, local folder"),
+    ("  name: gpt2", "  seed: 1", "2: model.seed", "unknown key; expected one of name, revision"),
+    ("  name: gpt2", "  dtype: auto", "1: model.name", "missing; expected hub id, local folder"),
     ("  name: gpt2", "  name: 10", "2: model.name", "given 10 .a whole number., expected text; if"),
     ("  name: gpt2", "  name:", "2: model.name", "given null, expected text"),
     ("  name: gpt2", "  name: ''", "2: model.name", "expected text that is not empty"),
@@ -376,7 +380,7 @@ MISTAKES = [
     ),
     ("  - modules:", "  - layers: 5..2\n    modules:", "6: probes[0].layers", "is no range"),
     ("  - modules:", "  - layers: 2:x\n    modules:", "6: probes[0].layers", "or a slice"),
-    ("  - modules:", "  - layers: 1.5\n    modules:", "6: probes[0].layers", "a whole number"),
+    ("  - modules:", "  - layers: 1.5\n    modules:", "6: probes[0].layers", "a layer number"),
     ("  - modules:", "  - layers: none\n    modules:", "6: probes[0].layers", "expected all, a la"),
     (
         "  - modules:",
@@ -428,7 +432,15 @@ MISTAKES = [
         "9: store.compression",
         "did you mean gzip?",
     ),
-    ("store:", "execution_order: yes\nstore:", "7: execution_order", "expected true or false"),
+    ("store:", "execution_order: yes\nstore:", "7: execution_order", "expected true, false or as"),
+    ("  name: gpt2", "  name:gpt2", "1: model", "write a colon and a space behind a key"),
+    ("  name: gpt2", "  name\uff1agpt2", "1: model", "write a colon and a space behind a key"),
+    ("  - modules:", "    modules:", "5: probes", 'expected a list; begin each item with "- "'),
+    ("[a, b]", "[Q: what, b]", "4: inputs.texts[0]", 'put text with ": " in quotes'),
+    ("store:", "early_stop: no\nstore:", "7: early_stop", "expected true or false; write false"),
+    ("store:", "early_stop: On\nstore:", "7: early_stop", "expected true or false; write true"),
+    ("store:", "seed: 1e3\nstore:", "7: seed", "expected a whole number; write 1000"),
+    ("store:", "seed: '1'\nstore:", "7: seed", "expected a whole number; write it without quotes"),
     ("store:", "seed: -1\nstore:", "7: seed", "given -1 .a whole number., expected at least 0"),
 ]
 
@@ -455,7 +467,12 @@ def test_a_mistake_is_named_with_its_line_and_path(
         ("transformer.h.*.mlp", "@x", ":6", 'in quotes: "@x"$'),
         ("transformer.h.*.mlp", "*mlp", ":6: probes[0].modules", r'no anchor; .* quotes: "\*mlp"'),
         ("transformer.h.*.mlp", "!x y", ":6: probes[0].modules", "given the tag '!x', expected pl"),
-        ("gpt2", "!!python/name:os.system x", ":2: model.name", "tag 'tag:yaml.org,2002:python/"),
+        (
+            "gpt2",
+            "!!python/name:os.system x",
+            ":2: model.name",
+            "the tag '!!python/name:os.system'",
+        ),
         ("gpt2", "!!python/object/apply:os.system [x]", ":2: model.name", "given the tag"),
         ("gpt2", "1e999", ":2: model.name", "number 1e999 is too large; if it is text, put it"),
         ("gpt2", "9" * 5000, ":2: model.name", r"number 9+\.\.\. is too large"),
@@ -468,7 +485,7 @@ def test_a_mistake_is_named_with_its_line_and_path(
             ":2: model",
             "given the key 1 .a whole number., expected text",
         ),
-        ("  name", "  ? [a]\n  : x\n  name", ":2: model", "given the key a list, mapping or alias"),
+        ("  name", "  ? [a]\n  : x\n  name", ":2: model", "given a list, a mapping or an ali"),
         ("  name", "  <<: 3\n  name", ":2: model", "<< expects an alias of a mapping"),
         ("store:", "--- \nstore:", ":7", "a second document starts; expected one"),
         ("gpt2", "g\x00", ":2", r"character U\+0000 is not text; remove it"),
@@ -480,7 +497,21 @@ def test_a_mistake_is_named_with_its_line_and_path(
             "nested deeper than 50 levels",
         ),
         ("  name: gpt2", "  name: " + "[" * 10**6, ":2: model.name[0]", "nested deeper than 50"),
-        (BASE, "", "", "given null, expected a mapping with the keys model, inputs, probes"),
+        (BASE, BASE.replace("  name", "\u00a0 name"), ":2", r"U\+00A0; .* plain space only"),
+        (BASE, BASE.replace("  - m", "  \u2013 m"), ":6: probes", r"U\+2013; .* plain hyphen only"),
+        ("[a, b]", "[a, b", ":4", r"the \[ on line 4 is not closed, or text in it needs quotes"),
+        (
+            "[a, b]",
+            "[a #1, b]",
+            ":4",
+            r"the \[ on line 4 is not closed, or text in it needs quotes",
+        ),
+        (
+            BASE,
+            "",
+            "",
+            "nothing is written in it, expected a mapping with the keys model, inputs, probes",
+        ),
         (BASE, "# nothing\n", "", "expected a mapping with the keys"),
         (BASE, "- a\n", ":1", r"given \['a'\] .a list., expected a mapping"),
         (BASE, "model=gpt2", ":1", "given 'model=gpt2' .text., expected a mapping"),
@@ -493,6 +524,15 @@ def test_text_that_is_no_plain_yaml_is_refused(
     (line,) = faults_of(path)
     assert line.startswith(f"{path}{where}: ")
     assert re.search(message, line), line
+
+
+def test_a_file_in_another_encoding_or_without_a_name_is_refused(tmp_path: Path) -> None:
+    (line,) = faults_of(written(tmp_path, BASE.encode("utf-16")))
+    assert line.endswith("a.yaml: is UTF-16; save the file as UTF-8")
+    (line,) = faults_of("")
+    assert line == "'': the path is empty; expected the path of a YAML file"
+    (line,) = faults_of("a\0b")
+    assert line.endswith("this is a path which holds a null character; no path does")
 
 
 def test_a_file_that_cannot_be_read_as_text_is_refused(tmp_path: Path) -> None:
@@ -566,6 +606,124 @@ def test_a_mapping_can_be_wrong_too() -> None:
     assert line == "config: model[0].model: nested deeper than 50 levels"
     (line,) = faults_of(7)
     assert line.startswith("config: given 7 (a whole number), expected a mapping")
+
+
+def is_section(field: Any) -> bool:
+    return any(issubclass(one, Part) for one in classes_in(field.annotation))
+
+
+def classes_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from classes_in(argument)
+
+
+def every_field() -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Give each key, a tree in which it may stand, and its field."""
+    random = {"examples": 2, "min_tokens": 1, "max_tokens": 3}
+    sections: list[tuple[str, type[Part], dict[str, Any]]] = [
+        ("", ProbeConfig, {}),
+        ("model", ModelConfig, {"name": "gpt2"}),
+        ("inputs", InputsConfig, {"texts": ["a"]}),
+        ("inputs.random", RandomInputs, random),
+        ("inputs.dataset", DatasetInputs, {"name": "a"}),
+        ("probes[0]", ProbeRule, {"modules": "a"}),
+        ("probes[0].einops", EinopsConfig, {"rearrange": "a b -> a b"}),
+        ("generate", GenerateConfig, {"max_new_tokens": 3}),
+        ("store", StoreConfig, {"path": "a"}),
+    ]
+    instead = {
+        "file": "texts",
+        "dataset": "texts",
+        "random": "texts",
+        "sites": "modules",
+        "reduce": "rearrange",
+        "op": "rearrange",
+    }
+    beside = {"reduce": {"op": "mean"}, "op": {"reduce": "a b -> a"}}
+    for place, section, written_there in sections:
+        for key, field in section.model_fields.items():
+            inside = written_there | beside.get(key, {})
+            inside.pop(instead.get(key, ""), None)
+            whole = tree()
+            if place.startswith("inputs."):
+                whole["inputs"] = {}
+            if place:
+                places.assign(whole, places.parse_path(place), inside)
+            yield f"{place}.{key}" if place else key, whole, field
+
+
+WRONG = [
+    *(None, "", [], {}, 0, -1, -0.5, 2**70, 10**400, True, False, 1.5, "x y", "1"),
+    *(["a", 1], [None], [[]], [""], [{}], {"x": 1}, [1, 2], ["a", "a"]),
+    *(float("nan"), float("inf"), -float("inf"), b"x", {1}),
+]
+INSIDES = re.compile(
+    r"Input should|pydantic|validation|union|literal\[|tuple|\bstr\b|\bint\b|\bdict\b|bool|"
+    r"\\x00|None|Config\b|Inputs\b|Rule\b|another value|NoneType|instance"
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "whole", "field"), [pytest.param(*one, id=one[0]) for one in every_field()]
+)
+def test_every_wrong_value_of_every_key_is_one_fault_at_that_key(
+    key: str, whole: dict[str, Any], field: Any
+) -> None:
+    n_refused = 0
+    for wrong in WRONG:
+        given_tree = copy.deepcopy(whole)
+        places.assign(given_tree, places.parse_path(key), wrong)
+        try:
+            load_config(given_tree)
+        except ConfigError as error:
+            n_refused += 1
+            shown = [fault.where.removeprefix("config: ") for fault in error.faults]
+            # A section that was given as a mapping is wrong in its keys, a list in its items.
+            below = isinstance(wrong, list) or (isinstance(wrong, dict) and len(wrong) < 2)
+            assert all(one == key or (below and one.startswith(key)) for one in shown), (
+                wrong,
+                shown,
+            )
+            assert len(shown) == len(set(shown)), f"{wrong!r} is told twice: {error}"
+            is_mapping = isinstance(wrong, dict) and not (wrong == {} and is_section(field))
+            assert len(shown) == 1 or (below and not is_mapping), f"{wrong!r}: {error}"
+            said = "\n".join(fault.message for fault in error.faults)
+            assert not INSIDES.search(said), said
+            assert re.search(r"expected|give ", said), said
+    assert n_refused > len(WRONG) / 2
+
+
+def test_one_mistake_between_keys_is_one_fault() -> None:
+    for changes, place in [
+        ({"model": {"nam": "gpt2"}}, "model.nam"),
+        ({"model": {"id": "gpt2"}}, "model.id"),
+        ({"inputs": {"text": ["a"]}}, "inputs.text"),
+        ({"inputs": {"texts": None}}, "inputs.texts"),
+        ({"inputs": {"texts": ["a"], "file": "b"}}, "inputs.file"),
+        ({"inputs": {"random": {"examples": 2, "max_tokens": 2**40}}}, "inputs.random.max_tokens"),
+        ({"probes": [{"module": "a"}]}, "probes[0].module"),
+        ({"probes": [{"modules": "a", "einops": {"op": "mean"}}]}, "probes[0].einops"),
+        ({"generate": {"tokens": 3}}, "generate.tokens"),
+        ({"stor": {"path": "a"}}, "stor"),
+    ]:
+        whole = tree(**changes)
+        if "stor" in changes:
+            del whole["store"]
+        (line,) = faults_of(whole)
+        assert line.startswith(f"config: {place}: "), line
+
+
+def test_what_is_missing_beside_a_misspelled_key_is_told_too() -> None:
+    assert len(faults_of(tree(model={"dtyp": "float32"}))) == 2
+
+
+def test_a_temperature_of_zero_is_told_what_it_means() -> None:
+    for zero in (0, 0.0, -0.0):
+        (line,) = faults_of(tree(generate={"max_new_tokens": 3, "temperature": zero}))
+        assert "generate.temperature" in line
+        assert "write strategy: greedy" in line
 
 
 JUNK = st.recursive(
@@ -771,7 +929,7 @@ def test_set_changes_one_key(overrides: list[str], path: str, value: Any) -> Non
         ("model.name.x=3", "model.name is 'gpt2' (text), expected a mapping"),
         ("probes.x=3", "probes is [{modules: 'transformer.h.*.mlp'}] (a list), expected a mapping"),
         ("model[0]=3", "model is {name: 'gpt2'} (a mapping), expected a list"),
-        ("probes[2].layers=1", "probes has 1 items; expected an index up to 1, which appends"),
+        ("probes[2].layers=1", "probes has 1 item; expected an index up to 1, which appends"),
         ("inputs={texts: ['']}", "inputs.texts[0]: given '' (text), expected text that is not"),
         ("probes[0].modules=*.mlp", 'put text with special characters in quotes: "*.mlp"'),
         ("probes[0].modules=*mlp", "alias *mlp has no anchor; if it is text, put it in quotes"),
@@ -991,7 +1149,9 @@ def test_the_schema_describes_every_field() -> None:
 
 
 # What JSON Schema cannot say: relations of two numbers, and what is gone once the text is read.
-BEYOND_SCHEMA = re.compile(r"NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range")
+BEYOND_SCHEMA = re.compile(
+    r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range"
+)
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,33 @@ def test_long_texts_are_refused_where_that_is_asked_for() -> None:
         read(limits, texts=["12345678", "1234", "12345"])
 
 
+def few(texts: list[str]) -> Encoded:
+    """Encode six tokens of a text at most, and guess how many more there are."""
+    return Encoded(ids=codes([text[:6] for text in texts]), n_more=[len(t[6:]) for t in texts])
+
+
+def test_tokens_that_were_cut_uncounted_are_told_as_about_so_many() -> None:
+    limits = Limits(n_tokens=4, d_vocab=1000, too_long="truncate")
+    examples = make_examples(config_of(texts=["x" * 5000, "12345"]), few, limits)
+    assert (examples.n_truncated, examples.n_cut, examples.is_about) == (2, 4997, True)
+    assert not make_examples(config_of(texts=["12345"]), few, limits).is_about
+    refused = Limits(n_tokens=4, d_vocab=1000, too_long="error")
+    with pytest.raises(ConfigError, match="has about 5,000 tokens, the limit is 4"):
+        make_examples(config_of(texts=["x" * 5000]), few, refused)
+
+
+def test_few_long_texts_are_tokenized_at_once() -> None:
+    sizes = []
+
+    def noted(texts: list[str]) -> Encoded:
+        sizes.append(len(texts))
+        return Encoded(ids=[[1]] * len(texts))
+
+    texts = ["x" * 400_000] * 9 + ["y"] * 1500
+    assert texts_of(make_examples(config_of(texts=texts), noted, NO_LIMITS)) == texts
+    assert sizes == [3, 3, 3, 1000, 500]
+
+
 def test_a_token_outside_the_models_vocabulary_is_refused() -> None:
     limits = Limits(n_tokens=None, d_vocab=ord("d"), too_long="truncate")
     assert len(read(limits, texts=["abc"])) == 1

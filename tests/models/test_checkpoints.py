@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models as token_models, pre_tokenizers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -26,7 +27,7 @@ from transformers import (
 import probekit
 from probekit.config.loading import load_config
 from probekit.config.probeconfig import ProbeConfig
-from probekit.errors import ConfigError, PlanError, StoreError
+from probekit.errors import ConfigError, PlanError, ProbekitError, StoreError
 from probekit.inputs import tokenizing
 from probekit.models import checkpoints as models
 from probekit.store.format.vocabulary import shown
@@ -437,7 +438,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no config": (
         lambda folder: (folder / "config.json").unlink(),
-        r"cannot be loaded from .*model_type",
+        r"cannot be loaded from .*: there is no config.json; give a folder",
     ),
     "a config that is not JSON": (
         lambda folder: (folder / "config.json").write_text("{nope"),
@@ -533,6 +534,45 @@ def test_a_type_without_a_language_model_is_refused(own_gpt2):
     edit_config(own_gpt2, model_type="vit", architectures=[])
     with pytest.raises(ConfigError, match="no language model for the model type 'vit'"):
         load(own_gpt2)
+
+
+OTHER_KINDS = {
+    "t5": ("T5ForConditionalGeneration", "reads two texts"),
+    "vit": ("ViTForImageClassification", "reads images"),
+    "clip": ("CLIPModel", "reads images beside text"),
+    "whisper": ("WhisperForConditionalGeneration", "reads sound"),
+    "wav2vec2": ("Wav2Vec2ForCTC", "reads sound"),
+    "marian": ("MarianMTModel", "reads two texts"),
+}
+
+
+@pytest.mark.parametrize("model_type", OTHER_KINDS)
+def test_a_model_that_reads_something_else_is_told_what_to_use(tmp_path, model_type):
+    name, reads = OTHER_KINDS[model_type]
+    found = AutoConfig.for_model(model_type)
+    found.architectures = [name]
+    found.save_pretrained(tmp_path)
+    with pytest.raises(ProbekitError, match=rf"^config: model.name: .*{reads}") as caught:
+        probekit.plan(config(tmp_path))
+    assert "with probekit.record(model" in str(caught.value)
+    assert "Error:" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, r"pipeline.*probekit.rec"),
+        ("config.json", {"_diffusers_version": "0.30"}, r"of diffusers.*probekit.record"),
+        ("adapter_config.json", {"peft_type": "LORA"}, "an adapter.*merge_and_unload"),
+        ("model.gguf", {}, r"give that file: .*model\.gguf"),
+        ("notes.json", {}, "there is no config.json; give a folder that `save_pretrained`"),
+        ("config.json", {"hidden_size": 4}, "Should have a `model_type` key"),
+    ],
+)
+def test_a_folder_of_something_else_is_told_by_what_it_is(tmp_path, file, content, said):
+    (tmp_path / file).write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=said):
+        probekit.plan(config(tmp_path))
 
 
 # --- tokenizers

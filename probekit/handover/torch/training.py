@@ -18,6 +18,7 @@ from probekit.handover.torch.rowreader import RowReader
 from probekit.handover.torch.shuffling import Settings
 from probekit.store import DTYPES, is_choice
 from probekit.trace import Patterns, choose_sites
+from probekit.wording import show_typed
 
 if TYPE_CHECKING:
     from probekit.trace import Site, Trace
@@ -140,7 +141,9 @@ def _share(rank: int | None, world_size: int | None) -> tuple[int, int]:
 def _whole(what: str, value: Any, least: int) -> int:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
-        raise StoreError(f"{what}: given {value!r}, expected a whole number of at least {least}")
+        is_bare = type(value).__repr__ is object.__repr__  # it says nothing but an address
+        given = show_typed(value) if is_bare else repr(value)
+        raise StoreError(f"{what}: given {given}, expected a whole number of at least {least}")
     return int(value)
 
 
