@@ -14,10 +14,12 @@ import typer
 from probekit.cli.messages import say, show_warning
 from probekit.cli.streams import printing
 from probekit.errors import ProbekitError
+from probekit.wording import by_count, counted
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
     from probekit.cli.stopping import Stopping
+    from probekit.trace import Trace
 
 app = typer.Typer(
     name="probekit",
@@ -133,8 +135,7 @@ def run(
         say("stopped; what is sealed stays, and the same command goes on from there")
         raise typer.Exit(stopped.exit_code) from None
     if not quiet:
-        typer.echo(f"{trace.path.parent}: {len(trace.examples)} examples, "
-                   f"{len(trace.tokens)} tokens, {len(trace.site_names)} sites")  # fmt: skip
+        typer.echo(f"{trace.path.parent}: {_contents(trace)}")
 
 
 @app.command()
@@ -235,7 +236,8 @@ def report(
     )
     for what in written.left_out:
         typer.echo(f"left out: {what}", err=True)
-    typer.echo(f"{written.path}: {len(written.examples)} examples, {human_bytes(written.n_bytes)}")
+    examples_ = counted(len(written.examples), "example")
+    typer.echo(f"{written.path}: {examples_}, {human_bytes(written.n_bytes)}")
 
 
 @app.command()
@@ -306,8 +308,7 @@ def merge(
         )
     if not quiet:
         size = human_bytes(file.stat().st_size)
-        typer.echo(f"{file}: {len(merged.examples)} examples, {len(merged.tokens)} tokens, "
-                   f"{len(merged.site_names)} sites, {size}")  # fmt: skip
+        typer.echo(f"{file}: {_contents(merged)}, {size}")
 
 
 @app.command()
@@ -331,7 +332,18 @@ def _going_on(n_sealed: int, n_shards: int) -> None:
     if n_sealed == n_shards:
         say("this run is complete already; nothing to do")
     elif n_sealed:
-        say(f"going on: {n_sealed} of {n_shards} shards are sealed")
+        be = by_count(n_sealed, "is", "are")
+        say(f"going on: {counted(n_sealed, 'shard', of=n_shards)} {be} sealed")
+
+
+def _contents(trace: Trace) -> str:
+    return ", ".join(
+        (
+            counted(len(trace.examples), "example"),
+            counted(len(trace.tokens), "token"),
+            counted(len(trace.site_names), "site"),
+        )
+    )
 
 
 def _print_json(value: Any) -> None:

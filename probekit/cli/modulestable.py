@@ -17,6 +17,7 @@ from rich.text import Text
 from probekit.cli.terminal import console, table_of
 from probekit.errors import printable
 from probekit.trace import collapse, layerless
+from probekit.wording import counted
 
 Row = Mapping[str, Any]
 _NUMBERS = ("layer_idx", "layer_id", "layer_number")  # settings that repeat the layer's number
@@ -82,7 +83,7 @@ def _unnumbered(row: Row) -> Row:
 def _show_block(out: Console, path: str, alike: Sequence[Row]) -> None:
     n_calls, n_alike = alike[0]["calls"], len(alike)
     row = _unnumbered(alike[0]) if n_alike > 1 else alike[0]  # the path of many says their numbers
-    calls = f"{n_calls} call{'s' if n_calls > 1 else ''}" if n_calls else "never called"
+    calls = f"{counted(n_calls, 'call')}" if n_calls else "never called"
     more = f"; {n_alike} alike" if n_alike > 1 else ""
     out.print(Text.assemble((path, "bold"), f"  {row['class']}, {calls}{more}"))
     grid = Table.grid(padding=(0, 2))
@@ -136,5 +137,5 @@ def _total(rows: Sequence[Row]) -> str:
             sizes[min(places)] = t["n_values"]
     n_having = sum(bool(row["parameters"]) for row in rows)
     once = " (shared ones once)" if sum(len(row["parameters"]) for row in rows) > len(sizes) else ""
-    modules = f"{len(rows):,} module{'s' if len(rows) > 1 else ''}"
-    return f"{sum(sizes.values()):,} parameters{once} in {n_having:,} of {modules}"
+    parameters = counted(sum(sizes.values()), "parameter")
+    return f"{parameters}{once} in {counted(n_having, 'module', of=len(rows))}"

@@ -29,7 +29,7 @@ from probekit.models.forward import (
     HeadsAt,
 )
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS, KERNEL_KINDS, in_heads
-from probekit.wording import show_typed
+from probekit.wording import counted, show_typed
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
 
@@ -156,7 +156,8 @@ class Recording(Attachment):
     def __repr__(self) -> str:
         ran = [f"{name} ({len(calls)}x)" for name, calls in self._calls.items() if calls]
         more = f", ... {len(ran) - 8} more" if len(ran) > 8 else ""
-        return f"<Recording of {len(ran)} sites: {', '.join(ran[:8]) or 'nothing yet'}{more}>"
+        shown = ", ".join(ran[:8]) or "nothing yet"
+        return f"<Recording of {counted(len(ran), 'site')}: {shown}{more}>"
 
     def select(self, name: str, *, layer: int | None = None) -> torch.Tensor:
         """Give the tensor of the last call at a portable name, the same on every model.
@@ -218,7 +219,9 @@ class Recording(Attachment):
         if len(meant) == 1:
             return meant[0]
         if meant:
-            raise CaptureError(f"{site} means {len(meant)} sites; name one: {', '.join(meant)}")
+            raise CaptureError(
+                f"{site} means {counted(len(meant), 'site')}; name one: {', '.join(meant)}"
+            )
         raise CaptureError(f"{site} was not asked for; recorded: {', '.join(self._sites)}")
 
     def _tap(self, name: str, elsewhere: Mapping[tuple[str, str], HeadsAt]) -> Tap:

@@ -29,7 +29,7 @@ from probekit.models import trust
 from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
 from probekit.models.sources import Source, hub_in_reach, locate
-from probekit.wording import human_bytes, shorten
+from probekit.wording import counted, human_bytes, shorten
 
 BUNDLED = {  # architectures that build with no network, by the model's name in lower case
     "distilgpt2": "distilgpt2",
@@ -284,9 +284,10 @@ def _refuse_holes(report: Any, where: str, name: str) -> None:
     holes += [f"{key}, {list(there)} instead of {list(asked)}" for key, there, asked in sizes]
     if holes:
         raise ConfigError(
-            f"{where}: the checkpoint of {name} has no fitting weights for {len(holes)} parameters "
-            f"({', '.join(holes[:3])}{', ...' if len(holes) > 3 else ''}); "
-            "they would be random. Give the checkpoint that belongs to this architecture"
+            f"{where}: the checkpoint of {name} has no fitting weights for "
+            f"{counted(len(holes), 'parameter')} "
+            f"({', '.join(holes[:3])}{', ...' if len(holes) > 3 else ''}); they would be random. "
+            "Give the checkpoint that belongs to this architecture"
         )
 
 

@@ -12,6 +12,8 @@ from html import escape
 
 import numpy as np
 
+from probekit.wording import counted
+
 _ROWS_SHOWN = 40
 _LINE = "1px solid rgba(128, 128, 128, 0.35)"
 _LINES = "white-space: pre-line;"  # of several lines, each keeps its own
@@ -96,7 +98,7 @@ class Table:
 
     def _more(self) -> str:
         hidden = len(self.rows) - _ROWS_SHOWN
-        return f"... and {hidden} more rows" if hidden > 0 else ""
+        return f"... and {counted(hidden, 'more row')}" if hidden > 0 else ""
 
 
 class Shown:

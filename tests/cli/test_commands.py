@@ -291,7 +291,7 @@ def test_info_says_what_is_in_a_trace_and_how_it_was_made(probekit_, config, gpt
     assert f"{gpt2} (GPT2LMHeadModel, 32,536 parameters, pretrained weights) in float32" in said
     assert f"6 examples, {N_TOKENS} tokens, 3 sites, {3 * N_TOKENS * 288 / 1024:.1f} KiB" in said
     assert f"transformer.h.{{0..2}}.mlp.act/output 3 token={N_TOKENS}, d_mlp=72 float32" in said
-    assert "execution order:" in said and "1 distinct order(s) in 3 forward passes" in said
+    assert "execution order:" in said and "1 distinct order in 3 forward passes" in said
 
 
 def test_info_as_json_keeps_its_keys(probekit_, config, tmp_path):
@@ -336,7 +336,7 @@ def test_report_says_what_it_leaves_out(probekit_, config, tmp_path):
     trace, page = tmp_path / "trace", tmp_path / "page.html"
     ended = probekit_("report", trace, "-o", page, "--example", 3, "--example", 1)
     assert ended.out.startswith(f"{page}: 2 examples")
-    assert ended.err == "left out: 4 examples of 6 not asked for (--examples)\n"
+    assert ended.err == "left out: 4 of 6 examples not asked for (--examples)\n"
     assert probekit_("report", trace, "-o", page, "--example", 9).err == (
         f"error: {trace}/trace.h5: example 9 is out of range: there are 6 (0..5)\n"
     )
@@ -469,7 +469,7 @@ def test_verify_of_an_unfinished_run_says_how_far_it_is(probekit_, config, tmp_p
     ended = probekit_("verify", folder)
     assert ended.code == 1
     assert ended.out == (
-        f"{folder}: not finished: 1 of 6 shards are still to be written, the others are whole; "
+        f"{folder}: not finished: 1 of 6 shards is still to be written, the others are whole; "
         "the same `probekit run` goes on\n"
     )
 

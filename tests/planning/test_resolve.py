@@ -294,7 +294,7 @@ REFUSALS = {
     "a call that does not come": (
         "  - {modules: model.rotary_emb, record: output@5}\n",
         "gemma3_text",
-        ":5: probes[0].modules: model.rotary_emb runs 2 time(s) in a forward pass; there is no "
+        ":5: probes[0].modules: model.rotary_emb runs 2 times in a forward pass; there is no "
         "output@5",
     ),
     "a portable name that the family does not have": (
@@ -326,7 +326,7 @@ def test_what_cannot_be_recorded_is_refused_with_the_reason(plan, case):
 def test_only_so_many_choices_are_looked_for(plan):
     probes = "".join(f"  - modules: '{{0..4000}}.{n}'\n" for n in range(3))
     last = refusal(plan, probes).splitlines()[-1]
-    assert last.endswith("the patterns have more than 10000 choices and segments; use * or **")
+    assert last.endswith("the patterns have more than 10,000 choices and segments; use * or **")
 
 
 def test_of_many_patterns_that_match_nothing_the_first_twenty_are_told(plan):
@@ -371,7 +371,7 @@ def test_faults_of_all_probes_are_told_together_each_at_its_line(plan):
     assert len(lines) == 4 + 1
     assert lines[0].startswith(":5: probes[0].modules: 'transformer.h.*.nothing' matches no")
     assert lines[1].startswith(":8: probes[2].layers: layer 99 is out of range")
-    assert lines[2].startswith(":9: probes[3].modules: transformer.wte runs 1 time(s)")
+    assert lines[2].startswith(":9: probes[3].modules: transformer.wte runs 1 time")
     assert all("attn_dropout (Dropout) never runs" in line for line in lines[3:])
 
 
