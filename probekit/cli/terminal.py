@@ -152,6 +152,8 @@ def show_info(info: dict[str, Any]) -> None:
         if f"{name}_version" in made
     ]
     out.print(f"made by {', '.join(versions)}")
+    for session in info["sessions"]:
+        out.print(_session(session), soft_wrap=True)
     out.print(
         f"{counted(info['n_examples'], 'example')}, {counted(info['n_tokens'], 'token')}, "
         f"{counted(info['n_sites'], 'site')}, {human_bytes(info['n_bytes'])}"
@@ -182,6 +184,13 @@ def show_info(info: dict[str, Any]) -> None:
     if "generate_compared" in made:
         same, all_ = made.get("generate_same"), made["generate_compared"]
         out.print(f"both ways gave the same tokens for {same} of {_counted(all_, 'example')}")
+
+
+def _session(session: Mapping[str, str | None]) -> str:
+    """Write `made on ada at 2026-11-29T12:10:48+00:00: probekit run a.yaml`, as far as known."""
+    where, when, how = session["host"], session["began"], session["command"]
+    place = f"{f' on {where}' if where else ''}{f' at {when}' if when else ''}"
+    return f"made{place}{f': {how}' if how else ''}"
 
 
 def _self_check(made: Mapping[str, Any]) -> str:

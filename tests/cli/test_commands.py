@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -308,6 +309,39 @@ def test_info_as_json_keeps_its_keys(probekit_, config, tmp_path):
     )
     assert found["execution"]["n_forwards"] == 3
     assert found["provenance"]["model_class"] == "GPT2LMHeadModel"
+
+
+def test_info_says_when_where_and_by_which_command_each_session_worked(
+    probekit_, config, tmp_path, monkeypatch
+):
+    def cut_short(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "trace"
+    with monkeypatch.context() as patched:
+        patched.setattr("probekit.capture.running.build_index", cut_short)
+        patched.setattr(
+            sys, "argv", ["probekit", "run", "a b.yaml", "--set", "x.api_key=hf_Abcdefg"]
+        )
+        with pytest.raises(KeyboardInterrupt):
+            probekit.run(config, self_check=False)
+    assert probekit_("run", config, "-q").code == 0
+    (folder / "shards" / "00000.h5").write_bytes(b"")
+    assert probekit_("run", config, "-q", "--repair").code == 0
+    sessions = json.loads(probekit_("info", folder, "--json").out)["sessions"]
+    assert [s["command"] for s in sessions][0] == "probekit run 'a b.yaml' --set 'x.api_key=***'"
+    assert sessions[-1]["command"] == f"probekit run {config} -q --repair"
+    assert {s["host"] for s in sessions} == {platform.node()}
+    said = probekit_("info", folder).out.splitlines()
+    for session in sessions:
+        when, where = session["began"], platform.node()
+        assert f"made on {where} at {when}: {session['command']}" in said
+    assert "hf_Abcdefg" not in (folder / "made.json").read_text()
+
+    made = json.loads((folder / "made.json").read_text())
+    old = {"sessions": [{"began": "2026-01-02T03:04:05+00:00", "process": 7, "command": 3}]}
+    (folder / "made.json").write_text(json.dumps({**made, **old}))  # as a run of before has it
+    assert "made at 2026-01-02T03:04:05+00:00" in probekit_("info", folder).out.splitlines()
 
 
 def test_info_opens_a_lone_shard(probekit_, config, tmp_path):
