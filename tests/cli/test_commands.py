@@ -24,6 +24,7 @@ from by_hand import N_TOKENS
 import probekit
 from probekit.cli import commands as cli
 from probekit.config.loading import json_schema
+from probekit.store.format import write_record
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("probekit")
@@ -329,7 +330,7 @@ def test_info_says_when_where_and_by_which_command_each_session_worked(
     (folder / "shards" / "00000.h5").write_bytes(b"")
     assert probekit_("run", config, "-q", "--repair").code == 0
     sessions = json.loads(probekit_("info", folder, "--json").out)["sessions"]
-    assert [s["command"] for s in sessions][0] == "probekit run 'a b.yaml' --set 'x.api_key=***'"
+    assert sessions[0]["command"] == "probekit run 'a b.yaml' --set 'x.api_key=***'"
     assert sessions[-1]["command"] == f"probekit run {config} -q --repair"
     assert {s["host"] for s in sessions} == {platform.node()}
     said = probekit_("info", folder).out.splitlines()
@@ -338,9 +339,8 @@ def test_info_says_when_where_and_by_which_command_each_session_worked(
         assert f"made on {where} at {when}: {session['command']}" in said
     assert "hf_Abcdefg" not in (folder / "made.json").read_text()
 
-    made = json.loads((folder / "made.json").read_text())
-    old = {"sessions": [{"began": "2026-01-02T03:04:05+00:00", "process": 7, "command": 3}]}
-    (folder / "made.json").write_text(json.dumps({**made, **old}))  # as a run of before has it
+    old = {"began": "2026-01-02T03:04:05+00:00", "process": 7, "command": 3}
+    write_record(folder / "made.json", {"sessions": [old]})  # as a run of before has it, but for 3
     assert "made at 2026-01-02T03:04:05+00:00" in probekit_("info", folder).out.splitlines()
 
 
