@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from probekit.cli.terminal import console, table_of
+from probekit.cli.tables import show_labelled, show_table
+from probekit.cli.terminal import console
 from probekit.errors import printable
 from probekit.trace import collapse, layerless
 from probekit.wording import counted
@@ -35,22 +34,23 @@ def show_modules(rows: Sequence[Row], *, long: bool) -> None:
         for path, alike in _alike(rows).items():
             _show_block(out, path, alike)
     else:
-        out.print(_table(rows))
+        _show_table(out, rows)
     out.print(_total(rows))
 
 
-def _table(rows: Iterable[Row]) -> Table:
-    table = table_of("module", "class", "calls", "inputs", "outputs", "portable")
-    for row in rows:
-        table.add_row(
+def _show_table(out: Console, rows: Iterable[Row]) -> None:
+    lines = [
+        (
             row["path"],
             row["class"],
-            str(row["calls"]) if row["calls"] else "never",
+            f"{row['calls']:,}" if row["calls"] else "never",
             " ".join(_slots(row["inputs"])),
             " ".join(_slots(row["outputs"])),
             ", ".join(row["portable"]),
         )
-    return table
+        for row in rows
+    ]
+    show_table(out, ("module", "class", "calls", "inputs", "outputs", "portable"), lines)
 
 
 def _alike(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -86,9 +86,7 @@ def _show_block(out: Console, path: str, alike: Sequence[Row]) -> None:
     calls = f"{counted(n_calls, 'call')}" if n_calls else "never called"
     more = f"; {n_alike} alike" if n_alike > 1 else ""
     out.print(Text.assemble((path, "bold"), f"  {row['class']}, {calls}{more}"))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, min_width=len("parameters"))
-    grid.add_column(overflow="fold")
+    width = out.width if out.file.isatty() else None
     for label, lines in {
         "inputs": _slots(row["inputs"]),
         "outputs": _slots(row["outputs"]),
@@ -98,8 +96,7 @@ def _show_block(out: Console, path: str, alike: Sequence[Row]) -> None:
         "settings": [_settings(row["settings"])],
     }.items():
         if text := "\n".join(lines):
-            grid.add_row(label, text)
-    out.print(Padding(grid, (0, 0, 0, 2), expand=False))  # or each line is filled with blanks
+            show_labelled(out, label, text, width, label_width=len("parameters"))
 
 
 def _slots(slots: Iterable[Row]) -> list[str]:

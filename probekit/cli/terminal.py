@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from probekit.cli.tables import show_table
 from probekit.errors import printable
 from probekit.store import INDEX_FILE, INDEX_RECORD, RUN_FILE
 from probekit.trace import collapse
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_S = 5.0
 _SHOWN = 20  # damages listed
 _LONGEST = 1000  # characters of a text that a trace says of itself
-_WIDE = 200  # columns where there is no terminal to ask
+_WIDE = 1_000_000  # columns where there is no terminal: what reads lines wants whole ones
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -41,15 +41,6 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _WIDE
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
-
-
-def table_of(*columns: str) -> Table:
-    """Give an empty table; columns of numbers stand to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        numeric = column in ("sites", "bytes", "bytes/row", "rows", "calls", "bytes each")
-        table.add_column(column, overflow="fold", justify="right" if numeric else "left")
-    return table
 
 
 def show_plan(plan: Plan) -> None:
@@ -64,7 +55,7 @@ def show_plan(plan: Plan) -> None:
             f"{counted(len(plan.examples), 'example')}, "
             f"{counted(plan.examples.total_tokens, 'token')}, {counted(len(plan.shards), 'shard')}"
         )
-    table = table_of("site", "sites", "axes of one", "dtype", "bytes/row", "bytes")
+    rows = []
     specs = {s.spec.name: s.spec for s in plan.sites}
     for shape, names in collapse(specs).items():
         alike: dict[object, list[SiteSpec]] = {}
@@ -75,15 +66,11 @@ def show_plan(plan: Plan) -> None:
             n_rows = plan.site_rows(spec) if known else None
             axes = _axes(spec.axes, (n_rows, *spec.row_shape))
             total = sum(plan.site_bytes(s) for s in same)
-            table.add_row(
-                shape,
-                str(len(same)),
-                axes,
-                spec.dtype,
-                human_bytes(spec.row_bytes),
-                human_bytes(total) if known else "?",
+            size = human_bytes(total) if known else "?"
+            rows.append(
+                (shape, f"{len(same):,}", axes, spec.dtype, human_bytes(spec.row_bytes), size)
             )
-    out.print(table)
+    show_table(out, ("site", "sites", "axes of one", "dtype", "bytes/row", "bytes"), rows)
     total_text = human_bytes(plan.total_bytes) if known else "unknown"
     out.print(
         f"total {total_text} ({human_bytes(plan.token_bytes)} a token), "
@@ -158,13 +145,14 @@ def show_info(info: dict[str, Any]) -> None:
         f"{counted(info['n_examples'], 'example')}, {counted(info['n_tokens'], 'token')}, "
         f"{counted(info['n_sites'], 'site')}, {human_bytes(info['n_bytes'])}"
     )
-    table = table_of("site", "sites", "axes", "dtype", "bytes each")
+    rows = []
     sites = {site["name"]: site for site in info["sites"]}
     for shape, names in collapse(sites).items():
         site = sites[names[0]]
         axes = _axes(site["axes"], site["shape"])
-        table.add_row(shape, str(len(names)), axes, site["dtype"], human_bytes(site["bytes"]))
-    out.print(table)
+        size = human_bytes(site["bytes"])
+        rows.append((shape, f"{len(names):,}", axes, site["dtype"], size))
+    show_table(out, ("site", "sites", "axes", "dtype", "bytes each"), rows)
     if (execution := info["execution"]) is not None:
         out.print(
             f"execution order: {counted(execution['n_modules_run'], 'module')}, "
