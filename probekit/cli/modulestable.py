@@ -86,7 +86,6 @@ def _show_block(out: Console, path: str, alike: Sequence[Row]) -> None:
     calls = f"{counted(n_calls, 'call')}" if n_calls else "never called"
     more = f"; {n_alike} alike" if n_alike > 1 else ""
     out.print(Text.assemble((path, "bold"), f"  {row['class']}, {calls}{more}"))
-    width = out.width if out.file.isatty() else None
     for label, lines in {
         "inputs": _slots(row["inputs"]),
         "outputs": _slots(row["outputs"]),
@@ -96,7 +95,7 @@ def _show_block(out: Console, path: str, alike: Sequence[Row]) -> None:
         "settings": [_settings(row["settings"])],
     }.items():
         if text := "\n".join(lines):
-            show_labelled(out, label, text, width, label_width=len("parameters"))
+            show_labelled(out, label, text, label_width=len("parameters"))
 
 
 def _slots(slots: Iterable[Row]) -> list[str]:

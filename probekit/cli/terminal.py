@@ -17,7 +17,7 @@ from rich.text import Text
 from probekit.cli.tables import show_table
 from probekit.errors import printable
 from probekit.store import INDEX_FILE, INDEX_RECORD, RUN_FILE
-from probekit.trace import collapse
+from probekit.trace import collapse, table_of
 from probekit.wording import by_count, counted, human_bytes
 
 if TYPE_CHECKING:
@@ -219,7 +219,11 @@ def _number(value: Any, how: str) -> str:
 def show_comparison(found: Comparison) -> None:
     """Print what two traces have in common."""
     out = console()
-    out.print(repr(found), soft_wrap=True)
+    table = table_of(found)
+    out.print(table.title, soft_wrap=True)
+    show_table(out, table.columns, table.texts(), right=table.numeric())
+    for line in table.below():
+        out.print(line)
     for matrix in found.matrices:
         out.print(f"\n{matrix!r}", soft_wrap=True)
 
