@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from probekit.cli.messages import say, show_warning
+from probekit.cli.parameters import Command, Group
 from probekit.cli.streams import printing
 from probekit.errors import ProbekitError
 from probekit.wording import by_count, counted
@@ -25,7 +26,7 @@ app = typer.Typer(
     name="probekit",
     help="Record what happens inside language models: YAML probe configs in, HDF5 traces out.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Group,
     pretty_exceptions_enable=False,
 )
 
@@ -79,7 +80,7 @@ def start(
     """Record what happens inside language models: YAML probe configs in, HDF5 traces out."""
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     config: ConfigPath,
     settings: Settings = None,
@@ -138,7 +139,7 @@ def run(
         typer.echo(f"{trace.path.parent}: {_contents(trace)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False) -> None:
     """Say what a run would record and how large it would be; loads no weights."""
     from probekit.config import load_config
@@ -152,7 +153,7 @@ def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False)
     _print_json(found.to_json()) if as_json else terminal.show_plan(found)
 
 
-@app.command()
+@app.command(cls=Command)
 def modules(
     model: Annotated[str, typer.Argument(metavar="MODEL_OR_CONFIG", help="A model or a config.")],
     match: Annotated[str, typer.Option(metavar="GLOB", help="Only these module paths.")] = "**",
@@ -175,7 +176,7 @@ def modules(
     _print_json(rows) if as_json else show_modules(rows, long=long)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(trace: TracePath, as_json: AsJson = False) -> None:
     """Say what is in a trace and how it was made."""
     from probekit.cli import terminal
@@ -185,7 +186,7 @@ def info(trace: TracePath, as_json: AsJson = False) -> None:
     _print_json(found) if as_json else terminal.show_info(found)
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(trace: TracePath, as_json: AsJson = False) -> None:
     """Read every byte of a trace again; exit code 1 and what is damaged, on any fault."""
     from probekit.cli import terminal
@@ -198,7 +199,7 @@ def verify(trace: TracePath, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     trace: TracePath,
     out: Annotated[
@@ -240,7 +241,7 @@ def report(
     typer.echo(f"{written.path}: {examples_}, {human_bytes(written.n_bytes)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     a: Annotated[
         Path, typer.Argument(readable=False, metavar="A", help="A run's folder, or an HDF5 file.")
@@ -275,7 +276,7 @@ def compare(
     _print_json(found.to_json()) if as_json else terminal.show_comparison(found)
 
 
-@app.command()
+@app.command(cls=Command)
 def merge(
     trace: TracePath,
     file: Annotated[
@@ -311,7 +312,7 @@ def merge(
         typer.echo(f"{file}: {_contents(merged)}, {size}")
 
 
-@app.command()
+@app.command(cls=Command)
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from probekit.config import json_schema
