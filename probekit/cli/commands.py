@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probekit.cli.messages import say, show_warning
+from probekit.cli.messages import hush, say, show_warning
 from probekit.cli.parameters import Command, Group
 from probekit.cli.streams import printing
+from probekit.cli.usage import said_of_usage
 from probekit.errors import ProbekitError
 from probekit.wording import by_count, counted
 
@@ -48,6 +49,7 @@ Settings = Annotated[
         "--set 'probes[0].layers=[0, -1]'",
     ),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -103,7 +105,7 @@ def run(
             help="Record two short texts first; compare with bare hooks and with one of them alone."
         ),
     ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Capture: run the model and record what the config asks for; a cut-short run goes on.
 
@@ -112,8 +114,9 @@ def run(
     from probekit.cli.stopping import Stopped, Stopping
     from probekit.config import load_config
 
+    tell = hush() if quiet else say
     try:
-        with Stopping(say=say) as stopping:
+        with Stopping(say=tell) as stopping:
             # A typo is told before torch loads.
             read = load_config(config, overrides=settings or ())
             import probekit
@@ -133,7 +136,7 @@ def run(
                     on_progress=_both(show, stopping),
                 )
     except Stopped as stopped:
-        say("stopped; what is sealed stays, and the same command goes on from there")
+        tell("stopped; what is sealed stays, and the same command goes on from there")
         raise typer.Exit(stopped.exit_code) from None
     if not quiet:
         typer.echo(f"{trace.path.parent}: {_contents(trace)}")
@@ -187,14 +190,25 @@ def info(trace: TracePath, as_json: AsJson = False) -> None:
 
 
 @app.command(cls=Command)
-def verify(trace: TracePath, as_json: AsJson = False) -> None:
+def verify(
+    trace: TracePath,
+    as_json: AsJson = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but what is damaged.")
+    ] = False,
+) -> None:
     """Read every byte of a trace again; exit code 1 and what is damaged, on any fault."""
     from probekit.cli import terminal
     from probekit.store import verify
 
-    with terminal.reading() as watcher:
+    if quiet:
+        hush()
+    with terminal.reading(quiet=quiet) as watcher:
         verdict = verify(trace, on_progress=watcher)
-    _print_json(verdict.to_json()) if as_json else terminal.show_verdict(verdict)
+    if as_json:
+        _print_json(verdict.to_json())
+    elif not (quiet and verdict.whole):
+        terminal.show_verdict(verdict)
     if not verdict.whole:
         raise typer.Exit(1)
 
@@ -224,6 +238,7 @@ def report(
             help="What does not fit is left out, and said so.",
         ),
     ] = "128MiB",  # type: ignore[assignment]  # typer parses the default too
+    quiet: Quiet = False,
 ) -> None:
     """Write one HTML page to look at a trace; it needs no network and no server.
 
@@ -232,9 +247,13 @@ def report(
     from probekit.trace import open_trace
     from probekit.wording import human_bytes
 
+    if quiet:
+        hush()
     written = open_trace(trace).report(
         out, examples=example or examples, neurons=neurons, max_bytes=max_bytes
     )
+    if quiet:
+        return
     for what in written.left_out:
         typer.echo(f"left out: {what}", err=True)
     examples_ = counted(len(written.examples), "example")
@@ -293,7 +312,7 @@ def merge(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file of this name.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a trace as one plain HDF5 file that needs no other.
 
@@ -303,6 +322,8 @@ def merge(
     from probekit.trace import open_trace
     from probekit.wording import human_bytes
 
+    if quiet:
+        hush()
     with terminal.copying(quiet=quiet) as watcher:
         merged = open_trace(trace).merge(
             file, sites, dtype=dtype, overwrite=overwrite, on_progress=watcher
@@ -400,6 +421,5 @@ def _status() -> int:
             raise
         if not error.format_message():  # without a command: the help has been shown
             return 2
-        command = getattr(getattr(error, "ctx", None), "command_path", "probekit")
-        say(f"error: {error.format_message()}\nsee {command} --help")
+        say(f"error: {said_of_usage(error)}")
     return 2

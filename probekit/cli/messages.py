@@ -5,8 +5,10 @@ Knows sentences and warnings; tables and progress are terminal.py's.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import TextIO
 
 import typer
@@ -17,6 +19,21 @@ from probekit.errors import ProbekitWarning
 def say(sentence: str) -> None:
     """Say a sentence."""
     typer.echo(sentence, err=True)
+
+
+def hush() -> Callable[[str], None]:
+    """Leave out what warns or shows progress, from here on: ours, and that of other libraries.
+
+    Returns:
+        what says nothing, in the place of `say`.
+    """
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported
+    warnings.showwarning = _unsaid
+    return _unsaid
+
+
+def _unsaid(*said: object) -> None:
+    """Say nothing."""
 
 
 def show_warning(

@@ -269,9 +269,9 @@ def _bar() -> Iterator[Watcher]:
 
 
 @contextmanager
-def reading() -> Iterator[Callable[[int, int], None] | None]:
+def reading(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Show how far a trace has been read: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.progress import (
