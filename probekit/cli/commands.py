@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from probekit.cli.messages import hush, say, show_warning
+from probekit.cli.messages import hush, say, say_stopped, show_warning
 from probekit.cli.parameters import Command, Group
 from probekit.cli.streams import printing
 from probekit.cli.usage import said_of_usage
@@ -114,9 +115,10 @@ def run(
     from probekit.cli.stopping import Stopped, Stopping
     from probekit.config import load_config
 
-    tell = hush() if quiet else say
+    if quiet:
+        hush()
     try:
-        with Stopping(say=tell) as stopping:
+        with Stopping(say=_unheard if quiet else say) as stopping:
             # A typo is told before torch loads.
             read = load_config(config, overrides=settings or ())
             import probekit
@@ -136,10 +138,12 @@ def run(
                     on_progress=_both(show, stopping),
                 )
     except Stopped as stopped:
-        tell("stopped; what is sealed stays, and the same command goes on from there")
+        if not quiet:
+            say_stopped("stopped; what is sealed stays, and the same command goes on from there")
         raise typer.Exit(stopped.exit_code) from None
     if not quiet:
         typer.echo(f"{trace.path.parent}: {_contents(trace)}")
+        _say_next(trace.path.parent)
 
 
 @app.command(cls=Command)
@@ -350,12 +354,22 @@ def _both(show: Watcher | None, stopping: Stopping) -> Watcher:
     return watch
 
 
+def _unheard(sentence: str) -> None:
+    """Say nothing."""
+
+
 def _going_on(n_sealed: int, n_shards: int) -> None:
     if n_sealed == n_shards:
         say("this run is complete already; nothing to do")
     elif n_sealed:
         be = by_count(n_sealed, "is", "are")
         say(f"going on: {counted(n_sealed, 'shard', of=n_shards)} {be} sealed")
+
+
+def _say_next(folder: Path) -> None:
+    """Say how what was recorded is looked at."""
+    typer.echo(f"look at it: probekit report {shlex.quote(str(folder))} -o report.html")
+    typer.echo(f"in Python:  trace = probekit.open({json.dumps(str(folder), ensure_ascii=False)})")
 
 
 def _contents(trace: Trace) -> str:

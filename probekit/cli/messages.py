@@ -8,28 +8,29 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from typing import TextIO
-
-import typer
 
 from probekit.errors import ProbekitWarning
 
 
 def say(sentence: str) -> None:
-    """Say a sentence."""
-    typer.echo(sentence, err=True)
+    """Say a sentence, on a line of its own; above a progress bar, where there is one."""
+    # Through sys.stderr as it is now: rich puts its own there while it shows a bar.
+    print(sentence, file=sys.stderr, flush=True)
 
 
-def hush() -> Callable[[str], None]:
-    """Leave out what warns or shows progress, from here on: ours, and that of other libraries.
+def say_stopped(sentence: str) -> None:
+    """Say that the program was told to end, on a line without the `^C` of the terminal."""
+    if sys.stderr.isatty():
+        dumb = os.environ.get("TERM", "dumb") == "dumb"
+        sys.stderr.write("\n" if dumb else "\r\x1b[K")
+    say(sentence)
 
-    Returns:
-        what says nothing, in the place of `say`.
-    """
+
+def hush() -> None:
+    """Leave out what warns or shows progress, from here on: ours, and that of other libraries."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported
     warnings.showwarning = _unsaid
-    return _unsaid
 
 
 def _unsaid(*said: object) -> None:

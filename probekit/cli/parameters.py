@@ -5,9 +5,13 @@ Knows typer; no command.
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
+
+from probekit.cli.messages import say_stopped
 
 
 class Command(TyperCommand):
@@ -19,7 +23,15 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group of commands, likewise."""
+    """A group of commands, likewise; Ctrl-C ends any of them with a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say_stopped("stopped")
+            raise typer.Exit(128 + signal.SIGINT) from None
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Give the parameters, as a help text shows them."""

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,11 @@ def config(gpt2: Path, tmp_path: Path) -> Path:
 def test_run_records_and_says_so(probekit_, config, tmp_path):
     ended = probekit_("run", config)
     assert ended.code == 0
-    assert ended.out == f"{tmp_path}/trace: 6 examples, {N_TOKENS} tokens, 3 sites\n"
+    assert ended.out.splitlines() == [
+        f"{tmp_path}/trace: 6 examples, {N_TOKENS} tokens, 3 sites",
+        f"look at it: probekit report {tmp_path}/trace -o report.html",
+        f'in Python:  trace = probekit.open("{tmp_path}/trace")',
+    ]
     assert by_hand.site_names(tmp_path / "trace" / "trace.h5") == {
         f"transformer.h.{n}.mlp.act/output" for n in range(3)
     }
@@ -97,6 +102,33 @@ def test_quiet_says_nothing(probekit_, config, tmp_path):
     ended = probekit_("run", config, "--quiet")
     assert (ended.code, ended.out, ended.err) == (0, "", "")
     assert (tmp_path / "trace" / "trace.h5").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_quiet_leaves_warnings_and_notes_out_and_not_errors(probekit_, gpt2, tmp_path, monkeypatch):
+    from probekit.capture import running as capture
+
+    def warns(trace: probekit.Trace) -> None:
+        warnings.warn("3 values are odd", probekit.ProbekitWarning, stacklevel=1)
+        warnings.warn("soon to go", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(capture, "_warn_of_counts", warns)
+    folder = tmp_path / "a trace"
+    made = by_hand.config(gpt2, folder, probes=MLP) | {"inputs": {"texts": ["a b c d e f"]}}
+    file = write(tmp_path / "a.yaml", made)
+    cut = ("--set", "inputs.max_tokens=3")
+    ended = probekit_("run", file, "-q", *cut)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    for line in (("verify", folder), ("report", folder, "-o", tmp_path / "a.html")):
+        ended = probekit_(*line, "--quiet")
+        assert (ended.code, ended.out, ended.err) == (0, "", "")
+    told = probekit_("run", file, "--overwrite", *cut)
+    assert "warning: 3 values are odd" in told.err and "soon to go" in told.err
+    assert "note: 1 of 1 text is longer than 3 tokens" in told.err
+    assert f"probekit report '{folder}' -o" in told.out
+    (folder / "trace.h5").write_bytes(b"")
+    ended = probekit_("verify", folder, "-q")
+    assert ended.code == 1 and "trace.h5" in ended.out
 
 
 def test_notes_come_before_the_work(probekit_, config):
