@@ -104,7 +104,7 @@ def test_quiet_says_nothing(probekit_, config, tmp_path):
     assert (tmp_path / "trace" / "trace.h5").exists()
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("always")
 def test_quiet_leaves_warnings_and_notes_out_and_not_errors(probekit_, gpt2, tmp_path, monkeypatch):
     from probekit.capture import running as capture
 
