@@ -383,7 +383,8 @@ def _contents(trace: Trace) -> str:
 
 
 def _print_json(value: Any) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    text = json.dumps(value, indent=2, ensure_ascii=not unicode)
     # What does not print stands in names and texts alone, and JSON has an escape for it there.
     typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
