@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import errno
-import json
-import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probekit.cli.messages import hush, say, say_stopped, show_warning
-from probekit.cli.parameters import Command, Group
+from probekit.cli.messages import hush, print_json, say, say_next, say_stopped, show_warning
+from probekit.cli.parameters import (
+    AsJson,
+    Command,
+    ConfigPath,
+    Group,
+    Quiet,
+    Settings,
+    TracePath,
+    byte_count,
+)
 from probekit.cli.streams import printing
 from probekit.cli.usage import said_of_usage
 from probekit.errors import ProbekitError
@@ -34,36 +41,6 @@ app = typer.Typer(
 
 # What any library may run into: file handles (`ulimit -n`), room, memory.
 _RUN_OUT = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
-
-ConfigPath = Annotated[
-    Path, typer.Argument(readable=False, metavar="CONFIG", help="A YAML probe config.")
-]
-TracePath = Annotated[
-    Path, typer.Argument(readable=False, metavar="TRACE", help="A run's folder, or an HDF5 file.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a setting, as often as you like: --set model.name=gpt2 "
-        "--set 'probes[0].layers=[0, -1]'",
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _byte_count(text: str) -> int:
-    from pydantic import TypeAdapter, ValidationError
-
-    from probekit.config import ByteCount
-
-    try:
-        return TypeAdapter(ByteCount).validate_python(text)
-    except ValidationError as error:
-        reason = "expected a number of bytes, or text such as 512MiB, 1GiB or 2GB"
-        raise typer.BadParameter(reason) from error
 
 
 def _version(wanted: bool) -> None:
@@ -143,7 +120,7 @@ def run(
         raise typer.Exit(stopped.exit_code) from None
     if not quiet:
         typer.echo(f"{trace.path.parent}: {_contents(trace)}")
-        _say_next(trace.path.parent)
+        say_next(trace.path.parent)
 
 
 @app.command(cls=Command)
@@ -157,7 +134,7 @@ def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False)
 
     _calm_transformers()
     found = probekit.plan(read)
-    _print_json(found.to_json()) if as_json else terminal.show_plan(found)
+    print_json(found.to_json()) if as_json else terminal.show_plan(found)
 
 
 @app.command(cls=Command)
@@ -180,7 +157,7 @@ def modules(
 
     _calm_transformers()
     rows = list_modules(model, match=match, overrides=settings or ())
-    _print_json(rows) if as_json else show_modules(rows, long=long)
+    print_json(rows) if as_json else show_modules(rows, long=long)
 
 
 @app.command(cls=Command)
@@ -190,7 +167,7 @@ def info(trace: TracePath, as_json: AsJson = False) -> None:
     from probekit.trace import open_trace, summarize_trace
 
     found = summarize_trace(open_trace(trace))
-    _print_json(found) if as_json else terminal.show_info(found)
+    print_json(found) if as_json else terminal.show_info(found)
 
 
 @app.command(cls=Command)
@@ -210,7 +187,7 @@ def verify(
     with terminal.reading(quiet=quiet) as watcher:
         verdict = verify(trace, on_progress=watcher)
     if as_json:
-        _print_json(verdict.to_json())
+        print_json(verdict.to_json())
     elif not (quiet and verdict.whole):
         terminal.show_verdict(verdict)
     if not verdict.whole:
@@ -237,7 +214,7 @@ def report(
     max_bytes: Annotated[
         int,
         typer.Option(
-            parser=_byte_count,
+            parser=byte_count,
             metavar="SIZE",
             help="What does not fit is left out, and said so.",
         ),
@@ -296,7 +273,7 @@ def compare(
     from probekit.cli import terminal
 
     found = compare_traces(a, b, sites=sites, matrix=matrix)
-    _print_json(found.to_json()) if as_json else terminal.show_comparison(found)
+    print_json(found.to_json()) if as_json else terminal.show_comparison(found)
 
 
 @app.command(cls=Command)
@@ -342,7 +319,7 @@ def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from probekit.config import json_schema
 
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 def _both(show: Watcher | None, stopping: Stopping) -> Watcher:
@@ -366,12 +343,6 @@ def _going_on(n_sealed: int, n_shards: int) -> None:
         say(f"going on: {counted(n_sealed, 'shard', of=n_shards)} {be} sealed")
 
 
-def _say_next(folder: Path) -> None:
-    """Say how what was recorded is looked at."""
-    typer.echo(f"look at it: probekit report {shlex.quote(str(folder))} -o report.html")
-    typer.echo(f"in Python:  trace = probekit.open({json.dumps(str(folder), ensure_ascii=False)})")
-
-
 def _contents(trace: Trace) -> str:
     return ", ".join(
         (
@@ -380,13 +351,6 @@ def _contents(trace: Trace) -> str:
             counted(len(trace.site_names), "site"),
         )
     )
-
-
-def _print_json(value: Any) -> None:
-    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-    text = json.dumps(value, indent=2, ensure_ascii=not unicode)
-    # What does not print stands in names and texts alone, and JSON has an escape for it there.
-    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
 
 
 def _notes(notes: tuple[str, ...]) -> None:

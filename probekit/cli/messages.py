@@ -1,14 +1,19 @@
-"""What is said on stderr, a sentence at a time; cheap to import.
+"""What is said, a sentence at a time, and what is printed as JSON; cheap to import.
 
 Knows sentences and warnings; tables and progress are terminal.py's.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import sys
 import warnings
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
 
 from probekit.errors import ProbekitWarning
 
@@ -33,7 +38,7 @@ def hush() -> None:
     warnings.showwarning = _unsaid
 
 
-def _unsaid(*said: object) -> None:
+def _unsaid(*said: object, **more: object) -> None:
     """Say nothing."""
 
 
@@ -49,3 +54,17 @@ def show_warning(
     ours = issubclass(category, ProbekitWarning)
     text = f"warning: {message}\n" if ours else None
     sys.stderr.write(text or warnings.formatwarning(message, category, filename, lineno))
+
+
+def say_next(folder: Path) -> None:
+    """Say how what was recorded is looked at."""
+    typer.echo(f"look at it: probekit report {shlex.quote(str(folder))} -o report.html")
+    typer.echo(f"in Python:  trace = probekit.open({json.dumps(str(folder), ensure_ascii=False)})")
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    unicode = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    text = json.dumps(value, indent=2, ensure_ascii=not unicode)
+    # What does not print stands in names and texts alone, and JSON has an escape for it there.
+    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))

@@ -1,4 +1,4 @@
-"""How commands say their options in a help text: a flag takes no value, and names none.
+"""Parameters that several commands take, and how a help text shows them: a flag names no value.
 
 Knows typer; no command.
 """
@@ -6,12 +6,31 @@ Knows typer; no command.
 from __future__ import annotations
 
 import signal
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from probekit.cli.messages import say_stopped
+
+ConfigPath = Annotated[
+    Path, typer.Argument(readable=False, metavar="CONFIG", help="A YAML probe config.")
+]
+TracePath = Annotated[
+    Path, typer.Argument(readable=False, metavar="TRACE", help="A run's folder, or an HDF5 file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting, as often as you like: --set model.name=gpt2 "
+        "--set 'probes[0].layers=[0, -1]'",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Command(TyperCommand):
@@ -43,3 +62,16 @@ def _without_types(parameters: list[Any]) -> list[Any]:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
     return parameters
+
+
+def byte_count(text: str) -> int:
+    """Read a number of bytes: `512MiB`."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from probekit.config import ByteCount
+
+    try:
+        return TypeAdapter(ByteCount).validate_python(text)
+    except ValidationError as error:
+        reason = "expected a number of bytes, or text such as 512MiB, 1GiB or 2GB"
+        raise typer.BadParameter(reason) from error
