@@ -34,6 +34,9 @@ browser: $(BROWSER)
 demo: $(STAMP)
 	$(BIN)/probekit run configs/quickstart.yaml
 	$(BIN)/probekit info runs/quickstart
+	@echo
+	@echo "next: source $(BIN)/activate"
+	@echo "      probekit report runs/quickstart -o report.html"
 
 test: $(STAMP)-dev check
 	@$(MAKE) --silent browser || echo "without npm, the tests in a browser are skipped"

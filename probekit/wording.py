@@ -28,7 +28,7 @@ def show(value: object) -> str:
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     if isinstance(value, int) and value.bit_length() > 200:
-        return f"a number of {value.bit_length()} bits"
+        return f"a number of {counted(value.bit_length(), 'bit')}"
     if isinstance(value, list | tuple):
         return shorten(f"[{', '.join(map(show, value[:10]))}]")
     if isinstance(value, Mapping):
@@ -68,3 +68,22 @@ def human_bytes(n: float) -> str:
             return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1024
     return f"{n:.1f} TiB"
+
+
+def counted(n: int, noun: str, plural: str | None = None, *, of: int | None = None) -> str:
+    """Count things as people read it: `1 shard`, `12,345 tokens`, `1 of 3 shards`.
+
+    Args:
+        n: how many.
+        noun: of one of them.
+        plural: of several, where it is not the noun and an s.
+        of: how many there are, where `n` is a part of them.
+    """
+    most = n if of is None else of
+    part = "" if of is None else f"{n:,} of "
+    return f"{part}{most:,} {by_count(most, noun, plural or f'{noun}s')}"
+
+
+def by_count(n: int, one: str, several: str) -> str:
+    """Choose the word that fits a number of things: `is` or `are`."""
+    return one if n == 1 else several

@@ -13,6 +13,7 @@ import numpy as np
 
 from probekit.errors import StoreError
 from probekit.trace import row_slices
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -40,8 +41,8 @@ def align(a: Trace, b: Trace) -> Alignment:
     """
     if len(a.examples) != len(b.examples):
         raise StoreError(
-            f"{a.path} has {len(a.examples):,} examples and {b.path} has {len(b.examples):,}; "
-            "only traces over the same texts can be compared"
+            f"{a.path} has {counted(len(a.examples), 'example')} and {b.path} has "
+            f"{len(b.examples):,}; only traces over the same texts can be compared"
         )
     for number, ours, theirs in zip(count(), a.examples.texts(), b.examples.texts()):
         if ours != theirs:
@@ -105,7 +106,7 @@ def _difference(a: Trace, b: Trace, number: int) -> str:
         f"{_short(tokens[at]) if at < len(tokens) else 'nothing'} in {trace.path}"
         for trace, tokens in ((a, ours), (b, theirs))
     ]
-    return f"token {at} is {said[0]}, {said[1]} ({len(ours)} and {len(theirs)} tokens)"
+    return f"token {at} is {said[0]}, {said[1]} ({len(ours):,} and {counted(len(theirs), 'token')})"
 
 
 def _short(text: str) -> str:

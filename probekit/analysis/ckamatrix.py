@@ -13,6 +13,7 @@ import numpy as np
 from probekit.extras import load_extra
 from probekit.methods import results as methods
 from probekit.trace import Shown, Table
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     pass
@@ -54,5 +55,5 @@ class CKAMatrix(Shown):
             "across",
             columns=("", *self.b_layers),
             rows=[(n, *map(float, row)) for n, row in zip(self.a_layers, self.values, strict=True)],
-            note=f"over {self.n_rows:,} rows",
+            note=f"over {counted(self.n_rows, 'row')}",
         )

@@ -18,6 +18,7 @@ from probekit.analysis.ckamatrix import CKAMatrix
 from probekit.analysis.comparisonresult import Comparison, SitePair
 from probekit.analysis.sitepairs import Group, pair_up, width
 from probekit.trace import Trace, float64, model_of, open_trace, row_slices
+from probekit.wording import by_count, counted
 
 if TYPE_CHECKING:
     from probekit.trace import Site
@@ -91,17 +92,20 @@ def _few_rows(groups: Sequence[Group]) -> list[str]:
     found = []
     for group in groups:
         widest = max(width(site) for site in (*group.xs, *group.ys))
-        if group.has_features and len(group.xs[0]) < 2 * widest:
+        n_rows = len(group.xs[0])
+        if group.has_features and n_rows < 2 * widest:
             found.append(
-                f"{group.place}: {len(group.xs[0]):,} rows of {widest:,} dimensions are few: plain "
-                "CKA is high by chance; go by the debiased one"
+                f"{group.place}: {counted(n_rows, 'row')} of {counted(widest, 'dimension')} "
+                f"{by_count(n_rows, 'is', 'are')} few: plain CKA is high by chance; go by the "
+                "debiased one"
             )
     return found
 
 
 def _left_out(pairs: Sequence[SitePair]) -> list[str]:
     return [
-        f"{pair.a}: {pair.n_left_out:,} rows are left out, in which a value is not finite"
+        f"{pair.a}: {counted(pair.n_left_out, 'row')} "
+        f"{by_count(pair.n_left_out, 'is', 'are')} left out, in which a value is not finite"
         for pair in pairs
         if pair.n_left_out
     ]

@@ -17,6 +17,7 @@ from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.methods import results as methods
 from probekit.trace import Shown, Table
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     pass
@@ -105,7 +106,7 @@ class Comparison(Shown):
     def _table(self) -> Table:
         return Table(
             title=f"A: {self.a_model} ({self.a})\nB: {self.b_model} ({self.b})\n"
-            f"{self.n_examples:,} texts, {self.n_tokens:,} tokens",
+            f"{counted(self.n_examples, 'text')}, {counted(self.n_tokens, 'token')}",
             columns=("place", "layer", *(name.replace("_", " ") for name in MEASURES), "rows"),
             rows=[
                 (p.place, p.layer, *(getattr(p, name) for name in MEASURES), p.n_rows)

@@ -26,6 +26,7 @@ from probekit.trace import (
     examples_of,
     recorded,
 )
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Site, Trace
@@ -116,12 +117,13 @@ class HeadScores(Shown, Sequence[HeadScore]):
 
     def _table(self) -> Table:
         said = "; ".join(
-            f"{kind} over {self.n_queries[kind]:,} tokens, {self.uniform[kind]:.2g} if uniform"
+            f"{kind} over {counted(self.n_queries[kind], 'token')}, "
+            f"{self.uniform[kind]:.2g} if uniform"
             for kind in KINDS
         )
         ranked = sorted(self.heads, key=lambda h: -np.nanmax([0, *(getattr(h, k) for k in KINDS)]))
         return Table(
-            title=f"{self.path}: scores of {len(self)} heads, the highest first",
+            title=f"{self.path}: scores of {counted(len(self), 'head')}, the highest first",
             columns=("layer", "head", *(kind.replace("_", " ") for kind in KINDS)),
             rows=[
                 (h.site if h.layer is None else h.layer, h.head, *(getattr(h, k) for k in KINDS))

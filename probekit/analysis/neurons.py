@@ -16,6 +16,7 @@ from probekit.errors import StoreError
 from probekit.extras import load_extra
 from probekit.store import EXAMPLE, TOKEN
 from probekit.trace import Marked, Shown, Table, axis_rows, examples_of, float64, row_slices
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Site
@@ -63,8 +64,9 @@ class TopExamples(Shown, Sequence[Firing]):
         return pandas.DataFrame(rows, columns=columns)
 
     def _table(self) -> Table:
+        top = counted(len(self), "row", of=self.n_rows)
         return Table(
-            title=f"{self.site}, neuron {self.neuron}: the top {len(self)} of {self.n_rows:,} rows",
+            title=f"{self.site}, neuron {self.neuron}: the top {top}",
             columns=("value", "example", "position", "context"),
             rows=[(f.value, f.example, f.position, f.context) for f in self.firings],
         )

@@ -13,6 +13,7 @@ import numpy as np
 from probekit import arguments
 from probekit.errors import StoreError
 from probekit.store import TOKEN
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Site, Trace
@@ -46,7 +47,9 @@ def next_tokens(trace: Trace, example: int, position: int, k: int) -> NextTokens
     position, k = arguments.whole("position", position), arguments.whole("k", k, least=1)
     first, n_tokens = trace.examples.extent(trace.examples.number(example))
     if not -n_tokens <= position < n_tokens:
-        raise IndexError(f"position {position} is out of range: the example has {n_tokens} tokens")
+        raise IndexError(
+            f"position {position} is out of range: the example has {counted(n_tokens, 'token')}"
+        )
     token = first + position % n_tokens
     ids, logprobs = _top(trace, token, k)
     with np.errstate(over="ignore"):  # a stranger's log-probabilities may be anything

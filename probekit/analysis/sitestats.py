@@ -16,6 +16,7 @@ from probekit.extras import load_extra
 from probekit.methods import results as methods
 from probekit.store import FLOATS
 from probekit.trace import ATTENTION, Shown, Table, blocks, examples_of
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Site
@@ -107,7 +108,7 @@ class SiteStatistics(Shown):
         )
         more = f" and {len(self.outliers) - 5} more" if len(self.outliers) > 5 else ""
         return Table(
-            title=f"{self.site}: {self.n_rows:,} rows",
+            title=f"{self.site}: {counted(self.n_rows, 'row')}",
             columns=("", "value"),
             rows=[(name.replace("_", " "), value) for name, value in summary.items()],
             note=f"outliers: {outliers}{more}" if outliers else "",

@@ -16,7 +16,7 @@ from probekit.extras import load_extra
 from probekit.methods import results as methods
 from probekit.store import FLOATS
 from probekit.trace import Patterns, Shown, Table, choose_sites, collapse
-from probekit.wording import show_typed
+from probekit.wording import counted, show_typed
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -96,7 +96,7 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
         columns = ("rows", "mean", "deviation", "mean_norm", "largest_norm", "zeros", "outliers")
         summaries = [summary_of(s) for s in self.sites]
         return Table(
-            title=f"{self.path}: statistics of {len(self.sites)} sites",
+            title=f"{self.path}: statistics of {counted(len(self.sites), 'site')}",
             columns=("site", *(c.replace("_", " ") for c in columns), "not finite"),
             rows=[
                 (s.site, *(summary[c] for c in columns), s.n_nonfinite)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from probekit import models
+from probekit.capture.invocation import command_of_this_process
 from probekit.capture.read import meanings_of
 from probekit.config import digest_of_format_1
 from probekit.errors import StoreError
@@ -115,6 +116,7 @@ def session(plan: Plan) -> dict[str, Any]:
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "process": os.getpid(),
+        "command": command_of_this_process(),
         "device": _device(plan),
         "config": plan.config.to_yaml(),
         **_versions(),

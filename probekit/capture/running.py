@@ -45,6 +45,7 @@ from probekit.store import (
     wrong_inputs,
 )
 from probekit.trace import Trace, open_trace
+from probekit.wording import by_count, counted
 
 __all__ = ["Progress", "Watcher", "capture", "carry_out"]
 
@@ -176,8 +177,9 @@ def _notes(
         yield f"damaged, and computed again: {damage}"
     if n_sealed and n_todo and folder.changed:
         yield (
-            f"{n_sealed} sealed shards were made otherwise ({folder.changed}): the rows that come "
-            "now agree with what they would have given to rounding, not bit for bit"
+            f"{counted(n_sealed, 'sealed shard')} {by_count(n_sealed, 'was', 'were')} made "
+            f"otherwise ({folder.changed}): the rows that come now agree with what they would have "
+            "given to rounding, not bit for bit"
         )
 
 

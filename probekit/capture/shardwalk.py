@@ -27,6 +27,7 @@ from probekit.inputs import Budget, shards
 from probekit.models import forward_arguments, out_of_memory
 from probekit.planning import Plan
 from probekit.store import FLOATS, NONFINITE, OVERFLOW, Format, ShardSpec, ShardTables, ShardWriter
+from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -153,8 +154,8 @@ class Walk:
         n_examples = len(numbers)
         if n_examples == 1:
             raise CaptureError(
-                f"an example of {width} tokens is too large for the memory of {self.device}; "
-                "set inputs.max_tokens, or a 16-bit model.dtype"
+                f"an example of {counted(width, 'token')} is too large for the memory of "
+                f"{self.device}; set inputs.max_tokens, or a 16-bit model.dtype"
             )
         self.transfer.drain()
         out.forget([int(n) for n in numbers])
@@ -165,9 +166,9 @@ class Walk:
             torch.cuda.empty_cache()
         if self.budget.tokens == self.plan.config.inputs.batch_tokens:
             warnings.warn(
-                f"a batch of {n_examples} examples of up to {width} tokens was too large for the "
-                f"memory of {self.device}: it is split, and so are others. A smaller "
-                "inputs.batch_tokens avoids that",
+                f"a batch of {counted(n_examples, 'example')} of up to {counted(width, 'token')} "
+                f"was too large for the memory of {self.device}: it is split, and so are others. A "
+                "smaller inputs.batch_tokens avoids that",
                 ProbekitWarning,
                 stacklevel=2,
             )

@@ -3,62 +3,45 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probekit.cli.messages import say, show_warning
+from probekit.cli.messages import hush, print_json, say, say_next, say_stopped, show_warning
+from probekit.cli.parameters import (
+    AsJson,
+    Command,
+    ConfigPath,
+    Group,
+    Quiet,
+    Settings,
+    TracePath,
+    byte_count,
+)
 from probekit.cli.streams import printing
+from probekit.cli.usage import said_of_usage
 from probekit.errors import ProbekitError
+from probekit.wording import by_count, counted
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
     from probekit.cli.stopping import Stopping
+    from probekit.trace import Trace
 
 app = typer.Typer(
     name="probekit",
     help="Record what happens inside language models: YAML probe configs in, HDF5 traces out.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Group,
     pretty_exceptions_enable=False,
 )
 
 # What any library may run into: file handles (`ulimit -n`), room, memory.
 _RUN_OUT = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)
-
-ConfigPath = Annotated[
-    Path, typer.Argument(readable=False, metavar="CONFIG", help="A YAML probe config.")
-]
-TracePath = Annotated[
-    Path, typer.Argument(readable=False, metavar="TRACE", help="A run's folder, or an HDF5 file.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change a setting, as often as you like: --set model.name=gpt2 "
-        "--set 'probes[0].layers=[0, -1]'",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _byte_count(text: str) -> int:
-    from pydantic import TypeAdapter, ValidationError
-
-    from probekit.config import ByteCount
-
-    try:
-        return TypeAdapter(ByteCount).validate_python(text)
-    except ValidationError as error:
-        reason = "expected a number of bytes, or text such as 512MiB, 1GiB or 2GB"
-        raise typer.BadParameter(reason) from error
 
 
 def _version(wanted: bool) -> None:
@@ -78,7 +61,7 @@ def start(
     """Record what happens inside language models: YAML probe configs in, HDF5 traces out."""
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     config: ConfigPath,
     settings: Settings = None,
@@ -101,7 +84,7 @@ def run(
             help="Record two short texts first; compare with bare hooks and with one of them alone."
         ),
     ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Capture: run the model and record what the config asks for; a cut-short run goes on.
 
@@ -116,9 +99,11 @@ def run(
 
         return terminal.progress(quiet=quiet)
 
+    if quiet:
+        hush()
     try:
         with (
-            Stopping(say=say) as stopping,
+            Stopping(say=_unheard if quiet else say) as stopping,
             Starting(quiet=quiet) as starting,
             Following(starting, progress) as show,
         ):
@@ -136,14 +121,15 @@ def run(
                 on_progress=_both(show, stopping),
             )
     except Stopped as stopped:
-        say("stopped; what is sealed stays, and the same command goes on from there")
+        if not quiet:
+            say_stopped("stopped; what is sealed stays, and the same command goes on from there")
         raise typer.Exit(stopped.exit_code) from None
     if not quiet:
-        typer.echo(f"{trace.path.parent}: {len(trace.examples)} examples, "
-                   f"{len(trace.tokens)} tokens, {len(trace.site_names)} sites")  # fmt: skip
+        typer.echo(f"{trace.path.parent}: {_contents(trace)}")
+        say_next(trace.path.parent)
 
 
-@app.command()
+@app.command(cls=Command)
 def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False) -> None:
     """Say what a run would record and how large it would be; loads no weights."""
     import probekit
@@ -153,10 +139,10 @@ def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False)
         found = probekit.plan(config, overrides=settings or (), on_stage=starting.stage)
     from probekit.cli import terminal
 
-    _print_json(found.to_json()) if as_json else terminal.show_plan(found)
+    print_json(found.to_json()) if as_json else terminal.show_plan(found)
 
 
-@app.command()
+@app.command(cls=Command)
 def modules(
     model: Annotated[str, typer.Argument(metavar="MODEL_OR_CONFIG", help="A model or a config.")],
     match: Annotated[str, typer.Option(metavar="GLOB", help="Only these module paths.")] = "**",
@@ -178,33 +164,44 @@ def modules(
         rows = list_modules(model, match=match, overrides=settings or (), on_stage=starting.stage)
     from probekit.cli.modulestable import show_modules
 
-    _print_json(rows) if as_json else show_modules(rows, long=long)
+    print_json(rows) if as_json else show_modules(rows, long=long)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(trace: TracePath, as_json: AsJson = False) -> None:
     """Say what is in a trace and how it was made."""
     from probekit.cli import terminal
     from probekit.trace import open_trace, summarize_trace
 
     found = summarize_trace(open_trace(trace))
-    _print_json(found) if as_json else terminal.show_info(found)
+    print_json(found) if as_json else terminal.show_info(found)
 
 
-@app.command()
-def verify(trace: TracePath, as_json: AsJson = False) -> None:
+@app.command(cls=Command)
+def verify(
+    trace: TracePath,
+    as_json: AsJson = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but what is damaged.")
+    ] = False,
+) -> None:
     """Read every byte of a trace again; exit code 1 and what is damaged, on any fault."""
     from probekit.cli import terminal
     from probekit.store import verify
 
-    with terminal.reading() as watcher:
+    if quiet:
+        hush()
+    with terminal.reading(quiet=quiet) as watcher:
         verdict = verify(trace, on_progress=watcher)
-    _print_json(verdict.to_json()) if as_json else terminal.show_verdict(verdict)
+    if as_json:
+        print_json(verdict.to_json())
+    elif not (quiet and verdict.whole):
+        terminal.show_verdict(verdict)
     if not verdict.whole:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     trace: TracePath,
     out: Annotated[
@@ -224,11 +221,12 @@ def report(
     max_bytes: Annotated[
         int,
         typer.Option(
-            parser=_byte_count,
+            parser=byte_count,
             metavar="SIZE",
             help="What does not fit is left out, and said so.",
         ),
     ] = "128MiB",  # type: ignore[assignment]  # typer parses the default too
+    quiet: Quiet = False,
 ) -> None:
     """Write one HTML page to look at a trace; it needs no network and no server.
 
@@ -237,15 +235,20 @@ def report(
     from probekit.trace import open_trace
     from probekit.wording import human_bytes
 
+    if quiet:
+        hush()
     written = open_trace(trace).report(
         out, examples=example or examples, neurons=neurons, max_bytes=max_bytes
     )
+    if quiet:
+        return
     for what in written.left_out:
         typer.echo(f"left out: {what}", err=True)
-    typer.echo(f"{written.path}: {len(written.examples)} examples, {human_bytes(written.n_bytes)}")
+    examples_ = counted(len(written.examples), "example")
+    typer.echo(f"{written.path}: {examples_}, {human_bytes(written.n_bytes)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     a: Annotated[
         Path, typer.Argument(readable=False, metavar="A", help="A run's folder, or an HDF5 file.")
@@ -277,10 +280,10 @@ def compare(
     from probekit.cli import terminal
 
     found = compare_traces(a, b, sites=sites, matrix=matrix)
-    _print_json(found.to_json()) if as_json else terminal.show_comparison(found)
+    print_json(found.to_json()) if as_json else terminal.show_comparison(found)
 
 
-@app.command()
+@app.command(cls=Command)
 def merge(
     trace: TracePath,
     file: Annotated[
@@ -297,7 +300,7 @@ def merge(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file of this name.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a trace as one plain HDF5 file that needs no other.
 
@@ -307,22 +310,23 @@ def merge(
     from probekit.trace import open_trace
     from probekit.wording import human_bytes
 
+    if quiet:
+        hush()
     with terminal.copying(quiet=quiet) as watcher:
         merged = open_trace(trace).merge(
             file, sites, dtype=dtype, overwrite=overwrite, on_progress=watcher
         )
     if not quiet:
         size = human_bytes(file.stat().st_size)
-        typer.echo(f"{file}: {len(merged.examples)} examples, {len(merged.tokens)} tokens, "
-                   f"{len(merged.site_names)} sites, {size}")  # fmt: skip
+        typer.echo(f"{file}: {_contents(merged)}, {size}")
 
 
-@app.command()
+@app.command(cls=Command)
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
     from probekit.config import json_schema
 
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 def _both(show: Watcher, stopping: Stopping) -> Watcher:
@@ -333,17 +337,26 @@ def _both(show: Watcher, stopping: Stopping) -> Watcher:
     return watch
 
 
+def _unheard(sentence: str) -> None:
+    """Say nothing."""
+
+
 def _going_on(n_sealed: int, n_shards: int) -> None:
     if n_sealed == n_shards:
         say("this run is complete already; nothing to do")
     elif n_sealed:
-        say(f"going on: {n_sealed} of {n_shards} shards are sealed")
+        be = by_count(n_sealed, "is", "are")
+        say(f"going on: {counted(n_sealed, 'shard', of=n_shards)} {be} sealed")
 
 
-def _print_json(value: Any) -> None:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    # What does not print stands in names and texts alone, and JSON has an escape for it there.
-    typer.echo("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))
+def _contents(trace: Trace) -> str:
+    return ", ".join(
+        (
+            counted(len(trace.examples), "example"),
+            counted(len(trace.tokens), "token"),
+            counted(len(trace.site_names), "site"),
+        )
+    )
 
 
 def _notes(notes: tuple[str, ...]) -> None:
@@ -385,6 +398,5 @@ def _status() -> int:
             raise
         if not error.format_message():  # without a command: the help has been shown
             return 2
-        command = getattr(getattr(error, "ctx", None), "command_path", "probekit")
-        say(f"error: {error.format_message()}\nsee {command} --help")
+        say(f"error: {said_of_usage(error)}")
     return 2

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from probekit.cli.terminal import console, table_of
+from probekit.cli.tables import show_labelled, show_table
+from probekit.cli.terminal import console
 from probekit.errors import printable
 from probekit.trace import collapse, layerless
+from probekit.wording import counted
 
 Row = Mapping[str, Any]
 _NUMBERS = ("layer_idx", "layer_id", "layer_number")  # settings that repeat the layer's number
@@ -34,22 +34,23 @@ def show_modules(rows: Sequence[Row], *, long: bool) -> None:
         for path, alike in _alike(rows).items():
             _show_block(out, path, alike)
     else:
-        out.print(_table(rows))
+        _show_table(out, rows)
     out.print(_total(rows))
 
 
-def _table(rows: Iterable[Row]) -> Table:
-    table = table_of("module", "class", "calls", "inputs", "outputs", "portable")
-    for row in rows:
-        table.add_row(
+def _show_table(out: Console, rows: Iterable[Row]) -> None:
+    lines = [
+        (
             row["path"],
             row["class"],
-            str(row["calls"]) if row["calls"] else "never",
+            f"{row['calls']:,}" if row["calls"] else "never",
             " ".join(_slots(row["inputs"])),
             " ".join(_slots(row["outputs"])),
             ", ".join(row["portable"]),
         )
-    return table
+        for row in rows
+    ]
+    show_table(out, ("module", "class", "calls", "inputs", "outputs", "portable"), lines)
 
 
 def _alike(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -82,12 +83,9 @@ def _unnumbered(row: Row) -> Row:
 def _show_block(out: Console, path: str, alike: Sequence[Row]) -> None:
     n_calls, n_alike = alike[0]["calls"], len(alike)
     row = _unnumbered(alike[0]) if n_alike > 1 else alike[0]  # the path of many says their numbers
-    calls = f"{n_calls} call{'s' if n_calls > 1 else ''}" if n_calls else "never called"
+    calls = f"{counted(n_calls, 'call')}" if n_calls else "never called"
     more = f"; {n_alike} alike" if n_alike > 1 else ""
     out.print(Text.assemble((path, "bold"), f"  {row['class']}, {calls}{more}"))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, min_width=len("parameters"))
-    grid.add_column(overflow="fold")
     for label, lines in {
         "inputs": _slots(row["inputs"]),
         "outputs": _slots(row["outputs"]),
@@ -97,8 +95,7 @@ def _show_block(out: Console, path: str, alike: Sequence[Row]) -> None:
         "settings": [_settings(row["settings"])],
     }.items():
         if text := "\n".join(lines):
-            grid.add_row(label, text)
-    out.print(Padding(grid, (0, 0, 0, 2), expand=False))  # or each line is filled with blanks
+            show_labelled(out, label, text, label_width=len("parameters"))
 
 
 def _slots(slots: Iterable[Row]) -> list[str]:
@@ -136,5 +133,5 @@ def _total(rows: Sequence[Row]) -> str:
             sizes[min(places)] = t["n_values"]
     n_having = sum(bool(row["parameters"]) for row in rows)
     once = " (shared ones once)" if sum(len(row["parameters"]) for row in rows) > len(sizes) else ""
-    modules = f"{len(rows):,} module{'s' if len(rows) > 1 else ''}"
-    return f"{sum(sizes.values()):,} parameters{once} in {n_having:,} of {modules}"
+    parameters = counted(sum(sizes.values()), "parameter")
+    return f"{parameters}{once} in {counted(n_having, 'module', of=len(rows))}"

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+_PLAIN = {ord("–"): "-", ord("«"): "<<", ord("»"): ">>", ord("×"): "x"}
+
 
 class Printed:
     """A text stream that goes silent where it can no longer be written, and remembers why.
@@ -28,10 +30,20 @@ class Printed:
         """Write text, or nothing."""
         if self.failed is None:
             try:
-                self._stream.write(text)
+                self._stream.write(self._writable(text))
             except OSError as error:
                 self._fail(error)
         return len(text)
+
+    def _writable(self, text: str) -> str:
+        """Write out what the encoding of the stream has no sign for, as in a locale of ASCII."""
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            plain = text.translate(_PLAIN)
+            return plain.encode(encoding, "backslashreplace").decode(encoding)
+        return text
 
     def flush(self) -> None:
         """Flush, or do nothing."""

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from probekit.cli.tables import show_table
 from probekit.errors import printable
 from probekit.store import INDEX_FILE, INDEX_RECORD, RUN_FILE
-from probekit.trace import collapse
-from probekit.wording import human_bytes
+from probekit.trace import collapse, table_of
+from probekit.wording import by_count, counted, human_bytes
 
 if TYPE_CHECKING:
     from probekit.analysis import Comparison
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _PLAIN_EVERY_S = 5.0
 _SHOWN = 20  # damages listed
 _LONGEST = 1000  # characters of a text that a trace says of itself
-_WIDE = 200  # columns where there is no terminal to ask
+_WIDE = 1_000_000  # columns where there is no terminal: what reads lines wants whole ones
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -43,27 +43,19 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
-def table_of(*columns: str) -> Table:
-    """Give an empty table; columns of numbers stand to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        numeric = column in ("sites", "bytes", "bytes/row", "rows", "calls", "bytes each")
-        table.add_column(column, overflow="fold", justify="right" if numeric else "left")
-    return table
-
-
 def show_plan(plan: Plan) -> None:
     """Print a plan."""
     out, known = console(), plan.examples is not None
     dtype = str(plan.dtype).removeprefix("torch.")
-    about = f": {plan.skeleton.model_class}, {plan.skeleton.n_parameters:,} parameters, {dtype}"
+    n_parameters = counted(plan.skeleton.n_parameters, "parameter")
+    about = f": {plan.skeleton.model_class}, {n_parameters}, {dtype}"
     out.print(Text.assemble((plan.config.model.name, "bold"), about))
     if plan.examples is not None:
         out.print(
-            f"{len(plan.examples):,} examples, {plan.examples.total_tokens:,} tokens, "
-            f"{len(plan.shards)} shard{'s' if len(plan.shards) != 1 else ''}"
+            f"{counted(len(plan.examples), 'example')}, "
+            f"{counted(plan.examples.total_tokens, 'token')}, {counted(len(plan.shards), 'shard')}"
         )
-    table = table_of("site", "sites", "axes of one", "dtype", "bytes/row", "bytes")
+    rows = []
     specs = {s.spec.name: s.spec for s in plan.sites}
     for shape, names in collapse(specs).items():
         alike: dict[object, list[SiteSpec]] = {}
@@ -71,18 +63,14 @@ def show_plan(plan: Plan) -> None:
             alike.setdefault((spec.rows, spec.row_shape, spec.dtype), []).append(spec)
         for same in alike.values():
             spec = same[0]
-            sizes = (plan.site_rows(spec) if known else "?", *spec.row_shape)
-            axes = ", ".join(f"{a}={n}" for a, n in zip(spec.axes, sizes, strict=True))
+            n_rows = plan.site_rows(spec) if known else None
+            axes = _axes(spec.axes, (n_rows, *spec.row_shape))
             total = sum(plan.site_bytes(s) for s in same)
-            table.add_row(
-                shape,
-                str(len(same)),
-                axes,
-                spec.dtype,
-                human_bytes(spec.row_bytes),
-                human_bytes(total) if known else "?",
+            size = human_bytes(total) if known else "?"
+            rows.append(
+                (shape, f"{len(same):,}", axes, spec.dtype, human_bytes(spec.row_bytes), size)
             )
-    out.print(table)
+    show_table(out, ("site", "sites", "axes of one", "dtype", "bytes/row", "bytes"), rows)
     total_text = human_bytes(plan.total_bytes) if known else "unknown"
     out.print(
         f"total {total_text} ({human_bytes(plan.token_bytes)} a token), "
@@ -100,8 +88,9 @@ def show_verdict(verdict: Verdict) -> None:
     """Print what `probekit verify` found."""
     out = console()
     if verdict.only_unfinished:
+        unsealed = counted(verdict.n_unsealed, "shard", of=verdict.n_shards)
         out.print(
-            f"{verdict.path}: not finished: {verdict.n_unsealed} of {verdict.n_shards} shards are "
+            f"{verdict.path}: not finished: {unsealed} {by_count(verdict.n_unsealed, 'is', 'are')} "
             "still to be written, the others are whole; the same `probekit run` goes on",
             soft_wrap=True,
         )
@@ -109,10 +98,9 @@ def show_verdict(verdict: Verdict) -> None:
     for damage in verdict.damages[:_SHOWN]:
         out.print(str(damage), soft_wrap=True)
     if len(verdict.damages) > _SHOWN:
-        out.print(f"and {len(verdict.damages) - _SHOWN} more; --json lists all")
-    n_shards = f"{verdict.n_shards} shard{'s' if verdict.n_shards != 1 else ''}"
+        out.print(f"and {len(verdict.damages) - _SHOWN:,} more; --json lists all")
     if verdict.whole:
-        read = f"{n_shards}, {human_bytes(verdict.n_bytes)}"
+        read = f"{counted(verdict.n_shards, 'shard')}, {human_bytes(verdict.n_bytes)}"
         out.print(f"{verdict.path}: whole: {read}, every byte as it was written", soft_wrap=True)
         return
     out.print(
@@ -126,8 +114,8 @@ def _damaged_parts(verdict: Verdict) -> str:
     parts, numbers = [], verdict.damaged_shards
     if numbers:
         shown = ", ".join(map(str, numbers[:_SHOWN]))
-        more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
-        parts.append(f"shard{'s' if len(numbers) > 1 else ''} {shown}{more}")
+        more = f" and {len(numbers) - _SHOWN:,} more" if len(numbers) > _SHOWN else ""
+        parts.append(f"{by_count(len(numbers), 'shard', 'shards')} {shown}{more}")
     files = {damage.file for damage in verdict.damages if damage.shard is None}
     parts += ["the index"] if files & {INDEX_FILE, INDEX_RECORD} else []
     parts += [RUN_FILE] if RUN_FILE in files else []
@@ -141,8 +129,8 @@ def show_info(info: dict[str, Any]) -> None:
     out.print(info["path"], style="bold")
     out.print(
         f"{made.get('model_name')} ({made.get('model_class')}, "
-        f"{_number(made.get('n_parameters', 0), ',')} "
-        f"parameters, {made.get('model_weights')} weights) in {made.get('dtype')}, "
+        f"{_counted(made.get('n_parameters', 0), 'parameter')}, "
+        f"{made.get('model_weights')} weights) in {made.get('dtype')}, "
         f"attention {made.get('attention')}, on {made.get('device')}, seed {made.get('seed')}"
     )
     versions = [
@@ -151,21 +139,25 @@ def show_info(info: dict[str, Any]) -> None:
         if f"{name}_version" in made
     ]
     out.print(f"made by {', '.join(versions)}")
+    for session in info["sessions"]:
+        out.print(_session(session), soft_wrap=True)
     out.print(
-        f"{info['n_examples']:,} examples, {info['n_tokens']:,} tokens, "
-        f"{info['n_sites']} sites, {human_bytes(info['n_bytes'])}"
+        f"{counted(info['n_examples'], 'example')}, {counted(info['n_tokens'], 'token')}, "
+        f"{counted(info['n_sites'], 'site')}, {human_bytes(info['n_bytes'])}"
     )
-    table = table_of("site", "sites", "axes", "dtype", "bytes each")
+    rows = []
     sites = {site["name"]: site for site in info["sites"]}
     for shape, names in collapse(sites).items():
         site = sites[names[0]]
-        axes = ", ".join(f"{a}={n}" for a, n in zip(site["axes"], site["shape"], strict=True))
-        table.add_row(shape, str(len(names)), axes, site["dtype"], human_bytes(site["bytes"]))
-    out.print(table)
+        axes = _axes(site["axes"], site["shape"])
+        size = human_bytes(site["bytes"])
+        rows.append((shape, f"{len(names):,}", axes, site["dtype"], size))
+    show_table(out, ("site", "sites", "axes", "dtype", "bytes each"), rows)
     if (execution := info["execution"]) is not None:
         out.print(
-            f"execution order: {execution['n_modules_run']} modules, {execution['n_orders']} "
-            f"distinct order(s) in {execution['n_forwards']} forward passes, "
+            f"execution order: {counted(execution['n_modules_run'], 'module')}, "
+            f"{counted(execution['n_orders'], 'distinct order')} in "
+            f"{counted(execution['n_forwards'], 'forward pass', 'forward passes')}, "
             f"{execution['seconds']:.2f} s"
         )
     if "self_check" in made:
@@ -179,13 +171,20 @@ def show_info(info: dict[str, Any]) -> None:
             out.print(f"generated {how} in {_number(made[key], '.2f')} s")
     if "generate_compared" in made:
         same, all_ = made.get("generate_same"), made["generate_compared"]
-        out.print(f"both ways gave the same tokens for {same} of {all_} examples")
+        out.print(f"both ways gave the same tokens for {same} of {_counted(all_, 'example')}")
+
+
+def _session(session: Mapping[str, str | None]) -> str:
+    """Write `made on ada at 2026-11-29T12:10:48+00:00: probekit run a.yaml`, as far as known."""
+    where, when, how = session["host"], session["began"], session["command"]
+    place = f"{f' on {where}' if where else ''}{f' at {when}' if when else ''}"
+    return f"made{place}{f': {how}' if how else ''}"
 
 
 def _self_check(made: Mapping[str, Any]) -> str:
     said = str(made["self_check"])
     if "self_check_sites" in made:
-        said += f", {made['self_check_sites']} sites equal a bare hook bit for bit"
+        said += f", {_counted(made['self_check_sites'], 'site')} equal a bare hook bit for bit"
     if "self_check_difference" in made:
         differs, most = (made.get(f"self_check_{key}", "?") for key in ("difference", "tolerance"))
         said += (
@@ -204,6 +203,15 @@ def _escaped(value: Any) -> Any:
     return printable(value[:_LONGEST]) if isinstance(value, str) else value
 
 
+def _axes(names: Iterable[str], sizes: Iterable[int | None]) -> str:
+    pairs = zip(names, sizes, strict=True)
+    return ", ".join(f"{name}={'?' if size is None else f'{size:,}'}" for name, size in pairs)
+
+
+def _counted(value: Any, noun: str) -> str:
+    return counted(value, noun) if type(value) is int else f"{value} {noun}s"  # a stranger's
+
+
 def _number(value: Any, how: str) -> str:
     return format(value, how) if isinstance(value, int | float) else str(value)
 
@@ -211,7 +219,11 @@ def _number(value: Any, how: str) -> str:
 def show_comparison(found: Comparison) -> None:
     """Print what two traces have in common."""
     out = console()
-    out.print(repr(found), soft_wrap=True)
+    table = table_of(found)
+    out.print(table.title, soft_wrap=True)
+    show_table(out, table.columns, table.texts(), right=table.numeric())
+    for line in table.below():
+        out.print(line)
     for matrix in found.matrices:
         out.print(f"\n{matrix!r}", soft_wrap=True)
 
@@ -257,9 +269,9 @@ def _bar() -> Iterator[Watcher]:
 
 
 @contextmanager
-def reading() -> Iterator[Callable[[int, int], None] | None]:
+def reading(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Show how far a trace has been read: a bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.progress import (
@@ -320,7 +332,8 @@ class _Lines:
         per_example = p.seconds / max(1, p.examples - p.before)
         left = per_example * (p.n_examples - p.examples)
         print(
-            f"{p.examples}/{p.n_examples} examples, {_rate(p)}, {left:.0f} s left", file=sys.stderr
+            f"{p.examples:,}/{counted(p.n_examples, 'example')}, {_rate(p)}, {left:.0f} s left",
+            file=sys.stderr,
         )
 
 

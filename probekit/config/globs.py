@@ -94,7 +94,7 @@ def compile_glob(pattern: str) -> Glob:
     if not pattern:
         raise PlanError("empty pattern: write a module path such as transformer.h.*.mlp")
     if len(pattern) > MAX_LENGTH:
-        raise _wrong(pattern, f"more than {MAX_LENGTH} characters; use * or several patterns")
+        raise _wrong(pattern, f"more than {MAX_LENGTH:,} characters; use * or several patterns")
     edges: list[tuple[int, str, int]] = []
     last, spare = 0, 0
     for group in groups(pattern):
@@ -103,9 +103,9 @@ def compile_glob(pattern: str) -> Glob:
         for segments in _alternatives(group, pattern):
             spare = _add_chain(edges, start, last, spare, segments)
             if len(edges) > MAX_EDGES:
-                raise _wrong(pattern, f"more than {MAX_EDGES} choices and segments; use * or **")
+                raise _wrong(pattern, f"more than {MAX_EDGES:,} choices and segments; use * or **")
     if sum(segment == "**" for _, segment, _ in edges) > MAX_ANY:
-        raise _wrong(pattern, f"more than {MAX_ANY} times **; one is any number of segments")
+        raise _wrong(pattern, f"more than {MAX_ANY:,} times **; one is any number of segments")
     return Glob(
         pattern=pattern,
         n_edges=len(edges),
@@ -170,7 +170,7 @@ def _written_out(text: str, pattern: str) -> list[str]:
         n_choices *= len(part)
         _check_size(n_choices, pattern)
     if n_choices * len(text) > MAX_WRITTEN:
-        raise _wrong(pattern, f"more than {MAX_WRITTEN} characters written out; use * instead")
+        raise _wrong(pattern, f"more than {MAX_WRITTEN:,} characters written out; use * instead")
     return ["".join(chosen) for chosen in product(*parts)]
 
 
@@ -201,7 +201,7 @@ def _range(first: str, last: str, pattern: str) -> list[str]:
 
 def _check_size(n_choices: int, pattern: str) -> None:
     if n_choices > MAX_CHOICES:
-        raise _wrong(pattern, f"more than {MAX_CHOICES} choices between two dots; use * instead")
+        raise _wrong(pattern, f"more than {MAX_CHOICES:,} choices between two dots; use * instead")
 
 
 def pieces(text: str) -> Iterator[tuple[str, bool]]:

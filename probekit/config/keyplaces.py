@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from probekit.errors import ConfigError
-from probekit.wording import shorten, show, show_typed
+from probekit.wording import counted, shorten, show, show_typed
 
 KeyPath = tuple[str | int, ...]
 MAX_DEPTH = 50  # levels of a config, far more than any has
@@ -80,7 +80,7 @@ def _make_room(here: Any, step: str | int, parent: str) -> None:
     if not isinstance(here, list):
         raise ConfigError(f"{parent} is {show_typed(here)}, expected a list")
     if step > len(here):
-        size = f"{parent} has {len(here)} item{'' if len(here) == 1 else 's'}"
+        size = f"{parent} has {counted(len(here), 'item')}"
         raise ConfigError(f"{size}; expected an index up to {len(here)}, which appends")
     if step == len(here):
         here.append(None)

@@ -61,7 +61,7 @@ from probekit.config.section import (
     sha256_of,
 )
 from probekit.config.yamltext import Dumper
-from probekit.wording import show
+from probekit.wording import counted, show
 
 _MOST_EXAMPLES, _MOST_RANDOM = 100_000, 50_000_000  # random examples, and tokens of them
 _MOST_PATTERNS = 2000  # of all probes; a glob stands for any number of modules
@@ -142,8 +142,8 @@ class RandomInputs(Part):
         ):
             yield (
                 "max_tokens",
-                f"{n_examples} examples of up to {show(high)} tokens are more than "
-                f"{_MOST_RANDOM} tokens; give fewer or shorter ones",
+                f"{counted(n_examples, 'example')} of up to {counted(high, 'token')}: more than "
+                f"{_MOST_RANDOM:,} tokens; give fewer or shorter ones",
             )
 
 

@@ -146,7 +146,7 @@ class _Reader:
     def _count(self, line: int, path: KeyPath) -> None:
         self._n_values += 1
         if self._n_values > 2 * _MAX_VALUES:  # each is counted as a node and as a value
-            message = f"more than {_MAX_VALUES} values, aliases written out"
+            message = f"more than {_MAX_VALUES:,} values, aliases written out"
             raise _TextError(f"{message}; put texts in a file and use inputs.file", line)
         if len(path) > MAX_DEPTH:
             raise _TextError(f"nested deeper than {MAX_DEPTH} levels", line, path[:3])
@@ -269,7 +269,7 @@ def _file_text(source: str | Path) -> str:
     except (OSError, ValueError) as error:
         raise _TextError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > _MAX_FILE_BYTES:
-        message = f"larger than {_MAX_FILE_BYTES} bytes; put texts in a file and use inputs.file"
+        message = f"larger than {_MAX_FILE_BYTES:,} bytes; put texts in a file and use inputs.file"
         raise _TextError(message)
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _TextError("is UTF-16; save the file as UTF-8")

@@ -29,7 +29,7 @@ from probekit.models.forward import (
     HeadsAt,
 )
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS, KERNEL_KINDS, in_heads
-from probekit.wording import shorten, show_typed
+from probekit.wording import counted, shorten, show_typed
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
 
@@ -156,7 +156,8 @@ class Recording(Attachment):
     def __repr__(self) -> str:
         ran = [f"{name} ({len(calls)}x)" for name, calls in self._calls.items() if calls]
         more = f", ... {len(ran) - 8} more" if len(ran) > 8 else ""
-        return f"<Recording of {len(ran)} sites: {', '.join(ran[:8]) or 'nothing yet'}{more}>"
+        shown = ", ".join(ran[:8]) or "nothing yet"
+        return f"<Recording of {counted(len(ran), 'site')}: {shown}{more}>"
 
     def select(self, name: str, *, layer: int | None = None) -> torch.Tensor:
         """Give the tensor of the last call at a portable name, the same on every model.
@@ -219,7 +220,8 @@ class Recording(Attachment):
             return meant[0]
         if meant:
             there = ", ".join(said_once(meant))
-            raise CaptureError(f"{site} means {len(meant)} sites; name one: {there}")
+            said = counted(len(meant), "site")
+            raise CaptureError(f"{site} means {said}; name one: {there}")
         there = ", ".join(said_once(self._sites))
         asked = shorten(site) if isinstance(site, str) else show_typed(site)
         raise CaptureError(f"{asked} was not asked for; recorded: {there}")

@@ -22,6 +22,7 @@ from probekit.config import ProbeConfig, RandomInputs
 from probekit.errors import ConfigError, Fault, StoreError
 from probekit.inputs.texts import Blank, Found, Text, read_texts
 from probekit.store import INPUTS_FILE, Pieces, SealedInputs, explained
+from probekit.wording import by_count, counted
 
 Array = np.ndarray[Any, Any]
 
@@ -447,7 +448,8 @@ def _fault(text: Text, ids: Sequence[int], limits: Limits, n_more: int) -> Fault
     if limits.too_long == "error" and limits.n_tokens is not None and len(ids) > limits.n_tokens:
         return Fault(
             text.where,
-            f"the text has {about}{len(ids) + n_more:,} tokens, the limit is {limits.n_tokens}; "
+            f"the text has {about}{counted(len(ids) + n_more, 'token')}, the limit is "
+            f"{limits.n_tokens:,}; "
             "shorten it, raise inputs.max_tokens, or set inputs.too_long: truncate",
         )
     return None
@@ -456,8 +458,10 @@ def _fault(text: Text, ids: Sequence[int], limits: Limits, n_more: int) -> Fault
 def _random(wanted: RandomInputs, limits: Limits, config: ProbeConfig) -> Examples:
     if limits.n_tokens is not None and wanted.max_tokens > limits.n_tokens:
         raise ConfigError(
-            f"{config.where('inputs.random.max_tokens')}: {wanted.max_tokens} tokens are more than "
-            f"the limit of {limits.n_tokens} (the model's context, or inputs.max_tokens)"
+            f"{config.where('inputs.random.max_tokens')}: "
+            f"{counted(wanted.max_tokens, 'token')} "
+            f"{by_count(wanted.max_tokens, 'is', 'are')} more than the limit of "
+            f"{limits.n_tokens:,} (the model's context, or inputs.max_tokens)"
         )
     draw = np.random.default_rng(wanted.seed)
     with _Making() as making:

@@ -14,6 +14,7 @@ import numpy as np
 
 from probekit.inputs.examples import Examples
 from probekit.store import ALL_TOKENS, PER_EXAMPLE, ShardSpec, ShardTables, SiteSpec, is_choice
+from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -77,7 +78,9 @@ class Choice:
         numbers = [int(p) for p in named.split(",")]
         for number in numbers:
             if not -n_prompt <= number < n_prompt:
-                raise IndexError(f"position {number} does not exist: it has {n_prompt} tokens")
+                raise IndexError(
+                    f"position {number} does not exist: it has {counted(n_prompt, 'token')}"
+                )
         return np.unique([number % n_prompt for number in numbers])
 
 

@@ -29,7 +29,7 @@ from probekit.models import trust
 from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
 from probekit.models.sources import BUNDLED, Source, hub_in_reach, locate
-from probekit.wording import human_bytes, shorten
+from probekit.wording import counted, human_bytes, shorten
 
 # How transformers builds a model, and torch's seed, are settings of the whole process: one thread
 # at a time, or another one's random weights are never drawn.
@@ -327,9 +327,10 @@ def _refuse_holes(report: Any, where: str, name: str) -> None:
     if holes:
         shown = said_once(holes)
         raise ConfigError(
-            f"{where}: the checkpoint of {name} has no fitting weights for {len(holes)} parameters "
-            f"({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}); "
-            "they would be random. Give the checkpoint that belongs to this architecture"
+            f"{where}: the checkpoint of {name} has no fitting weights for "
+            f"{counted(len(holes), 'parameter')} "
+            f"({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}); they would be random. "
+            "Give the checkpoint that belongs to this architecture"
         )
 
 

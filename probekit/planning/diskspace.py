@@ -25,7 +25,7 @@ from probekit.store import (
     is_choice,
     sealed_shards,
 )
-from probekit.wording import human_bytes
+from probekit.wording import counted, human_bytes
 
 Array = np.ndarray[Any, Any]
 
@@ -130,7 +130,7 @@ def shortage(contents: Contents, *, overwrite: bool = False) -> str | None:
     if needed <= free:
         return None
     n_shards = len(contents.shards)
-    done = f", {len(sealed)} of {n_shards} shards being sealed already" if sealed else ""
+    done = f", {counted(len(sealed), 'shard', of=n_shards)} being sealed already" if sealed else ""
     return (
         f"{contents.where}: {path} needs {human_bytes(needed)} more{done}, "
         f"and the disk has {human_bytes(free)} free"

@@ -22,6 +22,7 @@ from probekit.planning.resolve import Resolver, SitePlan, moment
 from probekit.planning.tensors import Source
 from probekit.stages import ARCHITECTURE, TEXTS, TOKENIZER, OnStage, unseen
 from probekit.store import PER_EXAMPLE, ShardSpec, read_run
+from probekit.wording import by_count, counted
 
 _LONGEST = 1 << 20  # tokens of an example, where neither model nor config says
 
@@ -199,10 +200,12 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
             f"the tokenizer ({type(tokenizer).__name__}) does not say which characters a token "
             "covers: the trace has no tokens/char_start and char_end"
         )
-    if examples.n_truncated:
+    if examples.n_truncated and origin.limits.n_tokens is not None:
+        be = by_count(examples.n_truncated, "is", "are")
         notes.append(
-            f"{examples.n_truncated} of {len(examples)} texts are longer than "
-            f"{origin.limits.n_tokens} tokens and are cut there{_said_cut(examples)} "
+            f"{counted(examples.n_truncated, 'text', of=len(examples))} {be} longer than "
+            f"{counted(origin.limits.n_tokens, 'token')} and {be} cut "
+            f"there{_said_cut(examples)} "
             "(inputs.too_long: error refuses them instead)"
         )
     return examples
@@ -210,7 +213,7 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
 
 def _said_cut(examples: Examples) -> str:
     about = "about " if examples.is_about else ""
-    return f", {about}{examples.n_cut:,} tokens in all" if examples.n_cut else ""
+    return f", {about}{counted(examples.n_cut, 'token')} in all" if examples.n_cut else ""
 
 
 def _tokenizer(config: ProbeConfig, notes: list[str], *, needed: bool) -> Any:
@@ -260,7 +263,7 @@ def _check_switching(
     if short is not None and longest > short:
         raise PlanError(
             f"{config.where('model.name')}: {skeleton.model_class} takes other modules for texts "
-            f"of more than {short} tokens, and the longest here has {longest}: set "
+            f"of more than {counted(short, 'token')}, and the longest here has {longest:,}: set "
             f"inputs.max_tokens: {short}"
         )
 

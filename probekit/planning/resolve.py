@@ -41,6 +41,7 @@ from probekit.planning.tensors import (
     find,
 )
 from probekit.store import ALL_TOKENS, PER_EXAMPLE, SiteSpec, schema
+from probekit.wording import by_count, counted
 
 _NAMED = 5  # so many modules are named in a message, the rest are counted
 
@@ -134,14 +135,15 @@ class Resolver:
         self._n_edges += compile_glob(pattern).n_edges
         if self._n_edges > MAX_EDGES:
             raise PlanError(
-                f"the patterns have more than {MAX_EDGES} choices and segments; use * or **"
+                f"the patterns have more than {MAX_EDGES:,} choices and segments; use * or **"
             )
         there = tuple(self._skeleton.modules)
         paths = match_paths(pattern, there)
         if not paths:
             raise PlanError(no_match(pattern, there, self._skeleton.model_class))
         if lost := unmatched_choices(pattern, there):
-            said = f"{len(lost)} of its choices match no module: {_listed(said_once(lost))}"
+            verb = by_count(len(lost), "matches", "match")
+            said = f"{len(lost):,} of its choices {verb} no module: {_listed(said_once(lost))}"
             raise PlanError(f"{pattern!r}: {said}")
         return paths
 
@@ -170,13 +172,13 @@ class Resolver:
         if isinstance(probe.layers, str):
             kept = range(n_layers)[parse_slice(probe.layers)]
             if not kept:
-                raise PlanError(f"{probe.layers} keeps none of {n_layers} layers")
+                raise PlanError(f"{probe.layers} keeps none of {counted(n_layers, 'layer')}")
             return frozenset(kept)
         for layer in probe.layers:
             if not -n_layers <= int(layer) < n_layers:
                 raise PlanError(
                     f"layer {layer} is out of range for {self._skeleton.hf_config.model_type} "
-                    f"({n_layers} layers: 0..{n_layers - 1}, or -{n_layers}..-1)"
+                    f"({counted(n_layers, 'layer')}: 0..{n_layers - 1}, or -{n_layers}..-1)"
                 )
         return frozenset(int(layer) % n_layers for layer in probe.layers)
 

@@ -24,6 +24,7 @@ from probekit.models.forward import (
     Slot,
 )
 from probekit.store import schema
+from probekit.wording import counted
 
 ATTENTION = "attention"  # the side of a source that the attention tap gives
 HEAD_KINDS = ("q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "z_kernel")
@@ -118,7 +119,7 @@ def find(skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int) -> Iter
 def _never(skeleton: Skeleton, module: str, kind: RecordKind) -> str:
     n_calls = len(skeleton.calls_of(module))
     if n_calls:
-        return f"{module} runs {n_calls} time(s) in a forward pass; there is no {kind}"
+        return f"{module} runs {counted(n_calls, 'time')} in a forward pass; there is no {kind}"
     return (
         f"{module} ({skeleton.modules[module]}) never runs as a module in a forward pass, "
         "so there is nothing to record"
@@ -129,8 +130,8 @@ def _only_call(skeleton: Skeleton, module: str, kind: str) -> Call:
     calls = skeleton.calls_of(module)
     if len(calls) > 1:
         raise PlanError(
-            f"{module} runs {len(calls)} times in a forward pass, and {kind} is taken of modules "
-            "that run once; record: [output] keeps every call"
+            f"{module} runs {counted(len(calls), 'time')} in a forward pass, and {kind} is taken "
+            "of modules that run once; record: [output] keeps every call"
         )
     return calls[0]
 
@@ -217,9 +218,9 @@ def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found
     _only_call(skeleton, module, kind)
     if shape.n_calls > 1:
         raise PlanError(
-            f"{module} ({skeleton.modules[module]}) calls its attention kernel {shape.n_calls} "
-            f"times, and makes one output of both: there is no one {kind}; record inputs and "
-            "outputs of the modules in it"
+            f"{module} ({skeleton.modules[module]}) calls its attention kernel "
+            f"{counted(shape.n_calls, 'time')}, and makes one output of both: there is no one "
+            f"{kind}; record inputs and outputs of the modules in it"
         )
     if shape.joins_keys and kind in (*BLOCK_KINDS, "k", "k_pre_rot", "v"):
         raise PlanError(

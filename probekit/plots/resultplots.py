@@ -33,6 +33,7 @@ from probekit.plots.pictures import (
     write_values,
 )
 from probekit.trace import layerless
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.analysis import (
@@ -89,7 +90,7 @@ def plot_head_scores(found: HeadScores, kind: str, *, ax: Axes | None = None) ->
     if max(scores.shape) <= _WRITTEN:
         write_values(ax, scores, image)
     words = kind.replace("_", "-")
-    name_axes(ax, "head", "layer", f"{words} heads, over {found.n_queries[kind]:,} tokens")
+    name_axes(ax, "head", "layer", f"{words} heads, over {counted(found.n_queries[kind], 'token')}")
     color_bar(ax, image, f"{words} score")
     return figure_of(ax)
 
@@ -153,7 +154,7 @@ def plot_lens(found: Lens, *, ax: Axes | None = None) -> Figure:
         )  # fmt: skip
     ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    name_axes(ax, "layer", "nats", f"logit lens, mean over {len(found.rows):,} tokens")
+    name_axes(ax, "layer", "nats", f"logit lens, mean over {counted(len(found.rows), 'token')}")
     ax.legend(fontsize=SMALL, frameon=False)
     return figure_of(ax)
 

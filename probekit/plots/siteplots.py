@@ -31,6 +31,7 @@ from probekit.plots.pictures import (
 )
 from probekit.store import TOKEN
 from probekit.trace import ATTENTION, axis_rows, float64
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Site
@@ -170,7 +171,7 @@ def plot_site_statistics(found: SiteStatistics, *, ax: Axes | None = None) -> Fi
         )  # fmt: skip
         ax.plot([place], [mean[place]], "o", markersize=3.5, color=COLORS[1])
     label = " × ".join(found.axes) or "value"
-    name_axes(ax, label, "value", f"{found.site}, {found.n_rows:,} rows")
+    name_axes(ax, label, "value", f"{found.site}, {counted(found.n_rows, 'row')}")
     ax.legend(fontsize=SMALL, frameon=False, loc="best")
     return figure_of(ax)
 

@@ -19,7 +19,7 @@ from probekit.report.neurons import RULE
 from probekit.report.parts import MISSING, Roles
 from probekit.store import INDEX_FILE, number_of, read_run
 from probekit.trace import Trace, collapse, summarize_trace
-from probekit.wording import human_bytes
+from probekit.wording import by_count, counted, human_bytes
 
 # Joined in this order into one script; each file says what it gives to those after it.
 SCRIPTS = (
@@ -105,9 +105,9 @@ def _about(trace: Trace) -> dict[str, Any]:
     return {
         "title": Path(name).name if Path(name).is_absolute() else name,
         "counts": (
-            f"{found['n_examples']:,} example{'' if found['n_examples'] == 1 else 's'}",
-            f"{found['n_tokens']:,} tokens",
-            f"{found['n_sites']:,} sites",
+            counted(found["n_examples"], "example"),
+            counted(found["n_tokens"], "token"),
+            counted(found["n_sites"], "site"),
             human_bytes(found["n_bytes"]),
         ),
         "facts": _facts(trace),
@@ -178,14 +178,23 @@ def _sites(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+_NOT_AS_THEY_SHOULD_BE = {
+    "n_nonfinite": ("is not finite", "are not finite"),
+    "n_overflow": ("overflowed", "overflowed"),
+}
+
+
 def _counted(trace: Trace) -> list[str]:
     """Give what the run counted of values that are not what they should be, site by site."""
     notes = []
     for shape, names in collapse(trace.site_names).items():
-        for key, what in (("n_nonfinite", "are not finite"), ("n_overflow", "overflowed")):
+        for key, what in (
+            ("n_nonfinite", ("is not finite", "are not finite")),
+            ("n_overflow", ("overflowed", "overflowed")),
+        ):
             counts = (number_of(trace[name].attributes, key, name) or 0 for name in names)
             if n := sum(counts):
-                notes.append(f"{shape}: {n:,} value{'' if n == 1 else 's'} {what}")
+                notes.append(f"{shape}: {counted(n, 'value')} {by_count(n, *what)}")
     return notes
 
 

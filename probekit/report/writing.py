@@ -19,6 +19,7 @@ from probekit.report.blocks import Block, BlockFile
 from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, roles_of
 from probekit.trace import Trace
+from probekit.wording import counted
 
 EXAMPLES = 8
 NEURONS = 32
@@ -180,7 +181,8 @@ class _Parts:
         if not added:
             _, n_tokens = self._trace.examples.extent(number)
             self.left_out.append(
-                f"the attention of example {number} ({n_tokens:,} tokens): no room (--max-bytes)"
+                f"the attention of example {number} ({counted(n_tokens, 'token')}): "
+                "no room (--max-bytes)"
             )
         return added
 
@@ -188,11 +190,7 @@ class _Parts:
         there, shown = len(self._trace.examples), len(self.examples)
         if lost := numbers[shown:]:
             self.left_out.append(
-                f"{_counted(len(lost))} from number {lost[0]} on: no room (--max-bytes)"
+                f"{counted(len(lost), 'example')} from number {lost[0]} on: no room (--max-bytes)"
             )
         if rest := there - len(numbers):
-            self.left_out.append(f"{_counted(rest)} of {there:,} not asked for (--examples)")
-
-
-def _counted(n: int) -> str:
-    return f"{n:,} example{'' if n == 1 else 's'}"
+            self.left_out.append(f"{counted(rest, 'example', of=there)} not asked for (--examples)")

@@ -34,6 +34,7 @@ from probekit.store.format import (
 )
 from probekit.store.reading import MappedRows, open_file
 from probekit.store.writing import ALIGNED, publish_sealed
+from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -93,7 +94,9 @@ class SealedInputs:
             check_plain(path)
             size = path.stat().st_size
         if size != record.file_bytes:
-            raise StoreError(f"{path}: has {size} bytes, {record.file_bytes} were written")
+            raise StoreError(
+                f"{path}: has {counted(size, 'byte')}, {record.file_bytes:,} were written"
+            )
         return cls._of_file(path)  # opening it compares every byte with the record, once
 
     @classmethod

@@ -43,6 +43,7 @@ from probekit.store.reading import open_file
 from probekit.store.runrecord import identity_digest, read_run
 from probekit.store.sealed import is_indexed, kept_shards, sealed_shards, shard_numbers
 from probekit.store.verdict import Damage, Verdict
+from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -219,7 +220,11 @@ def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> lis
         return Damage(file=file, shard=number, site=site, what=what)
 
     if run is not None and number >= run.n_shards:
-        return [damage(file, f"is not of this run, which has {run.n_shards} shards, from 0 on")]
+        return [
+            damage(
+                file, f"is not of this run, which has {counted(run.n_shards, 'shard')}, from 0 on"
+            )
+        ]
     missing = [f for f in (file, record_file) if not (folder / f).exists()]
     if missing:
         return [damage(f, "is missing") for f in missing]
@@ -236,7 +241,7 @@ def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> lis
     if record.is_timed and (what := _wrong_times(folder / spec.made_file, number, run)):
         return [damage(spec.made_file, what)]
     if (size := _size(folder / file)) != record.file_bytes:
-        return [damage(file, f"has {size} bytes, {record.file_bytes} were written")]
+        return [damage(file, f"has {counted(size, 'byte')}, {record.file_bytes:,} were written")]
     try:
         found = _in_file(folder / file, record, run) if sums else ()
         return [damage(file, what, site) for what, site in found]
@@ -339,7 +344,9 @@ def _in_index(folder: Path, run: _Run | None, *, sums: bool) -> list[Damage]:
     except StoreError as error:
         return damage(INDEX_RECORD, _without(folder / INDEX_RECORD, error))
     if (size := _size(path)) != record.file_bytes:
-        return damage(INDEX_FILE, f"has {size} bytes, {record.file_bytes} were written")
+        return damage(
+            INDEX_FILE, f"has {counted(size, 'byte')}, {record.file_bytes:,} were written"
+        )
     if not sums:
         return []
     try:

@@ -1,7 +1,13 @@
 from .axistable import AxisTable as AxisTable
 from .names import collapse as collapse, layerless as layerless
 from .notebook import model_of as model_of, site_table as site_table, trace_table as trace_table
-from .notebooktable import Marked as Marked, Shown as Shown, Table as Table, visible as visible
+from .notebooktable import (
+    Marked as Marked,
+    Shown as Shown,
+    Table as Table,
+    table_of as table_of,
+    visible as visible,
+)
 from .rowblocks import (
     ATTENTION as ATTENTION,
     axis_rows as axis_rows,

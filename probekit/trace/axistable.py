@@ -29,6 +29,7 @@ from probekit.store import (
     texts_in,
 )
 from probekit.trace.opened import Opened
+from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -103,7 +104,7 @@ class AxisTable:
         """
         found = self._open(arguments.text("a column's name", name))
         if len(found) != len(self):
-            what = f"{self._path(name)} has {len(found)} rows, others have {len(self)}"
+            what = f"{self._path(name)} has {counted(len(found), 'row')}, others have {len(self):,}"
             raise StoreError(f"{self._opened.path}: {what}")
         return found
 

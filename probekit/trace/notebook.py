@@ -13,7 +13,7 @@ from probekit.trace.names import collapse
 from probekit.trace.notebooktable import Table
 from probekit.trace.site import Site
 from probekit.trace.trace import Trace
-from probekit.wording import human_bytes
+from probekit.wording import counted, human_bytes
 
 _SAID_OF_SITES = ("heads", "neurons", "einops", "einops_op", "pool", "source_dtype")
 
@@ -30,7 +30,9 @@ def trace_table(trace: Trace) -> Table:
     return Table(
         title=f"Trace {Path(path).parent if path.name == INDEX_FILE else path}: "
         f"{model_of(trace)} ({made.get('model_class')})"
-        + "".join(f", {len(table):,} {table.axis.table}" for table in trace.tables),
+        + "".join(
+            f", {counted(len(table), table.axis.name, table.axis.table)}" for table in trace.tables
+        ),
         columns=("site", "sites", "axes of one", "dtype", "bytes of one", "portable name"),
         rows=rows,
         note=f"{made.get('dtype')}, attention {made.get('attention')}, on {made.get('device')}; "

@@ -12,6 +12,8 @@ from html import escape
 
 import numpy as np
 
+from probekit.wording import counted
+
 _ROWS_SHOWN = 40
 _LINE = "1px solid rgba(128, 128, 128, 0.35)"
 _LINES = "white-space: pre-line;"  # of several lines, each keeps its own
@@ -48,7 +50,7 @@ class Table:
 
     def text(self) -> str:
         """Lay the table out for a fixed-width font."""
-        cells = [self.columns, *(tuple(map(_text, row)) for row in self.rows[:_ROWS_SHOWN])]
+        cells = [self.columns, *self.texts()]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         right = self._right()
         lines = [
@@ -58,8 +60,19 @@ class Table:
             ).rstrip()
             for row in cells
         ]
-        more = [self._more()] if self._more() else []
-        return "\n".join([self.title, *lines, *more, *([self.note] if self.note else [])])
+        return "\n".join([self.title, *lines, *self.below()])
+
+    def texts(self) -> list[tuple[str, ...]]:
+        """Give the first rows, each value as it is written in a text."""
+        return [tuple(map(_text, row)) for row in self.rows[:_ROWS_SHOWN]]
+
+    def numeric(self) -> tuple[str, ...]:
+        """Give the columns that hold numbers."""
+        return tuple(c for c, right in zip(self.columns, self._right(), strict=True) if right)
+
+    def below(self) -> tuple[str, ...]:
+        """Give the lines under the table."""
+        return tuple(line for line in (self._more(), self.note) if line)
 
     def html(self) -> str:
         """Lay the table out for a notebook."""
@@ -77,7 +90,7 @@ class Table:
             + "</tr>"
             for row in self.rows[:_ROWS_SHOWN]
         )
-        below = "\n".join(escape(line) for line in (self._more(), self.note) if line)
+        below = "\n".join(map(escape, self.below()))
         return (
             '<div style="font-size: 0.95em">'
             f'<div style="font-weight: 600; margin-bottom: 0.3em; {_LINES}">'
@@ -96,7 +109,7 @@ class Table:
 
     def _more(self) -> str:
         hidden = len(self.rows) - _ROWS_SHOWN
-        return f"... and {hidden} more rows" if hidden > 0 else ""
+        return f"... and {counted(hidden, 'more row')}" if hidden > 0 else ""
 
 
 class Shown:
@@ -112,6 +125,11 @@ class Shown:
 
     def _repr_html_(self) -> str:
         return self._table().html()
+
+
+def table_of(shown: Shown) -> Table:
+    """Give what shows itself as a table as that table, for who lays it out otherwise."""
+    return shown._table()
 
 
 def visible(text: str) -> str:

@@ -98,7 +98,7 @@ def _said_apart(folder: Path) -> dict[str, Any]:
     """Give what made.json says: the config as written, notes, what the last self-check found."""
     said: dict[str, Any] = dict(times_of(folder))
     for number, session in enumerate(sessions_of(folder)):
-        once = ("config", "notes", "began", "host") if not number else ()
+        once = ("config", "notes", "began", "host", "command") if not number else ()
         kept = {k: v for k, v in session.items() if k in once or k.startswith("self_check")}
         said |= {k: v for k, v in kept.items() if isinstance(v, str | int | float | list)}
     return said

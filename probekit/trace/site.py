@@ -25,7 +25,7 @@ from probekit.store import (
     open_file,
 )
 from probekit.trace.tables import Tables
-from probekit.wording import one_of
+from probekit.wording import counted, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,9 @@ class Site:
             raise StoreError(f"{place} is {list(self.shape)}, but its axes are {list(self.axes)}")
         n_rows = self._trace.n_rows(self.rows)
         if len(self) != n_rows:
-            raise StoreError(f"{place} has {len(self)} rows; the trace has {n_rows} ({self.rows})")
+            raise StoreError(
+                f"{place} has {counted(len(self), 'row')}; the trace has {n_rows:,} ({self.rows})"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,10 +6,13 @@ Knows traces; draws nothing.
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 from typing import Any
 
-from probekit.store import item_bytes
+from probekit.store import INDEX_FILE, item_bytes, sessions_of
 from probekit.trace.trace import Trace
+
+_SAID = ("began", "host", "command")  # of each session
 
 
 def summarize_trace(trace: Trace) -> dict[str, Any]:
@@ -31,7 +34,18 @@ def summarize_trace(trace: Trace) -> dict[str, Any]:
             "n_modules_run": len(set(trace.execution_order)),
         },
         "provenance": trace.provenance,
+        "sessions": _sessions(trace.path),
     }
+
+
+def _sessions(path: Path) -> list[dict[str, str | None]]:
+    """Say of each process that worked on a run when it began, where, and by which command."""
+    sessions = sessions_of(path.parent) if path.name == INDEX_FILE else []
+    return [{key: _text(session.get(key)) for key in _SAID} for session in sessions]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None  # a run of before says less, a stranger's more
 
 
 def _site(trace: Trace, name: str) -> dict[str, Any]:

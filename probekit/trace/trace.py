@@ -34,6 +34,7 @@ from probekit.store import (
 )
 from probekit.trace.site import Site
 from probekit.trace.tables import Tables
+from probekit.wording import by_count, counted
 
 Array = np.ndarray[Any, Any]
 
@@ -63,10 +64,11 @@ def _why_no_index(folder: Path) -> str:
         return f"{folder}: holds no trace (there is no {schema.RUN_FILE})"
     shards = run["identity"].get("shards")
     planned = len(shards) if isinstance(shards, list) else 0
+    sealed = len(sealed_shards(folder))
     return (
-        f"{folder}: the run is not finished: {len(sealed_shards(folder))} of {planned} shards are "
-        "sealed; run the same `probekit run` again and it goes on. "
-        "Each sealed shard under shards/ opens alone."
+        f"{folder}: the run is not finished: {counted(sealed, 'shard', of=planned)} "
+        f"{by_count(sealed, 'is', 'are')} sealed; run the same `probekit run` again and it "
+        "goes on. Each sealed shard under shards/ opens alone."
     )
 
 
@@ -81,8 +83,10 @@ class Trace(Tables):
 
     def __repr__(self) -> str:
         model = printable(str(self.provenance.get("model_name")))
-        said = "".join(f", {len(table)} {table.axis.table}" for table in self.tables)
-        return f"<Trace {self.path}: {model}{said}, {len(self.site_names)} sites>"
+        said = "".join(
+            f", {counted(len(table), table.axis.name, table.axis.table)}" for table in self.tables
+        )
+        return f"<Trace {self.path}: {model}{said}, {counted(len(self.site_names), 'site')}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Trace, (self._file,)
@@ -169,7 +173,8 @@ class Trace(Tables):
             return f"{self.path}: {module} is a portable name; trace.select({module!r}, layer=...)"
         near = difflib.get_close_matches(name, self.site_names, n=5, cutoff=0.3)
         return (
-            f"{self.path}: {name} was not recorded; {len(self.site_names)} sites were"
+            f"{self.path}: {name} was not recorded; {counted(len(self.site_names), 'site')} "
+            f"{by_count(len(self.site_names), 'was', 'were')}"
             f"{', the nearest: ' + ', '.join(near) if near else ''}"
         )
 

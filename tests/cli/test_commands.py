@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from by_hand import N_TOKENS
 import probekit
 from probekit.cli import commands as cli
 from probekit.config.loading import json_schema
+from probekit.store.format import write_record
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(sys.executable).with_name("probekit")
@@ -76,7 +79,11 @@ def config(gpt2: Path, tmp_path: Path) -> Path:
 def test_run_records_and_says_so(probekit_, config, tmp_path):
     ended = probekit_("run", config)
     assert ended.code == 0
-    assert ended.out == f"{tmp_path}/trace: 6 examples, {N_TOKENS} tokens, 3 sites\n"
+    assert ended.out.splitlines() == [
+        f"{tmp_path}/trace: 6 examples, {N_TOKENS} tokens, 3 sites",
+        f"look at it: probekit report {tmp_path}/trace -o report.html",
+        f'in Python:  trace = probekit.open("{tmp_path}/trace")',
+    ]
     assert by_hand.site_names(tmp_path / "trace" / "trace.h5") == {
         f"transformer.h.{n}.mlp.act/output" for n in range(3)
     }
@@ -95,6 +102,33 @@ def test_quiet_says_nothing(probekit_, config, tmp_path):
     ended = probekit_("run", config, "--quiet")
     assert (ended.code, ended.out, ended.err) == (0, "", "")
     assert (tmp_path / "trace" / "trace.h5").exists()
+
+
+@pytest.mark.filterwarnings("always")
+def test_quiet_leaves_warnings_and_notes_out_and_not_errors(probekit_, gpt2, tmp_path, monkeypatch):
+    from probekit.capture import running as capture
+
+    def warns(trace: probekit.Trace) -> None:
+        warnings.warn("3 values are odd", probekit.ProbekitWarning, stacklevel=1)
+        warnings.warn("soon to go", FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(capture, "_warn_of_counts", warns)
+    folder = tmp_path / "a trace"
+    made = by_hand.config(gpt2, folder, probes=MLP) | {"inputs": {"texts": ["a b c d e f"]}}
+    file = write(tmp_path / "a.yaml", made)
+    cut = ("--set", "inputs.max_tokens=3")
+    ended = probekit_("run", file, "-q", *cut)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    for line in (("verify", folder), ("report", folder, "-o", tmp_path / "a.html")):
+        ended = probekit_(*line, "--quiet")
+        assert (ended.code, ended.out, ended.err) == (0, "", "")
+    told = probekit_("run", file, "--overwrite", *cut)
+    assert "warning: 3 values are odd" in told.err and "soon to go" in told.err
+    assert "note: 1 of 1 text is longer than 3 tokens" in told.err
+    assert f"probekit report '{folder}' -o" in told.out
+    (folder / "trace.h5").write_bytes(b"")
+    ended = probekit_("verify", folder, "-q")
+    assert ended.code == 1 and "trace.h5" in ended.out
 
 
 def test_notes_come_before_the_work(probekit_, config):
@@ -291,7 +325,7 @@ def test_info_says_what_is_in_a_trace_and_how_it_was_made(probekit_, config, gpt
     assert f"{gpt2} (GPT2LMHeadModel, 32,536 parameters, pretrained weights) in float32" in said
     assert f"6 examples, {N_TOKENS} tokens, 3 sites, {3 * N_TOKENS * 288 / 1024:.1f} KiB" in said
     assert f"transformer.h.{{0..2}}.mlp.act/output 3 token={N_TOKENS}, d_mlp=72 float32" in said
-    assert "execution order:" in said and "1 distinct order(s) in 3 forward passes" in said
+    assert "execution order:" in said and "1 distinct order in 3 forward passes" in said
 
 
 def test_info_as_json_keeps_its_keys(probekit_, config, tmp_path):
@@ -308,6 +342,38 @@ def test_info_as_json_keeps_its_keys(probekit_, config, tmp_path):
     )
     assert found["execution"]["n_forwards"] == 3
     assert found["provenance"]["model_class"] == "GPT2LMHeadModel"
+
+
+def test_info_says_when_where_and_by_which_command_each_session_worked(
+    probekit_, config, tmp_path, monkeypatch
+):
+    def cut_short(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "trace"
+    with monkeypatch.context() as patched:
+        patched.setattr("probekit.capture.running.build_index", cut_short)
+        patched.setattr(
+            sys, "argv", ["probekit", "run", "a b.yaml", "--set", "x.api_key=hf_Abcdefg"]
+        )
+        with pytest.raises(KeyboardInterrupt):
+            probekit.run(config, self_check=False)
+    assert probekit_("run", config, "-q").code == 0
+    (folder / "shards" / "00000.h5").write_bytes(b"")
+    assert probekit_("run", config, "-q", "--repair").code == 0
+    sessions = json.loads(probekit_("info", folder, "--json").out)["sessions"]
+    assert sessions[0]["command"] == "probekit run 'a b.yaml' --set 'x.api_key=***'"
+    assert sessions[-1]["command"] == f"probekit run {config} -q --repair"
+    assert {s["host"] for s in sessions} == {platform.node()}
+    said = probekit_("info", folder).out.splitlines()
+    for session in sessions:
+        when, where = session["began"], platform.node()
+        assert f"made on {where} at {when}: {session['command']}" in said
+    assert "hf_Abcdefg" not in (folder / "made.json").read_text()
+
+    old = {"began": "2026-01-02T03:04:05+00:00", "process": 7, "command": 3}
+    write_record(folder / "made.json", {"sessions": [old]})  # as a run of before has it, but for 3
+    assert "made at 2026-01-02T03:04:05+00:00" in probekit_("info", folder).out.splitlines()
 
 
 def test_info_opens_a_lone_shard(probekit_, config, tmp_path):
@@ -336,7 +402,7 @@ def test_report_says_what_it_leaves_out(probekit_, config, tmp_path):
     trace, page = tmp_path / "trace", tmp_path / "page.html"
     ended = probekit_("report", trace, "-o", page, "--example", 3, "--example", 1)
     assert ended.out.startswith(f"{page}: 2 examples")
-    assert ended.err == "left out: 4 examples of 6 not asked for (--examples)\n"
+    assert ended.err == "left out: 4 of 6 examples not asked for (--examples)\n"
     assert probekit_("report", trace, "-o", page, "--example", 9).err == (
         f"error: {trace}/trace.h5: example 9 is out of range: there are 6 (0..5)\n"
     )
@@ -469,7 +535,7 @@ def test_verify_of_an_unfinished_run_says_how_far_it_is(probekit_, config, tmp_p
     ended = probekit_("verify", folder)
     assert ended.code == 1
     assert ended.out == (
-        f"{folder}: not finished: 1 of 6 shards are still to be written, the others are whole; "
+        f"{folder}: not finished: 1 of 6 shards is still to be written, the others are whole; "
         "the same `probekit run` goes on\n"
     )
 

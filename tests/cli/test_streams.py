@@ -107,3 +107,11 @@ def test_a_stream_remembers_why_it_went_silent(tmp_path: Path) -> None:
     assert stream.failed is not None
     assert stream.failed.errno == errno.EIO
     os.close(number)
+
+
+def test_a_locale_without_signs_gets_plain_ones() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    printed = Printed(stream)
+    assert printed.write("a – «b» é\n") == 10
+    printed.flush()
+    assert stream.buffer.getvalue() == b"a - <<b>> \\xe9\n"

@@ -546,7 +546,7 @@ def test_a_file_that_cannot_be_read_as_text_is_refused(tmp_path: Path) -> None:
     latin = written(tmp_path, BASE.replace("gpt2", "gpté").encode("latin-1"))
     assert fault(latin) == f"{latin}:2: not UTF-8 (byte 0xe9); save the file as UTF-8"
     large = written(tmp_path, b"#" * 4_000_001)
-    assert fault(large).startswith(f"{large}: larger than 4000000 bytes; put texts in a file")
+    assert fault(large).startswith(f"{large}: larger than 4,000,000 bytes; put texts in a file")
     assert fault("a\nb.yaml").startswith("'a\\nb.yaml': no such file")
     assert "null" in fault("a\0b") or "cannot be read" in fault("a\0b")
     assert fault("x" * 5000).endswith("File name too long")
@@ -1291,7 +1291,7 @@ def test_more_patterns_than_anybody_writes_are_refused() -> None:
     ("examples", "max_tokens", "message"),
     [
         (100_001, 8, "inputs.random.examples: given 100001 .*expected at most 100000"),
-        (100_000, 501, "inputs.random.max_tokens: 100000 examples of up to 501 tokens are more th"),
+        (100_000, 501, "inputs.random.max_tokens: 100,000 examples of up to 501 tokens: more than"),
     ],
 )
 def test_more_random_tokens_than_a_disk_holds_are_refused(examples, max_tokens, message) -> None:

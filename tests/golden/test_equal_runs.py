@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,10 @@ def test_two_equal_runs_give_equal_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bin/probekit", "run", "one.yaml"])
     probekit.run(config(name, "one"))
+    monkeypatch.setattr(sys, "argv", ["study.py"])
+    monkeypatch.setattr(platform, "node", lambda: "another-host")
     free = {"on_overflow": "error", "buffer_bytes": 1_000_000}
     probekit.run(config(name, "elsewhere/other", store=free), self_check=False)
     one, other = files("one"), files("elsewhere/other")
@@ -44,6 +49,8 @@ def test_two_equal_runs_give_equal_files(
     may_differ = {file for file in one if file.endswith("made.json")}
     assert differ <= may_differ
     assert "made.json" in differ, "dates and folders stand there"
+    commands = [json.loads(found["made.json"])["sessions"][0]["command"] for found in (one, other)]
+    assert commands == ["probekit run one.yaml", "python study.py"]
 
 
 @pytest.mark.parametrize("name", ["order", "generate"])

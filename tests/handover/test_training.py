@@ -58,7 +58,7 @@ def trace(made: Made) -> Trace:
             {"batch_size": 22, "drop_last": True},
             "batch_size: 22 with drop_last=True leaves nothing: there are 21 rows for 1 process",
         ),
-        ("h.1", {"rank": 0, "world_size": 7}, r"there are 6 rows for 7 process\(es\)"),
+        ("h.1", {"rank": 0, "world_size": 7}, r"there are 6 rows for 7 processes"),
         (
             "h.0.mlp.act",
             {"batch_size": 1, "rank": 0, "world_size": 2},

@@ -287,7 +287,7 @@ def test_what_ran_more_than_once_shows_in_its_repr():
         assert "nothing yet" in repr(rec)
         model(**tiny.batch())
         model(**tiny.batch())
-    assert repr(rec) == "<Recording of 1 sites: lm_head/output (2x)>"
+    assert repr(rec) == "<Recording of 1 site: lm_head/output (2x)>"
 
 
 def test_select_goes_by_portable_name():

@@ -421,7 +421,7 @@ def cut_weights(folder: Path) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a missing tensor": (
         drop_tensor,
-        r"no fitting weights for 1 parameters \(transformer.h.1.mlp.c_fc.weight\); they would be",
+        r"no fitting weights for 1 parameter \(transformer.h.1.mlp.c_fc.weight\); they would be",
     ),
     "tensors of another size": (
         lambda folder: edit_config(folder, n_inner=80),

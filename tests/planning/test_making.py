@@ -138,7 +138,7 @@ def test_the_models_context_is_a_limit_too(architecture, tmp_path):
     found = probekit.plan(config).to_json()
     assert found["n_tokens"] == tiny.N_CTX
     assert sorted(found["notes"]) == [
-        f"1 of 1 texts are longer than {tiny.N_CTX} tokens and are cut there, 16 tokens in all "
+        f"1 of 1 text is longer than {tiny.N_CTX} tokens and is cut there, 16 tokens in all "
         "(inputs.too_long: error refuses them instead)",
         f"config: inputs.max_tokens: 70 is more than the model's context; {tiny.N_CTX} is used",
     ]

@@ -295,7 +295,7 @@ REFUSALS = {
     "a call that does not come": (
         "  - {modules: model.rotary_emb, record: output@5}\n",
         "gemma3_text",
-        ":5: probes[0].modules: model.rotary_emb runs 2 time(s) in a forward pass; there is no "
+        ":5: probes[0].modules: model.rotary_emb runs 2 times in a forward pass; there is no "
         "output@5",
     ),
     "a portable name that the family does not have": (
@@ -327,7 +327,7 @@ def test_what_cannot_be_recorded_is_refused_with_the_reason(plan, case):
 def test_only_so_many_choices_are_looked_for(plan):
     probes = "".join(f"  - modules: '{{0..4000}}.{n}'\n" for n in range(3))
     last = refusal(plan, probes).splitlines()[-1]
-    assert last.endswith("the patterns have more than 10000 choices and segments; use * or **")
+    assert last.endswith("the patterns have more than 10,000 choices and segments; use * or **")
 
 
 def test_of_many_patterns_that_match_nothing_the_first_twenty_are_told(plan):
@@ -372,7 +372,7 @@ def test_faults_of_all_probes_are_told_together_each_at_its_line(plan):
     assert len(lines) == 4
     assert lines[0].startswith(":5: probes[0].modules: 'transformer.h.*.nothing' matches no")
     assert lines[1].startswith(":8: probes[2].layers: layer 99 is out of range")
-    assert lines[2].startswith(":9: probes[3].modules: transformer.wte runs 1 time(s)")
+    assert lines[2].startswith(":9: probes[3].modules: transformer.wte runs 1 time")
     assert lines[3].startswith(":9: probes[3].modules: transformer.h.0.attn.attn_dropout (Dropout)")
 
 
@@ -385,7 +385,7 @@ def test_what_is_wrong_in_every_layer_is_said_once(plan):
 def test_modules_that_are_refused_alike_are_named_together(plan):
     said = refusal(plan, "  - {modules: '**.mlp.*', record: output@1}\n")
     assert said.count("there is no output@1") == 1
-    assert "transformer.h.{0..2}.mlp.{c_fc,c_proj,act,dropout} runs 1 time(s)" in said
+    assert "transformer.h.{0..2}.mlp.{c_fc,c_proj,act,dropout} runs 1 time" in said
 
 
 def test_many_refused_modules_are_counted_not_listed(plan):

@@ -195,7 +195,7 @@ def test_a_lone_shard_has_a_report(trace, tmp_path):
 def test_the_first_examples_are_taken_and_the_rest_is_told(trace, tmp_path):
     written = trace.report(tmp_path / "r.html", examples=1)
     assert written.examples == (0,)
-    assert written.left_out == ("2 examples of 3 not asked for (--examples)",)
+    assert written.left_out == ("2 of 3 examples not asked for (--examples)",)
     assert written.left_out[0] in ReadPage(written.path).text
     assert written.n_bytes == written.path.stat().st_size
 

@@ -156,7 +156,7 @@ def test_a_few_bytes_that_unpack_to_fill_the_memory_are_refused(file, name):
     del file[name]
     file.create_dataset(name, data=np.zeros(65 << 20, "u1"), chunks=(1 << 20,), **packed)
     if name == "table":
-        with pytest.raises(StoreError, match=r"table has 68157440 bytes, compressed into no more"):
+        with pytest.raises(StoreError, match=r"table has 68,157,440 bytes, compressed into no"):
             dataset_in(file, name)
     else:  # a site can be all zeros, and is read as far as it is asked for
         assert dataset_in(file, name).shape == (65 << 20,)
@@ -165,7 +165,7 @@ def test_a_few_bytes_that_unpack_to_fill_the_memory_are_refused(file, name):
 def test_a_chunk_that_fills_the_memory_for_one_row_is_refused(file):
     large = np.zeros(257 << 20, "u1")
     file.create_dataset("sites/m/output", data=large, chunks=large.shape, compression="lzf")
-    with pytest.raises(StoreError, match="is compressed in pieces of 269484032 bytes"):
+    with pytest.raises(StoreError, match="is compressed in pieces of 269,484,032 bytes"):
         dataset_in(file, "sites/m/output")
 
 

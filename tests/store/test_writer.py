@@ -347,7 +347,7 @@ def test_a_shard_with_a_part_of_an_example_is_not_sealed(tmp_path: Path) -> None
     shard = a_shard(tmp_path, lengths=(3,))
     with shard.writer() as out:
         out.write(0, shard.rows_of(0, 0)[:2], [0], [0], [2])
-        with pytest.raises(StoreError, match=r"shard 0: rows .* never came.*1 of 1 examples"):
+        with pytest.raises(StoreError, match=r"shard 0: rows .* never came.*1 of 1 example"):
             out.seal()
 
 

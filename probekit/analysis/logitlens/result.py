@@ -14,6 +14,7 @@ import numpy as np
 from probekit.extras import load_extra
 from probekit.methods import results as methods
 from probekit.trace import Shown, Table
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -158,7 +159,7 @@ class Lens(Shown):
             for a in self.agreement
         ]
         return Table(
-            title=f"{self.trace.path}: logit lens over {len(self.rows):,} tokens",
+            title=f"{self.trace.path}: logit lens over {counted(len(self.rows), 'token')}",
             columns=("layer", "median rank of next", "its log-probability", "KL to the final",
                      "entropy", "says what the final does"),
             rows=[

@@ -19,6 +19,7 @@ from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError, PlanError, StoreError
 from probekit.models import families
 from probekit.store import read_run
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -82,8 +83,9 @@ def _readout(model: Any, how: families.Unembedding) -> Readout:
     d_model = families.sizes(model.config).d_model
     if found.weight.shape[-1] != d_model:
         raise PlanError(
-            f"{type(model).__name__}: {how.head} takes {found.weight.shape[-1]} values and the "
-            f"residual stream has {d_model}: something else lies between them"
+            f"{type(model).__name__}: {how.head} takes "
+            f"{counted(found.weight.shape[-1], 'value')} and the residual stream has {d_model:,}: "
+            "something else lies between them"
         )
     if found.weight.is_meta:
         raise PlanError(f"{type(model).__name__}: its weights are not loaded (meta device)")

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from probekit.errors import StoreError
 from probekit.handover.torch.rowreader import RowReader
 from probekit.handover.torch.shuffling import EpochOrder, Settings
+from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, torch.Tensor]
@@ -47,8 +48,9 @@ class RowBatches(IterableDataset[Batch]):
         s = self.settings
         share = f", process {self.rank} of {s.world_size}" if s.world_size > 1 else ""
         return (
-            f"<RowBatches of {', '.join(self._reader.names)}: {s.n_rows} rows, {len(self)} batches "
-            f"of {s.batch_size}{', shuffled' if s.shuffle else ''}{share}>"
+            f"<RowBatches of {', '.join(self._reader.names)}: {counted(s.n_rows, 'row')}, "
+            f"{counted(len(self), 'batch', 'batches')} of {s.batch_size}"
+            f"{', shuffled' if s.shuffle else ''}{share}>"
         )
 
     @property
@@ -128,8 +130,8 @@ class RowBatches(IterableDataset[Batch]):
         here = None if worker is None else worker.num_workers
         if state.get("n_workers", here) != here:
             raise StoreError(
-                f"load_state_dict: the state is of one of {state['n_workers']} workers; load it "
-                "through the StatefulDataLoader it is from, with as many"
+                f"load_state_dict: the state is of {counted(1, 'worker', of=state['n_workers'])}; "
+                "load it through the StatefulDataLoader it is from, with as many"
             )
         now = {**asdict(self.settings), "order": self._order_at(state["epoch"]).digest}
         differs = [
@@ -193,7 +195,7 @@ class RowItems(Dataset[Batch]):
         return self._n_rows
 
     def __repr__(self) -> str:
-        return f"<RowItems of {', '.join(self._reader.names)}: {self._n_rows} rows>"
+        return f"<RowItems of {', '.join(self._reader.names)}: {counted(self._n_rows, 'row')}>"
 
     def __getitem__(self, key: Any) -> Batch:
         """Give one row, or with a slice or several numbers a batch of them."""

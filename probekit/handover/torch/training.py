@@ -18,7 +18,7 @@ from probekit.handover.torch.rowreader import RowReader
 from probekit.handover.torch.shuffling import Settings
 from probekit.store import DTYPES, is_choice
 from probekit.trace import Patterns, choose_sites
-from probekit.wording import show_typed
+from probekit.wording import by_count, counted, show_typed
 
 if TYPE_CHECKING:
     from probekit.trace import Site, Trace
@@ -97,7 +97,7 @@ def _sites(trace: Trace, patterns: Patterns) -> tuple[Site, ...]:
 
 def _rows(site: Site) -> str:
     what = f"positions {site.rows}" if is_choice(site.rows) else f"one for each {site.axis}"
-    return f"{len(site)} rows ({what})"
+    return f"{counted(len(site), 'row')} ({what})"
 
 
 def _kept(site: Site, rows: Array | None) -> Array | None:
@@ -109,13 +109,14 @@ def _kept(site: Site, rows: Array | None) -> Array | None:
         return np.flatnonzero(given)
     if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
         raise StoreError(
-            f"rows: given {given.dtype} {list(given.shape)}, expected a mask of {len(site)} bools, "
-            "one for each row, or a list of row numbers"
+            f"rows: given {given.dtype} {list(given.shape)}, expected a mask of "
+            f"{counted(len(site), 'bool')}, one for each row, or a list of row numbers"
         )
     kept = np.sort(given.astype(np.int64))
     if len(kept) and not 0 <= kept[0] <= kept[-1] < len(site):
         raise StoreError(
-            f"rows: {kept[0]} to {kept[-1]} are out of range: there are {len(site)} rows"
+            f"rows: {kept[0]} to {kept[-1]} are out of range: there "
+            f"{by_count(len(site), 'is', 'are')} {counted(len(site), 'row')}"
         )
     if (repeated := kept[1:][np.diff(kept) == 0]).size:
         raise StoreError(f"rows: {repeated[0]} is given twice; every row comes once an epoch")
@@ -141,7 +142,7 @@ def _share(rank: int | None, world_size: int | None) -> tuple[int, int]:
 def _whole(what: str, value: Any, least: int) -> int:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least:
-        is_bare = type(value).__repr__ is object.__repr__  # it says nothing but an address
+        is_bare = repr(value).endswith(f" at {id(value):#x}>")  # it says nothing but an address
         given = show_typed(value) if is_bare else repr(value)
         raise StoreError(f"{what}: given {given}, expected a whole number of at least {least}")
     return int(value)
@@ -149,15 +150,16 @@ def _whole(what: str, value: Any, least: int) -> int:
 
 def _refuse_too_few(settings: Settings) -> None:
     n_rows, world_size, size = settings.n_rows, settings.world_size, settings.batch_size
+    rows = f"{by_count(n_rows, 'is', 'are')} {counted(n_rows, 'row')}"
+    processes = counted(world_size, "process", "processes")
     if n_rows < world_size:
-        raise StoreError(f"there are {n_rows} rows for {world_size} process(es); nothing to give")
+        raise StoreError(f"there {rows} for {processes}; nothing to give")
     if not settings.n_batches:
         raise StoreError(
-            f"batch_size: {size} with drop_last=True leaves nothing: there are {n_rows} rows for "
-            f"{world_size} process(es)"
+            f"batch_size: {size} with drop_last=True leaves nothing: there {rows} for {processes}"
         )
     if size == 1 and n_rows % world_size and not settings.drop_last:
         raise StoreError(
-            f"batch_size: 1 for {n_rows} rows and {world_size} processes would give some processes "
+            f"batch_size: 1 for {counted(n_rows, 'row')} and {processes} would give some processes "
             "a batch more than others; take larger batches, or drop_last=True"
         )

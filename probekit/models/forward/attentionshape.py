@@ -18,6 +18,7 @@ from probekit.models.forward.ascent import Ascent, Origin
 from probekit.models.forward.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.models.forward.calls import BATCH, POSITION, Call
 from probekit.models.forward.descent import Descent, Reader
+from probekit.wording import counted
 
 T = TypeVar("T")
 _HARMLESS = frozenset({"position_ids", "cache_position", "position_embeddings", "attention_mask"})
@@ -172,7 +173,7 @@ def _read_at(
 def _given_at(origin: Origin, shape: AttentionShape, calls: tuple[Call, ...]) -> HeadsAt | str:
     found = [call for call in calls if call.module == origin.module]
     if len(found) != 1 or len(found[0].outputs) != 1:
-        return f"{origin.module} gives it, and runs {len(found)} times in a forward pass"
+        return f"{origin.module} gives it, and runs {counted(len(found), 'time')} in a forward pass"
     (slot,) = found[0].outputs
     if not {BATCH, POSITION} <= set(slot.axes):
         return f"{origin.module} gives it, and its output has no token axis"

@@ -22,6 +22,7 @@ from probekit.errors import StoreError
 from probekit.store.format.disk import explained, read_pieces
 from probekit.store.format.records import read_record, write_record
 from probekit.store.format.schema import ShardSpec
+from probekit.wording import counted
 
 CHECKSUM = "xxh3_64"  # 64 bits at about the speed of memory; guards against damage, not malice
 
@@ -234,7 +235,7 @@ def _check_structure(path: Path, record: Path, *now: tuple[int, int, int]) -> No
         return  # of another program, or damaged itself, which `verify` says
     n_bytes = now[0][1]
     if n_bytes != known.file_bytes:
-        what = f"it has {n_bytes} bytes, {known.file_bytes} were written"
+        what = f"it has {counted(n_bytes, 'byte')}, {known.file_bytes:,} were written"
     elif rest_checksum(path, known.extents) != known.rest:
         what = "tables, attributes or structure do not have their checksum"
     else:

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from probekit.errors import StoreError, printable
+from probekit.wording import counted
 
 # What HDF5 keeps about dimensions in attributes of its own.
 BOOKKEEPING = ("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "DIMENSION_LABELS")
@@ -116,11 +117,13 @@ def _check_unpacked(dataset: h5py.Dataset, n_bytes: int, place: str) -> None:
     row_bytes = prod(dataset.shape[1:]) * item_bytes
     chunk_bytes = prod(dataset.chunks) * item_bytes
     if chunk_bytes > max(_LARGEST_CHUNK, row_bytes):  # all of it is unpacked for one row
-        raise StoreError(f"{place} is compressed in pieces of {chunk_bytes} bytes")
+        raise StoreError(f"{place} is compressed in pieces of {counted(chunk_bytes, 'byte')}")
     stored = dataset.id.get_storage_size()
     is_site = dataset.name.startswith("/sites/")
     if not is_site and n_bytes > max(_LARGE_TABLE, _MOST_PACKED * stored):
-        raise StoreError(f"{place} has {n_bytes} bytes, compressed into no more than {stored}")
+        raise StoreError(
+            f"{place} has {counted(n_bytes, 'byte')}, compressed into no more than {stored:,}"
+        )
 
 
 def is_number(dataset: h5py.Dataset) -> bool:

@@ -23,6 +23,7 @@ from probekit.store.reading.chunked import ChunkedRows, load_filters
 from probekit.store.reading.files import open_file
 from probekit.store.reading.gather import gather
 from probekit.store.reading.segments import Segment, segments_of
+from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 Key = Any  # what numpy takes between brackets
@@ -92,7 +93,8 @@ class MappedRows:
         is_new = whole.flags.writeable  # the map itself is read-only
         if copy is False and is_new:
             raise ValueError(
-                f"{self.dtype} rows in {len(self._segments)} file(s) cannot be had without a copy"
+                f"{self.dtype} rows in {counted(len(self._segments), 'file')} cannot be had "
+                "without a copy"
             )
         return np.array(whole, dtype=dtype, copy=None if is_new else copy)
 
@@ -108,7 +110,7 @@ class MappedRows:
         if isinstance(rows, slice):
             return self._slice(rows, rest)
         if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)} are out of range")
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self):,} are out of range")
         rows = np.where(rows < 0, rows + len(self), rows)
         if rows.ndim == 0:
             return self._lone(int(rows), rest)

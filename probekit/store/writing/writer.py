@@ -49,6 +49,7 @@ from probekit.store.writing.compression import compress
 from probekit.store.writing.layout import ShardTables, lay_out
 from probekit.store.writing.publishing import publish_sealed
 from probekit.store.writing.syncing import Flusher
+from probekit.wording import by_count, counted
 
 _ASIDE_BYTES = 1 << 20  # from here on a digest is worth waking a thread
 _NO_ROWS = xxhash.xxh3_64_intdigest(b"")
@@ -157,14 +158,14 @@ class ShardWriter:
             n_now = wanted if n_rows is None else n_rows[place]
             if done + n_now > wanted:
                 raise StoreError(
-                    f"{spec.name}: example {example} of the shard has {wanted} rows; "
-                    f"{done} were there when {n_now} more came"
+                    f"{spec.name}: example {example} of the shard has {counted(wanted, 'row')}; "
+                    f"{done:,} {by_count(done, 'was', 'were')} there when {n_now:,} more came"
                 )
             rows = data[start * spec.row_bytes : (start + n_now) * spec.row_bytes]
             if len(rows) != n_now * spec.row_bytes:
                 raise StoreError(
-                    f"{spec.name}: example {example} of the shard has {n_now} rows to write, "
-                    f"the block holds {len(block) - start}"
+                    f"{spec.name}: example {example} of the shard has {counted(n_now, 'row')} to "
+                    f"write, the block holds {len(block) - start:,}"
                 )
             offset = self._offsets[site] + (int(first_row[example]) + done) * spec.row_bytes
             hasher = self._hashers.pop((site, example), None) or xxhash.xxh3_64()
@@ -290,7 +291,8 @@ class ShardWriter:
         for number, spec in enumerate(self._sites):
             n_short = int((self._done[number] < self._tables.counts[spec.rows]).sum())
             if n_short:
-                missing.append(f"{spec.name} ({n_short} of {self.shard.n_examples} examples)")
+                short = counted(n_short, "example", of=self.shard.n_examples)
+                missing.append(f"{spec.name} ({short})")
         if missing:
             raise StoreError(
                 f"shard {self.shard.number}: rows that were planned never came, so it is not "

@@ -1,0 +1,62 @@
+"""What is said of a command that cannot be read: in the words of all other errors.
+
+Knows what typer finds wrong, by its messages: its exceptions are no part of what it exports.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from probekit.wording import by_count, one_of
+
+_MISSING = re.compile(
+    r"Missing (?:argument|option|parameter):? ?'?(?P<name>[^']*?)'?\.?(?:\n.*)?$", re.S
+)
+_NO_COMMAND = re.compile(r"No such command '?(?P<name>[^']*)'?\.")
+_NO_OPTION = re.compile(r"No such option:? '?(?P<name>-[^\s']*)")
+_TOO_MANY = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((?P<names>.*)\)$", re.S)
+_NO_VALUE = re.compile(r"Option '?(?P<name>-[^\s']*)'? requires an argument")
+_WRONG = re.compile(r"Invalid value for '?(?P<name>[^':]*)'?: (?P<why>.*)$", re.S)
+_NUMBER = re.compile(r"valid (?:integer|int\b)", re.I)
+
+
+def said_of_usage(error: Any) -> str:
+    """Say what is wrong with a command, and where its help is.
+
+    Args:
+        error: what typer raised: an exception with `format_message`.
+    """
+    message, context = str(error.format_message()), getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "probekit")
+    return f"{_said(message, context)}\nsee {command} --help"
+
+
+def _said(message: str, context: Any) -> str:
+    command = getattr(context, "command", None)
+    if found := _NO_COMMAND.match(message):
+        return f"there is no command {found['name']!r}: {one_of(found['name'], _commands(command))}"
+    if found := _NO_OPTION.match(message):
+        name = found["name"]
+        return f"there is no option {name}: {one_of(name, _options(command, context))}"
+    if found := _MISSING.match(message):
+        return f"{found['name']} is missing"
+    if found := _TOO_MANY.match(message):
+        n = len(found["names"].split())
+        return f"{found['names']}: {by_count(n, 'one argument', f'{n} arguments')} too many"
+    if found := _NO_VALUE.match(message):
+        return f"{found['name']}: its value is missing"
+    if found := _WRONG.match(message):
+        why = "expected a whole number" if _NUMBER.search(found["why"]) else found["why"]
+        return f"{found['name']}: {why}"
+    return message
+
+
+def _commands(command: Any) -> list[str]:
+    return [*getattr(command, "commands", {})]
+
+
+def _options(command: Any, context: Any) -> list[str]:
+    parameters = command.get_params(context) if command is not None else []
+    names = [name for p in parameters for name in (*p.opts, *p.secondary_opts)]
+    return [name for name in names if name.startswith("--")]

@@ -1,0 +1,64 @@
+"""Commands that cannot be read: each is told as all other errors are."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from probekit.cli import commands
+from probekit.cli.parameters import Command
+
+COMMANDS = "run, plan, modules, info, verify, report, compare, merge, schema"
+
+
+def told(arguments: list[str], monkeypatch, capsys) -> str:
+    monkeypatch.setattr(sys, "argv", ["probekit", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    assert err.startswith("error: ")
+    return err.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "command"),
+    [
+        ("ru", f"there is no command 'ru': did you mean run? expected one of {COMMANDS}", ""),
+        ("xyz", f"there is no command 'xyz': expected one of {COMMANDS}", ""),
+        ("run", "CONFIG is missing", " run"),
+        ("run a b", "b: one argument too many", " run"),
+        ("run a b c", "b c: 2 arguments too many", " run"),
+        ("report x --examples x", "--examples: expected a whole number", " report"),
+        ("report x --max-bytes 3z", "--max-bytes: expected a number of bytes, or text such as "
+         "512MiB, 1GiB or 2GB", " report"),
+        ("info --jason x", "there is no option --jason: did you mean --json? expected one of "
+         "--json, --help", " info"),
+        ("merge x", "FILE.h5 is missing", " merge"),
+        ("report x -o", "-o: its value is missing", ""),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_told_with_what_was_meant(
+    line: str, said: str, command: str, monkeypatch, capsys
+) -> None:
+    err = told(line.split(), monkeypatch, capsys)
+    assert err == f"{said}\nsee probekit{command} --help\n"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS.split(", ")])
+def test_no_flag_names_the_type_of_a_value(command: str, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    monkeypatch.setattr(sys, "argv", ["probekit", *command.split(), "--help"])
+    with pytest.raises(SystemExit):
+        commands.main()
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "--help" in out
+    assert "<bool>" not in out and "BOOLEAN" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_every_command_shows_its_flags_so() -> None:
+    for command in commands.app.registered_commands:
+        assert command.cls is Command, command.callback
