@@ -1,0 +1,233 @@
+"""Token axes: which axis of what a model's modules are given and give is the batch's, and which the
+position's.
+
+Knows torch's modules. The sizes of one tensor cannot tell: of `[2, 8, 32]` the 8 may be positions
+or heads. So a copy of the model that has shapes and no values (no memory, none of its hooks) runs
+twice, with other numbers of texts and of positions, and every axis shows what it is by how it
+moves.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from probekit.errors import CaptureError
+from probekit.models import plain_tokens
+from probekit.models.forward import (
+    BATCH,
+    FIRST,
+    POSITION,
+    SECOND,
+    TOKEN,
+    Answers,
+    Axes,
+    Call,
+    Slot,
+    compared,
+    observe,
+)
+
+_OTHERWISE = "record without mask=, and choose the rows of its tensors yourself"
+
+
+class TokenAxes:
+    """What the axes of a model's tensors are, by module, side and element."""
+
+    def __init__(self, calls: Sequence[Call], *, is_text_by_text: bool) -> None:
+        self._is_text_by_text = is_text_by_text  # flattened places: one text's after another's
+        self._calls: dict[str, list[Call]] = {}
+        for call in calls:
+            self._calls.setdefault(call.module, []).append(call)
+
+    def n_calls(self, module: str) -> int:
+        """Count the calls of a module in one pass."""
+        return len(self._calls.get(module, ()))
+
+    def of(self, module: str, side: str, element: str | None, number: int) -> Axes:
+        """Give the axes of one tensor.
+
+        Args:
+            module: its path.
+            side: "input" or "output".
+            element: of what goes in or comes out; None for the first tensor.
+            number: of the module's call in a pass.
+
+        Raises:
+            CaptureError: if they are not the batch's and the positions', or nobody knows.
+        """
+        calls = self._calls.get(module, [])
+        if number >= len(calls):
+            raise CaptureError(
+                f"on plain tokens it runs {len(calls)} time(s) in a pass, and this is call "
+                f"{number}: what its rows are cannot be told; {_OTHERWISE}"
+            )
+        call = calls[number]
+        slot = _slot(call.inputs if side == "input" else call.outputs, element)
+        if slot is None:
+            raise CaptureError(
+                "on plain tokens it has no such tensor: what its rows are cannot be told; "
+                f"{_OTHERWISE}"
+            )
+        self._check(slot.axes)
+        return slot.axes
+
+    def _check(self, axes: Axes) -> None:
+        moving = sorted(axis for axis in axes if isinstance(axis, str))
+        shown = f"it is [{', '.join(str(axis) for axis in axes)}]"
+        if moving == [TOKEN] and not self._is_text_by_text:
+            raise CaptureError(
+                f"{shown}, texts and positions in one axis, and which of both comes first cannot "
+                f"be told; {_OTHERWISE}"
+            )
+        if moving in ([BATCH, POSITION], [TOKEN], [BATCH]):
+            return
+        if moving == [BATCH, POSITION, POSITION]:
+            raise CaptureError(
+                f"{shown}, with two position axes; ask for the pattern or scores of the attention "
+                "module instead"
+            )
+        if moving in ([], [POSITION]):
+            raise CaptureError(f"{shown}, the same for every text: it has no rows of tokens")
+        raise CaptureError(f"{shown}: no axis of it is the tokens'; {_OTHERWISE}")
+
+
+def token_axes(model: torch.nn.Module, given: Mapping[str, Any]) -> TokenAxes:
+    """Find the axes of what a model's modules are given and give.
+
+    Args:
+        model: that is called with `[batch, pos, ...]` tensors; it is left as it was.
+        given: what it was called with, by parameter. A model that takes `input_ids` is run on
+            those alone; any other on what it was given, in other sizes.
+
+    Raises:
+        CaptureError: if that cannot be found out.
+    """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise CaptureError(
+            f"record: mask: {type(model).__name__} reads two sequences, and one mask cannot say "
+            f"of which a tensor is; record its encoder or decoder as the model, or {_OTHERWISE}"
+        )
+    replaced = [path for path, m in model.named_modules() if inspect.isfunction(vars(m).get("forward"))]
+    if replaced:
+        raise CaptureError(
+            f"record: mask: the forward of {replaced[0] or type(model).__name__} was replaced by a "
+            f"function, which may run another module than its own; {_OTHERWISE}"
+        )
+    flattening = _Flattening()
+    # Not in inference mode: the copy's tensors would be none that autograd knows.
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake:  # type: ignore[no-untyped-call]
+                twin = _without_values(model, fake)
+                run = partial(_run, twin, given)
+                with Answers():
+                    first = observe(twin, partial(run, FIRST))
+                    with flattening:
+                        second = observe(twin, partial(run, SECOND))
+        except Exception as error:
+            # Whatever a model's own code raises when its tensors have no values.
+            reason = next(iter(str(error).strip().splitlines()), "")
+            raise CaptureError(
+                f"record: mask: {type(model).__name__} does not run on tensors without values, so "
+                f"which axes are the tokens' cannot be told ({type(error).__name__}: {reason}); "
+                f"{_OTHERWISE}"
+            ) from error
+    calls = compared(first, second)
+    if calls is None:
+        raise CaptureError(
+            f"record: mask: {type(model).__name__} runs other modules on longer texts, so which "
+            f"axes are the tokens' cannot be told; {_OTHERWISE}"
+        )
+    return TokenAxes(calls, is_text_by_text=flattening.is_text_by_text)
+
+
+def _without_values(model: torch.nn.Module, fake: FakeTensorMode) -> Any:
+    """Copy a model with fake tensors for its weights, and without anyone's hooks."""
+    known: dict[int, Any] = {}
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+                known[id(value)] = OrderedDict()
+    for tensor in (*model.parameters(), *model.buffers()):
+        known[id(tensor)] = fake.from_tensor(tensor)
+    twin: Any = copy.deepcopy(model, known).eval()
+    # Kernels that are not defined on tensors without values; others have the same shapes.
+    config = getattr(twin, "config", None)
+    if "flash" in str(getattr(config, "_attn_implementation", "")):
+        twin.set_attn_implementation("sdpa")
+    text = config.get_text_config() if hasattr(config, "get_text_config") else None
+    if getattr(text, "_experts_implementation", None) is not None:
+        twin.set_experts_implementation("batched_mm")
+    return twin
+
+
+def _run(twin: Any, given: Mapping[str, Any], shape: tuple[int, int]) -> None:
+    if "input_ids" in inspect.signature(twin.forward).parameters:
+        device = next((p.device for p in twin.parameters()), torch.device("cpu"))
+        twin(**_moved(plain_tokens(twin, *shape), device))
+        return
+    sizes = next((v.shape[:2] for v in given.values() if _has_places(v)), None)
+    twin(**tree_map_only(torch.Tensor, partial(_resized, sizes, shape), dict(given)))
+
+
+def _moved(tensors: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in tensors.items()}
+
+
+def _has_places(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim >= 2
+
+
+def _resized(
+    sizes: torch.Size | None, shape: tuple[int, int], tensor: torch.Tensor
+) -> torch.Tensor:
+    """Give a tensor of another batch: what is `[batch, pos, ...]` in the call is so in this one."""
+    if tensor.ndim < 2 or tensor.shape[:2] != sizes:
+        return tensor
+    return torch.ones((*shape, *tensor.shape[2:]), dtype=tensor.dtype, device=tensor.device)
+
+
+def _slot(slots: Sequence[Slot], element: str | None) -> Slot | None:
+    if element is None:
+        return slots[0] if slots else None
+    return next((slot for slot in slots if element in (str(slot.index), slot.key)), None)
+
+
+class _Flattening(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Look how texts and positions become one axis, in a pass of `SECOND` tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seen: set[tuple[int, int]] = set()
+
+    @property
+    def is_text_by_text(self) -> bool:
+        """Say whether all that was flattened was `[batch, pos]`, and something was."""
+        return self._seen == {SECOND}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Carry an operation out, and look at a new axis of all places."""
+        result = func(*args, **(kwargs or {}))
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        n_places = SECOND[0] * SECOND[1]
+        new = isinstance(result, torch.Tensor) and n_places in result.shape
+        if new and not any(n_places in tensor.shape for tensor in given):
+            pairs = {pair for tensor in given for pair in zip(tensor.shape, tensor.shape[1:])}
+            self._seen |= pairs & {SECOND, SECOND[::-1]} or {(0, 0)}  # (0, 0): some other way
+        return result
