@@ -1,5 +1,4 @@
-"""Token axes: which axis of what a model's modules are given and give is the batch's, and which the
-position's.
+"""Token axes: which axis of a tensor inside a model is the batch's, and which the position's.
 
 Knows torch's modules. The sizes of one tensor cannot tell: of `[2, 8, 32]` the 8 may be positions
 or heads. So a copy of the model that has shapes and no values (no memory, none of its hooks) runs
@@ -12,8 +11,9 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -117,7 +117,9 @@ def token_axes(model: torch.nn.Module, given: Mapping[str, Any]) -> TokenAxes:
             f"record: mask: {type(model).__name__} reads two sequences, and one mask cannot say "
             f"of which a tensor is; record its encoder or decoder as the model, or {_OTHERWISE}"
         )
-    replaced = [path for path, m in model.named_modules() if inspect.isfunction(vars(m).get("forward"))]
+    replaced = [
+        path for path, m in model.named_modules() if inspect.isfunction(vars(m).get("forward"))
+    ]
     if replaced:
         raise CaptureError(
             f"record: mask: the forward of {replaced[0] or type(model).__name__} was replaced by a "
@@ -203,6 +205,10 @@ def _slot(slots: Sequence[Slot], element: str | None) -> Slot | None:
     return next((slot for slot in slots if element in (str(slot.index), slot.key)), None)
 
 
+_N_PLACES = SECOND[0] * SECOND[1]
+_UNKNOWN = (0, 0)  # flattened in some other way
+
+
 class _Flattening(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Look how texts and positions become one axis, in a pass of `SECOND` tokens."""
 
@@ -224,10 +230,17 @@ class _Flattening(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Carry an operation out, and look at a new axis of all places."""
         result = func(*args, **(kwargs or {}))
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        n_places = SECOND[0] * SECOND[1]
-        new = isinstance(result, torch.Tensor) and n_places in result.shape
-        if new and not any(n_places in tensor.shape for tensor in given):
-            pairs = {pair for tensor in given for pair in zip(tensor.shape, tensor.shape[1:])}
-            self._seen |= pairs & {SECOND, SECOND[::-1]} or {(0, 0)}  # (0, 0): some other way
+        leaves = tree_leaves((args, kwargs))
+        given = [leaf.shape for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        is_new = isinstance(result, torch.Tensor) and _N_PLACES in result.shape
+        is_cut = func.overloadpacket == torch.ops.aten.slice  # at any number, in loops over chunks
+        # Made of nothing, or of an axis of several for each place, it has the order of that.
+        from_many = any(n % _N_PLACES == 0 for shape in given for n in shape)
+        if is_new and given and not is_cut and not from_many:
+            pairs = {pair for shape in given for pair in _neighbours(shape)}
+            self._seen |= pairs & {SECOND, SECOND[::-1]} or {_UNKNOWN}
         return result
+
+
+def _neighbours(shape: Sequence[int]) -> Iterator[tuple[int, int]]:
+    return pairwise(size for size in shape if size != 1)
