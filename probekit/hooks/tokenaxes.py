@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from probekit.errors import CaptureError
+from probekit.hooks.passes import Pass
 from probekit.models import plain_tokens
 from probekit.models.forward import (
     BATCH,
@@ -101,17 +102,18 @@ class TokenAxes:
         raise CaptureError(f"{shown}: no axis of it is the tokens'; {_OTHERWISE}")
 
 
-def token_axes(model: torch.nn.Module, given: Mapping[str, Any]) -> TokenAxes:
+def token_axes(seen: Pass) -> TokenAxes:
     """Find the axes of what a model's modules are given and give.
 
     Args:
-        model: that is called with `[batch, pos, ...]` tensors; it is left as it was.
-        given: what it was called with, by parameter. A model that takes `input_ids` is run on
-            those alone; any other on what it was given, in other sizes.
+        seen: a call of the model, with `[batch, pos, ...]` tensors. One that takes `input_ids` is
+            run on those alone; any other on what it was given, in other sizes. It is left as it
+            was.
 
     Raises:
         CaptureError: if that cannot be found out.
     """
+    model = seen.model
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise CaptureError(
             f"record: mask: {type(model).__name__} reads two sequences, and one mask cannot say "
@@ -131,7 +133,7 @@ def token_axes(model: torch.nn.Module, given: Mapping[str, Any]) -> TokenAxes:
         try:
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:  # type: ignore[no-untyped-call]
                 twin = _without_values(model, fake)
-                run = partial(_run, twin, given)
+                run = partial(_run, twin, seen)
                 with Answers():
                     first = observe(twin, partial(run, FIRST))
                     with flattening:
@@ -173,28 +175,22 @@ def _without_values(model: torch.nn.Module, fake: FakeTensorMode) -> Any:
     return twin
 
 
-def _run(twin: Any, given: Mapping[str, Any], shape: tuple[int, int]) -> None:
+def _run(twin: Any, seen: Pass, shape: tuple[int, int]) -> None:
     if "input_ids" in inspect.signature(twin.forward).parameters:
         device = next((p.device for p in twin.parameters()), torch.device("cpu"))
-        twin(**_moved(plain_tokens(twin, *shape), device))
-        return
-    sizes = next((v.shape[:2] for v in given.values() if _has_places(v)), None)
-    twin(**tree_map_only(torch.Tensor, partial(_resized, sizes, shape), dict(given)))
-
-
-def _moved(tensors: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in tensors.items()}
-
-
-def _has_places(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.ndim >= 2
+        tokens = plain_tokens(twin, *shape)
+        twin(**tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), tokens))
+    else:
+        given = (seen.args, dict(seen.kwargs))
+        args, kwargs = tree_map_only(torch.Tensor, partial(_resized, seen.shape, shape), given)
+        twin(*args, **kwargs)
 
 
 def _resized(
-    sizes: torch.Size | None, shape: tuple[int, int], tensor: torch.Tensor
+    sizes: tuple[int, int] | None, shape: tuple[int, int], tensor: torch.Tensor
 ) -> torch.Tensor:
     """Give a tensor of another batch: what is `[batch, pos, ...]` in the call is so in this one."""
-    if tensor.ndim < 2 or tensor.shape[:2] != sizes:
+    if tensor.ndim < 2 or tuple(tensor.shape[:2]) != sizes:
         return tensor
     return torch.ones((*shape, *tensor.shape[2:]), dtype=tensor.dtype, device=tensor.device)
 
