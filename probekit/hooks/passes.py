@@ -82,7 +82,7 @@ class Passes:
         self.now: Pass | None = None  # the pass that runs
 
     def attach_begin(self, stack: ExitStack) -> None:
-        """Listen for passes that begin, until the stack is closed; before other hooks are put on."""
+        """Listen for passes that begin, until the stack is closed; before other hooks are."""
         for module in self._paths:
             begin = module.register_forward_pre_hook(self._begin, with_kwargs=True)
             stack.callback(begin.remove)
