@@ -153,7 +153,8 @@ class Packer:
             )
         tokens.at(first=seen.n_past, n_positions=shape[1])
         given = seen.given.get("attention_mask")
-        if isinstance(given, torch.Tensor) and given.shape == (shape[0], seen.n_past + shape[1]):
+        # Later, `generate` says that a text goes on which has come to its end.
+        if not seen.n_past and isinstance(given, torch.Tensor) and given.shape == shape:
             tokens.check_given(np.asarray(given.detach().cpu() != 0))
 
     def _check_sites(self, table: _Table) -> None:

@@ -97,6 +97,11 @@ class TokenAxes:
                 f"{shown}, with two position axes; ask for the pattern or scores of the attention "
                 "module instead"
             )
+        if 0 in axes:  # the answer to which places they are: none
+            raise CaptureError(
+                "it gets those places alone that its model's numbers choose, and which they are is "
+                f"not known; {_OTHERWISE}"
+            )
         if moving in ([], [POSITION]):
             raise CaptureError(f"{shown}, the same for every text: it has no rows of tokens")
         raise CaptureError(f"{shown}: no axis of it is the tokens'; {_OTHERWISE}")

@@ -1,8 +1,7 @@
-"""`record(mask=)`: rows of real tokens, against hand-written hooks and numpy, and against a trace."""
+"""`record(mask=)`: rows of real tokens, against hand-written hooks and numpy, and a trace."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import by_hand
@@ -12,7 +11,7 @@ import pytest
 import tiny_models as tiny
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, BartModel
 
 import probekit
 from probekit.errors import CaptureError, PlanError
@@ -67,7 +66,11 @@ def same(found: Tensor, wanted: Array) -> None:
 @pytest.mark.parametrize("where", PADDED)
 @pytest.mark.parametrize(
     ("family", "glob", "n_sites"),
-    [("gpt2", "**.{mlp,ln_1,c_attn}", 9), ("llama", "**.{mlp,up_proj}", 6), ("opt", "**.fc{1,2}", 6)],
+    [
+        ("gpt2", "**.{mlp,ln_1,c_attn}", 9),
+        ("llama", "**.{mlp,up_proj}", 6),
+        ("opt", "**.fc{1,2}", 6),
+    ],
 )
 def test_rows_are_a_hooks_tensor_indexed_by_the_mask(where, family, glob, n_sites):
     model, (batch, mask) = tiny.build(family), padded(where)
@@ -130,7 +133,7 @@ def test_rows_are_those_of_a_trace_bit_for_bit(tmp_path, family):
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad(), probekit.record(model, [*trace], mask=batch["attention_mask"]) as rec:
         model(**batch, use_cache=False)
-    assert len(rec) == len(trace) == 27
+    assert len(rec) == len(trace.site_names) == 27
     for name in rec:
         assert rec[name].shape == trace[name].shape
         for text, number in enumerate(order):
@@ -153,11 +156,12 @@ def test_rows_are_what_each_text_gives_alone():
 @pytest.mark.parametrize("as_given", [torch.from_numpy, np.asarray, np.ndarray.tolist])
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
 def test_a_mask_may_be_booleans_or_whole_numbers_of_any_kind(as_given, dtype):
-    model, (batch, mask) = tiny.build("gpt2"), padded("right", 1)
-    with torch.no_grad(), probekit.record(model, "**.0.mlp", mask=as_given(mask.astype(dtype))) as r:
+    model, (batch, mask) = tiny.build("gpt2"), padded("left", 1)
+    path = "transformer.h.0.mlp"
+    with torch.no_grad(), probekit.record(model, path, mask=as_given(mask.astype(dtype))) as rec:
         model(**batch)
-    (tensor,) = hooked(model, ["transformer.h.0.mlp"], lambda: model(**batch))["transformer.h.0.mlp"]
-    same(r["transformer.h.0.mlp"], tensor[mask])
+    (tensor,) = hooked(model, [path], lambda: model(**batch))[path]
+    same(rec[path], tensor[mask])
 
 
 # --- modules that flatten, transpose, run twice
@@ -214,7 +218,9 @@ def test_axes_are_told_by_how_they_move_not_by_their_size():
         model(ids)
         model(ids.flip(0))
     for number, given in enumerate((ids, ids.flip(0))):
-        seen = hooked(model, ["embed", "conv", "turned", "pooled"], lambda given=given: model(given))
+        seen = hooked(
+            model, ["embed", "conv", "turned", "pooled"], lambda given=given: model(given)
+        )
         same(rec.calls("embed")[number], seen["embed"][0][mask])
         same(rec.calls("conv")[number], seen["conv"][0].transpose(0, 2, 1)[mask])
         for call in (0, 1):
@@ -293,18 +299,18 @@ class Routed(nn.Module):
         self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
 
     def forward(self, ids: Tensor) -> Tensor:
-        x = self.embed(ids)
-        out = torch.zeros_like(x)
+        x = self.embed(ids).flatten(0, 1)
         for number, expert in enumerate(self.experts):
-            chosen = ids % 2 == number
-            out[chosen] = expert(x[chosen])
-        return out
+            chosen = (ids.flatten() % 2 == number).nonzero()[:, 0]
+            x = x.index_add(0, chosen, expert(x.index_select(0, chosen)))
+        return x
 
 
 def test_an_expert_that_gets_some_of_the_tokens_is_refused():
     model, (batch, mask) = Routed(), padded("right")
+    said = r"experts\.0/output, experts\.1/output: it gets those places alone that its model's"
     with (
-        pytest.raises(CaptureError, match=r"experts\.0/output"),
+        pytest.raises(CaptureError, match=said),
         probekit.record(model, "experts.*", mask=mask),
     ):
         model(batch["input_ids"])
@@ -388,9 +394,12 @@ INPUTS, MASK = padded("right")
         (MASK[:0], r"mask is \[0, 8\]; expected"),
         (MASK.astype(np.float32), r"float32 numbers.*mask == 0.*mask.bool\(\)"),
         (torch.where(torch.tensor(MASK), 0.0, -torch.inf).bfloat16(), "added to scores"),
-        (MASK * 2, r"mask has 13 values like 2; expected"),
+        (MASK.astype(int) * 2, r"mask has 15 values like 2; expected"),
         (np.where(MASK, 0, -10000), r"mask has \d+ values like -10000"),
-        (MASK & [[1], [0], [0]] != 0, r"text 1 has no token \(2 of 3 texts have none\); leave"),
+        (
+            MASK & np.array([[True], [False], [False]]),
+            r"text 1 has no token \(2 of 3 texts have none\); leave",
+        ),
         (torch.ones(2, 3, device="meta"), "on the device 'meta', without values"),
         ([[1, 1], [1]], "rows of different lengths"),
         ("1101", r"mask is '1101' \(text\); expected"),
@@ -400,7 +409,7 @@ INPUTS, MASK = padded("right")
 )
 def test_a_mask_that_is_none_is_refused_with_what_to_give(mask, said):
     model = tiny.build("gpt2")
-    with pytest.raises(PlanError, match=f"record: {said}"):
+    with pytest.raises(PlanError, match=f"record: .*{said}"):
         probekit.record(model, "mlp_out", mask=mask)
 
 
@@ -450,16 +459,10 @@ def test_tokens_that_look_at_padding_are_refused():
 
 def test_a_model_of_two_sequences_is_refused():
     config = AutoConfig.for_model("bart", d_model=32, vocab_size=101, encoder_layers=1)
-    model = probekit_free_bart(config)
+    model = BartModel(config).eval()
     said = "reads two sequences, and one mask cannot say of which"
     with pytest.raises(CaptureError, match=said), probekit.record(model, "**.fc1", mask=MASK):
         model(INPUTS["input_ids"], decoder_input_ids=INPUTS["input_ids"])
-
-
-def probekit_free_bart(config: Any) -> nn.Module:
-    from transformers import BartModel
-
-    return BartModel(config).eval()
 
 
 # --- what stays as it was
@@ -516,7 +519,7 @@ def test_a_tensor_that_is_changed_later_has_the_rows_that_the_module_gave():
 
 def test_a_model_that_is_wrapped_or_without_its_head_has_the_same_rows():
     model = tiny.build("gpt2")
-    asked = ["**.mlp", "**.attn/{pattern,z}"[:9] + "/pattern"]
+    asked = ["**.mlp", "**.attn/pattern"]
     with torch.no_grad(), probekit.record(model, asked, mask=MASK) as plain:
         model(**INPUTS)
     holder = nn.ModuleDict({"base": model})
@@ -547,5 +550,3 @@ def test_rows_by_text_need_a_mask():
         model(**INPUTS)
     with pytest.raises(CaptureError, match="there is no text 3; there are 3: 0 to 2"):
         rec.example("transformer.h.0.mlp", 3)
-
-
