@@ -112,17 +112,13 @@ class Recording(Attachment):
         elsewhere = heads_elsewhere(model, asked.values())
         inside = {name: at for name, at in inside.items() if asked[name] not in elsewhere}
         outside = {name: at for name, at in self._sites.items() if name not in inside}
-        self._packer = tokens and Packer(
-            type(model).__name__,
-            tokens,
-            {n: at for n, at in outside.items() if (at[0], at[1].name) not in elsewhere},
-        )
+        self._packer: Packer | None = None
+        self._passes = Passes(model)
+        if tokens is not None:
+            own = {n: at for n, at in outside.items() if (at[0], at[1].name) not in elsewhere}
+            self._packer = Packer(type(model).__name__, tokens, own)
+            self._passes = Passes(model, self._packer.begin, self._packer.end)
         self._hooks = HookManager(model, [self._tap(name, elsewhere) for name in outside])
-        self._passes = (
-            Passes(model)
-            if self._packer is None
-            else Passes(model, self._packer.begin, self._packer.end)
-        )
         self._attention = AttentionTap(model, self._listeners(inside))
 
     def _attach(self) -> None:

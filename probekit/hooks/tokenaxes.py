@@ -136,10 +136,10 @@ def token_axes(seen: Pass) -> TokenAxes:
     # Not in inference mode: the copy's tensors would be none that autograd knows.
     with torch.inference_mode(False), torch.no_grad():
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake:  # type: ignore[no-untyped-call]
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
                 twin = _without_values(model, fake)
                 run = partial(_run, twin, seen)
-                with Answers():
+                with Answers():  # type: ignore[no-untyped-call]
                     first = observe(twin, partial(run, FIRST))
                     with flattening:
                         second = observe(twin, partial(run, SECOND))
@@ -171,7 +171,7 @@ def _without_values(model: torch.nn.Module, fake: FakeTensorMode) -> Any:
         known[id(tensor)] = fake.from_tensor(tensor)
     twin: Any = copy.deepcopy(model, known).eval()
     # Kernels that are not defined on tensors without values; others have the same shapes.
-    config = getattr(twin, "config", None)
+    config: Any = getattr(twin, "config", None)
     if "flash" in str(getattr(config, "_attn_implementation", "")):
         twin.set_attn_implementation("sdpa")
     text = config.get_text_config() if hasattr(config, "get_text_config") else None
