@@ -43,7 +43,7 @@ class Packing:
 
     def example(self, packed: torch.Tensor, number: int) -> torch.Tensor:
         """Take one text's rows; of attention `[head, query, key]`, its own keys."""
-        rows: torch.Tensor = torch.split(packed, self.counts)[number]
+        rows: torch.Tensor = torch.split(packed, [*self.counts])[number]
         if self.kind in KEY_KINDS:
             return rows[:, :, : len(self.rows.keys[number])].transpose(0, 1)
         return rows
