@@ -44,8 +44,11 @@ _OTHERWISE = "record without mask=, and choose the rows of its tensors yourself"
 class TokenAxes:
     """What the axes of a model's tensors are, by module, side and element."""
 
-    def __init__(self, calls: Sequence[Call], *, is_text_by_text: bool) -> None:
+    def __init__(
+        self, calls: Sequence[Call], *, is_text_by_text: bool, experts: Sequence[str] = ()
+    ) -> None:
         self._is_text_by_text = is_text_by_text  # flattened places: one text's after another's
+        self._experts = tuple(f"{path}." for path in experts)
         self._calls: dict[str, list[Call]] = {}
         for call in calls:
             self._calls.setdefault(call.module, []).append(call)
@@ -66,6 +69,11 @@ class TokenAxes:
         Raises:
             CaptureError: if they are not the batch's and the positions', or nobody knows.
         """
+        if module.startswith(self._experts):
+            raise CaptureError(
+                "it is inside of experts, which get the tokens in the order that routing gives; "
+                f"record the experts as a whole, or {_OTHERWISE}"
+            )
         calls = self._calls.get(module, [])
         if number >= len(calls):
             raise CaptureError(
@@ -87,8 +95,8 @@ class TokenAxes:
         shown = f"it is [{', '.join(str(axis) for axis in axes)}]"
         if moving == [TOKEN] and not self._is_text_by_text:
             raise CaptureError(
-                f"{shown}, texts and positions in one axis, and which of both comes first cannot "
-                f"be told; {_OTHERWISE}"
+                f"{shown}, texts and positions in one axis, and in which order cannot be told; "
+                f"{_OTHERWISE}"
             )
         if moving in ([BATCH, POSITION], [TOKEN], [BATCH]):
             return
@@ -157,7 +165,10 @@ def token_axes(seen: Pass) -> TokenAxes:
             f"record: mask: {type(model).__name__} runs other modules on longer texts, so which "
             f"axes are the tokens' cannot be told; {_OTHERWISE}"
         )
-    return TokenAxes(calls, is_text_by_text=flattening.is_text_by_text)
+    # Kernels of experts differ in what they do inside (see `_without_values`): transformers marks
+    # the modules that have several.
+    experts = [path for path, m in model.named_modules() if hasattr(m, "_is_expert_parallel")]
+    return TokenAxes(calls, is_text_by_text=flattening.is_text_by_text, experts=experts)
 
 
 def _without_values(model: torch.nn.Module, fake: FakeTensorMode) -> Any:
@@ -167,8 +178,9 @@ def _without_values(model: torch.nn.Module, fake: FakeTensorMode) -> Any:
         for name, value in vars(module).items():
             if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
                 known[id(value)] = OrderedDict()
-    for tensor in (*model.parameters(), *model.buffers()):
-        known[id(tensor)] = fake.from_tensor(tensor)
+            for leaf in tree_leaves(value):  # a state of its own, beside parameters and buffers
+                if isinstance(leaf, torch.Tensor):
+                    known[id(leaf)] = fake.from_tensor(leaf)
     twin: Any = copy.deepcopy(model, known).eval()
     # Kernels that are not defined on tensors without values; others have the same shapes.
     config: Any = getattr(twin, "config", None)
@@ -207,7 +219,8 @@ def _slot(slots: Sequence[Slot], element: str | None) -> Slot | None:
 
 
 _N_PLACES = SECOND[0] * SECOND[1]
-_UNKNOWN = (0, 0)  # flattened in some other way
+_UNKNOWN = (0, 0)  # flattened in some other way, or in an order that numbers give
+_TAKING = (torch.ops.aten.index, torch.ops.aten.index_select)
 
 
 class _Flattening(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -240,6 +253,9 @@ class _Flattening(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_new and given and not is_cut and not from_many:
             pairs = {pair for shape in given for pair in _neighbours(shape)}
             self._seen |= pairs & {SECOND, SECOND[::-1]} or {_UNKNOWN}
+        # As routers to one expert a token do, which sort the places by what they hold.
+        if func.overloadpacket in _TAKING and is_new and given[0][:1] == (_N_PLACES,):
+            self._seen.add(_UNKNOWN)
         return result
 
 

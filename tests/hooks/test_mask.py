@@ -275,10 +275,10 @@ def test_flattened_places_are_taken_text_by_text_or_refused():
         model(batch["input_ids"])
     (wanted,) = hooked(model, ["inner"], lambda: model(batch["input_ids"]))["inner"]
     same(rec["inner"], wanted.reshape(N_TEXTS, WIDTH, -1)[mask])
-    model = Flat(is_text_by_text=False)
-    said = r"inner/output: it is \[token, 8\], texts and positions in one axis, and which"
-    with pytest.raises(CaptureError, match=said), probekit.record(model, "inner", mask=mask):
-        model(batch["input_ids"])
+    said = r"inner/output: it is \[token, 8\], texts and positions in one axis, and in which"
+    for other in (Flat(is_text_by_text=False), Sorted(is_text_by_text=True)):
+        with pytest.raises(CaptureError, match=said), probekit.record(other, "inner", mask=mask):
+            other(batch["input_ids"])
 
 
 def test_blocks_of_experts_flatten_a_batch_and_their_rows_are_tokens():
@@ -289,6 +289,24 @@ def test_blocks_of_experts_flatten_a_batch_and_their_rows_are_tokens():
     paths = [name.removesuffix("/output") for name in rec]
     for path, (tensor,) in hooked(model, paths, lambda: model(**batch)).items():
         same(rec[path], tensor.reshape(N_TEXTS, WIDTH, -1)[mask])
+
+
+def test_what_runs_inside_of_experts_is_refused():
+    model, (batch, mask) = every_family.build("zaya"), padded("right")
+    said = "inside of experts, which get the tokens in the order that routing gives"
+    with (
+        pytest.raises(CaptureError, match=said),
+        probekit.record(model, "**.experts.act_fn", mask=mask),
+    ):
+        model(**batch)
+
+
+class Sorted(Flat):
+    """Sorts the places by what they hold."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        order = ids.flatten().argsort()
+        return self.inner(self.embed(ids).reshape(-1, WIDTH)[order])
 
 
 class Routed(nn.Module):
