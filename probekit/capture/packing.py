@@ -15,7 +15,7 @@ import torch
 
 from probekit.errors import CaptureError
 from probekit.inputs import Choice
-from probekit.models.forward import BATCH, POSITION, TOKEN
+from probekit.models.forward import places_first, sizes_of
 from probekit.planning import to_device
 from probekit.store import ALL_TOKENS, PER_EXAMPLE
 
@@ -163,7 +163,7 @@ def pack(
         CaptureError: if the tensor's shape is not the planned one.
     """
     _check_shape(tensor, axes, batch)
-    return _places_first(tensor.detach(), axes).index_select(0, rows.places)
+    return places_first(tensor.detach(), axes).index_select(0, rows.places)
 
 
 def padded(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch) -> torch.Tensor | None:
@@ -173,33 +173,15 @@ def padded(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch) -> t
     before the forward pass goes on.
     """
     _check_shape(tensor, axes, batch)
-    flat = _places_first(tensor.detach(), axes)
+    flat = places_first(tensor.detach(), axes)
     shares = flat.data_ptr() == tensor.data_ptr()
     return flat if flat.device.type == "cpu" and shares and flat.is_contiguous() else None
 
 
 def _check_shape(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch) -> None:
-    expected = _shape(axes, batch)
+    expected = sizes_of(axes, *batch.shape)
     if tuple(tensor.shape) != expected:
         raise CaptureError(f"the plan says {list(expected)}, the module gave {list(tensor.shape)}")
-
-
-def _shape(axes: tuple[int | str, ...], batch: Batch) -> tuple[int, ...]:
-    moving = {
-        BATCH: batch.shape[0],
-        POSITION: batch.shape[1],
-        TOKEN: batch.shape[0] * batch.shape[1],
-    }
-    return tuple(moving[a] if isinstance(a, str) else a for a in axes)
-
-
-def _places_first(tensor: torch.Tensor, axes: tuple[int | str, ...]) -> torch.Tensor:
-    """`[..., batch, ..., position, ...]` to `[batch * position, ...]`; or `[batch, ...]`."""
-    if TOKEN in axes:
-        return tensor.movedim(axes.index(TOKEN), 0)
-    if POSITION not in axes:
-        return tensor.movedim(axes.index(BATCH), 0)
-    return tensor.movedim((axes.index(BATCH), axes.index(POSITION)), (0, 1)).flatten(0, 1)
 
 
 def to_storage(rows: torch.Tensor) -> Array:

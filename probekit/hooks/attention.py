@@ -84,6 +84,29 @@ def whole(call: AttentionCall, kind: str) -> torch.Tensor:
     return torch.stack(rows).transpose(1, 2)  # [batch, head, query, key], or without keys
 
 
+def hides(
+    call: AttentionCall, *, example: int, queries: torch.Tensor, keys: torch.Tensor, n_keys: int
+) -> bool:
+    """Say whether a call hides some keys of one example from all of the given queries.
+
+    Args:
+        call: of a kernel.
+        example: its place in the batch.
+        queries: which of this call's positions, int64 `[query]`, on its device.
+        keys: which positions of the example so far, int64 `[key]`, on its device.
+        n_keys: positions so far. A sliding-window cache may hold only the last of them.
+    """
+    n_heads, n_held = call.query.shape[1], min(n_keys, call.key.shape[2])
+    keys = keys[keys >= n_keys - n_held] - (n_keys - n_held)
+    if call.weights is not None:
+        return not bool(call.weights[example][:, queries][..., keys].any())
+    if call.mask is not None and call.mask.ndim == 2:
+        return not bool(call.mask[example, keys].any())
+    nothing = call.query.new_zeros((n_heads, len(queries), n_held), dtype=torch.float32)
+    masked = _masked(call, nothing, example, range(n_heads), queries, n_held)
+    return bool((masked[..., keys] == -torch.inf).all())
+
+
 def _scores(
     call: AttentionCall, example: int, heads: Sequence[int], queries: torch.Tensor, n_keys: int
 ) -> torch.Tensor:

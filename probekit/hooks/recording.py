@@ -5,20 +5,26 @@ Knows globs, portable names and hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
-from probekit.config import RecordKind, match_paths, nearest, said_once
-from probekit.errors import CaptureError, Fault, PlanError
+from probekit.arguments import whole
+from probekit.config import said_once
+from probekit.errors import CaptureError, PlanError
 from probekit.hooks import attention
+from probekit.hooks.keeping import Kept, Packing, keep, keep_twice, packed_blocks
+from probekit.hooks.packer import Packer
+from probekit.hooks.passes import Passes
+from probekit.hooks.patterns import ATTENTION_KINDS, Patterns, Sites, matched, written_out
 from probekit.hooks.projections import config_of, heads_elsewhere
-from probekit.hooks.taps import HookManager, Tap
+from probekit.hooks.realtokens import RealTokens
+from probekit.hooks.taps import HookManager, Sink, Tap
 from probekit.interrupts import Attachment
-from probekit.models import changed_later, families, places_inside
+from probekit.models import changed_later, places_inside
 from probekit.models.forward import (
     BATCH,
     OTHER_KEYS,
@@ -28,17 +34,17 @@ from probekit.models.forward import (
     AttentionTap,
     HeadsAt,
 )
-from probekit.planning import BLOCK_KINDS, HEAD_KINDS, KERNEL_KINDS, in_heads
+from probekit.planning import BLOCK_KINDS, KERNEL_KINDS, in_heads
 from probekit.wording import counted, shorten, show_typed
 
-ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
 
-
-Patterns = str | Iterable[str] | Mapping[str, str | Iterable[str]]
-
-
-def record(model: torch.nn.Module, patterns: Patterns) -> Recording:
+def record(model: torch.nn.Module, patterns: Patterns, *, mask: Any = None) -> Recording:
     """Record modules of any torch model while a block runs.
+
+    Without `mask` a tensor is given as the module made it: `[batch, pos, d_mlp]`, attention
+    `[batch, head, query, key]`, padding included. With it, rows are real tokens, one text after
+    another, as in a trace: `[token, d_mlp]`, attention `[token, head, key]`, where a key is a
+    position in the token's own text, and beyond that zero (scores: -inf).
 
     Args:
         model: any module; it is left as it was.
@@ -46,20 +52,34 @@ def record(model: torch.nn.Module, patterns: Patterns) -> Recording:
             (`"transformer.h.*.mlp.act"`, `"transformer.h.0.attn/pattern"`), or portable names
             (`"resid_post"`) where the model's family is known. A mapping gives each glob its
             kinds: `{"transformer.h.0.attn": ["pattern", "z"]}`.
+        mask: which places of the batch are tokens, `[batch, pos]` of 0 and 1 or of booleans: the
+            attention_mask that the model is given (which is not made of it). Padding may stand on
+            either side. In a block with `model.generate` it is the prompt's, and what comes after
+            it counts as tokens where there is one text; of several, give a mask as long as they
+            get.
 
     Returns:
         A context manager; inside and after its block, `rec[site]` is the tensor of the last call,
         of which `repr(rec)` counts how many there were, and `rec.calls(site)` those of every call;
-        `rec.select("resid_post", layer=3)` goes by portable name.
+        `rec.select("resid_post", layer=3)` goes by portable name. With `mask`,
+        `rec.example(site, 0)` is the rows of the first text, and `rec.n_rows(site)` how many each
+        has. A tensor without a token axis has one row a text.
 
     Raises:
-        PlanError: if a pattern matches nothing, with the nearest module paths.
-        CaptureError: at the end of the block, if nothing that a pattern matches has run.
+        PlanError: if a pattern matches nothing, with the nearest module paths; if `mask` is none.
+        CaptureError: at the end of the block, if nothing that a pattern matches has run. With
+            `mask`, when the model is called: if it is not the mask of that batch, or if a tensor
+            has no axis that is the tokens' for certain.
 
     Example:
         >>> with probekit.record(model, ["transformer.h.*.mlp.act"]) as rec:
         ...     model(**inputs)
         >>> rec["transformer.h.0.mlp.act"].shape      # [batch, pos, d_mlp]
+
+        >>> mask = inputs["attention_mask"]
+        >>> with probekit.record(model, ["transformer.h.*.mlp.act"], mask=mask) as rec:
+        ...     model(**inputs)
+        >>> rec["transformer.h.0.mlp.act"].shape      # [token, d_mlp]
     """
     if not isinstance(model, torch.nn.Module):
         raise PlanError(f"record: model is {show_typed(model)}; expected a torch.nn.Module")
@@ -68,69 +88,45 @@ def record(model: torch.nn.Module, patterns: Patterns) -> Recording:
             "record: the model is compiled as a whole, which hides its modules; record the model "
             "that was compiled (model._orig_mod), or compile its blocks alone"
         )
-    return Recording(model, _matched(model, _given(patterns)))
-
-
-def _given(patterns: Any) -> list[str]:
-    """Write out what is asked for as `glob/kind`."""
-    found: list[Any] = []
-    if isinstance(patterns, Mapping):
-        for glob, kinds in patterns.items():
-            several = (
-                [kinds] if isinstance(kinds, str) or not isinstance(kinds, Iterable) else kinds
-            )
-            found += [f"{glob}/{k}" if isinstance(k, str) else k for k in several]
-    elif isinstance(patterns, str):
-        found = [patterns]
-    elif isinstance(patterns, Iterable) and not isinstance(patterns, bytes):
-        found = list(patterns)
-    if not found or not all(isinstance(pattern, str) and pattern for pattern in found):
-        raise PlanError(
-            f"record: patterns are {show_typed(patterns)}; expected globs over module paths or "
-            'portable names: "transformer.h.*.mlp.act", or a list of at least one'
-        )
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    tensor: torch.Tensor
-    version: int | None  # torch's count of in-place changes when the module gave it
-    copy: torch.Tensor | None = None  # where the model is known to change it afterwards
-
-    @property
-    def is_changed(self) -> bool:
-        return self.version is not None and self.tensor._version != self.version
-
-
-_Sites = dict[str, tuple[str, RecordKind]]  # by name: module path and kind
+    tokens = None if mask is None else RealTokens(mask)
+    return Recording(model, matched(model, written_out(patterns)), tokens)
 
 
 class Recording(Attachment):
     """What was recorded, by site name: `module` or `module/kind`."""
 
-    def __init__(self, model: torch.nn.Module, matched: Mapping[str, _Sites]) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        by_pattern: Mapping[str, Sites],
+        tokens: RealTokens | None = None,
+    ) -> None:
         super().__init__()
         self._model = model
-        self._matched = matched  # by pattern
-        self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
+        self._matched = by_pattern
+        self._sites = {name: site for sites in by_pattern.values() for name, site in sites.items()}
         paths = [path for path, _ in self._sites.values()]
         self._changed = changed_later(config_of(model), paths)
-        self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
+        self._calls: dict[str, list[Kept]] = {name: [] for name in self._sites}
         inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
         asked = {name: (module, kind.name) for name, (module, kind) in inside.items()}
         elsewhere = heads_elsewhere(model, asked.values())
         inside = {name: at for name, at in inside.items() if asked[name] not in elsewhere}
-        outside = [self._tap(name, elsewhere) for name in self._sites if name not in inside]
-        self._hooks = HookManager(model, outside)
-        self._past = _Past()
+        outside = {name: at for name, at in self._sites.items() if name not in inside}
+        self._packer: Packer | None = None
+        self._passes = Passes(model)
+        if tokens is not None:
+            own = {n: at for n, at in outside.items() if (at[0], at[1].name) not in elsewhere}
+            self._packer = Packer(type(model).__name__, tokens, own)
+            self._passes = Passes(model, self._packer.begin, self._packer.end)
+        self._hooks = HookManager(model, [self._tap(name, elsewhere) for name in outside])
         self._attention = AttentionTap(model, self._listeners(inside))
 
     def _attach(self) -> None:
-        begin = self._model.register_forward_pre_hook(self._past.see, with_kwargs=True)
-        self._stack.callback(begin.remove)
+        self._passes.attach_begin(self._stack)
         self._stack.enter_context(self._hooks)
         self._stack.enter_context(self._attention)
+        self._passes.attach_end(self._stack)
 
     def _left(self, error: BaseException | None) -> None:
         # Of what a glob matches some may never run, as lists of modules do not; not all of it.
@@ -176,7 +172,7 @@ class Recording(Attachment):
         return self[str(places[wanted])]
 
     def __getitem__(self, site: str) -> torch.Tensor:
-        """Give the tensor of the site's last call, as the module made it."""
+        """Give the tensor of the site's last call, as the module made it; with a mask, its rows."""
         calls = self.calls(site)
         if not calls:
             raise CaptureError(f"{site} has not run yet")
@@ -191,15 +187,50 @@ class Recording(Attachment):
         """
         name = self._name(site)
         for kept in self._calls[name]:
-            if kept.is_changed and kept.copy is None:
+            if kept.is_lost:
                 raise CaptureError(
                     f"{name}: the model changed this tensor in place after the module gave it; "
                     "record inside torch.inference_mode(), where a copy is kept"
                 )
-        return tuple(
-            kept.copy if kept.is_changed and kept.copy is not None else kept.tensor
-            for kept in self._calls[name]
-        )
+        return tuple(kept.read() for kept in self._calls[name])
+
+    def n_rows(self, site: str) -> tuple[int, ...]:
+        """Say how many rows each text has in the site's last call: `rec[site].split(...)`.
+
+        Raises:
+            CaptureError: if the recording has no mask, or the site has not run.
+        """
+        return self._last(site).counts
+
+    def example(self, site: str, number: int) -> torch.Tensor:
+        """Give the rows of one text in the site's last call.
+
+        Returns:
+            `[token, ...]`; as of a trace, of attention (`pattern`, `scores`) `[head, query, key]`,
+            keys as many as the text has tokens; `[1, ...]` where there is no token axis.
+
+        Raises:
+            CaptureError: if the recording has no mask, the site has not run, or there is no such
+                text.
+        """
+        last = self._last(site)
+        n_texts = len(last.counts)
+        if not -n_texts <= whole("number", number) < n_texts:
+            raise CaptureError(
+                f"there is no text {number}; there are {n_texts}: 0 to {n_texts - 1}"
+            )
+        return last.example(self[site], number)
+
+    def _last(self, site: str) -> Packing:
+        if self._packer is None:
+            raise CaptureError(
+                "this recording has padding, too: rows are told by texts where it is given "
+                "mask=attention_mask"
+            )
+        self[site]
+        packing = self._calls[self._name(site)][-1].packing
+        assert packing is not None  # a recording with a mask packs every tensor
+        return packing
 
     def live(self, site: str) -> tuple[torch.Tensor, ...]:
         """Give the tensors of every call as the model went on with them; gradients go through them.
@@ -207,7 +238,8 @@ class Recording(Attachment):
         A model may have changed them in place since (Falcon, Llama 4, XLM and others do): then
         `rec[site]` is a copy, detached, of what the module gave, and these are not. They hold the
         autograd graph of the pass for as long as the recording lives. Kinds of attention are taken
-        apart here (`q`, `z`, ...): the model goes on with what they were taken of.
+        apart here (`q`, `z`, ...): the model goes on with what they were taken of. A mask takes
+        nothing out of them: only `pattern`, `scores` and `sink` are rows of tokens here too.
         """
         return tuple(kept.tensor for kept in self._calls[self._name(site)])
 
@@ -228,113 +260,71 @@ class Recording(Attachment):
 
     def _tap(self, name: str, elsewhere: Mapping[tuple[str, str], HeadsAt]) -> Tap:
         module, kind = self._sites[name]
-        twice = kind.name == "output" and module in self._changed
-        keep = partial(_keep_twice if twice else _keep, self._calls[name])
+        calls, packer = self._calls[name], self._packer
         at = elsewhere.get((module, kind.name))
         if at is not None:
-            heads = partial(_keep_heads, self._calls[name], at)
+            heads = partial(_keep_heads, calls, at, packer, name)
             return Tap(module=at.module, side=at.side, element=None, call=None, sink=heads)
-        return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=keep)
+        keeps = keep_twice if kind.name == "output" and module in self._changed else keep
+        sink: Sink = partial(keeps, calls)
+        if packer is not None:
+            sink = partial(_keep_rows, keeps, calls, packer, name)
+        return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=sink)
 
-    def _listeners(self, inside: _Sites) -> dict[str, Listener]:
-        wanted: dict[str, list[tuple[list[_Kept], str]]] = {}
+    def _listeners(self, inside: Sites) -> dict[str, Listener]:
+        wanted: dict[str, list[tuple[list[Kept], str]]] = {}
         for name, (module, kind) in inside.items():
             element = KERNEL_KINDS.get(kind.name, kind.name)  # here they are one
             wanted.setdefault(module, []).append((self._calls[name], element))
-        past = self._past
-        return {module: partial(_keep_parts, asked, past) for module, asked in wanted.items()}
+        return {
+            module: partial(_keep_parts, module, asked, self._passes, self._packer)
+            for module, asked in wanted.items()
+        }
 
 
-# Neither of these knows the Recording: a circle of references would hold tensors, and with them a
+# None of these knows the Recording: a circle of references would hold tensors, and with them a
 # device's memory, until Python happens to look for circles.
 
 
-def _keep_twice(kept: list[_Kept], tensor: torch.Tensor) -> None:
-    """Keep a copy beside the live tensor: twice its bytes."""
-    if tensor.is_inference():
-        _keep(kept, tensor)
-    else:
-        kept.append(_Kept(tensor, tensor._version, tensor.detach().clone()))
+def _keep_rows(
+    keeps: Callable[[list[Kept], torch.Tensor, Packing], None],
+    kept: list[Kept],
+    packer: Packer,
+    name: str,
+    tensor: torch.Tensor,
+) -> None:
+    keeps(kept, tensor, packer.of_site(name, tensor))
 
 
-def _keep(kept: list[_Kept], tensor: torch.Tensor) -> None:
-    if tensor.is_inference():  # has no count of changes, so only a copy is sure
-        kept.append(_Kept(tensor.clone(), None))
-    else:
-        kept.append(_Kept(tensor, tensor._version))
-
-
-def _keep_heads(kept: list[_Kept], at: HeadsAt, tensor: torch.Tensor) -> None:
+def _keep_heads(
+    kept: list[Kept], at: HeadsAt, packer: Packer | None, name: str, tensor: torch.Tensor
+) -> None:
+    packing = None if packer is None else packer.of_heads(name, at, tensor)
     n_front = 1  # tokens of the whole batch, or its texts and their positions
     if BATCH in at.axes:
         tensor = tensor.movedim((at.axes.index(BATCH), at.axes.index(POSITION)), (0, 1))
         n_front = 2
-    _keep(kept, in_heads(tensor, n_front, at.sizes, at.channels))
+    keep(kept, in_heads(tensor, n_front, at.sizes, at.channels), packing)
 
 
-class _Past:
-    """How many tokens a cache holds when a model begins a pass."""
-
-    def __init__(self) -> None:
-        self._n_tokens: int | None = None  # None: nobody knows
-
-    def see(self, module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        """Look at a call of the model."""
-        cache = kwargs.get("past_key_values")
-        count = getattr(cache, "get_seq_length", None)
-        self._n_tokens = 0 if cache is None else int(count()) if count is not None else None
-
-    def n_more(self, call: AttentionCall) -> int:
-        """Say how many keys a call has that are no tokens'."""
-        if self._n_tokens is None:
-            return 0
-        return max(0, call.key.shape[2] - call.query.shape[2] - self._n_tokens)
-
-
-def _keep_parts(asked: list[tuple[list[_Kept], str]], past: _Past, call: AttentionCall) -> None:
-    n_more = past.n_more(call)
+def _keep_parts(
+    module: str,
+    asked: list[tuple[list[Kept], str]],
+    passes: Passes,
+    packer: Packer | None,
+    call: AttentionCall,
+) -> None:
+    n_more = 0 if passes.now is None else passes.now.n_more(call)
     for kept, kind in asked:
         if n_more and kind not in ("q", "z_kernel"):
             raise CaptureError(f"{kind}: {OTHER_KEYS.format(n_more=n_more)}")
-        _keep(kept, attention.whole(call, kind))
-
-
-def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
-    # A module that is reachable under two names is found by either; a lone one is its own root.
-    every = tuple(path for path, _ in model.named_modules(remove_duplicate=False))
-    paths = every if len(every) == 1 else every[1:]
-    matched: dict[str, _Sites] = {}
-    faults: list[Fault] = []
-    for pattern in wanted:
-        try:
-            found = _matches(model, pattern, paths)
-            matched[pattern] = {f"{module}/{kind}": (module, kind) for module, kind in found}
-        except PlanError as error:
-            faults.append(Fault("record", str(error)))
-    if faults:
-        raise PlanError.of(faults)
-    return matched
-
-
-def _matches(
-    model: torch.nn.Module, pattern: str, paths: tuple[str, ...]
-) -> Iterator[tuple[str, RecordKind]]:
-    glob, _, given = pattern.partition("/")
-    kind = RecordKind.parse(given or "output")
-    found = paths if paths == ("",) and glob in ("*", "**") else match_paths(glob, paths)
-    if found:
-        if kind.name not in ("output", "input", *ATTENTION_KINDS):
-            raise PlanError(
-                f"{pattern!r}: {kind.name} is taken in runs of a config; here, take it of the "
-                "recorded logits"
-            )
-        yield from ((path, kind) for path in found)
-    elif not given and glob in families.PORTABLE_NAMES:
-        places = places_inside(config_of(model), glob, paths, type(model).__name__)
-        yield from ((p.module, RecordKind.parse(p.kind)) for p in places.values())
-    else:
-        near = nearest(glob, paths)
-        raise PlanError(
-            f"{pattern!r} matches no module of {type(model).__name__}; "
-            f"the nearest: {', '.join(near) or 'none'}"
-        )
+        if packer is None:
+            keep(kept, attention.whole(call, kind))
+            continue
+        packing = packer.of_call(module, kind, call)
+        if kind in BLOCK_KINDS:
+            rows = packed_blocks(call, f"{module}/{kind}", packing.rows)
+            keep(kept, rows, replace(packing, axes=()))
+        else:
+            given = call.tensor(kind)
+            keep(kept, given, replace(packing, axes=(BATCH, POSITION, *given.shape[2:])))

@@ -168,8 +168,9 @@ def to_xarray(trace: Trace, sites: Patterns | None = None) -> xr.Dataset:
     """Give sites as one xarray Dataset, with named dimensions; rows are read when they are used.
 
     A variable has its site's name, `"transformer.h.0.mlp.act/output"`, and its attributes.
-    bfloat16 reads as float32. Dimensions have the names of the axes; where a name would have two
-    sizes, the size stands behind it (`head_2`, `head_12`).
+    bfloat16 reads as float32. Dimensions are the site's axes, in their order and by their names (of
+    attention `token, head, key`, not the `[head, query, key]` of `site.example`); where a name
+    would have two sizes, the size stands behind it (`head_2`, `head_12`).
 
     Coordinates of the dimension `token` are `token` itself (the row in the trace), `token_id`,
     `token_text`, `token_position`, `token_example`, and `token_step` where tokens were generated;

@@ -29,6 +29,7 @@ from .skeleton import (
     build_skeleton as build_skeleton,
     forward_arguments as forward_arguments,
     layer_of as layer_of,
+    plain_tokens as plain_tokens,
 )
 from .sources import Source as Source, hub_in_reach as hub_in_reach, locate as locate
 from .switching import settle as settle

@@ -145,7 +145,7 @@ def _adds_tokens(model: Any) -> bool:
     """Say whether generating reads other tokens than it was given: XLNet and XLM add one."""
     if not model.can_generate():
         return False
-    given = {k: v for k, v in _tokens(model, *FIRST).items() if k != "position_ids"}
+    given = {k: v for k, v in plain_tokens(model, *FIRST).items() if k != "position_ids"}
     try:
         prepared = model.prepare_inputs_for_generation(is_first_iteration=True, **given)
     except Exception:  # whatever its own code wants besides tokens: the run will say
@@ -173,10 +173,11 @@ def forward_arguments(accepted: frozenset[str]) -> frozenset[str]:
 
 
 def _run(model: torch.nn.Module, n_batch: int, n_positions: int) -> None:
-    model(**_tokens(model, n_batch, n_positions))
+    model(**plain_tokens(model, n_batch, n_positions))
 
 
-def _tokens(model: torch.nn.Module, n_batch: int, n_positions: int) -> dict[str, Any]:
+def plain_tokens(model: torch.nn.Module, n_batch: int, n_positions: int) -> dict[str, Any]:
+    """Give a forward what it takes of so many tokens: ids, mask and positions, and no cache."""
     given = {
         "input_ids": torch.zeros((n_batch, n_positions), dtype=torch.long),
         "attention_mask": torch.ones((n_batch, n_positions), dtype=torch.long),

@@ -52,6 +52,7 @@ def site_table(site: Site) -> Table:
     """Say what a site is."""
     said = {
         "axes": _axes(site),
+        "axes of example(i)": "head, query, key: its own keys alone" if site._has_maps else None,
         "stored as": f"{site.dtype}, {_size(site)}",
         "rows": f"one an example ({site.attributes.get('pool', 'no token axis')})"
         if site.axis == EXAMPLE

@@ -34,7 +34,12 @@ Array = np.ndarray[Any, Any]
 
 
 class Site:
-    """One recorded place, lazily read: `site[100:200]` reads those rows and gives numpy."""
+    """One recorded place, lazily read: `site[100:200]` reads those rows and gives numpy.
+
+    Axis 0 is the rows' in all that it gives (`[]`, `raw`, `torch`, numpy), as `axes` says; of
+    attention (`pattern`, `scores`) `[token, head, key]`, a row for each query. `example` alone
+    gives attention head by head, as maps: `[head, query, key]`.
+    """
 
     def __init__(self, trace: Tables, name: str) -> None:
         self._trace = trace
@@ -83,7 +88,8 @@ class Site:
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{a}={n}" for a, n in zip(self.axes, self.shape, strict=True))
-        return f"<Site {self.name} [{axes}] {self.dtype}>"
+        maps = "; example(i): [head, query, key]" if self._has_maps else ""
+        return f"<Site {self.name} [{axes}] {self.dtype}{maps}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Site, (self._trace, self.name)
@@ -92,6 +98,11 @@ class Site:
         return len(self._data)
 
     def __getitem__(self, key: Any) -> Any:
+        """Read rows: `[row, ...]`, axes as in `axes`; of attention `[token, head, key]`.
+
+        Its keys are as many as the longest example has tokens; zero (`scores`: -inf) behind the
+        token's own example. `example` gives one example's maps, `[head, query, key]`.
+        """
         return self._data[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
@@ -105,18 +116,25 @@ class Site:
         """Give the rows of one example.
 
         Returns:
-            `[token, ...]`; `[head, query, key]` for attention, keys as many as the example has
-            tokens; the one row where the site has one row an example.
+            `[token, ...]`, the rows `site[site.rows_of(number)]`. Of attention (`pattern`,
+            `scores`) its maps: `[head, query, key]`, where `[]` gives `[token, head, key]`, and
+            keys as many as the example has tokens. The one row where the site has one row an
+            example.
         """
         number = self._trace.examples.number(number)
         if not self._is_inner:
             row: Array = self[number]
             return row
         rows: Array = self[self.rows_of(number)]
-        if self.axes[1:] == ("head", "key"):
+        if self._has_maps:
             _, n_keys = self._trace.examples.extent(number, self.axis)
             rows = rows[:, :, :n_keys].swapaxes(0, 1)
         return rows
+
+    @property
+    def _has_maps(self) -> bool:
+        """Say whether `example` gives other axes than `axes`."""
+        return self._is_inner and self.axes[1:] == ("head", "key")
 
     def rows_of(self, number: int) -> slice:
         """Say which rows are those of one example."""

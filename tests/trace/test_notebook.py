@@ -34,3 +34,22 @@ def test_a_site_says_how_it_was_recorded(tmp_path):
     assert said["rows"] == "tokens, positions: last"
     assert (said["layer"], said["portable name"], said["heads"]) == ("3", "z", "[7, 0]")
     assert "one an example (mean)" in trace["x"]._repr_html_()
+
+
+def test_a_site_of_attention_says_that_an_example_has_other_axes(tmp_path):
+    axes = ("token", "head", "key")
+    every, last = (
+        site(f"h.{n}.attn", "pattern", row_shape=(2, 6), axes=axes, rows=rows)
+        for n, rows in enumerate(("all", "last"))
+    )
+    pooled = site(
+        "h.2.attn", "pattern", row_shape=(2, 6), axes=("example", *axes[1:]), rows="example"
+    )
+    trace = probekit.open(write_trace(tmp_path, [every, last, pooled, site("x")]).folder)
+    for name in ("h.0.attn/pattern", "h.1.attn/pattern"):
+        assert trace[name].example(1).shape[0] == 2 and trace[name][:].shape[1:] == (2, 6)
+        assert "; example(i): [head, query, key]>" in repr(trace[name])
+        assert "head, query, key: its own keys alone" in trace[name]._repr_html_()
+    assert trace["h.2.attn/pattern"].example(1).shape == (2, 6)
+    for name in ("h.2.attn/pattern", "x"):  # one row an example is as it stands in the site
+        assert "example(" not in repr(trace[name]) + trace[name]._repr_html_()

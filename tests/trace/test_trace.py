@@ -490,7 +490,8 @@ def test_a_site_says_what_it_is(trace: Trace) -> None:
     )
     assert (found.rows, found.layer, found.portable) == ("all", None, None)
     assert found.attributes["module_class"] == "Linear"
-    assert repr(found) == "<Site h.10/pattern [token=21, head=2, key=6] float32>"
+    shown = "<Site h.10/pattern [token=21, head=2, key=6] float32; example(i): [head, query, key]>"
+    assert repr(found) == shown
     assert (trace["h.3"].layer, trace["h.3"].portable, trace["h.3"].dtype) == (
         *(3, "resid_post", "float16"),
     )

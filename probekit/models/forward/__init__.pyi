@@ -23,3 +23,4 @@ from .calls import (
     compared as compared,
     observe as observe,
 )
+from .places import Axes as Axes, places_first as places_first, sizes_of as sizes_of

@@ -1,0 +1,90 @@
+"""Patterns: what a recording is asked for, as module paths and record kinds.
+
+Knows globs, portable names and record kinds; nothing of hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from probekit.config import RecordKind, match_paths, nearest
+from probekit.errors import Fault, PlanError
+from probekit.hooks.projections import config_of
+from probekit.models import families, places_inside
+from probekit.planning import BLOCK_KINDS, HEAD_KINDS
+from probekit.wording import show_typed
+
+ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
+
+Patterns = str | Iterable[str] | Mapping[str, str | Iterable[str]]
+Sites = dict[str, tuple[str, RecordKind]]  # by name: module path and kind
+
+
+def written_out(patterns: Any) -> list[str]:
+    """Write out what is asked for as `glob/kind`."""
+    found: list[Any] = []
+    if isinstance(patterns, Mapping):
+        for glob, kinds in patterns.items():
+            several = (
+                [kinds] if isinstance(kinds, str) or not isinstance(kinds, Iterable) else kinds
+            )
+            found += [f"{glob}/{k}" if isinstance(k, str) else k for k in several]
+    elif isinstance(patterns, str):
+        found = [patterns]
+    elif isinstance(patterns, Iterable) and not isinstance(patterns, bytes):
+        found = list(patterns)
+    if not found or not all(isinstance(pattern, str) and pattern for pattern in found):
+        raise PlanError(
+            f"record: patterns are {show_typed(patterns)}; expected globs over module paths or "
+            'portable names: "transformer.h.*.mlp.act", or a list of at least one'
+        )
+    return found
+
+
+def matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, Sites]:
+    """Find the sites of each pattern.
+
+    Raises:
+        PlanError: with all patterns that mean nothing.
+    """
+    # A module that is reachable under two names is found by either; a lone one is its own root.
+    every = tuple(path for path, _ in model.named_modules(remove_duplicate=False))
+    paths = every if len(every) == 1 else every[1:]
+    found_by: dict[str, Sites] = {}
+    faults: list[Fault] = []
+    for pattern in wanted:
+        try:
+            found = _matches(model, pattern, paths)
+            found_by[pattern] = {f"{module}/{kind}": (module, kind) for module, kind in found}
+        except PlanError as error:
+            faults.append(Fault("record", str(error)))
+    if faults:
+        raise PlanError.of(faults)
+    return found_by
+
+
+def _matches(
+    model: torch.nn.Module, pattern: str, paths: tuple[str, ...]
+) -> Iterator[tuple[str, RecordKind]]:
+    glob, _, given = pattern.partition("/")
+    kind = RecordKind.parse(given or "output")
+    found = paths if paths == ("",) and glob in ("*", "**") else match_paths(glob, paths)
+    if found:
+        if kind.name not in ("output", "input", *ATTENTION_KINDS):
+            raise PlanError(
+                f"{pattern!r}: {kind.name} is taken in runs of a config; here, take it of the "
+                "recorded logits"
+            )
+        yield from ((path, kind) for path in found)
+    elif not given and glob in families.PORTABLE_NAMES:
+        places = places_inside(config_of(model), glob, paths, type(model).__name__)
+        yield from ((p.module, RecordKind.parse(p.kind)) for p in places.values())
+    else:
+        near = nearest(glob, paths)
+        raise PlanError(
+            f"{pattern!r} matches no module of {type(model).__name__}; "
+            f"the nearest: {', '.join(near) or 'none'}"
+        )
