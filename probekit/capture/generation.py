@@ -422,6 +422,7 @@ def _tables(
         token_ids=np.concatenate(sequences),
         choices=shards.choices(actual, n_tokens, n_prompt),
         counts=counts,
+        users=examples.columns(begin, end),
         step=np.concatenate(steps),
         **_spans(examples.spans(begin, end), n_prompt, n_tokens),
     )

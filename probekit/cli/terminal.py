@@ -155,6 +155,9 @@ def show_info(info: dict[str, Any]) -> None:
         f"{info['n_examples']:,} examples, {info['n_tokens']:,} tokens, "
         f"{info['n_sites']} sites, {human_bytes(info['n_bytes'])}"
     )
+    if info["columns"]:
+        said = ", ".join(f"{name} ({dtype})" for name, dtype in info["columns"].items())
+        out.print(f"columns: {said}", soft_wrap=True)
     table = table_of("site", "sites", "axes", "dtype", "bytes each")
     sites = {site["name"]: site for site in info["sites"]}
     for shape, names in collapse(sites).items():

@@ -1,4 +1,5 @@
 from .fields import (
+    ALL_COLUMNS as ALL_COLUMNS,
     PORTABLE_NAMES as PORTABLE_NAMES,
     RECORD_KINDS as RECORD_KINDS,
     ByteCount as ByteCount,

@@ -28,6 +28,7 @@ PORTABLE_NAMES = (
     *("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"),
     *("q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "pattern", "scores", "ln_final", "logits"),
 )
+ALL_COLUMNS = "all"  # every field beside the text
 _MODULE_KINDS = ("output", "input")  # the only ones that take `.element` and `@call`
 _DERIVED_KINDS = (
     *("pattern", "scores", "sink", "q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "z_kernel"),
@@ -223,6 +224,21 @@ def _override(value: object) -> object:
     return list(value) if isinstance(value, list | tuple) else value
 
 
+def _row_value(value: object) -> object:
+    """Check a value beside an example."""
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError("expected text, a number, true, false or null")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("expected a whole number that fits 64 bits")
+    return _storable(value) if isinstance(value, str) else value
+
+
+def _all_columns(text: str) -> str:
+    if text != ALL_COLUMNS:
+        raise ValueError(f"expected {ALL_COLUMNS}, or a list of names such as [label, subject]")
+    return text
+
+
 def _as_float(value: object) -> object:
     # `temperature: 1` is a number; strict mode takes no int for a float.
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -256,6 +272,7 @@ _RANGE_WORD = {"type": "string", "pattern": r"^\s*[0-9]{1,5}\.\.[0-9]{1,5}\s*$"}
 _POSITION: dict[str, Any] = {"type": "integer", "minimum": -_MAX_COUNT, "maximum": _MAX_COUNT}
 _SLICE_WORD = {"type": "string", "pattern": rf"^\s*({_SLICE.pattern})\s*$"}
 _SCALAR = {"type": ["string", "number", "boolean", "null"]}
+_ROW = {"type": "object", "minProperties": 1, "additionalProperties": _SCALAR}
 _ATTRIBUTE = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
@@ -269,6 +286,27 @@ _listing = (Field(min_length=1), BeforeValidator(listed))
 _several = (Field(min_length=1), BeforeValidator(one_or_many), AfterValidator(_distinct))
 
 Texts = Annotated[tuple[Text, ...], *_listing]
+_RowValue = Annotated[Any, AfterValidator(_row_value)]
+ExampleRows = Annotated[
+    tuple[
+        Annotated[dict[Text, Annotated[Any, AfterValidator(_row_value)]], Field(min_length=1)], ...
+    ],
+    *_listing,
+    WithJsonSchema({"type": "array", "minItems": 1, "items": _ROW}),
+]
+ColumnNames = Annotated[
+    Annotated[str, AfterValidator(_all_columns), Tag(_WORD)]
+    | Annotated[tuple[Name, ...], *_several, Tag(_LIST)],
+    Discriminator(_word_or_list),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": ALL_COLUMNS},
+                {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
+            ]
+        }
+    ),
+]
 Patterns = Annotated[tuple[Text, ...], *_several, _written_as(_TEXT)]
 PortableNames = Annotated[
     tuple[Annotated[str, AfterValidator(_portable)], ...],

@@ -21,11 +21,14 @@ from pydantic import (
 
 from probekit.arguments import at_home
 from probekit.config.fields import (
+    ALL_COLUMNS,
     POSITIONS_TEXT,
     ByteCount,
+    ColumnNames,
     Count,
     Device,
     Dtype,
+    ExampleRows,
     Indices,
     Layers,
     Overrides,
@@ -139,21 +142,29 @@ class RandomInputs(Part):
             )
 
 
-_SOURCES = ("texts", "file", "dataset", "random")
+_SOURCES = ("texts", "examples", "file", "dataset", "random")
 
 
 class InputsConfig(Part):
-    """The inputs: exactly one of texts, file, dataset and random."""
+    """The inputs: exactly one of texts, examples, file, dataset and random."""
 
     model_config = ConfigDict(json_schema_extra=exactly_one(*_SOURCES))
 
     texts: Deciding[Texts | None] = Field(
         None, description="The texts themselves; one is one example."
     )
+    examples: Deciding[ExampleRows | None] = Field(
+        None, description="Texts with values beside them, e.g. {text: ..., label: 1}."
+    )
     file: Deciding[Place | None] = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
     dataset: Deciding[DatasetInputs | None] = Field(None, description="A dataset of the hub.")
     random: Deciding[RandomInputs | None] = Field(None, description="Seeded random tokens.")
     field: Deciding[Text] = Field("text", description="The field or column that holds the text.")
+    columns: Deciding[ColumnNames | None] = Field(
+        None,
+        description="Fields to keep beside each example, or all; null: all of examples, none of "
+        "a file or dataset.",
+    )
     limit: Deciding[Count | None] = Field(None, description="Only the first so many examples.")
     max_tokens: Deciding[Count | None] = Field(
         None, description="Most tokens of an example; null: the model's context length."
@@ -168,9 +179,22 @@ class InputsConfig(Part):
         """Where `file` is on this machine."""
         return None if self.file is None else at_home(self.file)
 
+    @property
+    def wanted_columns(self) -> tuple[str, ...] | str:
+        """Which fields are kept beside each example: names, or ALL_COLUMNS."""
+        if self.columns is not None:
+            return self.columns
+        return () if self.examples is None else ALL_COLUMNS
+
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        return one_source(given, _SOURCES)
+        yield from one_source(given, _SOURCES)
+        plain = next((key for key in ("texts", "random") if given.get(key) is not None), None)
+        if given.get("columns") is not None and plain is not None:
+            yield (
+                "columns",
+                f"{plain} have no fields; give inputs.examples, a file or a dataset",
+            )
 
 
 class EinopsConfig(Part):

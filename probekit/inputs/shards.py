@@ -163,6 +163,7 @@ def tables(examples: Examples, shard: ShardSpec) -> ShardTables:
         token_ids=examples.token_ids(begin, end),
         choices=choices(shard, n_tokens),
         counts={rows: count_rows(n_tokens, rows) for rows in shard.n_rows},
+        users=examples.columns(begin, end),
         **examples.spans(begin, end),
     )
 
