@@ -216,7 +216,19 @@ def paths_of(tree: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PATHS = (
     *paths_of(right()),
     *(("model", key) for key in ("dtype", "attention", "tokenizer", "revision", "weights")),
-    *(("inputs", key) for key in ("texts", "file", "dataset", "limit", "max_tokens", "too_long")),
+    *(
+        ("inputs", key)
+        for key in (
+            "texts",
+            "examples",
+            "columns",
+            "file",
+            "dataset",
+            "limit",
+            "max_tokens",
+            "too_long",
+        )
+    ),
     *(("probes", 0, key) for key in ("pool", "einops", "heads", "layers", "k", "record", "sites")),
     *(("generate", key) for key in ("max_new_tokens", "strategy", "temperature", "top_p")),
     ("store", "compression"),
@@ -267,6 +279,15 @@ MODULES = st.sampled_from(
         *("transformer.h.{0,1}", "transformer.h.{0..2}.mlp", "transformer.wte", "**.{mlp,attn}.*"),
     ]
 )
+EXAMPLES = st.lists(
+    st.fixed_dictionaries(
+        {"text": WORDS | LONG_TEXTS},
+        optional={"label": NUMBERS | WORDS | st.none(), "a/b": NUMBERS, "score": ABSURD_NUMBERS},
+    ),
+    min_size=1,
+    max_size=3,
+)
+COLUMNS = st.just("all") | st.lists(WORDS | st.just("label"), max_size=2)
 # What a hasty hand would write; much of it is right.
 PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("model", "overrides"), OVERRIDES),
@@ -274,6 +295,7 @@ PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("model", "overrides", "n_head"), NUMBERS),
     (("model", "dtype"), st.sampled_from(["float32", "bfloat16", "float16", "float64"])),
     (("model", "attention"), st.sampled_from(["eager", "sdpa", "flash_attention_2"])),
+    (("inputs",), st.fixed_dictionaries({"examples": EXAMPLES}, optional={"columns": COLUMNS})),
     (("inputs", "random", "examples"), st.integers(0, 300)),
     (("inputs", "random", "max_tokens"), st.integers(0, 300)),
     (("inputs", "batch_tokens"), st.integers(0, 300)),
