@@ -8,9 +8,14 @@ from difflib import get_close_matches
 
 def one_of(given: str, options: Sequence[str]) -> str:
     """Name the alternatives, and the one that was probably meant."""
-    near = get_close_matches(given[:100], options, n=2, cutoff=0.54)  # fp16 finds float16
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    found = near(given, options)
+    hint = f"did you mean {' or '.join(found)}? " if found else ""
     return f"{hint}expected one of {', '.join(options)}"
+
+
+def near(given: str, options: Sequence[str]) -> list[str]:
+    """Give the one or two of some words that another was probably meant to be."""
+    return get_close_matches(given[:100], options, n=2, cutoff=0.54)  # fp16 finds float16
 
 
 def is_number(value: object) -> bool:
@@ -39,6 +44,7 @@ def show_typed(value: object) -> str:
         int: "a whole number",
         float: "a number",
         list: "a list",
+        tuple: "a list",
         dict: "a mapping",
     }
     if value is None or isinstance(value, bool):

@@ -19,6 +19,7 @@ from probekit.capture.oddvalues import Tally, all_finite
 from probekit.capture.packing import KNOWN_NEXT, Batch, Rows, pack, padded
 from probekit.capture.pooling import Pooling
 from probekit.capture.transfer import Label, RowSink, Transfer
+from probekit.config import said_once
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention
 from probekit.inputs import Choice
@@ -92,8 +93,9 @@ class Receiver(Attachment):
         """Refuse to go on when a site stayed silent in a forward pass."""
         silent = [s.spec.name for s, came in zip(self._sites, self._came, strict=True) if not came]
         if silent:
+            shown = ", ".join(said_once(silent)[:5])
             raise CaptureError(
-                f"{', '.join(silent[:5])}: did not run in this forward pass, although the plan "
+                f"{shown}: did not run in this forward pass, although the plan "
                 "said so; the model's code takes another path than on plain tokens"
             )
 

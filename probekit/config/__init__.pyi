@@ -25,5 +25,6 @@ from .probeconfig import (
     RandomInputs as RandomInputs,
     StoreConfig as StoreConfig,
 )
+from .saidonce import faults_once as faults_once, said_once as said_once
 from .section import deciding_keys as deciding_keys
 from .yamltext import read_value as read_value

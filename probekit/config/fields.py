@@ -36,6 +36,14 @@ _DERIVED_KINDS = (
 )
 RECORD_KINDS = (*_MODULE_KINDS, *_DERIVED_KINDS)
 
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Beside a field's type: all that may stand there, in the words of a message."""
+
+    words: str
+
+
 _ELEMENT = r"[A-Za-z_][A-Za-z0-9_]{0,99}|0|[1-9][0-9]{0,5}"
 _CALL = r"0|[1-9][0-9]{0,5}"
 _RECORD = re.compile(rf"([A-Za-z_]{{1,99}})(?:\.({_ELEMENT}))?(?:@({_CALL}))?")
@@ -77,8 +85,13 @@ class RecordKind:
         return f"{self.name}{element}{call}"
 
 
+TAG = "\0"  # what the tags of a choice between types begin with
 _MOST_LAYERS = 10_000
 _SLICE = re.compile(r"(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?")
+_LAYERS_TEXT = (
+    "all, a layer number, a list of them, a range 0..5 (both included) or a slice "
+    '"2:10" (as in Python)'
+)
 _POSITION_WORDS = ("all", "first", "last", "prompt", "generated")
 POSITIONS_TEXT = (
     f'{", ".join(_POSITION_WORDS)}, a number, a list of numbers, or a slice such as "2:10" or "::4"'
@@ -165,7 +178,7 @@ def _local(text: str) -> str:
 
 def _device(text: str) -> str:
     if not re.fullmatch(_DEVICE, text):
-        raise ValueError("expected auto, cpu, cuda, cuda:1 or mps")
+        raise ValueError(f"expected {_DEVICES_TEXT}")
     return text
 
 
@@ -184,10 +197,7 @@ def _layer_words(text: str) -> str:
     if text == "all":
         return text
     if not _SLICE.fullmatch(text.strip()):
-        raise ValueError(
-            "expected all, a layer number, a list of them, a range 0..5 (both included) or a slice "
-            '"2:10" (as in Python)'
-        )
+        raise ValueError(f"expected {_LAYERS_TEXT}")
     return _positions(text)
 
 
@@ -206,7 +216,7 @@ def _bytes(value: object) -> object:
         return value
     parts = re.fullmatch(_SIZE, value)
     if not parts:
-        raise ValueError("expected a number of bytes, or text such as 512MiB, 1GiB or 2GB")
+        raise ValueError(f"expected {_SIZE_TEXT}")
     number, prefix, binary = parts.groups()
     return int(number) * (1024 if binary else 1000) ** " KMGT".index(prefix or " ")
 
@@ -235,13 +245,26 @@ def _row_value(value: object) -> object:
 
 def _all_columns(text: str) -> str:
     if text != ALL_COLUMNS:
-        raise ValueError(f"expected {ALL_COLUMNS}, or a list of names such as [label, subject]")
+        raise ValueError(f"expected {_COLUMNS_TEXT}")
     return text
 
 
 def _as_float(value: object) -> object:
     # `temperature: 1` is a number; strict mode takes no int for a float.
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value.bit_length() > 1000:
+        raise ValueError("expected a smaller number")
+    return float(value)
+
+
+def _not_zero(value: object) -> object:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
+        raise ValueError(
+            "expected a number above 0; for the likeliest token every time leave it out and "
+            "write strategy: greedy"
+        )
+    return value
 
 
 def _sorted_keys(values: dict[str, Any]) -> dict[str, Any]:
@@ -252,14 +275,22 @@ def _word_or_list(value: object) -> str:
     return _WORD if isinstance(value, str) else _LIST
 
 
+def _word_or_switch(value: object) -> str:
+    return _WORD if isinstance(value, str) else _SWITCH
+
+
 def _written_as(*single: dict[str, Any]) -> WithJsonSchema:
     """Describe what may be written where the normal form is a tuple: one, or a list of the last."""
     many = {"type": "array", "items": single[-1], "minItems": 1, "uniqueItems": True}
     return WithJsonSchema({"anyOf": [*single, many]})
 
 
-_WORD, _LIST = "\0word", "\0list"  # pydantic puts them into its paths; no key is spelled so
-_MAX_COUNT = 2**31 - 1
+# pydantic puts tags into its paths; no key is spelled so.
+_WORD, _LIST, _SWITCH = (f"{TAG}{name}" for name in ("word", "list", "switch"))
+MAX_COUNT = 2**31 - 1
+_COLUMNS_TEXT = f"{ALL_COLUMNS}, or a list of names such as [label, subject]"
+_DEVICES_TEXT = "auto, cpu, cuda, cuda:1 or mps"
+_SIZE_TEXT = "a number of bytes, or text such as 512MiB, 1GiB or 2GB"
 _DEVICE = r"auto|cpu|cuda(:[0-9]{1,3})?|mps"
 _SIZE = r"([0-9]{1,15}) ?(?:(?:([KMGT])(i)?)?B)?"
 _TEXT: dict[str, Any] = {"type": "string", "minLength": 1}
@@ -269,7 +300,7 @@ _KIND: dict[str, Any] = {
 }
 _LAYER: dict[str, Any] = {"type": "integer", "minimum": -_MOST_LAYERS, "maximum": _MOST_LAYERS}
 _RANGE_WORD = {"type": "string", "pattern": r"^\s*[0-9]{1,5}\.\.[0-9]{1,5}\s*$"}
-_POSITION: dict[str, Any] = {"type": "integer", "minimum": -_MAX_COUNT, "maximum": _MAX_COUNT}
+_POSITION: dict[str, Any] = {"type": "integer", "minimum": -MAX_COUNT, "maximum": MAX_COUNT}
 _SLICE_WORD = {"type": "string", "pattern": rf"^\s*({_SLICE.pattern})\s*$"}
 _SCALAR = {"type": ["string", "number", "boolean", "null"]}
 _ROW = {"type": "object", "minProperties": 1, "additionalProperties": _SCALAR}
@@ -278,26 +309,28 @@ _ATTRIBUTE = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
 Name = Annotated[Text, AfterValidator(_printing)]
 Place = Annotated[Name, AfterValidator(_local)]  # a path of this machine, or a name on the hub
-Count = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 _listing = (Field(min_length=1), BeforeValidator(listed))
 _several = (Field(min_length=1), BeforeValidator(one_or_many), AfterValidator(_distinct))
 
-Texts = Annotated[tuple[Text, ...], *_listing]
+Texts = Annotated[
+    tuple[Text, ...], *_listing, Expected('a list of texts, such as ["One text", "Another"]')
+]
 _RowValue = Annotated[Any, AfterValidator(_row_value)]
 ExampleRows = Annotated[
-    tuple[
-        Annotated[dict[Text, Annotated[Any, AfterValidator(_row_value)]], Field(min_length=1)], ...
-    ],
+    tuple[Annotated[dict[Text, _RowValue], Field(min_length=1)], ...],
     *_listing,
+    Expected("a list of mappings, such as [{text: One text, label: 1}]"),
     WithJsonSchema({"type": "array", "minItems": 1, "items": _ROW}),
 ]
 ColumnNames = Annotated[
     Annotated[str, AfterValidator(_all_columns), Tag(_WORD)]
     | Annotated[tuple[Name, ...], *_several, Tag(_LIST)],
     Discriminator(_word_or_list),
+    Expected(_COLUMNS_TEXT),
     WithJsonSchema(
         {
             "anyOf": [
@@ -307,14 +340,23 @@ ColumnNames = Annotated[
         }
     ),
 ]
-Patterns = Annotated[tuple[Text, ...], *_several, _written_as(_TEXT)]
+Patterns = Annotated[
+    tuple[Text, ...],
+    *_several,
+    Expected("a pattern of module paths such as transformer.h.*.mlp, or a list of them"),
+    _written_as(_TEXT),
+]
 PortableNames = Annotated[
     tuple[Annotated[str, AfterValidator(_portable)], ...],
     *_several,
+    Expected("a portable name such as resid_post, or a list of them"),
     _written_as({"enum": list(PORTABLE_NAMES)}),
 ]
 Records = Annotated[
-    tuple[Annotated[str, AfterValidator(_record)], ...], *_several, _written_as(_KIND)
+    tuple[Annotated[str, AfterValidator(_record)], ...],
+    *_several,
+    Expected("a record kind such as output or pattern, or a list of them"),
+    _written_as(_KIND),
 ]
 Layers = Annotated[
     Annotated[str, AfterValidator(_layer_words), Tag(_WORD)]
@@ -325,29 +367,61 @@ Layers = Annotated[
     ],
     Discriminator(_word_or_list),
     BeforeValidator(_layer_range),
+    Expected(_LAYERS_TEXT),
     _written_as({"const": "all"}, _RANGE_WORD, _SLICE_WORD, _LAYER),
 ]
 Positions = Annotated[
     Annotated[str, AfterValidator(_positions), Tag(_WORD)]
     | Annotated[
-        tuple[Annotated[int, Field(ge=-_MAX_COUNT, le=_MAX_COUNT)], ...], *_several, Tag(_LIST)
+        tuple[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)], ...], *_several, Tag(_LIST)
     ],
     Discriminator(_word_or_list),
+    Expected(POSITIONS_TEXT),
     _written_as({"enum": list(_POSITION_WORDS)}, _SLICE_WORD, _POSITION),
 ]
-_INDEX: dict[str, Any] = {"type": "integer", "minimum": -_MAX_COUNT, "maximum": _MAX_COUNT}
+_INDEX: dict[str, Any] = {"type": "integer", "minimum": -MAX_COUNT, "maximum": MAX_COUNT}
 Indices = Annotated[
-    tuple[Annotated[int, Field(ge=-_MAX_COUNT, le=_MAX_COUNT)], ...], *_several, _written_as(_INDEX)
+    tuple[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)], ...],
+    *_several,
+    Expected("a whole number, or a list of them"),
+    _written_as(_INDEX),
 ]
-Positive = Annotated[float, Field(gt=0, le=1e6), BeforeValidator(_as_float)]
-Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(_as_float)]
+Positive = Annotated[
+    float,
+    Field(gt=0, le=1e6),
+    BeforeValidator(_as_float),
+    Expected("a number above 0, at most 1000000"),
+]
+Temperature = Annotated[Positive, BeforeValidator(_not_zero)]
+Share = Annotated[
+    float,
+    Field(gt=0, le=1),
+    BeforeValidator(_as_float),
+    Expected("a number above 0, at most 1"),
+]
+AsRun = Annotated[
+    Annotated[bool, Tag(_SWITCH)] | Annotated[Literal["as_run"], Tag(_WORD)],
+    Discriminator(_word_or_switch),
+    Expected("true, false or as_run"),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "as_run", "type": "string"}]}),
+]
+Both = Annotated[
+    Annotated[bool, Tag(_SWITCH)] | Annotated[Literal["both"], Tag(_WORD)],
+    Discriminator(_word_or_switch),
+    Expected("true, false or both"),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"const": "both", "type": "string"}]}),
+]
 Device = Annotated[
-    str, AfterValidator(_device), WithJsonSchema({"type": "string", "pattern": f"^({_DEVICE})$"})
+    str,
+    AfterValidator(_device),
+    Expected(_DEVICES_TEXT),
+    WithJsonSchema({"type": "string", "pattern": f"^({_DEVICE})$"}),
 ]
 ByteCount = Annotated[
     int,
     BeforeValidator(_bytes),
     Field(ge=1, le=2**50),
+    Expected(_SIZE_TEXT),
     WithJsonSchema(
         {
             "anyOf": [

@@ -167,20 +167,20 @@ def _with_numbers(paths: Sequence[str]) -> str:
     """Name the numbers that exist: ``h.0.mlp``, ``h.1.mlp`` give ``h.{0..1}.mlp``."""
     columns = zip(*(path.split(".") for path in paths), strict=True)
     return ".".join(
-        _runs(sorted({int(part) for part in column})) if _is_number(column[0]) else column[0]
+        runs(sorted({int(part) for part in column})) if _is_number(column[0]) else column[0]
         for column in columns
     )
 
 
-def _runs(numbers: Sequence[int]) -> str:
+def runs(numbers: Sequence[int]) -> str:
     """Write sorted numbers as a choice: 0 1 2 7 gives ``{0..2,7}``."""
-    runs: list[list[int]] = []
+    found: list[list[int]] = []
     for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
+        if found and number == found[-1][-1] + 1:
+            found[-1][1:] = [number]
         else:
-            runs.append([number])
-    text = ",".join("..".join(map(str, run)) for run in runs)
+            found.append([number])
+    text = ",".join("..".join(map(str, run)) for run in found)
     return text if len(numbers) == 1 else f"{{{text}}}"
 
 

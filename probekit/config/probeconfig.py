@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 import yaml
 from pydantic import (
@@ -22,7 +22,10 @@ from pydantic import (
 from probekit.arguments import at_home
 from probekit.config.fields import (
     ALL_COLUMNS,
+    MAX_COUNT,
     POSITIONS_TEXT,
+    AsRun,
+    Both,
     ByteCount,
     ColumnNames,
     Count,
@@ -40,6 +43,7 @@ from probekit.config.fields import (
     Records,
     Seed,
     Share,
+    Temperature,
     Text,
     Texts,
     listed,
@@ -70,6 +74,10 @@ _DERIVED = ("top_k", "token_logprob", "entropy")  # kinds that are taken of what
 def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
     enum = {"enum": list(words)}
     return {"anyOf": [enum, {"type": "array", "items": enum}]}
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
 
 
 class ModelConfig(Part):
@@ -126,13 +134,13 @@ class RandomInputs(Part):
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         low, high = given.get("min_tokens", 8), given.get("max_tokens")
-        if isinstance(low, int) and isinstance(high, int) and high < low:
+        if _is_count(low) and _is_count(high) and high < low:
             yield "max_tokens", f"given {show(high)}, expected at least min_tokens ({show(low)})"
         n_examples = given.get("examples")
         if (
-            isinstance(high, int)
-            and isinstance(n_examples, int)
-            and 0 < n_examples <= _MOST_EXAMPLES
+            _is_count(high)
+            and _is_count(n_examples)
+            and n_examples <= _MOST_EXAMPLES
             and n_examples * high > _MOST_RANDOM
         ):
             yield (
@@ -188,7 +196,7 @@ class InputsConfig(Part):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from one_source(given, _SOURCES)
+        yield from one_source(given, _SOURCES, cls.model_fields)
         plain = next((key for key in ("texts", "random") if given.get(key) is not None), None)
         if given.get("columns") is not None and plain is not None:
             yield (
@@ -227,9 +235,11 @@ class EinopsConfig(Part):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from one_source(given, ("rearrange", "reduce"))
-        if (given.get("reduce") is None) != (given.get("op") is None):
-            yield "", "reduce and op go together; expected op: mean, max, sum or norm"
+        yield from one_source(given, ("rearrange", "reduce"), given)
+        is_one = (given.get("rearrange") is None) != (given.get("reduce") is None)
+        if is_one and (given.get("reduce") is None) != (given.get("op") is None):
+            here = "op" if "op" in given else ""
+            yield here, "reduce and op go together; expected op: mean, max, sum or norm"
 
 
 class ProbeRule(Part):
@@ -271,7 +281,7 @@ class ProbeRule(Part):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from one_source(given, ("modules", "sites"))
+        yield from one_source(given, ("modules", "sites"), cls.model_fields)
         if given.get("sites") is not None and given.get("modules") is None and "record" in given:
             named = [kind for kind in one_or_many(given["record"]) if kind not in _DERIVED]
             if named:
@@ -313,7 +323,9 @@ class GenerateConfig(Part):
     strategy: Deciding[Literal["greedy", "sample", "top_k", "top_p"]] = Field(
         "greedy", description="How the next token is chosen."
     )
-    temperature: Deciding[Positive] = Field(1.0, description="Divides the logits, unless greedy.")
+    temperature: Deciding[Temperature] = Field(
+        1.0, description="Divides the logits, unless greedy."
+    )
     top_k: Deciding[Count | None] = Field(
         None, description="Draw among so many tokens; null: 50 for strategy: top_k, else all."
     )
@@ -335,7 +347,7 @@ class GenerateConfig(Part):
     stop_at_eos: Deciding[bool] = Field(
         True, description="End an example at its end-of-text token."
     )
-    use_cache: Deciding[bool | Literal["both"]] = Field(
+    use_cache: Deciding[Both] = Field(
         True,
         description="false: run the whole text again for every token; both: record with the "
         "cache, then time the other way too and check that it gives the same tokens.",
@@ -412,7 +424,7 @@ class ProbeConfig(Part):
     probes: Deciding[Annotated[tuple[ProbeRule, ...], BeforeValidator(listed)]] = Field(
         (), description="What to record; may be empty only if execution_order is true."
     )
-    execution_order: Deciding[bool | Literal["as_run"]] = Field(
+    execution_order: Deciding[AsRun] = Field(
         False,
         description="Record the order in which modules ran; true runs every forward pass to its "
         "end, as_run records it up to where it was stopped early.",

@@ -3,48 +3,70 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import (
     BaseModel,
     ValidationError,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from probekit.config.fields import TAG, Expected
 from probekit.config.keyplaces import KeyPath, Mistake
-from probekit.wording import is_number, one_of, show_typed
+from probekit.wording import is_number, near, one_of, show, show_typed
 
 _EXPECTED = {
     "string_type": "text",
     "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number that is not infinite",
     "bool_type": "true or false",
     "tuple_type": "a list",
     "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
     "string_too_short": "text that is not empty",
     "string_pattern_mismatch": "a name of letters, digits and _",
     "too_short": "at least one value",
+    "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
 }
+# Answered with all that a field takes, where that is known.
+_OF_TYPES = (
+    *("string_type", "int_type", "float_type", "bool_type", "tuple_type", "literal_error"),
+    "greater_than",
+)
+_NAMED = 3  # keys of a mapping, for one who has never seen it
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
 def mistakes_of(error: ValidationError, tree: Any, root: type[BaseModel]) -> Iterator[Mistake]:
     """Say in plain words, and at the keys of the text, what pydantic found."""
-    for detail in error.errors(include_url=False):
+    found = [(_written_path(one["loc"], tree), one) for one in error.errors(include_url=False)]
+    unknown = [path for path, detail in found if detail["type"] == "extra_forbidden"]
+    for path, detail in found:
         # pydantic calls a list too short also if its only item is wrong, which was said already.
-        if detail["type"] != "too_short" or not detail["input"]:
-            path = _written_path(detail["loc"], tree)
+        is_said = detail["type"] == "too_short" and bool(detail["input"])
+        if not is_said and not (detail["type"] == "missing" and _is_meant(path, unknown, root)):
             yield Mistake(path=path, message=_plain_words(detail, path, root))
 
 
+def _is_meant(path: KeyPath, unknown: Iterable[KeyPath], root: type[BaseModel]) -> bool:
+    """Say whether an unknown key stands where one is missing: one mistake, and not two."""
+    keys = tuple(_model_of(path[:-1], root).model_fields)
+    beside = [near(str(one[-1]), keys) for one in unknown if one[:-1] == path[:-1]]
+    return any(not meant or path[-1] in meant for meant in beside)
+
+
 def _written_path(loc: KeyPath, tree: Any) -> KeyPath:
-    """Turn pydantic's place into what was written: no branch names, no [0] of a lone value."""
+    """Turn pydantic's place into what was written: no tags of types, no [0] of a lone value."""
     path: KeyPath = ()
     here: Any = tree
     for step in loc:
+        if isinstance(step, str) and step.startswith(TAG):
+            continue
         in_list = isinstance(step, int) and isinstance(here, list)
         in_mapping = isinstance(step, str) and isinstance(here, dict)
         if in_list or in_mapping:
@@ -65,22 +87,61 @@ def _plain_words(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> 
         return f"missing; expected {description[:1].lower()}{description[1:].rstrip('.')}"
     if kind == "value_error":
         return f"given {show_typed(given)}, {context['error']}"
-    if kind == "literal_error":
+    return f"given {show_typed(given)}, {_wanted(detail, path, root)}{_hint(kind, given)}"
+
+
+def _wanted(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
+    kind, context, given = detail["type"], detail.get("ctx", {}), detail["input"]
+    field = _field_of(path, root)
+    words = None if field is None else _words_of(field)
+    if kind in ("model_type", "model_attributes_type"):
+        keys = [*_model_of(path, root).model_fields][:_NAMED]
+        return f"expected a mapping with keys such as {', '.join(keys)}"
+    if words and kind == "too_short":
+        wanted = f"expected at least one value: {words}"
+    elif words and (kind in _OF_TYPES or isinstance(given, float)):
+        wanted = f"expected {words}"
+    elif kind == "literal_error":
         options = re.findall(r"'([^']*)'", context["expected"])
-        near = one_of(given if isinstance(given, str) else "", options)
-        return f"given {show_typed(given)}, {near}"
-    expected = _EXPECTED.get(kind, detail["msg"]).format(**context)
-    quote = (
-        "; if it is text, put it in quotes" if kind == "string_type" and is_number(given) else ""
-    )
-    return f"given {show_typed(given)}, expected {expected}{quote}"
+        wanted = one_of(given if isinstance(given, str) else "", options)
+    else:
+        wanted = f"expected {_EXPECTED.get(kind, 'another value').format(**context)}"
+    if given is None and field is not None and not field.is_required() and field.default != ():
+        return f"{wanted}; leave it out for {show(field.default)}"
+    return wanted
+
+
+def _hint(kind: str, given: Any) -> str:
+    if kind == "string_type" and is_number(given):
+        return "; if it is text, put it in quotes"
+    if kind in ("int_type", "float_type") and isinstance(given, str) and _NUMBER.fullmatch(given):
+        return "; write it without quotes"
+    return ""
+
+
+def _field_of(path: KeyPath, root: type[BaseModel]) -> FieldInfo | None:
+    """Find the field that a path ends at; None for an item of one, and for a free key."""
+    if not path or not isinstance(path[-1], str):
+        return None
+    return _model_of(path[:-1], root).model_fields.get(path[-1])
+
+
+def _words_of(field: FieldInfo) -> str | None:
+    found = [*field.metadata, *_metadata_in(field.annotation)]
+    return next((one.words for one in found if isinstance(one, Expected)), None)
+
+
+def _metadata_in(annotation: Any) -> Iterator[Any]:
+    yield from getattr(annotation, "__metadata__", ())
+    for argument in get_args(annotation):
+        yield from _metadata_in(argument)
 
 
 def _model_of(path: KeyPath, root: type[BaseModel]) -> type[BaseModel]:
     model = root
     for step in path:
         if isinstance(step, str):
-            model = next(_models_in(model.model_fields[step].annotation))
+            model = next(_models_in(model.model_fields[step].annotation), model)
     return model
 
 

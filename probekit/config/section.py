@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, Self, TypeVar
 
@@ -61,16 +61,19 @@ class Part(BaseModel):
     @classmethod
     def _with_rules(cls, given: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         # An "after" validator would stay silent until every single field is right.
-        rules = cls._rules(given) if isinstance(given, Mapping) else ()
-        wrong = [
-            InitErrorDetails(type=rule_error(message), loc=(key,) if key else (), input=given)
-            for key, message in rules
-        ]
+        wrong: list[InitErrorDetails] = []
         try:
             part = validate(given)
         except ValidationError as error:
             told = islice(error.errors(include_url=False), 2 * SHOWN)  # a list can be all wrong
-            wrong = [*map(_once_more, told), *wrong]
+            wrong = [*map(_once_more, told)]
+        # What is wrong with a key by itself says it all.
+        single = {one["loc"][0] for one in wrong if 0 < len(one["loc"]) <= 2}
+        wrong += [
+            InitErrorDetails(type=rule_error(message), loc=(key,) if key else (), input=given)
+            for key, message in (cls._rules(given) if isinstance(given, Mapping) else ())
+            if key not in single
+        ]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return part
@@ -82,13 +85,21 @@ def _once_more(error: ErrorDetails) -> InitErrorDetails:
     return InitErrorDetails(type=kind, loc=error["loc"], input=error["input"], ctx=context)
 
 
-def one_source(given: Mapping[str, Any], keys: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong unless exactly one of some keys is there and not null."""
+def one_source(
+    given: Mapping[str, Any], keys: Sequence[str], known: Container[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong unless exactly one of some keys is there and not null.
+
+    An unknown key, which is a mistake by itself, may have been meant to be the one.
+    """
     found = [key for key in keys if given.get(key) is not None]
-    if len(found) != 1:
+    expected = f"expected exactly one of {', '.join(keys)}"
+    if len(found) > 1:
+        yield found[-1], f"given {' and '.join(found)}, {expected}"
+    elif not found and all(key in known for key in given):
+        written = [key for key in keys if key in given]
         yield (
-            found[-1] if found else "",
-            f"given {' and '.join(found) or 'none'}, expected exactly one of {', '.join(keys)}",
+            (written[0], f"given null, {expected}") if written else ("", f"given none, {expected}")
         )
 
 

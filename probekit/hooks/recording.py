@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from probekit.config import RecordKind, match_paths, nearest
+from probekit.config import RecordKind, match_paths, nearest, said_once
 from probekit.errors import CaptureError, Fault, PlanError
 from probekit.hooks import attention
 from probekit.hooks.projections import config_of, heads_elsewhere
@@ -29,7 +29,7 @@ from probekit.models.forward import (
     HeadsAt,
 )
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS, KERNEL_KINDS, in_heads
-from probekit.wording import show_typed
+from probekit.wording import shorten, show_typed
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
 
@@ -211,15 +211,17 @@ class Recording(Attachment):
         return tuple(kept.tensor for kept in self._calls[self._name(site)])
 
     def _name(self, site: str) -> str:
-        for name in (site, f"{site}/output"):
+        for name in (site, f"{site}/output") if isinstance(site, str) else ():
             if name in self._sites:
                 return name
-        meant = list(self._matched.get(site, ()))
+        meant = list(self._matched.get(site, ())) if isinstance(site, str) else []
         if len(meant) == 1:
             return meant[0]
         if meant:
-            raise CaptureError(f"{site} means {len(meant)} sites; name one: {', '.join(meant)}")
-        raise CaptureError(f"{site} was not asked for; recorded: {', '.join(self._sites)}")
+            there = ", ".join(said_once(meant))
+            raise CaptureError(f"{site} means {len(meant)} sites; name one: {there}")
+        there = ", ".join(said_once(self._sites))
+        raise CaptureError(f"{shorten(str(site))} was not asked for; recorded: {there}")
 
     def _tap(self, name: str, elsewhere: Mapping[tuple[str, str], HeadsAt]) -> Tap:
         module, kind = self._sites[name]

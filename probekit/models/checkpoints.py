@@ -23,7 +23,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from probekit.config import ModelConfig, ProbeConfig
+from probekit.config import ModelConfig, ProbeConfig, said_once
 from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
 from probekit.models.ggufreading import forget_parsed, parsed_once
@@ -283,9 +283,10 @@ def _refuse_holes(report: Any, where: str, name: str) -> None:
     holes = sorted(report["missing_keys"])
     holes += [f"{key}, {list(there)} instead of {list(asked)}" for key, there, asked in sizes]
     if holes:
+        shown = said_once(holes)
         raise ConfigError(
             f"{where}: the checkpoint of {name} has no fitting weights for {len(holes)} parameters "
-            f"({', '.join(holes[:3])}{', ...' if len(holes) > 3 else ''}); "
+            f"({', '.join(shown[:3])}{', ...' if len(shown) > 3 else ''}); "
             "they would be random. Give the checkpoint that belongs to this architecture"
         )
 

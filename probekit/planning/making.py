@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from probekit import models
-from probekit.config import ProbeConfig, digest_of_format_1, load_config
+from probekit.config import ProbeConfig, digest_of_format_1, faults_once, load_config
 from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import Examples, Limits, Origin, read_inputs, shards, tokenizing
 from probekit.models import Skeleton, build_skeleton, families
@@ -180,7 +180,7 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
                 )
             )
     if faults:
-        raise PlanError.of(faults)
+        raise PlanError.of(faults_once(faults))
 
 
 def _is_begun(config: ProbeConfig) -> bool:

@@ -20,9 +20,11 @@ from probekit.config import (
     ProbeRule,
     RecordKind,
     compile_glob,
+    faults_once,
     match_paths,
     no_match,
     parse_slice,
+    said_once,
     unmatched_choices,
 )
 from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
@@ -78,6 +80,7 @@ class Resolver:
         self._n_keys = n_keys
         self._faults: list[Fault] = []
         self._found: dict[str, SitePlan] = {}
+        self._clashes: list[Fault] = []  # sites that two probes ask for in different ways
         self._n_edges = 0  # of all patterns so far
         self.notes: list[str] = []  # what was left out, and why
         self.needs_eager = False  # an asked-for pattern shows only under eager attention
@@ -97,14 +100,14 @@ class Resolver:
                 continue
             for wanted in self._wanted(probe, where):
                 self._resolve(wanted, probe, number, layers)
-        if self._faults:
-            raise PlanError.of(self._faults)
+        if faults := faults_once([*self._faults, *self._clashes]):
+            raise PlanError.of(faults)
         return tuple(sorted(self._found.values(), key=lambda s: moment(self._skeleton, s.source)))
 
     def _fault(self, key: str, message: str) -> None:
         self._faults.append(Fault(self._config.where(key), message))
         if len(self._faults) > SHOWN:  # looking for what was meant takes time, for each anew
-            raise PlanError.of(self._faults)
+            raise PlanError.of(faults_once(self._faults))
 
     def _wanted(self, probe: ProbeRule, where: str) -> Iterator[_Wanted]:
         records = [RecordKind.parse(record) for record in probe.record]
@@ -138,7 +141,7 @@ class Resolver:
         if not paths:
             raise PlanError(no_match(pattern, there, self._skeleton.model_class))
         if lost := unmatched_choices(pattern, there):
-            said = f"{len(lost)} of its choices match no module: {_listed(lost)}"
+            said = f"{len(lost)} of its choices match no module: {_listed(said_once(lost))}"
             raise PlanError(f"{pattern!r}: {said}")
         return paths
 
@@ -200,9 +203,10 @@ class Resolver:
         if not in_layers:
             self._fault(f"probes[{number}].layers", f"{wanted.asked_by} has no module there")
         elif not kept:
-            self._fault(where, _listed(refused))
+            self._fault(where, _listed(said_once(refused)))
         elif refused:
-            self.notes.append(f"{self._config.where(where)}: left out: {_listed(refused)}")
+            left_out = _listed(said_once(refused))
+            self.notes.append(f"{self._config.where(where)}: left out: {left_out}")
         for site in kept:
             self._add(site, number)
 
@@ -213,12 +217,12 @@ class Resolver:
             site.recipe,
             site.source,
         ):
-            self._fault(
-                f"probes[{number}]",
+            message = (
                 f"{site.spec.name} is asked for twice in different ways: by "
                 f"probes[{earlier.spec.probe}] with {_ways(earlier)}, and here with "
-                f"{_ways(site)}; ask for it once",
+                f"{_ways(site)}; ask for it once"
             )
+            self._clashes.append(Fault(self._config.where(f"probes[{number}]"), message))
 
     def _sites_of(self, found: Found, probe: ProbeRule, number: int) -> list[SitePlan]:
         """Build the sites of one tensor; two for `top_k`.

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -23,6 +23,8 @@ from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, par
 from probekit.config.loading import json_schema, load_config
 from probekit.config.probeconfig import (
     DatasetInputs,
+    EinopsConfig,
+    GenerateConfig,
     InputsConfig,
     ModelConfig,
     ProbeConfig,
@@ -30,6 +32,7 @@ from probekit.config.probeconfig import (
     RandomInputs,
     StoreConfig,
 )
+from probekit.config.section import Part
 from probekit.errors import ConfigError, Fault, PlanError, ProbekitError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -282,7 +285,8 @@ def test_anchors_aliases_and_merge_keys_are_carried_out(tmp_path: Path) -> None:
 
 MISTAKES = [
     ("  name: gpt2", "  nam: gpt2", "2: model.nam", "unknown key; did you mean name?"),
-    ("  name: gpt2", "  nam: gpt2", "1: model.name", "missing; expected hub id, local folder"),
+    ("  name: gpt2", "  seed: 1", "2: model.seed", "unknown key; expected one of name, revision"),
+    ("  name: gpt2", "  dtype: auto", "1: model.name", "missing; expected hub id, local folder"),
     ("  name: gpt2", "  name: 10", "2: model.name", "given 10 .a whole number., expected text; if"),
     ("  name: gpt2", "  name:", "2: model.name", "given null, expected text"),
     ("  name: gpt2", "  name: ''", "2: model.name", "expected text that is not empty"),
@@ -395,7 +399,7 @@ MISTAKES = [
     ),
     ("  - modules:", "  - layers: 5..2\n    modules:", "6: probes[0].layers", "is no range"),
     ("  - modules:", "  - layers: 2:x\n    modules:", "6: probes[0].layers", "or a slice"),
-    ("  - modules:", "  - layers: 1.5\n    modules:", "6: probes[0].layers", "a whole number"),
+    ("  - modules:", "  - layers: 1.5\n    modules:", "6: probes[0].layers", "a layer number"),
     ("  - modules:", "  - layers: none\n    modules:", "6: probes[0].layers", "expected all, a la"),
     (
         "  - modules:",
@@ -447,7 +451,7 @@ MISTAKES = [
         "9: store.compression",
         "did you mean gzip?",
     ),
-    ("store:", "execution_order: yes\nstore:", "7: execution_order", "expected true or false"),
+    ("store:", "execution_order: yes\nstore:", "7: execution_order", "expected true, false or as"),
     ("store:", "seed: -1\nstore:", "7: seed", "given -1 .a whole number., expected at least 0"),
 ]
 
@@ -585,6 +589,124 @@ def test_a_mapping_can_be_wrong_too() -> None:
     assert line == "config: model[0].model: nested deeper than 50 levels"
     (line,) = faults_of(7)
     assert line.startswith("config: given 7 (a whole number), expected a mapping")
+
+
+def is_section(field: Any) -> bool:
+    return any(issubclass(one, Part) for one in classes_in(field.annotation))
+
+
+def classes_in(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from classes_in(argument)
+
+
+def every_field() -> Iterator[tuple[str, dict[str, Any], Any]]:
+    """Give each key, a tree in which it may stand, and its field."""
+    random = {"examples": 2, "min_tokens": 1, "max_tokens": 3}
+    sections: list[tuple[str, type[Part], dict[str, Any]]] = [
+        ("", ProbeConfig, {}),
+        ("model", ModelConfig, {"name": "gpt2"}),
+        ("inputs", InputsConfig, {"texts": ["a"]}),
+        ("inputs.random", RandomInputs, random),
+        ("inputs.dataset", DatasetInputs, {"name": "a"}),
+        ("probes[0]", ProbeRule, {"modules": "a"}),
+        ("probes[0].einops", EinopsConfig, {"rearrange": "a b -> a b"}),
+        ("generate", GenerateConfig, {"max_new_tokens": 3}),
+        ("store", StoreConfig, {"path": "a"}),
+    ]
+    instead = {
+        "file": "texts",
+        "dataset": "texts",
+        "random": "texts",
+        "sites": "modules",
+        "reduce": "rearrange",
+        "op": "rearrange",
+    }
+    beside = {"reduce": {"op": "mean"}, "op": {"reduce": "a b -> a"}}
+    for place, section, written_there in sections:
+        for key, field in section.model_fields.items():
+            inside = written_there | beside.get(key, {})
+            inside.pop(instead.get(key, ""), None)
+            whole = tree()
+            if place.startswith("inputs."):
+                whole["inputs"] = {}
+            if place:
+                places.assign(whole, places.parse_path(place), inside)
+            yield f"{place}.{key}" if place else key, whole, field
+
+
+WRONG = [
+    *(None, "", [], {}, 0, -1, -0.5, 2**70, 10**400, True, False, 1.5, "x y", "1"),
+    *(["a", 1], [None], [[]], [""], [{}], {"x": 1}, [1, 2], ["a", "a"]),
+    *(float("nan"), float("inf"), -float("inf"), b"x", {1}),
+]
+INSIDES = re.compile(
+    r"Input should|pydantic|validation|union|literal\[|tuple|\bstr\b|\bint\b|\bdict\b|bool|"
+    r"\\x00|None|Config\b|Inputs\b|Rule\b|another value|NoneType|instance"
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "whole", "field"), [pytest.param(*one, id=one[0]) for one in every_field()]
+)
+def test_every_wrong_value_of_every_key_is_one_fault_at_that_key(
+    key: str, whole: dict[str, Any], field: Any
+) -> None:
+    n_refused = 0
+    for wrong in WRONG:
+        given_tree = copy.deepcopy(whole)
+        places.assign(given_tree, places.parse_path(key), wrong)
+        try:
+            load_config(given_tree)
+        except ConfigError as error:
+            n_refused += 1
+            shown = [fault.where.removeprefix("config: ") for fault in error.faults]
+            # A section that was given as a mapping is wrong in its keys, a list in its items.
+            below = isinstance(wrong, list) or (isinstance(wrong, dict) and len(wrong) < 2)
+            assert all(one == key or (below and one.startswith(key)) for one in shown), (
+                wrong,
+                shown,
+            )
+            assert len(shown) == len(set(shown)), f"{wrong!r} is told twice: {error}"
+            is_mapping = isinstance(wrong, dict) and not (wrong == {} and is_section(field))
+            assert len(shown) == 1 or (below and not is_mapping), f"{wrong!r}: {error}"
+            said = "\n".join(fault.message for fault in error.faults)
+            assert not INSIDES.search(said), said
+            assert re.search(r"expected|give ", said), said
+    assert n_refused > len(WRONG) / 2
+
+
+def test_one_mistake_between_keys_is_one_fault() -> None:
+    for changes, place in [
+        ({"model": {"nam": "gpt2"}}, "model.nam"),
+        ({"model": {"id": "gpt2"}}, "model.id"),
+        ({"inputs": {"text": ["a"]}}, "inputs.text"),
+        ({"inputs": {"texts": None}}, "inputs.texts"),
+        ({"inputs": {"texts": ["a"], "file": "b"}}, "inputs.file"),
+        ({"inputs": {"random": {"examples": 2, "max_tokens": 2**40}}}, "inputs.random.max_tokens"),
+        ({"probes": [{"module": "a"}]}, "probes[0].module"),
+        ({"probes": [{"modules": "a", "einops": {"op": "mean"}}]}, "probes[0].einops"),
+        ({"generate": {"tokens": 3}}, "generate.tokens"),
+        ({"stor": {"path": "a"}}, "stor"),
+    ]:
+        whole = tree(**changes)
+        if "stor" in changes:
+            del whole["store"]
+        (line,) = faults_of(whole)
+        assert line.startswith(f"config: {place}: "), line
+
+
+def test_what_is_missing_beside_a_misspelled_key_is_told_too() -> None:
+    assert len(faults_of(tree(model={"dtyp": "float32"}))) == 2
+
+
+def test_a_temperature_of_zero_is_told_what_it_means() -> None:
+    for zero in (0, 0.0, -0.0):
+        (line,) = faults_of(tree(generate={"max_new_tokens": 3, "temperature": zero}))
+        assert "generate.temperature" in line
+        assert "write strategy: greedy" in line
 
 
 JUNK = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -368,17 +369,46 @@ def test_faults_of_all_probes_are_told_together_each_at_its_line(plan):
         "    record: [output, output@3]\n",
     )
     lines = [line.partition("a.yaml")[2] or line for line in said.splitlines()]
-    assert len(lines) == 4 + 1
+    assert len(lines) == 4
     assert lines[0].startswith(":5: probes[0].modules: 'transformer.h.*.nothing' matches no")
     assert lines[1].startswith(":8: probes[2].layers: layer 99 is out of range")
     assert lines[2].startswith(":9: probes[3].modules: transformer.wte runs 1 time(s)")
-    assert all("attn_dropout (Dropout) never runs" in line for line in lines[3:])
+    assert lines[3].startswith(":9: probes[3].modules: transformer.h.0.attn.attn_dropout (Dropout)")
+
+
+def test_what_is_wrong_in_every_layer_is_said_once(plan):
+    said = refusal(plan, "  - {modules: transformer.h.*.attn.attn_dropout, record: [output, q]}\n")
+    assert said.count("never runs") == 1
+    assert "transformer.h.{0..2}.attn.attn_dropout (Dropout) never runs" in said
+
+
+def test_modules_that_are_refused_alike_are_named_together(plan):
+    said = refusal(plan, "  - {modules: '**.mlp.*', record: output@1}\n")
+    assert said.count("there is no output@1") == 1
+    assert "transformer.h.{0..2}.mlp.{c_fc,c_proj,act,dropout} runs 1 time(s)" in said
 
 
 def test_many_refused_modules_are_counted_not_listed(plan):
-    said = refusal(plan, "  - {modules: '**.mlp.*', record: output@1}\n")
-    assert said.count("there is no output@1") == 5
-    assert said.endswith("; and 7 more")
+    said = refusal(plan, "  - {modules: '**', record: input.y}\n", "llama")
+    assert len(re.findall("has no tensor input.y|never runs as a module", said)) == 5
+    assert re.search(r"; and \d more$", said)
+
+
+def test_a_site_that_two_probes_keep_in_different_ways_is_one_fault_for_all_layers(plan):
+    probes = "  - modules: transformer.h.*\n  - {sites: resid_post, positions: last}\n"
+    (line,) = refusal(plan, probes).splitlines()
+    assert "probes[1]: transformer.h.{0..2}/output is asked for twice" in line
+
+
+def test_what_a_glob_leaves_out_in_every_layer_is_noted_once(plan):
+    (note,) = plan("  - modules: 'transformer.h.*.attn.*'\n").notes
+    assert note.count("attn_dropout") == 1
+    assert "transformer.h.{0..2}.attn.attn_dropout (Dropout) never runs" in note
+
+
+def test_choices_that_match_nothing_are_written_as_a_range(plan):
+    said = refusal(plan, "  - modules: transformer.h.{0..7}.mlp\n")
+    assert said.endswith("5 of its choices match no module: transformer.h.{3..7}.mlp")
 
 
 def test_what_a_glob_cannot_record_beside_what_it_can_is_noted(plan):
