@@ -370,15 +370,16 @@ Layers = Annotated[
     Expected(_LAYERS_TEXT),
     _written_as({"const": "all"}, _RANGE_WORD, _SLICE_WORD, _LAYER),
 ]
-Positions = Annotated[
-    Annotated[str, AfterValidator(_positions), Tag(_WORD)]
-    | Annotated[
-        tuple[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)], ...], *_several, Tag(_LIST)
-    ],
-    Discriminator(_word_or_list),
-    Expected(POSITIONS_TEXT),
-    _written_as({"enum": list(_POSITION_WORDS)}, _SLICE_WORD, _POSITION),
+PositionWord = Annotated[str, AfterValidator(_positions)]
+PositionNumbers = Annotated[
+    tuple[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)], ...], *_several
 ]
+POSITIONS_WRITTEN = (
+    {"enum": list(_POSITION_WORDS)},
+    _SLICE_WORD,
+    _POSITION,
+    {"type": "array", "items": _POSITION, "minItems": 1, "uniqueItems": True},
+)
 _INDEX: dict[str, Any] = {"type": "integer", "minimum": -MAX_COUNT, "maximum": MAX_COUNT}
 Indices = Annotated[
     tuple[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)], ...],

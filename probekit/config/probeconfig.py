@@ -23,7 +23,6 @@ from probekit.arguments import at_home
 from probekit.config.fields import (
     ALL_COLUMNS,
     MAX_COUNT,
-    POSITIONS_TEXT,
     AsRun,
     Both,
     ByteCount,
@@ -38,7 +37,6 @@ from probekit.config.fields import (
     Patterns,
     Place,
     PortableNames,
-    Positions,
     Positive,
     Records,
     Seed,
@@ -63,6 +61,7 @@ from probekit.config.section import (
     one_source,
     sha256_of,
 )
+from probekit.config.spots import POSITIONS_HELP, Positions, Where
 from probekit.config.yamltext import Dumper
 from probekit.wording import show
 
@@ -264,7 +263,7 @@ class ProbeRule(Part):
     layers: Deciding[Layers] = Field(
         "all", description="Layers to keep, from 0; negative numbers count from the last."
     )
-    positions: Deciding[Positions] = Field("all", description=f"Tokens to keep: {POSITIONS_TEXT}.")
+    positions: Deciding[Positions] = Field("all", description=f"Tokens to keep: {POSITIONS_HELP}.")
     heads: Deciding[Indices | None] = Field(
         None, description="Heads to keep, of attention kinds (pattern, q, z, ...); null: all."
     )
@@ -462,6 +461,15 @@ class ProbeConfig(Part):
                 f"{n_patterns} patterns and sites in all, expected at most {_MOST_PATTERNS}; "
                 "use globs such as transformer.h.*.mlp.{act,c_proj}",
             )
+
+    @property
+    def columns(self) -> tuple[str, ...] | str:
+        """Fields kept beside each example: what is asked for, and what a probe looks at."""
+        asked = self.inputs.wanted_columns
+        if isinstance(asked, str):
+            return asked
+        spots = (probe.positions for probe in self.probes if isinstance(probe.positions, Where))
+        return tuple(dict.fromkeys([*asked, *(name for spot in spots for name in spot.columns)]))
 
     def where(self, path: str) -> str:
         """Name the place of a key, for a message of a later stage.

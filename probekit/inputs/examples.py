@@ -7,7 +7,6 @@ in as a function, so this file needs no torch.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ import numpy as np
 
 from probekit.config import ProbeConfig, RandomInputs
 from probekit.errors import ConfigError, Fault, StoreError
+from probekit.inputs.piecespool import PieceSpool
 from probekit.inputs.texts import Blank, Fields, Found, Text, read_texts
 from probekit.inputs.usercolumns import ColumnReading, column_of, storable
 from probekit.store import (
@@ -29,7 +29,6 @@ from probekit.store import (
     SealedColumns,
     SealedInputs,
     UserColumn,
-    explained,
 )
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +36,6 @@ Array = np.ndarray[Any, Any]
 _TOKENIZED_AT_ONCE = 1000
 _FAULTS_SHOWN = 20
 _DIGITS = 18  # of an id that is a number
-_TEMPORARY = "temporary files (TMPDIR)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,36 +56,6 @@ class Limits:
     n_tokens: int | None  # the longest example: the smaller of the context and inputs.max_tokens
     d_vocab: int
     too_long: str  # "truncate" or "error"
-
-
-class _Spool:
-    """Pieces in an unnamed temporary file: appended to, then mapped; a map outlives the file."""
-
-    def __init__(self) -> None:
-        with explained(_TEMPORARY):
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
-        self._ends = array("q", [0])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with explained(_TEMPORARY):  # closing writes what is left in its buffer
-            self._file.close()
-
-    def append(self, data: bytes) -> None:
-        with explained(_TEMPORARY):
-            self._file.write(data)
-        self._ends.append(self._ends[-1] + len(data))
-
-    def pieces(self, dtype: str) -> Pieces:
-        """Give what was appended."""
-        ends = np.array(self._ends, dtype=np.int64) // np.dtype(dtype).itemsize
-        if not self._ends[-1]:
-            return Pieces(values=np.empty(0, dtype=dtype), ends=ends)
-        with explained(_TEMPORARY):
-            self._file.flush()
-            return Pieces(values=np.memmap(self._file, dtype=dtype, mode="r"), ends=ends)
 
 
 class Examples:
@@ -283,7 +251,7 @@ class _Making:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._tokens, self._texts, self._ids, self._spans, self._columns = (
-                stack.enter_context(_Spool()) for _ in range(5)
+                stack.enter_context(PieceSpool()) for _ in range(5)
             )
             self._stack = stack.pop_all()
         return self
@@ -381,7 +349,7 @@ def _tokenize(
     found: Iterable[Found], encode: Encode, limits: Limits, config: ProbeConfig
 ) -> Examples:
     sorting = _Sorting(found, config.inputs.limit, config.where("inputs"))
-    reading = ColumnReading(Fields.of(config.inputs).wanted, _where_columns(config))
+    reading = ColumnReading(Fields.of(config).wanted, _where_columns(config))
     with _Making(reading) as making:
         texts, n_texts = sorting.texts(), 0
         while group := list(islice(texts, _TOKENIZED_AT_ONCE)):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit.arguments import at_home, no_path
-from probekit.config import DatasetInputs, InputsConfig, ProbeConfig
+from probekit.config import DatasetInputs, ProbeConfig
 from probekit.errors import ConfigError, Fault
 from probekit.inputs.usercolumns import Wanted
 from probekit.wording import shorten
@@ -50,10 +50,11 @@ class Fields:
     wanted: Wanted  # of the others
 
     @classmethod
-    def of(cls, inputs: InputsConfig) -> Fields:
+    def of(cls, config: ProbeConfig) -> Fields:
         """Take what a config names."""
+        inputs = config.inputs
         wanted = Wanted(
-            names=inputs.wanted_columns,
+            names=config.columns,
             beside=(inputs.field, "id"),
             is_spelled=inputs.place is not None and inputs.place.suffix.lower() == ".csv",
             is_alike=inputs.examples is not None,
@@ -72,14 +73,14 @@ def read_texts(config: ProbeConfig) -> Iterator[Found]:
         for number, text in enumerate(inputs.texts):
             yield Text(where=config.where(f"inputs.texts[{number}]"), id=str(number), text=text)
     elif inputs.examples is not None:
-        fields = Fields.of(inputs)
+        fields = Fields.of(config)
         for number, row in enumerate(inputs.examples):
             yield _row(row, fields, config.where(f"inputs.examples[{number}]"), number)
     elif inputs.file is not None:
         assert inputs.place is not None  # where the file is
-        yield from _file(inputs.place, Fields.of(inputs), config.where("inputs.file"))
+        yield from _file(inputs.place, Fields.of(config), config.where("inputs.file"))
     else:
-        yield from _dataset(inputs, config.where("inputs.dataset"))
+        yield from _dataset(config, config.where("inputs.dataset"))
 
 
 def _file(path: Path, fields: Fields, where: str) -> Iterator[Found]:
@@ -209,8 +210,8 @@ _READERS: dict[str, Callable[[Path, Fields], Iterator[Found]]] = {
 }
 
 
-def _dataset(inputs: InputsConfig, where: str) -> Iterator[Found]:
-    wanted = inputs.dataset
+def _dataset(config: ProbeConfig, where: str) -> Iterator[Found]:
+    wanted = config.inputs.dataset
     assert wanted is not None  # the config has exactly one source
     if (wrong := no_path(wanted.name)) is not None:
         raise ConfigError(f"{where}.name: given {shorten(wanted.name)}, {wrong}")
@@ -229,7 +230,7 @@ def _dataset(inputs: InputsConfig, where: str) -> Iterator[Found]:
     except Exception as error:
         # The hub client raises dozens of types; each means that the data set cannot be had.
         raise ConfigError(f"{where}: {wanted.name} cannot be loaded: {error}") from error
-    fields = Fields.of(inputs)
+    fields = Fields.of(config)
     for number, row in enumerate(rows):
         yield _row(row, fields, f"{wanted.name}[{wanted.split}][{number}]", number)
 

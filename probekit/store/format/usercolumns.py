@@ -43,6 +43,13 @@ class UserColumn:
     values: Array  # [example]: int64, float64, bool, or objects that are texts
     missing: Array | None  # bool [example], where `values` mean nothing; None if the run lacks none
 
+    def value(self, example: int) -> Scalar:
+        """Give the value of one of the examples; None where it has none."""
+        if self.missing is not None and self.missing[example]:
+            return None
+        found: Scalar = self.values[example : example + 1].tolist()[0]
+        return found
+
     @classmethod
     def of(cls, type: ColumnType, given: Sequence[Scalar]) -> UserColumn:
         """Build from values, None where there is none."""
