@@ -288,6 +288,18 @@ EXAMPLES = st.lists(
     max_size=3,
 )
 COLUMNS = st.just("all") | st.lists(WORDS | st.just("label"), max_size=2)
+SPOTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "match": WORDS | LONG_TEXTS,
+        "regex": st.sampled_from(["a", "(", "(a|aa)+$", ".*", "\\p{L}+", "(?<=a)b", "[" * 99]),
+        "column": WORDS | st.just("label"),
+        "after": st.fixed_dictionaries({"match": WORDS}),
+        "offset": NUMBERS,
+        "take": NUMBERS | st.sampled_from(["all", "first", "last"]),
+        "missing": st.sampled_from(["skip", "error"]),
+    },
+)
 # What a hasty hand would write; much of it is right.
 PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("model", "overrides"), OVERRIDES),
@@ -309,6 +321,7 @@ PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
         (("probes", n, "positions"), SEVERAL | st.sampled_from(["last", "1:3", "-2:", "::2", "9:"]))
         for n in range(5)
     ),
+    *((("probes", n, "positions"), SPOTS) for n in range(5)),
     *((("probes", n, "pool"), st.sampled_from(["mean", "max", "last", None])) for n in range(5)),
     (("probes", 3, "sites"), st.sampled_from(["resid_mid", "q", "scores", "logits", "mlp_post"])),
     (("probes", 2, "einops"), st.fixed_dictionaries({"rearrange": EINOPS})),
