@@ -216,7 +216,19 @@ def paths_of(tree: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PATHS = (
     *paths_of(right()),
     *(("model", key) for key in ("dtype", "attention", "tokenizer", "revision", "weights")),
-    *(("inputs", key) for key in ("texts", "file", "dataset", "limit", "max_tokens", "too_long")),
+    *(
+        ("inputs", key)
+        for key in (
+            "texts",
+            "examples",
+            "columns",
+            "file",
+            "dataset",
+            "limit",
+            "max_tokens",
+            "too_long",
+        )
+    ),
     *(("probes", 0, key) for key in ("pool", "einops", "heads", "layers", "k", "record", "sites")),
     *(("generate", key) for key in ("max_new_tokens", "strategy", "temperature", "top_p")),
     ("store", "compression"),
@@ -267,6 +279,27 @@ MODULES = st.sampled_from(
         *("transformer.h.{0,1}", "transformer.h.{0..2}.mlp", "transformer.wte", "**.{mlp,attn}.*"),
     ]
 )
+EXAMPLES = st.lists(
+    st.fixed_dictionaries(
+        {"text": WORDS | LONG_TEXTS},
+        optional={"label": NUMBERS | WORDS | st.none(), "a/b": NUMBERS, "score": ABSURD_NUMBERS},
+    ),
+    min_size=1,
+    max_size=3,
+)
+COLUMNS = st.just("all") | st.lists(WORDS | st.just("label"), max_size=2)
+SPOTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "match": WORDS | LONG_TEXTS,
+        "regex": st.sampled_from(["a", "(", "(a|aa)+$", ".*", "\\p{L}+", "(?<=a)b", "[" * 99]),
+        "column": WORDS | st.just("label"),
+        "after": st.fixed_dictionaries({"match": WORDS}),
+        "offset": NUMBERS,
+        "take": NUMBERS | st.sampled_from(["all", "first", "last"]),
+        "missing": st.sampled_from(["skip", "error"]),
+    },
+)
 # What a hasty hand would write; much of it is right.
 PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("model", "overrides"), OVERRIDES),
@@ -274,6 +307,7 @@ PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("model", "overrides", "n_head"), NUMBERS),
     (("model", "dtype"), st.sampled_from(["float32", "bfloat16", "float16", "float64"])),
     (("model", "attention"), st.sampled_from(["eager", "sdpa", "flash_attention_2"])),
+    (("inputs",), st.fixed_dictionaries({"examples": EXAMPLES}, optional={"columns": COLUMNS})),
     (("inputs", "random", "examples"), st.integers(0, 300)),
     (("inputs", "random", "max_tokens"), st.integers(0, 300)),
     (("inputs", "batch_tokens"), st.integers(0, 300)),
@@ -287,6 +321,7 @@ PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
         (("probes", n, "positions"), SEVERAL | st.sampled_from(["last", "1:3", "-2:", "::2", "9:"]))
         for n in range(5)
     ),
+    *((("probes", n, "positions"), SPOTS) for n in range(5)),
     *((("probes", n, "pool"), st.sampled_from(["mean", "max", "last", None])) for n in range(5)),
     (("probes", 3, "sites"), st.sampled_from(["resid_mid", "q", "scores", "logits", "mlp_post"])),
     (("probes", 2, "einops"), st.fixed_dictionaries({"rearrange": EINOPS})),

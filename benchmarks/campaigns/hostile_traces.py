@@ -48,9 +48,22 @@ Lie = Callable[[h5py.File, str, Place, random.Random], None]
 
 BASE: dict[
     str, Any
-] = {  # two shards, choices, a pool, bfloat16, an execution: a trace with everything
+] = {  # two shards, columns, choices, a pool, bfloat16, an execution: a trace with everything
     "model": {"name": "sample:tiny-gpt2", "device": "cpu", "dtype": "bfloat16"},
-    "inputs": {"texts": ["Cats are ", "The capital of Japan is", "Dogs"], "batch_tokens": 8},
+    "inputs": {
+        "examples": [
+            {"text": "Cats are ", "label": 1, "score": 0.5, "subject": "Cats", "seen": True},
+            {
+                "text": "The capital of Japan is",
+                "label": 2,
+                "score": None,
+                "subject": None,
+                "seen": None,
+            },
+            {"text": "Dogs", "label": 3, "score": 1.5, "subject": "Dogs", "seen": False},
+        ],
+        "batch_tokens": 8,
+    },
     "probes": [
         {"modules": "transformer.h.0.mlp.act", "neurons": [0, 1, 2]},
         {"sites": "resid_post", "layers": 0, "neurons": [0, 1, 2, 3]},
@@ -155,6 +168,7 @@ def _steps(path: Path) -> Iterator[Callable[[], Any]]:
     yield lambda: trace.execution and trace.execution_order[:9]
     yield lambda: trace.select("resid_post", layer=-2)
     yield lambda: trace.match("**")
+    yield lambda: (repr(trace.columns), dict(trace.columns))
     yield lambda: trace.next_tokens(0) if len(trace.examples) else None
     for name in trace.site_names[:20]:
         yield lambda name=name: (repr(trace[name]), json.dumps(trace[name].attributes))

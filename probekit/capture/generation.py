@@ -34,7 +34,7 @@ from probekit.capture.spool import Spool
 from probekit.capture.transfer import RowSink
 from probekit.config import GenerateConfig
 from probekit.errors import CaptureError, ProbekitError
-from probekit.inputs import ALONE, ONE_LENGTH, Budget, Choice, shards
+from probekit.inputs import ALONE, ONE_LENGTH, Budget, Choice
 from probekit.models import out_of_memory
 from probekit.store import FIRST, SHARDS_FOLDER, ShardSpec, ShardTables, sealed_specs
 
@@ -270,17 +270,18 @@ class _Pass:
         nothing = rows_of([none] * n_batch)
         rows: dict[str, Rows] = {}
         for name in {site.choice for site in self._walk.plan.sites}:
-            choice = Choice(name)
             rows[name] = rows[KNOWN_NEXT + name] = nothing
             if prefill:
-                kept = choice.positions(width)
-                rows[name] = rows_of([kept] * n_batch)
-                rows[KNOWN_NEXT + name] = rows_of([kept[kept < width - 1]] * n_batch)
-            elif choice.spans_passes:
+                choices = self._walk.plan.choices
+                kept = [choices.positions(name, example, width) for example in self._examples]
+                rows[name] = rows_of(kept)
+                rows[KNOWN_NEXT + name] = rows_of([k[k < width - 1] for k in kept])
+            elif Choice(name).spans_passes:
                 last = np.array([width - 1])
                 rows[name] = rows_of([none if done else last for done in self._done])
         return Batch(
             numbers=self._numbers,
+            first_example=self._examples[0] - self._numbers[0],
             n_tokens=self._n_new_rows,
             n_keys=(n_keys,) * n_batch,
             shape=(n_batch, width),
@@ -408,7 +409,8 @@ def _tables(
     begin, end = shard.first_example, shard.first_example + shard.n_examples
     numbers = range(begin, end)
     steps = [np.maximum(np.arange(n) - p + 1, 0) for n, p in zip(n_tokens, n_prompt, strict=True)]
-    counts = {rows: shards.count_rows(n_tokens, rows, n_prompt) for rows in shard.n_rows}
+    choices = walk.plan.choices
+    counts = choices.of_shard(shard, n_tokens, n_prompt)
     actual = replace(
         shard,
         first_token=first_token,
@@ -420,8 +422,9 @@ def _tables(
         texts=tuple(examples.text(n) for n in numbers),
         n_tokens=n_tokens,
         token_ids=np.concatenate(sequences),
-        choices=shards.choices(actual, n_tokens, n_prompt),
+        choices=choices.tokens(actual, n_tokens, n_prompt),
         counts=counts,
+        users=examples.columns(begin, end),
         step=np.concatenate(steps),
         **_spans(examples.spans(begin, end), n_prompt, n_tokens),
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from probekit.errors import CaptureError
-from probekit.inputs import Choice
+from probekit.inputs import Choices
 from probekit.models.forward import places_first, sizes_of
 from probekit.planning import to_device
 from probekit.store import ALL_TOKENS, PER_EXAMPLE
@@ -47,6 +47,7 @@ class Batch:
     shape: tuple[int, int]  # batch, position
     arguments: Mapping[str, Any]  # for the model's forward; empty where `generate` makes them
     rows: Mapping[str, Rows]  # by a choice of positions, and PER_EXAMPLE
+    first_example: int = 0  # of the shard
 
 
 def make_batch(
@@ -54,7 +55,9 @@ def make_batch(
     n_tokens: Array,
     token_ids: Array,
     *,
-    choices: Iterable[str],
+    choices: Choices,
+    kept: Iterable[str],
+    first_example: int = 0,
     accepted: frozenset[str],
     device: torch.device,
     logits_to_keep: int = 0,
@@ -68,7 +71,9 @@ def make_batch(
         numbers: which examples of the shard, int64 `[batch]`.
         n_tokens: tokens of every example of the shard, int64 `[example]`.
         token_ids: tokens of the whole shard, int32 `[token]`.
-        choices: of positions, that the sites keep.
+        choices: of positions.
+        kept: those that the sites keep.
+        first_example: of the shard.
         accepted: which arguments the model's forward takes.
         device: where the model runs.
         logits_to_keep: positions whose logits are computed, from the last on; 0 for all.
@@ -95,15 +100,26 @@ def make_batch(
     next_ids = np.concatenate([ids[:, 1:], np.full((len(ids), 1), -1)], axis=1)
     return Batch(
         numbers=tuple(int(n) for n in numbers),
+        first_example=first_example,
         n_tokens=int(lengths.sum()),
         n_keys=tuple(int(n) for n in lengths),
         shape=(ids.shape[0], ids.shape[1]),
         arguments=tensors,
-        rows={name: _rows(name, lengths, next_ids, device) for name in choices},
+        rows={
+            name: _rows(name, choices, first_example + numbers, lengths, next_ids, device)
+            for name in kept
+        },
     )
 
 
-def _rows(name: str, lengths: Array, next_ids: Array, device: torch.device) -> Rows:
+def _rows(
+    name: str,
+    choices: Choices,
+    examples: Array,
+    lengths: Array,
+    next_ids: Array,
+    device: torch.device,
+) -> Rows:
     n_batch, width = next_ids.shape
     if name == PER_EXAMPLE:
         numbers = tuple(range(n_batch))
@@ -115,8 +131,10 @@ def _rows(name: str, lengths: Array, next_ids: Array, device: torch.device) -> R
             counts=(1,) * n_batch,
             padded_starts=numbers,
         )
-    choice = Choice(name)
-    queries = tuple(choice.positions(int(length)) for length in lengths)
+    queries = tuple(
+        choices.positions(name, int(number), int(length))
+        for number, length in zip(examples, lengths, strict=True)
+    )
     padded = tuple(n * width for n in range(n_batch)) if name == ALL_TOKENS else None
     return rows_at(queries, next_ids, device, padded_starts=padded)
 

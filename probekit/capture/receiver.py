@@ -22,7 +22,7 @@ from probekit.capture.transfer import Label, RowSink, Transfer
 from probekit.config import said_once
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention
-from probekit.inputs import Choice
+from probekit.inputs import NO_SPOTS, Choice, Choices
 from probekit.interrupts import Attachment
 from probekit.models.forward import OTHER_KEYS, AttentionCall, AttentionTap, shown_weights
 from probekit.planning import (
@@ -52,12 +52,14 @@ class Receiver(Attachment):
         transfer: Transfer,
         tally: Tally,
         stop: Source | None = None,
+        choices: Choices = NO_SPOTS,
     ) -> None:
         super().__init__()
         self._model = model
         self._transfer = transfer
         self._tally = tally
         self._stop = stop  # the forward pass ends after it
+        self._choices = choices
         self._muted = False
         self._sites = tuple(sites)
         self._dtypes = [getattr(torch, site.spec.dtype) for site in sites]
@@ -152,15 +154,26 @@ class Receiver(Attachment):
             position: whose numbers these are.
             n_prompt: positions before the first generated one.
         """
-        ones, starts = (1,) * len(examples), tuple(range(len(examples)))
+        n_tokens, first = max(position, n_prompt) + 1, self._batch.first_example
         for number, site in enumerate(self._sites):
             if site.recipe.ending != ending or site.recipe.pool is not None:
                 continue
-            if position in Choice(site.choice).positions(max(position, n_prompt) + 1, n_prompt):
-                label = Label(site=number, examples=tuple(examples), starts=starts, counts=ones)
-                rows = torch.from_numpy(values).to(self._dtypes[number])
+            kept = [
+                place
+                for place, example in enumerate(examples)
+                if position
+                in self._choices.positions(site.choice, first + example, n_tokens, n_prompt)
+            ]
+            if kept:
+                label = Label(
+                    site=number,
+                    examples=tuple(examples[place] for place in kept),
+                    starts=tuple(range(len(kept))),
+                    counts=(1,) * len(kept),
+                )
+                rows = torch.from_numpy(values[kept]).to(self._dtypes[number])
                 self._transfer.send(self._out, label, rows)
-                self.n_bytes += len(examples) * site.spec.row_bytes
+                self.n_bytes += len(kept) * site.spec.row_bytes
 
     def _take(self, numbers: list[int], tensor: torch.Tensor) -> None:
         if self._muted:

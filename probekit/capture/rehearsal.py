@@ -14,6 +14,7 @@ import numpy as np
 
 from probekit.inputs import ANY_LENGTHS, few_examples, shards
 from probekit.planning import Plan, SitePlan
+from probekit.store import ALL_TOKENS
 
 _MOST_TOKENS = 128  # of a text, where it can be cut and many sites are rehearsed
 _LEAST_TOKENS = 16
@@ -43,6 +44,8 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
     second = int(others[0]) if len(others) else 1
     numbers = [0, second] if len(examples) > 1 else [0]
     sites = affordable(plan, _LEAST_TOKENS)
+    if not sites:
+        return
     row_bytes = sum(site.spec.row_bytes for site in sites)
     room = min(_MOST_TOKENS, max(_LEAST_TOKENS, _MOST_BYTES // max(1, row_bytes)))
     alike = company != ANY_LENGTHS or plan.config.generate is not None
@@ -51,7 +54,7 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
     yield planned(plan, sites, few if _have_rows(plan, sites, few) else whole)
 
     longest, shortest = int(n_tokens.argmax()), int(n_tokens.argmin())
-    smallest = min(site.spec.row_bytes for site in plan.sites)
+    smallest = min(site.spec.row_bytes for site in sites)
     room = max(_MOST_TOKENS, plan.config.inputs.batch_tokens)
     room = min(int(n_tokens[longest]), room, _MOST_BYTES // (2 * max(1, smallest)))
     if len(examples) == 1 or room <= max(map(len, few)):
@@ -80,18 +83,29 @@ def _cut(whole: Sequence[Array], room: int, *, alike: bool) -> list[Array]:
 
 def affordable(plan: Plan, n_tokens: int) -> tuple[SitePlan, ...]:
     """Choose sites, few enough and of few enough bytes: the deepest of each kind goes first."""
-    kinds = {(re.sub(r"\d+", "*", site.spec.name), site.recipe): site for site in plan.sites}
+    sites = {site.spec.name: site for one in plan.sites if (site := _any_text(one, plan))}
+    kinds = {(re.sub(r"\d+", "*", name), site.recipe): site for name, site in sites.items()}
     deepest = {site.spec.name: site for site in kinds.values()}
     chosen: set[str] = set()
     n_bytes = 0
-    for name, site in {**deepest, **{site.spec.name: site for site in plan.sites}}.items():
+    for name, site in {**deepest, **sites}.items():
         more = site.spec.row_bytes * 2 * n_tokens
         if name not in chosen and n_bytes + more <= _MOST_BYTES and len(chosen) < _MOST_SITES:
             chosen.add(name)
             n_bytes += more
-    if not chosen:
-        chosen.add(min(plan.sites, key=lambda site: site.spec.row_bytes).spec.name)
-    return tuple(site for site in plan.sites if site.spec.name in chosen)
+    if not chosen and sites:
+        chosen.add(min(sites.values(), key=lambda site: site.spec.row_bytes).spec.name)
+    return tuple(site for name, site in sites.items() if name in chosen)
+
+
+def _any_text(site: SitePlan, plan: Plan) -> SitePlan | None:
+    """Let a site that looks at what a text says keep every token; None where it cannot."""
+    if site.choice not in plan.choices.found:
+        return site
+    if site.recipe.pool is not None and site.recipe.ending is not None:
+        return None  # the mean of what comes after each token: nothing comes after the last
+    rows = ALL_TOKENS if site.spec.rows == site.choice else site.spec.rows
+    return replace(site, choice=ALL_TOKENS, spec=replace(site.spec, rows=rows))
 
 
 def _have_rows(plan: Plan, sites: Sequence[SitePlan], texts: Sequence[Array]) -> bool:
@@ -100,7 +114,7 @@ def _have_rows(plan: Plan, sites: Sequence[SitePlan], texts: Sequence[Array]) ->
     n_tokens = n_prompt + (plan.config.generate is not None)
     for site in sites:
         try:
-            counts = shards.count_rows(n_tokens, site.choice, n_prompt)
+            counts = plan.choices.counts(site.choice, n_tokens, n_prompt)
         except IndexError:  # a position asked for by its number
             return False
         if site.recipe.pool is not None and not counts.all():

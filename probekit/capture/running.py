@@ -234,7 +234,9 @@ def capture(
             layout=layout,
             transfer=transfer,
             tally=tally,
-            receiver=stack.enter_context(Receiver(model, plan.sites, transfer, tally, plan.stop)),
+            receiver=stack.enter_context(
+                Receiver(model, plan.sites, transfer, tally, plan.stop, plan.choices)
+            ),
             order=order,
             meter=Meter(plan.shards, todo, on_progress),
             budget=Budget.on(device.type, plan.config.inputs.batch_tokens),

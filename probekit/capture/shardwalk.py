@@ -180,7 +180,7 @@ def forward_shard(walk: Walk, shard: ShardSpec) -> None:
     """Run the texts of a shard through the model once and seal what the probes saw."""
     plan = walk.plan
     assert plan.examples is not None  # a plan that runs has its inputs
-    tables = shards.tables(plan.examples, shard)
+    tables = shards.tables(plan.examples, shard, plan.choices)
     with walk.writer(shard, tables) as out, walk.transfer.filling():
         for numbers in _batches(walk, tables.n_tokens):
             _forward_batch(walk, shard, tables, numbers, out)
@@ -198,7 +198,9 @@ def _forward_batch(
         numbers,
         tables.n_tokens,
         tables.token_ids,
-        choices={site.choice for site in walk.plan.sites},
+        choices=walk.plan.choices,
+        kept={site.choice for site in walk.plan.sites},
+        first_example=shard.first_example,
         accepted=forward_arguments(walk.plan.skeleton.arguments),
         device=walk.device,
         logits_to_keep=walk.plan.logits_to_keep,

@@ -143,6 +143,40 @@ def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False)
 
 
 @app.command(cls=Command)
+def tokens(
+    config: ConfigPath,
+    settings: Settings = None,
+    examples: Annotated[
+        int, typer.Option(metavar="N", help="How many examples, from the first on.")
+    ] = 8,
+    example: Annotated[
+        list[int] | None,
+        typer.Option(metavar="NUMBER", help="These examples instead, as often as you like."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the tokens that a run would read, and which of them each probe keeps.
+
+    Loads no weights. For example: probekit tokens configs/quickstart.yaml --example 0
+    """
+    import probekit
+    from probekit.cli.starting import Starting
+
+    with Starting() as starting:
+        found = probekit.plan(config, overrides=settings or (), on_stage=starting.stage)
+    from probekit.cli.tokenstable import show_tokens
+    from probekit.planning import view_example
+
+    there = 0 if found.examples is None else len(found.examples)
+    numbers = example or range(min(examples, there) or 1)
+    views = [view_example(found, number) for number in numbers]
+    if as_json:
+        print_json([view.to_json() for view in views])
+    else:
+        show_tokens(views, found.config.probes, there)
+
+
+@app.command(cls=Command)
 def modules(
     model: Annotated[str, typer.Argument(metavar="MODEL_OR_CONFIG", help="A model or a config.")],
     match: Annotated[str, typer.Option(metavar="GLOB", help="Only these module paths.")] = "**",

@@ -145,6 +145,9 @@ def show_info(info: dict[str, Any]) -> None:
         f"{counted(info['n_examples'], 'example')}, {counted(info['n_tokens'], 'token')}, "
         f"{counted(info['n_sites'], 'site')}, {human_bytes(info['n_bytes'])}"
     )
+    if info["columns"]:
+        said = ", ".join(f"{name} ({dtype})" for name, dtype in info["columns"].items())
+        out.print(f"columns: {said}", soft_wrap=True)
     rows = []
     sites = {site["name"]: site for site in info["sites"]}
     for shape, names in collapse(sites).items():

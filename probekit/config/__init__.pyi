@@ -1,4 +1,5 @@
 from .fields import (
+    ALL_COLUMNS as ALL_COLUMNS,
     PORTABLE_NAMES as PORTABLE_NAMES,
     RECORD_KINDS as RECORD_KINDS,
     ByteCount as ByteCount,
@@ -26,4 +27,5 @@ from .probeconfig import (
 )
 from .saidonce import faults_once as faults_once, said_once as said_once
 from .section import deciding_keys as deciding_keys
+from .spots import Spot as Spot, Where as Where
 from .yamltext import read_value as read_value

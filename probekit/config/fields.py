@@ -28,6 +28,7 @@ PORTABLE_NAMES = (
     *("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"),
     *("q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "pattern", "scores", "ln_final", "logits"),
 )
+ALL_COLUMNS = "all"  # every field beside the text
 _MODULE_KINDS = ("output", "input")  # the only ones that take `.element` and `@call`
 _DERIVED_KINDS = (
     *("pattern", "scores", "sink", "q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "z_kernel"),
@@ -233,6 +234,21 @@ def _override(value: object) -> object:
     return list(value) if isinstance(value, list | tuple) else value
 
 
+def _row_value(value: object) -> object:
+    """Check a value beside an example."""
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError("expected text, a number, true, false or null")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("expected a whole number that fits 64 bits")
+    return _storable(value) if isinstance(value, str) else value
+
+
+def _all_columns(text: str) -> str:
+    if text != ALL_COLUMNS:
+        raise ValueError(f"expected {_COLUMNS_TEXT}")
+    return text
+
+
 def _as_float(value: object) -> object:
     # `temperature: 1` is a number; strict mode takes no int for a float.
     if not isinstance(value, int) or isinstance(value, bool):
@@ -272,6 +288,7 @@ def _written_as(*single: dict[str, Any]) -> WithJsonSchema:
 # pydantic puts tags into its paths; no key is spelled so.
 _WORD, _LIST, _SWITCH = (f"{TAG}{name}" for name in ("word", "list", "switch"))
 MAX_COUNT = 2**31 - 1
+_COLUMNS_TEXT = f"{ALL_COLUMNS}, or a list of names such as [label, subject]"
 _DEVICES_TEXT = "auto, cpu, cuda, cuda:1 or mps"
 _SIZE_TEXT = "a number of bytes, or text such as 512MiB, 1GiB or 2GB"
 _DEVICE = r"auto|cpu|cuda(:[0-9]{1,3})?|mps"
@@ -286,6 +303,7 @@ _RANGE_WORD = {"type": "string", "pattern": r"^\s*[0-9]{1,5}\.\.[0-9]{1,5}\s*$"}
 _POSITION: dict[str, Any] = {"type": "integer", "minimum": -MAX_COUNT, "maximum": MAX_COUNT}
 _SLICE_WORD = {"type": "string", "pattern": rf"^\s*({_SLICE.pattern})\s*$"}
 _SCALAR = {"type": ["string", "number", "boolean", "null"]}
+_ROW = {"type": "object", "minProperties": 1, "additionalProperties": _SCALAR}
 _ATTRIBUTE = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
@@ -300,6 +318,27 @@ _several = (Field(min_length=1), BeforeValidator(one_or_many), AfterValidator(_d
 
 Texts = Annotated[
     tuple[Text, ...], *_listing, Expected('a list of texts, such as ["One text", "Another"]')
+]
+_RowValue = Annotated[Any, AfterValidator(_row_value)]
+ExampleRows = Annotated[
+    tuple[Annotated[dict[Text, _RowValue], Field(min_length=1)], ...],
+    *_listing,
+    Expected("a list of mappings, such as [{text: One text, label: 1}]"),
+    WithJsonSchema({"type": "array", "minItems": 1, "items": _ROW}),
+]
+ColumnNames = Annotated[
+    Annotated[str, AfterValidator(_all_columns), Tag(_WORD)]
+    | Annotated[tuple[Name, ...], *_several, Tag(_LIST)],
+    Discriminator(_word_or_list),
+    Expected(_COLUMNS_TEXT),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": ALL_COLUMNS},
+                {"type": "array", "items": _TEXT, "minItems": 1, "uniqueItems": True},
+            ]
+        }
+    ),
 ]
 Patterns = Annotated[
     tuple[Text, ...],
@@ -331,15 +370,16 @@ Layers = Annotated[
     Expected(_LAYERS_TEXT),
     _written_as({"const": "all"}, _RANGE_WORD, _SLICE_WORD, _LAYER),
 ]
-Positions = Annotated[
-    Annotated[str, AfterValidator(_positions), Tag(_WORD)]
-    | Annotated[
-        tuple[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)], ...], *_several, Tag(_LIST)
-    ],
-    Discriminator(_word_or_list),
-    Expected(POSITIONS_TEXT),
-    _written_as({"enum": list(_POSITION_WORDS)}, _SLICE_WORD, _POSITION),
+PositionWord = Annotated[str, AfterValidator(_positions)]
+PositionNumbers = Annotated[
+    tuple[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)], ...], *_several
 ]
+POSITIONS_WRITTEN = (
+    {"enum": list(_POSITION_WORDS)},
+    _SLICE_WORD,
+    _POSITION,
+    {"type": "array", "items": _POSITION, "minItems": 1, "uniqueItems": True},
+)
 _INDEX: dict[str, Any] = {"type": "integer", "minimum": -MAX_COUNT, "maximum": MAX_COUNT}
 Indices = Annotated[
     tuple[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)], ...],

@@ -21,21 +21,22 @@ from pydantic import (
 
 from probekit.arguments import at_home
 from probekit.config.fields import (
+    ALL_COLUMNS,
     MAX_COUNT,
-    POSITIONS_TEXT,
     AsRun,
     Both,
     ByteCount,
+    ColumnNames,
     Count,
     Device,
     Dtype,
+    ExampleRows,
     Indices,
     Layers,
     Overrides,
     Patterns,
     Place,
     PortableNames,
-    Positions,
     Positive,
     Records,
     Seed,
@@ -60,6 +61,7 @@ from probekit.config.section import (
     one_source,
     sha256_of,
 )
+from probekit.config.spots import POSITIONS_HELP, Positions, Where
 from probekit.config.yamltext import Dumper
 from probekit.wording import counted, show
 
@@ -147,21 +149,29 @@ class RandomInputs(Part):
             )
 
 
-_SOURCES = ("texts", "file", "dataset", "random")
+_SOURCES = ("texts", "examples", "file", "dataset", "random")
 
 
 class InputsConfig(Part):
-    """The inputs: exactly one of texts, file, dataset and random."""
+    """The inputs: exactly one of texts, examples, file, dataset and random."""
 
     model_config = ConfigDict(json_schema_extra=exactly_one(*_SOURCES))
 
     texts: Deciding[Texts | None] = Field(
         None, description="The texts themselves; one is one example."
     )
+    examples: Deciding[ExampleRows | None] = Field(
+        None, description="Texts with values beside them, e.g. {text: ..., label: 1}."
+    )
     file: Deciding[Place | None] = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
     dataset: Deciding[DatasetInputs | None] = Field(None, description="A dataset of the hub.")
     random: Deciding[RandomInputs | None] = Field(None, description="Seeded random tokens.")
     field: Deciding[Text] = Field("text", description="The field or column that holds the text.")
+    columns: Deciding[ColumnNames | None] = Field(
+        None,
+        description="Fields to keep beside each example, or all; null: all of examples, none of "
+        "a file or dataset.",
+    )
     limit: Deciding[Count | None] = Field(None, description="Only the first so many examples.")
     max_tokens: Deciding[Count | None] = Field(
         None, description="Most tokens of an example; null: the model's context length."
@@ -176,9 +186,22 @@ class InputsConfig(Part):
         """Where `file` is on this machine."""
         return None if self.file is None else at_home(self.file)
 
+    @property
+    def wanted_columns(self) -> tuple[str, ...] | str:
+        """Which fields are kept beside each example: names, or ALL_COLUMNS."""
+        if self.columns is not None:
+            return self.columns
+        return () if self.examples is None else ALL_COLUMNS
+
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        return one_source(given, _SOURCES, cls.model_fields)
+        yield from one_source(given, _SOURCES, cls.model_fields)
+        plain = next((key for key in ("texts", "random") if given.get(key) is not None), None)
+        if given.get("columns") is not None and plain is not None:
+            yield (
+                "columns",
+                f"{plain} have no fields; give inputs.examples, a file or a dataset",
+            )
 
 
 class EinopsConfig(Part):
@@ -240,7 +263,7 @@ class ProbeRule(Part):
     layers: Deciding[Layers] = Field(
         "all", description="Layers to keep, from 0; negative numbers count from the last."
     )
-    positions: Deciding[Positions] = Field("all", description=f"Tokens to keep: {POSITIONS_TEXT}.")
+    positions: Deciding[Positions] = Field("all", description=f"Tokens to keep: {POSITIONS_HELP}.")
     heads: Deciding[Indices | None] = Field(
         None, description="Heads to keep, of attention kinds (pattern, q, z, ...); null: all."
     )
@@ -438,6 +461,15 @@ class ProbeConfig(Part):
                 f"{n_patterns} patterns and sites in all, expected at most {_MOST_PATTERNS}; "
                 "use globs such as transformer.h.*.mlp.{act,c_proj}",
             )
+
+    @property
+    def columns(self) -> tuple[str, ...] | str:
+        """Fields kept beside each example: what is asked for, and what a probe looks at."""
+        asked = self.inputs.wanted_columns
+        if isinstance(asked, str):
+            return asked
+        spots = (probe.positions for probe in self.probes if isinstance(probe.positions, Where))
+        return tuple(dict.fromkeys([*asked, *(name for spot in spots for name in spot.columns)]))
 
     def where(self, path: str) -> str:
         """Name the place of a key, for a message of a later stage.

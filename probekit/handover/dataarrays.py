@@ -16,7 +16,17 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from probekit.store import TEXT, Axes, dimension_names, is_choice, row_axis
+from probekit.store import (
+    AXES,
+    EXAMPLE,
+    TEXT,
+    TOKEN,
+    Axes,
+    ColumnType,
+    dimension_names,
+    is_choice,
+    row_axis,
+)
 from probekit.trace import Patterns, choose_sites
 
 if TYPE_CHECKING:
@@ -69,6 +79,25 @@ class _Spelled:
         return texts.reshape(ids.shape)
 
 
+class _User:
+    """A column of the user's own, by example or by token; NaN or None where there is no value."""
+
+    def __init__(self, trace: Trace, type: ColumnType, owner: str | None) -> None:
+        self._trace, self._name, self._owner = trace, type.name, owner
+        gaps = float if type.has_missing else type.dtype  # numpy's own types have no gaps
+        self.dtype = np.dtype(object if type.dtype == TEXT else gaps)
+
+    def __call__(self, key: Any) -> Array:
+        if self._owner is not None:
+            key = np.asarray(self._trace.tokens.column(self._owner)[key])
+        values = self._trace.columns.rows(self._name, key)
+        if not isinstance(values, np.ma.MaskedArray):
+            return values
+        shown: Array = np.ma.getdata(values).astype(self.dtype)
+        shown[np.ma.getmaskarray(values)] = None if self.dtype == object else np.nan
+        return shown
+
+
 def dataset_of(trace: Trace, patterns: Patterns | None) -> xr.Dataset:
     """Build the Dataset; see `Trace.to_xarray`."""
     sites = choose_sites(trace, patterns)
@@ -82,7 +111,7 @@ def dataset_of(trace: Trace, patterns: Patterns | None) -> xr.Dataset:
         for site, dims in zip(sites, names, strict=True)
     }
     tables = (_of_table(trace, table) for table in trace.tables)
-    coordinates = dict(chain(*tables, _chosen(sites)))
+    coordinates = dict(chain(*tables, _of_users(trace), _chosen(sites)))
     return xr.Dataset(variables, attrs=trace.provenance).assign_coords(coordinates)
 
 
@@ -98,6 +127,17 @@ def _of_table(trace: Trace, table: AxisTable) -> Iterator[tuple[str, Any]]:
         if column.spelled is not None:
             texts = _Spelled(trace, values)
             yield f"{axis}_{column.spelled}", _Lazy(shape, object, texts).variable((axis,))
+
+
+def _of_users(trace: Trace) -> Iterator[tuple[str, Any]]:
+    """Give the user's columns along the examples, and along the tokens of each."""
+    for name, type in trace.columns.types.items():
+        for axis, owner in ((EXAMPLE, None), (TOKEN, EXAMPLE)):
+            values = _User(trace, type, owner)
+            shape = (len(trace.table(axis)),)
+            own = {word for c in AXES[axis].columns for word in (c.name, c.spelled)}
+            label = f"{axis}_column_{name}" if name in own else f"{axis}_{name}"
+            yield label, _Lazy(shape, values.dtype, values).variable((axis,))
 
 
 def _chosen(sites: tuple[Site, ...]) -> Iterator[tuple[str, Any]]:

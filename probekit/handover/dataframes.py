@@ -44,7 +44,18 @@ def _of_axis(trace: Trace, table: AxisTable) -> pd.DataFrame:
             columns[column.spelled] = _spelled(trace, values)
     if table.axis.name == EXAMPLE:
         columns["n_generated"] = trace.examples.n_generated
+        for name, values in trace.columns.items():
+            # A field of the user's may be called as a column of the trace: text, n_tokens.
+            columns[f"columns.{name}" if name in columns else name] = _nullable(values)
     return pd.DataFrame(columns, index=pd.RangeIndex(len(table), name=table.axis.name))
+
+
+def _nullable(values: Array) -> Any:
+    """Give a column as pandas has it; one that lacks values as pandas' own type with gaps."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    dtype = {"i": "Int64", "f": "Float64", "b": "boolean"}.get(values.dtype.kind, "string")
+    return pd.array(values.tolist(), dtype=dtype)
 
 
 def _spelled(trace: Trace, ids: Array) -> Array:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
+import numpy as np
 
 from probekit import arguments
 from probekit.errors import StoreError
@@ -20,9 +21,11 @@ from probekit.store import (
     DTYPES,
     LIBVER,
     HDF5Out,
+    column_path,
     create_rows,
     dataset_in,
     known_axes,
+    missing_path,
     names_in,
     node_in,
     open_file,
@@ -97,6 +100,11 @@ def _columns(trace: Trace, old: h5py.File) -> Iterator[tuple[str, Any, int]]:
         for name in (*(column.name for column in table.stored), *table.undeclared):
             values = table.column(name)
             yield f"{table.axis.table}/{name}", values, len(values)
+    for name, type in trace.columns.types.items():
+        values = trace.columns[name]
+        yield column_path(name), np.ma.getdata(values), len(values)
+        if type.has_missing:
+            yield missing_path(name), np.ma.getmaskarray(values), len(values)
     choices = node_in(old, "rows")
     for choice in () if choices is None else names_in(choices, old):
         rows = trace.rows_of_choice(choice)

@@ -37,6 +37,7 @@ from probekit.models.forward import (
     compared,
     observe,
 )
+from probekit.wording import counted
 
 _OTHERWISE = "record without mask=, and choose the rows of its tensors yourself"
 
@@ -77,8 +78,8 @@ class TokenAxes:
         calls = self._calls.get(module, [])
         if number >= len(calls):
             raise CaptureError(
-                f"on plain tokens it runs {len(calls)} time(s) in a pass, and this is call "
-                f"{number}: what its rows are cannot be told; {_OTHERWISE}"
+                f"on plain tokens it runs {counted(len(calls), 'time')} in a pass, and this is "
+                f"call {number}: what its rows are cannot be told; {_OTHERWISE}"
             )
         call = calls[number]
         slot = _slot(call.inputs if side == "input" else call.outputs, element)

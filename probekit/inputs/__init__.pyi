@@ -1,4 +1,11 @@
 from . import shards as shards, tokenizing as tokenizing
+from .choosing import (
+    GENERATED as GENERATED,
+    NO_SPOTS as NO_SPOTS,
+    PROMPT as PROMPT,
+    Choice as Choice,
+    Choices as Choices,
+)
 from .examples import (
     Examples as Examples,
     Limits as Limits,
@@ -9,9 +16,7 @@ from .reading import Origin as Origin, place_of as place_of, read_inputs as read
 from .shards import (
     ALONE as ALONE,
     ANY_LENGTHS as ANY_LENGTHS,
-    GENERATED as GENERATED,
     ONE_LENGTH as ONE_LENGTH,
-    PROMPT as PROMPT,
     Budget as Budget,
-    Choice as Choice,
 )
+from .spots import find_spots as find_spots

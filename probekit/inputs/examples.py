@@ -7,7 +7,6 @@ in as a function, so this file needs no torch.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,8 +19,17 @@ import numpy as np
 
 from probekit.config import ProbeConfig, RandomInputs
 from probekit.errors import ConfigError, Fault, StoreError
-from probekit.inputs.texts import Blank, Found, Text, read_texts
-from probekit.store import INPUTS_FILE, Pieces, SealedInputs, explained
+from probekit.inputs.piecespool import PieceSpool
+from probekit.inputs.texts import Blank, Fields, Found, Text, read_texts
+from probekit.inputs.usercolumns import ColumnReading, column_of, storable
+from probekit.store import (
+    INPUTS_FILE,
+    ColumnType,
+    Pieces,
+    SealedColumns,
+    SealedInputs,
+    UserColumn,
+)
 from probekit.wording import by_count, counted
 
 Array = np.ndarray[Any, Any]
@@ -33,7 +41,6 @@ _LOOKED_AT, _LOOKED_AT_CHARACTERS = 10_000, 4_000_000  # before there is a token
 _EMPTY = "the text is empty: there is no token to record; remove it"
 _NO_TEXTS = "there are no texts in it"
 _DIGITS = 18  # of an id that is a number
-_TEMPORARY = "temporary files (TMPDIR)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,36 +64,6 @@ class Limits:
     too_long: str  # "truncate" or "error"
 
 
-class _Spool:
-    """Pieces in an unnamed temporary file: appended to, then mapped; a map outlives the file."""
-
-    def __init__(self) -> None:
-        with explained(_TEMPORARY):
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
-        self._ends = array("q", [0])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with explained(_TEMPORARY):  # closing writes what is left in its buffer
-            self._file.close()
-
-    def append(self, data: bytes) -> None:
-        with explained(_TEMPORARY):
-            self._file.write(data)
-        self._ends.append(self._ends[-1] + len(data))
-
-    def pieces(self, dtype: str) -> Pieces:
-        """Give what was appended."""
-        ends = np.array(self._ends, dtype=np.int64) // np.dtype(dtype).itemsize
-        if not self._ends[-1]:
-            return Pieces(values=np.empty(0, dtype=dtype), ends=ends)
-        with explained(_TEMPORARY):
-            self._file.flush()
-            return Pieces(values=np.memmap(self._file, dtype=dtype, mode="r"), ends=ends)
-
-
 class Examples:
     """All examples of a run: tokens and texts lie in files, not in memory.
 
@@ -95,6 +72,7 @@ class Examples:
         texts: UTF-8.
         tokens: int32 ids.
         spans: which characters of its text a token covers, `[token, (start, end)]`.
+        columns: values of the user's own; None where there are none.
         n_truncated: examples cut at the limit.
         n_cut: tokens that were cut; 0 where nobody counted them.
         is_about: `n_cut` is an estimate.
@@ -109,6 +87,7 @@ class Examples:
         texts: Pieces,
         tokens: Pieces,
         spans: Array | None = None,
+        columns: SealedColumns | None = None,
         n_truncated: int = 0,
         n_cut: int = 0,
         is_about: bool = False,
@@ -118,6 +97,7 @@ class Examples:
         self.n_truncated, self.n_cut, self.is_about = n_truncated, n_cut, is_about
         self.notes = tuple(notes)
         self._ids, self._texts, self._tokens, self._spans = ids, texts, tokens, spans
+        self._columns = columns
         self._digest = digest
 
     @classmethod
@@ -128,6 +108,7 @@ class Examples:
             texts=sealed.texts,
             tokens=sealed.tokens,
             spans=sealed.spans,
+            columns=sealed.columns,
             n_truncated=sealed.n_truncated,
             digest=sealed.digest,
         )
@@ -139,6 +120,7 @@ class Examples:
             texts=self._texts,
             tokens=self._tokens,
             spans=self._spans,
+            columns=self._columns,
             n_truncated=self.n_truncated,
             digest=self.digest,
             made_from=made_from,
@@ -188,16 +170,32 @@ class Examples:
         return _string(self._ids, example)
 
     @property
+    def column_types(self) -> tuple[ColumnType, ...]:
+        """The columns of the user's own."""
+        return () if self._columns is None else self._columns.types
+
+    def columns(self, begin: int, end: int) -> tuple[UserColumn, ...]:
+        """Give the user's columns over examples `begin` to `end`."""
+        if self._columns is None:
+            return ()
+        rows = [bytes(self._columns.rows.piece(n, n + 1)) for n in range(begin, end)]
+        return tuple(column_of(type, rows) for type in self._columns.types)
+
+    @property
     def string_bytes(self) -> Array:
-        """Bytes of the text and the id of each example, int64 `[example]`."""
-        return self._texts.sizes + self._ids.sizes
+        """Bytes of what each example says, its text, id and columns: int64 `[example]`."""
+        said = self._texts.sizes + self._ids.sizes
+        return said if self._columns is None else said + self._columns.rows.sizes
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of every id, text and token, and of the characters it covers."""
         if self._digest is not None:
             return self._digest
-        return self._digest_of(() if self._spans is None else (self._spans,))
+        more = [] if self._spans is None else [self._spans]
+        if self._columns is not None:
+            more += [self._columns.said, self._columns.rows.ends, self._columns.rows.values]
+        return self._digest_of(more)
 
     @cached_property
     def digest_of_format_1(self) -> str:
@@ -280,15 +278,16 @@ def look_through(config: ProbeConfig) -> None:
 class _Making:
     """Examples while they are made."""
 
-    def __init__(self) -> None:
+    def __init__(self, reading: ColumnReading | None = None) -> None:
         self._n_truncated = self._n_cut = 0
         self._is_about = False
         self._has_spans = True
+        self._reading = reading
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._tokens, self._texts, self._ids, self._spans = (
-                stack.enter_context(_Spool()) for _ in range(4)
+            self._tokens, self._texts, self._ids, self._spans, self._columns = (
+                stack.enter_context(PieceSpool()) for _ in range(5)
             )
             self._stack = stack.pop_all()
         return self
@@ -303,9 +302,11 @@ class _Making:
         tokens: Array,
         spans: Sequence[tuple[int, int]] | None = None,
         *,
+        columns: bytes = b"",
         n_cut: int = 0,
         about: bool = False,
     ) -> None:
+        self._columns.append(columns)
         self._ids.append(id.encode())
         self._texts.append(text.encode())
         self._tokens.append(tokens.tobytes())
@@ -324,11 +325,16 @@ class _Making:
             texts=self._texts.pieces("u1"),
             tokens=self._tokens.pieces("<i4"),
             spans=self._spans.pieces("<i4").values.reshape(-1, 2) if self._has_spans else None,
+            columns=self._sealed_columns(),
             n_truncated=self._n_truncated,
             n_cut=self._n_cut,
             is_about=self._is_about,
             notes=notes,
         )
+
+    def _sealed_columns(self) -> SealedColumns | None:
+        types = () if self._reading is None else self._reading.types()
+        return SealedColumns(types=types, rows=self._columns.pieces("u1")) if types else None
 
 
 class _Sorting:
@@ -382,28 +388,40 @@ def _tokenize(
     found: Iterable[Found], encode: Encode, limits: Limits, config: ProbeConfig
 ) -> Examples:
     sorting = _Sorting(found, config.inputs.limit, config.where("inputs"))
-    with _Making() as making:
+    reading = ColumnReading(Fields.of(config).wanted, _where_columns(config))
+    with _Making(reading) as making:
         n_texts = 0
         for group in _groups(sorting.texts()):
             n_texts += len(group)
             encoded = encode([text.text for text in group])
             for number, (text, ids) in enumerate(zip(group, encoded.ids, strict=True)):
+                columns = reading.add(text.columns, text.where)
+                if isinstance(columns, Fault):
+                    sorting.tell(columns)
+                    continue
                 n_more = 0 if encoded.n_more is None else encoded.n_more[number]
-                fault = _fault(text, ids, limits, n_more)
-                if fault is not None:
+                if (fault := _fault(text, ids, limits, n_more)) is not None:
                     sorting.tell(fault)
                     continue
                 kept = np.array(ids[: limits.n_tokens], dtype="<i4")
                 spans = None if encoded.spans is None else encoded.spans[number][: limits.n_tokens]
-                n_cut = len(ids) - len(kept) + n_more
-                making.add(text.id, text.text, kept, spans, n_cut=n_cut, about=n_more > 0)
+                about, n_cut = n_more > 0, len(ids) - len(kept) + n_more
+                making.add(
+                    text.id, text.text, kept, spans, columns=columns, n_cut=n_cut, about=about
+                )
         sorting.check_ids()
+        for fault in reading.faults():
+            sorting.tell(fault)
         if sorting.faults:
             raise ConfigError.of(sorting.faults)
         if not n_texts:
             raise ConfigError(f"{config.where('inputs')}: {_NO_TEXTS}")
         blank = f"{config.where('inputs.file')}: {sorting.n_blank} blank lines are left out"
-        return making.examples(notes=[blank] if sorting.n_blank else [])
+        return making.examples(notes=[*([blank] if sorting.n_blank else []), *reading.notes()])
+
+
+def _where_columns(config: ProbeConfig) -> str:
+    return config.where("inputs.examples" if config.inputs.columns is None else "inputs.columns")
 
 
 def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
@@ -422,17 +440,9 @@ def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
 
 def _unfit(text: Text) -> Fault | None:
     for name, value in (("text", text.text), ("id", text.id)):
-        if not _storable(value):
+        if not storable(value):
             return Fault(text.where, f"the {name} has a NUL character or a lone surrogate")
     return None
-
-
-def _storable(text: str) -> bool:
-    # JSON can spell both; HDF5 holds neither, and a tokenizer not the second.
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _fault(text: Text, ids: Sequence[int], limits: Limits, n_more: int) -> Fault | None:

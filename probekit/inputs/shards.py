@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from probekit.inputs.choosing import NO_SPOTS, Choices
 from probekit.inputs.examples import Examples
-from probekit.store import ALL_TOKENS, PER_EXAMPLE, ShardSpec, ShardTables, SiteSpec, is_choice
-from probekit.wording import counted
+from probekit.store import ShardSpec, ShardTables, SiteSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -22,8 +22,6 @@ Array = np.ndarray[Any, Any]
 # other is an estimate from the launches of a dozen layers.
 _A_BATCH_COSTS: Mapping[str, int] = {"cpu": 128}
 _A_LAUNCH_COSTS = 2048
-
-PROMPT, GENERATED = "prompt", "generated"  # tokens of an example that was gone on from
 
 # Which texts may share a batch, where a model gives a row other values in other company.
 ANY_LENGTHS, ONE_LENGTH, ALONE = "any lengths", "one length", "alone"
@@ -34,82 +32,13 @@ _SAID_BYTES = 64 << 20
 _TOKEN_BYTES, _EXAMPLE_BYTES, _SUM_BYTES = 24, 256, 16
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which positions of an example a probe keeps; `name` is the config's word for it."""
-
-    name: str  # "all", "prompt", "generated", "first", "last", "0,-1", "2:10"
-
-    @classmethod
-    def of(cls, given: str | int | Sequence[int]) -> Choice:
-        """Build from a config's `positions`."""
-        if isinstance(given, str):
-            return cls(given)
-        numbers = [given] if isinstance(given, int) else given
-        return cls(",".join(str(n) for n in numbers))
-
-    @property
-    def spans_passes(self) -> bool:
-        """Whether it keeps tokens that are generated: their rows come pass by pass."""
-        return self.name in (ALL_TOKENS, GENERATED)
-
-    def positions(self, n_tokens: int, n_prompt: int | None = None) -> Array:
-        """Give the positions kept of an example of so many tokens, ascending, int64.
-
-        Args:
-            n_tokens: of the example.
-            n_prompt: those before the first that was generated; None for all. Numbers, slices,
-                `first` and `last` are counted in them.
-
-        Raises:
-            IndexError: if a position that was asked for by its number does not exist.
-        """
-        if self.name == ALL_TOKENS:
-            return np.arange(n_tokens)
-        n_prompt = n_tokens if n_prompt is None else n_prompt
-        if self.name == GENERATED:
-            return np.arange(n_prompt, n_tokens)
-        if self.name == PROMPT:
-            return np.arange(n_prompt)
-        if ":" in self.name:
-            parts = [int(p) if p else None for p in self.name.split(":")]
-            return np.arange(n_prompt)[slice(*parts)]
-        named = {"first": "0", "last": "-1"}.get(self.name, self.name)
-        numbers = [int(p) for p in named.split(",")]
-        for number in numbers:
-            if not -n_prompt <= number < n_prompt:
-                raise IndexError(
-                    f"position {number} does not exist: it has {counted(n_prompt, 'token')}"
-                )
-        return np.unique([number % n_prompt for number in numbers])
-
-
-def count_rows(n_tokens: Array, rows: str, n_prompt: Array | None = None) -> Array:
-    """Count the rows each example gives to a site, by the site's `rows`, int64 `[example]`.
-
-    Args:
-        n_tokens: of each example, int64 `[example]`.
-        rows: of the site.
-        n_prompt: of each example, the tokens before the first generated one; None for all.
-    """
-    if rows == PER_EXAMPLE:
-        return np.ones_like(n_tokens)
-    if rows == ALL_TOKENS:
-        return n_tokens
-    n_prompt = n_tokens if n_prompt is None else n_prompt
-    if rows == GENERATED:
-        return n_tokens - n_prompt
-    lengths, back = np.unique(n_prompt, return_inverse=True)
-    counts = np.array([len(Choice(rows).positions(int(n))) for n in lengths])
-    return counts[back]
-
-
 def split(
     n_tokens: Array,
     sites: Sequence[SiteSpec],
     shard_bytes: int,
     string_bytes: Array | int = 0,
     n_prompt: Array | None = None,
+    choices: Choices = NO_SPOTS,
 ) -> tuple[ShardSpec, ...]:
     """Cut examples into shards.
 
@@ -120,11 +49,12 @@ def split(
             while a shard is open, so small rows make no shard of more than 64 MiB of that.
         string_bytes: of each example's text and id.
         n_prompt: of each example, the tokens before the first generated one; None for all.
+        choices: of positions.
     """
     bytes_by_rows: dict[str, int] = {}
     for spec in sites:
         bytes_by_rows[spec.rows] = bytes_by_rows.get(spec.rows, 0) + spec.row_bytes
-    counts = {rows: count_rows(n_tokens, rows, n_prompt) for rows in bytes_by_rows}
+    counts = {rows: choices.counts(rows, n_tokens, n_prompt) for rows in bytes_by_rows}
     example_bytes = sum(
         (counts[rows] * size for rows, size in bytes_by_rows.items()), np.zeros_like(n_tokens)
     )
@@ -155,7 +85,7 @@ def _fitting(ends: Array, begin: int, most: int) -> int:
     return int(np.searchsorted(ends, before + most, side="right"))
 
 
-def tables(examples: Examples, shard: ShardSpec) -> ShardTables:
+def tables(examples: Examples, shard: ShardSpec, choices: Choices = NO_SPOTS) -> ShardTables:
     """Collect what a shard says of its examples and tokens."""
     begin, end = shard.first_example, shard.first_example + shard.n_examples
     n_tokens = examples.n_tokens[begin:end]
@@ -164,24 +94,11 @@ def tables(examples: Examples, shard: ShardSpec) -> ShardTables:
         texts=tuple(examples.text(e) for e in range(begin, end)),
         n_tokens=n_tokens,
         token_ids=examples.token_ids(begin, end),
-        choices=choices(shard, n_tokens),
-        counts={rows: count_rows(n_tokens, rows) for rows in shard.n_rows},
+        choices=choices.tokens(shard, n_tokens),
+        counts=choices.of_shard(shard, n_tokens),
+        users=examples.columns(begin, end),
         **examples.spans(begin, end),
     )
-
-
-def choices(
-    shard: ShardSpec, n_tokens: Array, n_prompt: Array | None = None
-) -> Mapping[str, Array]:
-    """Say which tokens of the trace a shard's sites keep, by the sites' `rows`, int64 `[row]`."""
-    firsts = shard.first_token + np.cumsum(n_tokens) - n_tokens
-    prompts = n_tokens if n_prompt is None else n_prompt
-    lengths = list(zip(firsts, n_tokens.tolist(), prompts.tolist(), strict=True))
-    return {
-        rows: np.concatenate([first + Choice(rows).positions(n, p) for first, n, p in lengths])
-        for rows in shard.n_rows
-        if is_choice(rows)
-    }
 
 
 @dataclass(slots=True)

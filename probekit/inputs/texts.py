@@ -9,14 +9,15 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from probekit.arguments import at_home, no_path
-from probekit.config import DatasetInputs, InputsConfig, ProbeConfig
+from probekit.config import DatasetInputs, ProbeConfig
 from probekit.errors import ConfigError, Fault
+from probekit.inputs.usercolumns import Wanted
 from probekit.wording import shorten
 
 _ROWS_AT_ONCE = 1000  # of Parquet
@@ -30,6 +31,9 @@ class Text:
     id: str
     text: str
     is_numbered: bool = True  # it came without an id, and has its number for one
+    columns: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the user's own, as the source has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,26 @@ class Blank:
 
 
 Found = Text | Blank | Fault  # what a source holds, in order; a fault is of one text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """What is read of a row."""
+
+    text: str  # the name of the field that holds the text
+    wanted: Wanted  # of the others
+
+    @classmethod
+    def of(cls, config: ProbeConfig) -> Fields:
+        """Take what a config names."""
+        inputs = config.inputs
+        wanted = Wanted(
+            names=config.columns,
+            beside=(inputs.field, "id"),
+            is_spelled=inputs.place is not None and inputs.place.suffix.lower() == ".csv",
+            is_alike=inputs.examples is not None,
+        )
+        return cls(text=inputs.field, wanted=wanted)
 
 
 def read_texts(config: ProbeConfig) -> Iterator[Found]:
@@ -50,14 +74,18 @@ def read_texts(config: ProbeConfig) -> Iterator[Found]:
     if inputs.texts is not None:
         for number, text in enumerate(inputs.texts):
             yield Text(where=config.where(f"inputs.texts[{number}]"), id=str(number), text=text)
+    elif inputs.examples is not None:
+        fields = Fields.of(config)
+        for number, row in enumerate(inputs.examples):
+            yield _row(row, fields, config.where(f"inputs.examples[{number}]"), number)
     elif inputs.file is not None:
         assert inputs.place is not None  # where the file is
-        yield from _file(inputs.place, inputs.field, config.where("inputs.file"))
+        yield from _file(inputs.place, Fields.of(config), config.where("inputs.file"))
     else:
-        yield from _dataset(inputs, config.where("inputs.dataset"))
+        yield from _dataset(config, config.where("inputs.dataset"))
 
 
-def _file(path: Path, field: str, where: str) -> Iterator[Found]:
+def _file(path: Path, fields: Fields, where: str) -> Iterator[Found]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(
@@ -66,7 +94,7 @@ def _file(path: Path, field: str, where: str) -> Iterator[Found]:
     try:
         if not path.is_file():
             raise ConfigError(f"{where}: there is no file {path.absolute()}")
-        yield from reader(path, field)
+        yield from reader(path, fields)
     except OSError as error:  # no rights, a name too long, a broken disk
         raise ConfigError(f"{where}: {path} cannot be read: {error.strerror or error}") from error
 
@@ -84,7 +112,7 @@ def _lines(path: Path) -> Iterator[str]:
                 ) from error
 
 
-def _txt(path: Path, field: str) -> Iterator[Found]:
+def _txt(path: Path, fields: Fields) -> Iterator[Found]:
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             yield Text(where=f"{path}:{number}", id=str(number - 1), text=line.rstrip("\r\n"))
@@ -92,12 +120,12 @@ def _txt(path: Path, field: str) -> Iterator[Found]:
             yield Blank()
 
 
-def _jsonl(path: Path, field: str) -> Iterator[Found]:
+def _jsonl(path: Path, fields: Fields) -> Iterator[Found]:
     for number, line in enumerate(_lines(path), 1):
-        yield _json(line, field, f"{path}:{number}", number - 1) if line.strip() else Blank()
+        yield _json(line, fields, f"{path}:{number}", number - 1) if line.strip() else Blank()
 
 
-def _json(line: str, field: str, where: str, number: int) -> Found:
+def _json(line: str, fields: Fields, where: str, number: int) -> Found:
     try:
         row = json.loads(line, object_pairs_hook=_pairs)
     except (ValueError, RecursionError) as error:
@@ -105,8 +133,10 @@ def _json(line: str, field: str, where: str, number: int) -> Found:
     if isinstance(row, _Twice):
         return Fault(where, f"names the field {row.name!r} twice; remove one")
     if not isinstance(row, dict):
-        return Fault(where, f"expected an object with the field {field!r}, given {_short(row)}")
-    return _row(row, field, where, number)
+        return Fault(
+            where, f"expected an object with the field {fields.text!r}, given {_short(row)}"
+        )
+    return _row(row, fields, where, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +156,7 @@ def _twice(names: Sequence[str]) -> str | None:
     return next((name for name, n in Counter(names).items() if n > 1), None)
 
 
-def _csv(path: Path, field: str) -> Iterator[Found]:
+def _csv(path: Path, fields: Fields) -> Iterator[Found]:
     rows = csv.DictReader(_lines(path), strict=True)
     before = csv.field_size_limit(sys.maxsize)  # a text may be longer than 131 072 characters
     try:
@@ -134,14 +164,14 @@ def _csv(path: Path, field: str) -> Iterator[Found]:
             raise ConfigError(f"{path}:1: names the column {twice!r} twice; rename one")
         for number, row in enumerate(rows):
             where = f"{path}:{rows.line_num}"
-            if row.get(field, "") is None:
-                yield Fault(where, f"has fewer columns than the header, and no {field!r}")
+            if row.get(fields.text, "") is None:
+                yield Fault(where, f"has fewer columns than the header, and no {fields.text!r}")
             elif None in row:
                 yield Fault(
                     where, "has more columns than the header; put a text with commas in quotes"
                 )
             else:
-                yield _row(row, field, where, number)
+                yield _row(row, fields, where, number)
     except csv.Error as error:
         line = rows.reader.line_num  # the other one is of the last row that was whole
         raise ConfigError(f"{path}:{line}: is not CSV: {error}") from error
@@ -149,29 +179,32 @@ def _csv(path: Path, field: str) -> Iterator[Found]:
         csv.field_size_limit(before)
 
 
-def _parquet(path: Path, field: str) -> Iterator[Found]:
+def _parquet(path: Path, fields: Fields) -> Iterator[Found]:
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise ConfigError(f"{path}: .parquet needs pyarrow; install probekit[datasets]") from error
     try:
-        yield from _parquet_rows(path, pyarrow.parquet.ParquetFile(path), field)
+        yield from _parquet_rows(path, pyarrow.parquet.ParquetFile(path), fields)
     except (pyarrow.ArrowInvalid, OSError) as error:  # a damaged page is an OSError
         raise ConfigError(f"{path}: is not whole Parquet: {error}") from error
 
 
-def _parquet_rows(path: Path, table: Any, field: str) -> Iterator[Found]:
-    if field not in table.schema_arrow.names:
-        raise ConfigError(f"{path}: {_no_field(field, table.schema_arrow.names)}")
-    wanted = [n for n in (field, "id") if n in table.schema_arrow.names]
+def _parquet_rows(path: Path, table: Any, fields: Fields) -> Iterator[Found]:
+    there = table.schema_arrow.names
+    if fields.text not in there:
+        raise ConfigError(f"{path}: {_no_field(fields.text, there)}")
+    named = fields.wanted.names
+    read = there if isinstance(named, str) else (fields.text, "id", *named)
+    wanted = [name for name in there if name in read]
     number = 0
     for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
         for row in batch.to_pylist():
-            yield _row(row, field, f"{path}: row {number}", number)
+            yield _row(row, fields, f"{path}: row {number}", number)
             number += 1
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[Found]]] = {
+_READERS: dict[str, Callable[[Path, Fields], Iterator[Found]]] = {
     ".txt": _txt,
     ".jsonl": _jsonl,
     ".csv": _csv,
@@ -179,8 +212,8 @@ _READERS: dict[str, Callable[[Path, str], Iterator[Found]]] = {
 }
 
 
-def _dataset(inputs: InputsConfig, where: str) -> Iterator[Found]:
-    wanted = inputs.dataset
+def _dataset(config: ProbeConfig, where: str) -> Iterator[Found]:
+    wanted = config.inputs.dataset
     assert wanted is not None  # the config has exactly one source
     if (wrong := no_path(wanted.name)) is not None:
         raise ConfigError(f"{where}.name: given {shorten(wanted.name)}, {wrong}")
@@ -199,8 +232,9 @@ def _dataset(inputs: InputsConfig, where: str) -> Iterator[Found]:
     except Exception as error:
         # The hub client raises dozens of types; each means that the data set cannot be had.
         raise ConfigError(f"{where}: {wanted.name} cannot be loaded: {error}") from error
+    fields = Fields.of(config)
     for number, row in enumerate(rows):
-        yield _row(row, inputs.field, f"{wanted.name}[{wanted.split}][{number}]", number)
+        yield _row(row, fields, f"{wanted.name}[{wanted.split}][{number}]", number)
 
 
 def _saved_rows(datasets: Any, wanted: DatasetInputs, where: str) -> Any:
@@ -219,7 +253,8 @@ def _saved_rows(datasets: Any, wanted: DatasetInputs, where: str) -> Any:
     return splits[wanted.split]
 
 
-def _row(row: dict[str, Any], field: str, where: str, number: int) -> Text | Fault:
+def _row(row: Mapping[str, Any], fields: Fields, where: str, number: int) -> Text | Fault:
+    field = fields.text
     if field not in row:
         fault = Fault(where, _no_field(field, [str(key) for key in row]))
         if number == 0:  # most likely so in every row
@@ -229,11 +264,15 @@ def _row(row: dict[str, Any], field: str, where: str, number: int) -> Text | Fau
     if not isinstance(text, str):
         shown = "null" if text is None else _short(text)
         return Fault(where, f"the field {field!r} is {shown}; expected a text")
+    columns = fields.wanted.of(row, where)
+    if isinstance(columns, Fault):
+        return columns
     return Text(
         where=where,
         id=str(number if given is None else given),
         text=text,
         is_numbered=given is None,
+        columns=columns,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ def dataset(
     seed: int = 0,
     rows: np.ndarray[Any, Any] | None = None,
     origin: bool = False,
+    columns: Sequence[str] = (),
     drop_last: bool = False,
     buffer_rows: int | None = None,
     rank: int | None = None,
@@ -67,6 +69,9 @@ def dataset(
         origin: add to each batch where its rows come from, int64 `[row]` each: `"token"` (the row
             of the token in the trace), `"token_id"`, `"position"` and `"example"`; of sites with
             one row an example, `"example"` alone.
+        columns: add values of the user's own, the ones of each row's example, by the column's
+            name: a tensor `[row]` of int64, float64 (NaN where there is none) or bool, or a list
+            of texts.
         drop_last: leave out the last batch where it is not full.
         buffer_rows: rows that are shuffled among themselves; by default as many as take 1 GiB, but
             16 batches at least. They are not held in the process: the system keeps what it read of
@@ -95,6 +100,7 @@ def dataset(
         seed=seed,
         rows=rows,
         origin=origin,
+        columns=columns,
         drop_last=drop_last,
         buffer_rows=buffer_rows,
         rank=rank,
@@ -109,6 +115,7 @@ def map_dataset(
     *,
     rows: np.ndarray[Any, Any] | None = None,
     origin: bool = False,
+    columns: Sequence[str] = (),
 ) -> RowItems:
     """Give the rows of sites as a torch map-style `Dataset`: any row, in any order.
 
@@ -122,13 +129,14 @@ def map_dataset(
         sites: globs of sites, or portable names; all must have the same rows.
         rows: which rows there are: a mask of bools `[row]`, or their numbers; all when left out.
         origin: add where a row comes from, as in `dataset`.
+        columns: add values of the user's own, as in `dataset`.
 
     Raises:
         StoreError: if a site was not recorded, or sites have different rows.
     """
     from probekit.handover import make_items
 
-    return make_items(trace, sites, rows=rows, origin=origin)
+    return make_items(trace, sites, rows=rows, origin=origin, columns=columns)
 
 
 @method_of("Trace")

@@ -15,3 +15,8 @@ from .tensors import (
     MEANING as MEANING,
     Source as Source,
 )
+from .tokenview import (
+    ExampleView as ExampleView,
+    TokenView as TokenView,
+    view_example as view_example,
+)

@@ -15,7 +15,17 @@ import torch
 from probekit import models
 from probekit.config import ProbeConfig, digest_of_format_1, faults_once
 from probekit.errors import ConfigError, Fault, PlanError, StoreError
-from probekit.inputs import Examples, Limits, Origin, read_inputs, shards, tokenizing
+from probekit.inputs import (
+    NO_SPOTS,
+    Choices,
+    Examples,
+    Limits,
+    Origin,
+    find_spots,
+    read_inputs,
+    shards,
+    tokenizing,
+)
 from probekit.models import Skeleton, build_skeleton, families
 from probekit.planning.planned import Plan
 from probekit.planning.resolve import Resolver, SitePlan, moment
@@ -66,6 +76,7 @@ def make_plan(
     on_stage(TEXTS)
     examples = _examples(origin, tokenizer, notes, anew=anew)
     planned: tuple[ShardSpec, ...] = ()
+    choices = NO_SPOTS
     if examples is not None:
         extra = config.generate.max_new_tokens if config.generate else 0
         longest = int(examples.n_tokens.max()) + extra
@@ -74,13 +85,16 @@ def make_plan(
             # Attention rows are as wide as the longest example, which is known only now.
             sites = Resolver(config, outline.skeleton, longest).sites()
             outline = replace(outline, sites=sites)
-        _check_positions(config, outline.sites, examples, extra)
+        choices, of_spots = find_spots(config, examples)
+        notes += of_spots
+        _check_positions(config, outline.sites, examples, choices, extra)
         planned = shards.split(
             examples.n_tokens + extra,
             [s.spec for s in outline.sites],
             config.store.shard_bytes,
             examples.string_bytes,
             examples.n_tokens,
+            choices,
         )
     return Plan(
         config=config,
@@ -90,6 +104,7 @@ def make_plan(
         sites=outline.sites,
         stop=_stop(config, outline),
         examples=examples,
+        choices=choices,
         origin=origin,
         shards=planned,
         tokenizer=tokenizer,
@@ -278,14 +293,18 @@ def _company_notes(hf_config: Any, skeleton: Skeleton) -> list[str]:
 
 
 def _check_positions(
-    config: ProbeConfig, sites: Sequence[SitePlan], examples: Examples, n_new: int
+    config: ProbeConfig,
+    sites: Sequence[SitePlan],
+    examples: Examples,
+    choices: Choices,
+    n_new: int,
 ) -> None:
     """Refuse a position that some example does not have, and a pool over no token."""
     faults = {}
     for site in sites:
         where = config.where(f"probes[{site.spec.probe}].positions")
         try:
-            counts = shards.count_rows(examples.n_tokens + n_new, site.choice, examples.n_tokens)
+            counts = choices.counts(site.choice, examples.n_tokens + n_new, examples.n_tokens)
         except IndexError as error:
             shortest = int(examples.n_tokens.argmin())
             faults[where] = f"{error} (example {shortest}); a slice takes what there is"

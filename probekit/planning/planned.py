@@ -14,7 +14,7 @@ import torch
 
 from probekit import models
 from probekit.config import ProbeConfig
-from probekit.inputs import ANY_LENGTHS, ONE_LENGTH, Examples, Origin
+from probekit.inputs import ANY_LENGTHS, ONE_LENGTH, Choices, Examples, Origin
 from probekit.models import Sizes, Skeleton, families
 from probekit.planning.diskspace import Contents, free_bytes, left_bytes, shortage
 from probekit.planning.resolve import SitePlan
@@ -33,6 +33,7 @@ class Plan:
     sites: tuple[SitePlan, ...]
     stop: Source | None  # a forward pass ends after it; None: it runs to its end
     examples: Examples | None  # None where only a plan was asked for and the tokenizer is missing
+    choices: Choices  # of positions of the examples
     origin: Origin  # what decided the examples
     shards: tuple[ShardSpec, ...]  # empty without examples
     tokenizer: Any  # None for random inputs on a model without one

@@ -19,6 +19,7 @@ from probekit.config import (
     ProbeConfig,
     ProbeRule,
     RecordKind,
+    Where,
     compile_glob,
     faults_once,
     match_paths,
@@ -406,6 +407,7 @@ def _details(probe: ProbeRule, found: Found, recipe: Recipe) -> dict[str, Any]:
     """Say what was done to the rows, for the site's attributes; -1 is a number by then."""
     heads = recipe.heads or found.source.heads  # blocks take theirs at the source
     known = {
+        "positions": str(probe.positions) if isinstance(probe.positions, Where) else None,
         "heads": None if probe.heads is None else list(heads),
         "neurons": None if recipe.neurons is None else list(recipe.neurons),
         "einops": None if recipe.einops is None else recipe.einops.pattern,
@@ -435,7 +437,7 @@ def _steps(recipe: Recipe) -> list[str]:
 
 
 def _ways(site: SitePlan) -> str:
-    said = [f"positions {site.choice}", *(f"{k} {v}" for k, v in site.spec.details.items())]
+    said = [f"{k} {v}" for k, v in {"positions": site.choice, **site.spec.details}.items()]
     return ", ".join(said)
 
 

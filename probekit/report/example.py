@@ -11,13 +11,14 @@ import numpy as np
 
 from probekit.report.characters import visible, visible_token
 from probekit.report.parts import Roles, Stream
-from probekit.store import is_choice
+from probekit.store import Scalar, is_choice
 from probekit.trace import Site, Trace
 
 Array = np.ndarray[Any, Any]
 
 _CANDIDATES = 5  # of full logits; a top_k site has the k it was recorded with
 _LOGIT_ROWS = 64  # rows of full logits that are worked on at once
+_LONGEST_VALUE = 300  # characters of a column's value
 _DIGITS = 6  # significant digits of every number but attention
 
 
@@ -54,6 +55,7 @@ def describe(trace: Trace, roles: Roles, number: int) -> dict[str, Any]:
         "number": number,
         "id": visible_token(example.id),
         "text": visible(example.text),
+        "columns": [[visible(name), _shown(value)] for name, value in example.columns.items()],
         "tokens": [visible_token(token) for token in example.tokens],
         "steps": steps.tolist() if example.n_generated else None,
         "candidates": _candidates(trace, roles, number, n_tokens),
@@ -61,6 +63,13 @@ def describe(trace: Trace, roles: Roles, number: int) -> dict[str, Any]:
         "entropy": _entropy(trace, roles, number, n_tokens),
         "streams": [_stream(trace, stream, number, n_tokens) for stream in roles.streams],
     }
+
+
+def _shown(value: Scalar) -> str:
+    if value is None:
+        return "\u2013"  # no value
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return visible(text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}...")
 
 
 def _spread(values: Array, positions: Array, n_tokens: int) -> Array:

@@ -7,6 +7,7 @@ numbers as narrow as they fit: a token takes 4 bytes, and as few as 2 for its ch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from probekit.store.format import (
     INPUTS_RECORD,
     LIBVER,
     NEWEST,
+    USER_DTYPES,
+    ColumnType,
     FileRecord,
     HDF5Out,
     attributes_of,
@@ -63,6 +66,34 @@ class Pieces:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealedColumns:
+    """Values of the user's own beside the examples."""
+
+    types: tuple[ColumnType, ...]
+    rows: Pieces  # of each example its values, JSON: {"label": 1}
+
+    @property
+    def said(self) -> Array:
+        """The types as bytes, JSON."""
+        plain = [[type.name, type.dtype, type.has_missing] for type in self.types]
+        return np.frombuffer(json.dumps(plain).encode(), dtype=np.uint8)
+
+    @classmethod
+    def of(cls, said: bytes, rows: Pieces) -> Self:
+        """Read the types from bytes.
+
+        Raises:
+            ValueError: if they are none.
+        """
+        plain = json.loads(said)
+        types = tuple(ColumnType(name=n, dtype=d, has_missing=m) for n, d, m in plain)
+        for type in types:
+            if type.dtype not in USER_DTYPES or type.has_missing not in (False, True):
+                raise ValueError(f"{type.dtype} is no type of a column")
+        return cls(types=types, rows=rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedInputs:
     """What a model reads in a run."""
 
@@ -70,6 +101,7 @@ class SealedInputs:
     texts: Pieces
     tokens: Pieces  # int32 token ids
     spans: Array | None  # which characters of its text a token covers, [token, (start, end)]
+    columns: SealedColumns | None  # values of the user's own
     n_truncated: int  # examples whose tokens were cut at the limit
     digest: str  # of all of it
     made_from: Mapping[str, str]  # digests of what decided it: settings, file, tokenizer
@@ -108,6 +140,7 @@ class SealedInputs:
                 texts=_pieces(file, path, "texts", np.uint8),
                 tokens=_pieces(file, path, "tokens", np.int32),
                 spans=_values(file, path, "spans") if node_in(file, "spans") else None,
+                columns=_columns(file, path) if node_in(file, "columns") else None,
                 n_truncated=said.get("n_truncated", -1),
                 digest=said.get("inputs_digest", ""),
                 made_from={
@@ -123,8 +156,9 @@ class SealedInputs:
     def _wrong(self) -> str | None:
         """Say what cannot be in inputs that were sealed; None if they are whole."""
         n_examples = len(self.tokens)
-        if not n_examples or {len(self.ids), len(self.texts)} != {n_examples}:
-            return "its ids, texts and tokens are not of the same examples"
+        rows = [] if self.columns is None else [len(self.columns.rows)]
+        if not n_examples or {len(self.ids), len(self.texts), *rows} != {n_examples}:
+            return "its ids, texts, tokens and columns are not of the same examples"
         if not self.tokens.sizes.all() or self.tokens.values.min() < 0:
             return "an example has no tokens, or one below 0"
         if not isinstance(self.n_truncated, int) or not 0 <= self.n_truncated <= n_examples:
@@ -168,6 +202,10 @@ class SealedInputs:
             _write(file, f"{name}/ends", pieces.ends, narrow=True)
         if self.spans is not None:
             _write(file, "spans", self.spans, narrow=True)
+        if self.columns is not None:
+            _write(file, "columns/types", self.columns.said)
+            _write(file, "columns/values", self.columns.rows.values)
+            _write(file, "columns/ends", self.columns.rows.ends, narrow=True)
 
 
 def wrong_inputs(
@@ -213,6 +251,14 @@ def _write(file: h5py.File, name: str, values: Array, *, narrow: bool = False) -
 
 def _values(file: h5py.File, path: Path, name: str) -> Array:
     return np.asarray(MappedRows(dataset_in(file, name), path)[:])
+
+
+def _columns(file: h5py.File, path: Path) -> SealedColumns:
+    try:
+        rows = _pieces(file, path, "columns", np.uint8)
+        return SealedColumns.of(bytes(_values(file, path, "columns/types")), rows)
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path}: its columns are none: {error}") from error
 
 
 def _pieces(file: h5py.File, path: Path, name: str, dtype: Any) -> Pieces:

@@ -92,7 +92,12 @@ class AxisTable:
     def undeclared(self) -> tuple[str, ...]:
         """Names of columns that the file has and this version does not know."""
         with open_file(self._opened._file) as file:
-            there = tuple(names_in(node_in(file, self.axis.table), file))
+            table = node_in(file, self.axis.table)
+            there = tuple(
+                name
+                for name in names_in(table, file)
+                if not isinstance(node_in(file, self._path(name)), h5py.Group)
+            )
         return tuple(name for name in there if self.axis.column(name) is None)
 
     def column(self, name: str) -> Any:

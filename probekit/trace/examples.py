@@ -5,7 +5,7 @@ Knows their table, and how an example's tokens are found; nothing of sites.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from probekit import arguments
-from probekit.store import TOKEN, known_axes
+from probekit.store import TOKEN, Scalar, known_axes
 from probekit.trace.axistable import AxisTable
+from probekit.trace.usercolumns import UserColumns
 
 Array = np.ndarray[Any, Any]
 
@@ -32,6 +33,7 @@ class Example:
     tokens: tuple[str, ...]  # the tokens as strings
     n_generated: int  # of them, how many the model said itself: the last ones
     completion: str  # what it said itself; empty where it was not asked to generate
+    columns: Mapping[str, Scalar]  # values of the user's own, by name; None where there is none
 
 
 class Examples(AxisTable, Sequence[Example]):
@@ -56,7 +58,12 @@ class Examples(AxisTable, Sequence[Example]):
             tokens=tuple(self._opened.token_text(int(i)) for i in ids),
             n_generated=n_generated,
             completion=self._opened.vocabulary.text(said) if said else "",
+            columns=self._users.of(number),
         )
+
+    @cached_property
+    def _users(self) -> UserColumns:
+        return UserColumns(self._opened, self)
 
     def texts(self) -> Iterator[str]:
         """Give every text in order, many at a time read: quicker than one by one."""

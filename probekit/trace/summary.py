@@ -24,6 +24,7 @@ def summarize_trace(trace: Trace) -> dict[str, Any]:
         **{f"n_{table.axis.table}": len(table) for table in trace.tables},
         "n_sites": len(sites),
         "n_bytes": sum(site["bytes"] for site in sites),
+        "columns": {name: type.dtype for name, type in trace.columns.types.items()},
         "sites": sites,
         "execution": None
         if execution is None

@@ -40,6 +40,7 @@ from probekit.trace.axistable import AxisTable
 from probekit.trace.examples import Examples
 from probekit.trace.opened import Opened
 from probekit.trace.tokens import Tokens
+from probekit.trace.usercolumns import UserColumns
 from probekit.wording import one_of
 
 Array = np.ndarray[Any, Any]
@@ -66,6 +67,11 @@ class Tables(Opened):
     def tokens(self) -> Tokens:
         """The tokens, one by one or column by column."""
         return cast(Tokens, self.table(TOKEN))
+
+    @cached_property
+    def columns(self) -> UserColumns:
+        """The values of the user's own beside the examples: `columns["label"]` is `[example]`."""
+        return UserColumns(self, self.examples)
 
     @property
     def tables(self) -> tuple[AxisTable, ...]:

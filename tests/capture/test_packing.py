@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probekit.capture.packing import Batch, make_batch, pack, padded, to_storage
 from probekit.errors import CaptureError
+from probekit.inputs import NO_SPOTS
 
 CPU = torch.device("cpu")
 EVERY = frozenset({"input_ids", "attention_mask", "position_ids", "use_cache"})
@@ -31,7 +32,8 @@ def batch_of(
         np.array(numbers),
         np.array([len(ids) for ids in examples]),
         np.array([token for ids in examples for token in ids], dtype=np.int32),
-        choices=choices,
+        choices=NO_SPOTS,
+        kept=choices,
         accepted=accepted,
         device=CPU,
     )

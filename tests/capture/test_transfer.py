@@ -340,13 +340,20 @@ def test_rows_leave_a_gpu_whole_while_it_goes_on():
 def test_nothing_between_a_hook_and_the_ring_waits_for_the_gpu():
     from probekit.capture.oddvalues import Tally
     from probekit.capture.packing import make_batch, pack
+    from probekit.inputs import NO_SPOTS
     from probekit.planning.recipe import Recipe
 
     device, sink = torch.device("cuda"), Kept()
     n_tokens = np.array([3, 5])
     ids = np.arange(8, dtype=np.int32)
     batch = make_batch(
-        np.array([0, 1]), n_tokens, ids, choices=("all",), accepted=frozenset(), device=device
+        np.array([0, 1]),
+        n_tokens,
+        ids,
+        choices=NO_SPOTS,
+        kept=("all",),
+        accepted=frozenset(),
+        device=device,
     )
     rows, recipe, tally = batch.rows["all"], Recipe(neurons=(1, 3)), Tally(1, device)
     output = torch.randn(2, 5, 8, device=device)

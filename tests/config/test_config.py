@@ -94,10 +94,12 @@ def test_a_minimal_config_has_every_default(tmp_path: Path) -> None:
         },
         "inputs": {
             "texts": ("a", "b"),
+            "examples": None,
             "file": None,
             "dataset": None,
             "random": None,
             "field": "text",
+            "columns": None,
             "limit": None,
             "max_tokens": None,
             "too_long": "truncate",
@@ -304,6 +306,23 @@ MISTAKES = [
     ("  texts: [a, b]", "  texts: []", "4: inputs.texts", "expected at least one value"),
     ("  texts: [a, b]", "  texts:\n  - a\n  - ''", "6: inputs.texts[1]", "not empty"),
     ("  texts: [a, b]", "  texts: [a, no, 3]", "4: inputs.texts[2]", "put it in quotes"),
+    ("  texts: [a, b]", "  examples: {text: a}", "4: inputs.examples", "mapping.*expected a list"),
+    ("  texts: [a, b]", "  examples: []", "4: inputs.examples", "expected at least one value"),
+    ("  texts: [a, b]", "  examples: [a]", "4: inputs.examples[0]", "expected a mapping"),
+    ("  texts: [a, b]", "  examples: [{}]", "4: inputs.examples[0]", "expected at least one val"),
+    (
+        "  texts: [a, b]",
+        "  examples:\n  - text: a\n    n: [1]",
+        "6: inputs.examples[0].n",
+        "expected text, a number, true, false or null",
+    ),
+    (
+        "  texts: [a, b]",
+        "  examples: [{text: a}]\n  columns: some",
+        "5: inputs.columns",
+        "expected all, or a list of names",
+    ),
+    ("  texts: [a, b]", "  texts: [a]\n  columns: [n]", "5: inputs.columns", "have no fields"),
     ("  texts: [a, b]", "  limit: 3", "3: inputs", "given none, expected exactly one of texts"),
     ("  texts: [a, b]", "  texts: [a]\n  file: b", "5: inputs.file", "given texts and file, exp"),
     ("  texts: [a, b]", "  texts: [a]\n  limit: 0", "5: inputs.limit", "expected at least 1"),
@@ -1150,7 +1169,8 @@ def test_the_schema_describes_every_field() -> None:
 
 # What JSON Schema cannot say: relations of two numbers, and what is gone once the text is read.
 BEYOND_SCHEMA = re.compile(
-    r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range"
+    r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range|"
+    r"have no fields"
 )
 
 

@@ -12,8 +12,9 @@ from tiny_traces import CHOICES, kept, site
 
 from probekit.config.loading import load_config
 from probekit.inputs import shards
+from probekit.inputs.choosing import Choice, count_rows
 from probekit.inputs.examples import Encoded, Examples, Limits, make_examples
-from probekit.inputs.shards import Budget, Choice
+from probekit.inputs.shards import Budget
 from probekit.store.format.schema import ShardSpec, SiteSpec
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=30)
@@ -73,7 +74,7 @@ def test_a_position_that_is_not_there_is_refused(number: int, n_tokens: int) -> 
 
 @given(LENGTHS, ROWS)
 def test_rows_are_counted_one_example_at_a_time(lengths: list[int], rows: str) -> None:
-    found = shards.count_rows(int64(lengths), rows)
+    found = count_rows(int64(lengths), rows)
     assert found.tolist() == [len(kept(rows, n)) for n in lengths]
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probekit.store import MappedRows, axis_of, dataset_in, is_choice, open_file
+from probekit.store import EXAMPLE, MappedRows, axis_of, dataset_in, is_choice, open_file
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -44,31 +44,62 @@ class RowReader:
         trace: where the sites are.
         names: of the sites; all have the same rows.
         origin: whether to add where rows come from.
+        columns: of the user's own, to add by their names.
         kept: int64, ascending: number n means row `kept[n]`; None for all rows.
     """
 
     def __init__(
-        self, trace: Trace, names: tuple[str, ...], *, origin: bool, kept: Array | None
+        self,
+        trace: Trace,
+        names: tuple[str, ...],
+        *,
+        origin: bool,
+        columns: tuple[str, ...] = (),
+        kept: Array | None,
     ) -> None:
         self.trace = trace
         self.names = names
         self.origin = origin
+        self.columns = columns
         self.kept = kept
         self._rows = trace[names[0]].rows
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reader, (self.trace, self.names, self.origin, self.kept)
+        return _reader, (self.trace, self.names, self.origin, self.columns, self.kept)
 
-    def __call__(self, numbers: Array, held: Held | None = None) -> dict[str, torch.Tensor]:
+    def __call__(self, numbers: Array, held: Held | None = None) -> dict[str, Any]:
         """Give rows as tensors of their own memory, by site name, `[row, ...]`.
+
+        A column of texts is a list.
 
         Args:
             numbers: of the rows, int64 `[row]`.
             held: from `hold`, if they were among those.
         """
         rows = numbers if self.kept is None else self.kept[numbers]
-        batch = {name: self._tensor(name, rows, held) for name in self.names}
-        return {**batch, **self._origin_of(rows)} if self.origin else batch
+        batch: dict[str, Any] = {name: self._tensor(name, rows, held) for name in self.names}
+        if self.origin:
+            batch |= self._origin_of(rows)
+        examples = self.examples_of(rows) if self.columns else rows
+        return batch | {name: self._column(name, examples) for name in self.columns}
+
+    def examples_of(self, rows: Array) -> Array:
+        """Give the example of each row of the trace."""
+        axis = axis_of(self._rows)
+        if not axis.is_inner:
+            return rows
+        if is_choice(self._rows):
+            rows = self._numbers(f"rows/{self._rows}", axis.name)[rows]
+        found: Array = self._numbers(f"{axis.table}/{EXAMPLE}", EXAMPLE)[rows]
+        return found
+
+    def _column(self, name: str, examples: Array) -> torch.Tensor | list[str]:
+        if name not in self._values:
+            self._values[name] = self.trace.columns[name]
+        values = self._values[name][examples]
+        if isinstance(values, np.ma.MaskedArray):
+            values = values.filled("" if values.dtype == object else np.nan)
+        return values.tolist() if values.dtype == object else torch.from_numpy(np.array(values))
 
     def expect(self, stretches: Array) -> None:
         """Let the system begin to read what will be asked for: `[stretch, (begin, end)]`."""
@@ -122,6 +153,10 @@ class RowReader:
         return {name: self._open(f"sites/{name}") for name in self.names}
 
     @cached_property
+    def _values(self) -> dict[str, Array]:
+        return {}
+
+    @cached_property
     def _tables(self) -> dict[str, MappedRows]:
         return {}
 
@@ -141,8 +176,14 @@ class RowReader:
         return lru_cache(maxsize=None)(_map)
 
 
-def _reader(trace: Trace, names: tuple[str, ...], origin: bool, kept: Array | None) -> RowReader:
-    return RowReader(trace, names, origin=origin, kept=kept)
+def _reader(
+    trace: Trace,
+    names: tuple[str, ...],
+    origin: bool,
+    columns: tuple[str, ...],
+    kept: Array | None,
+) -> RowReader:
+    return RowReader(trace, names, origin=origin, columns=columns, kept=kept)
 
 
 def _map(path: Path) -> Array:

@@ -5,6 +5,7 @@ Knows what makes sense: sites with the same rows, sizes of blocks and buffers, s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import xxhash
 
+from probekit import arguments
 from probekit.errors import StoreError
 from probekit.handover.torch.batches import RowBatches, RowItems
 from probekit.handover.torch.rowreader import RowReader
@@ -32,6 +34,8 @@ _BUFFER_BATCHES = 16  # at least
 # 1 + batch_size * block_rows / buffer_rows times that in a full permutation.
 _BLOCK_BYTES = 1 << 17
 _BLOCKS = 256  # in a buffer, at least
+_CHECKED = 1 << 20  # rows that are looked at together
+_ORIGIN = ("token", "token_id", "position", "example")  # what `origin` adds to a batch
 
 
 def make_batches(
@@ -43,6 +47,7 @@ def make_batches(
     seed: int,
     rows: Array | None,
     origin: bool,
+    columns: Sequence[str],
     drop_last: bool,
     buffer_rows: int | None,
     rank: int | None,
@@ -70,16 +75,51 @@ def make_batches(
         drop_last=bool(drop_last),
     )
     _refuse_too_few(settings)
-    reader = RowReader(trace, tuple(s.name for s in sites), origin=origin, kept=kept)
+    reader = _reader(trace, sites, origin, columns, kept)
     return RowBatches(reader, settings, rank=rank)
 
 
-def make_items(trace: Trace, patterns: Patterns, *, rows: Array | None, origin: bool) -> RowItems:
+def make_items(
+    trace: Trace,
+    patterns: Patterns,
+    *,
+    rows: Array | None,
+    origin: bool,
+    columns: Sequence[str],
+) -> RowItems:
     """Make a dataset of rows; see `Trace.map_dataset`."""
     sites = _sites(trace, patterns)
     kept = _kept(sites[0], rows)
-    reader = RowReader(trace, tuple(s.name for s in sites), origin=origin, kept=kept)
+    reader = _reader(trace, sites, origin, columns, kept)
     return RowItems(reader, len(sites[0]) if kept is None else len(kept))
+
+
+def _reader(
+    trace: Trace,
+    sites: tuple[Site, ...],
+    origin: bool,
+    columns: Sequence[str],
+    kept: Array | None,
+) -> RowReader:
+    names = tuple(arguments.texts("columns", columns)) if columns else ()
+    reader = RowReader(trace, tuple(s.name for s in sites), origin=origin, columns=names, kept=kept)
+    for name in names:
+        values = trace.columns[name]
+        if name in _ORIGIN and origin:
+            raise StoreError(f"columns: {name} is also said by origin=True; leave one out")
+        if not isinstance(values, np.ma.MaskedArray) or values.dtype.kind not in "ib":
+            continue
+        missing = np.ma.getmaskarray(values)
+        chosen = np.arange(len(sites[0])) if kept is None else kept
+        for begin in range(0, len(chosen), _CHECKED):
+            examples = reader.examples_of(chosen[begin : begin + _CHECKED])
+            if (gaps := examples[missing[examples]]).size:
+                raise StoreError(
+                    f"{trace.path}: example {gaps[0]} has no {name}, and a tensor of "
+                    f"{trace.columns.types[name].dtype} has no word for that; leave such rows "
+                    "out, by rows="
+                )
+    return reader
 
 
 def _sites(trace: Trace, patterns: Patterns) -> tuple[Site, ...]:

@@ -16,7 +16,8 @@ async function openExample(place) {
   ]);
   if (Number(byId("example").value) !== place) return; // another was chosen meanwhile
   const generated = n_generated ? `, ${n_generated} of them generated` : "";
-  byId("example-about").textContent = numbers.count(n_tokens, "token") + generated;
+  const values = example.columns.map(([name, value]) => ` · ${name}: ${value}`).join("");
+  byId("example-about").textContent = numbers.count(n_tokens, "token") + generated + values;
   const head = headNear(about, state.map, state.column); // the same as in the example before
   state.set({ example, attention: about, ...head, weights: null, token: null, hover: null });
 }

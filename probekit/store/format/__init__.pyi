@@ -1,6 +1,7 @@
 from . import schema as schema
 from .axes import (
     ALL_TOKENS as ALL_TOKENS,
+    AXES as AXES,
     EXAMPLE as EXAMPLE,
     PER_EXAMPLE as PER_EXAMPLE,
     TEXT as TEXT,
@@ -87,6 +88,21 @@ from .schema import (
     SiteSpec as SiteSpec,
     item_bytes as item_bytes,
     widen as widen,
+)
+from .usercolumns import (
+    BOOL as BOOL,
+    FLOAT as FLOAT,
+    INT as INT,
+    USER_DTYPES as USER_DTYPES,
+    ColumnType as ColumnType,
+    Scalar as Scalar,
+    UserColumn as UserColumn,
+    column_path as column_path,
+    missing_path as missing_path,
+    user_column_types as user_column_types,
+    user_datasets as user_datasets,
+    write_user_columns as write_user_columns,
+    wrong_name as wrong_name,
 )
 from .vocabulary import (
     VOCABULARY_NAMES as VOCABULARY_NAMES,

@@ -12,7 +12,8 @@ from itertools import chain, count
 
 import h5py
 
-from probekit.store.format.axes import axis_of, is_choice, known_axes
+from probekit.store.format.axes import EXAMPLE, axis_of, is_choice, known_axes
+from probekit.store.format.usercolumns import user_datasets
 from probekit.store.format.vocabulary import VOCABULARY_NAMES
 
 # netCDF's name for a dimension that has a size but no values.
@@ -88,7 +89,10 @@ def _datasets(file: h5py.File) -> Iterator[tuple[h5py.Dataset, Axes]]:
             yield dataset, Axes(names=(first, *dataset.attrs["axes"][1:]), sizes=dataset.shape)
     for axis in known_axes():
         for dataset in file.get(axis.table, {}).values():
-            yield dataset, Axes(names=(axis.name,), sizes=dataset.shape)
+            if isinstance(dataset, h5py.Dataset):
+                yield dataset, Axes(names=(axis.name,), sizes=dataset.shape)
+    for name in user_datasets(file):
+        yield file[name], Axes(names=(EXAMPLE,), sizes=file[name].shape)
     for choice, dataset in file.get("rows", {}).items():
         yield dataset, Axes(names=(row_axis(choice),), sizes=dataset.shape)
     for name, along in zip(VOCABULARY_NAMES, ("d_vocab", "byte", "d_vocab"), strict=True):

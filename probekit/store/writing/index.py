@@ -6,7 +6,7 @@ Knows sealed shards and how they line up; every large dataset stays where it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -18,11 +18,13 @@ import numpy as np
 from probekit.errors import StoreError
 from probekit.store.format import (
     COUNTS,
+    EXAMPLE,
     FIRST,
     INDEX_FILE,
     INDEX_RECORD,
     LIBVER,
     TOKEN,
+    Axis,
     Execution,
     FileRecord,
     HDF5Out,
@@ -37,6 +39,7 @@ from probekit.store.format import (
     read_execution,
     rest_checksum,
     schema,
+    user_datasets,
     write_dimensions,
     write_execution,
     write_orders,
@@ -129,7 +132,7 @@ def _link_tables(
     local = inner if is_local else inner - {TOKEN}
     for axis in known_axes():
         n_rows = [shard.count(axis.name) for shard in shards]
-        for dataset in first.get(axis.table, {}).values():
+        for dataset in _columns(first, axis):
             column = axis.column(dataset.name.rpartition("/")[2])
             numbers = None if column is None else column.numbers
             if numbers in local:
@@ -141,6 +144,16 @@ def _link_tables(
             _write_numbers(file, dataset, folder, shards, numbers)
         else:
             _link(file, dataset, shards, [s.n_rows[choice] for s in shards])
+
+
+def _columns(file: h5py.File, axis: Axis) -> Iterator[h5py.Dataset]:
+    """Give the columns of an axis' table, the user's own too."""
+    for node in file.get(axis.table, {}).values():
+        if isinstance(node, h5py.Dataset):
+            yield node
+    if axis.name == EXAMPLE:
+        for name in user_datasets(file):
+            yield file[name]
 
 
 def _write_numbers(

@@ -25,8 +25,10 @@ from probekit.store.format import (
     HDF5Out,
     ShardSpec,
     SiteSpec,
+    UserColumn,
     known_axes,
     schema,
+    write_user_columns,
 )
 
 # HDF5 lays data at any byte; a map at an odd offset is slow for numpy and of no use to torch.
@@ -44,6 +46,7 @@ class ShardTables:
     columns: Mapping[str, Mapping[str, Values]]  # by axis: columns that do not follow from n_rows
     choices: Mapping[str, Array]  # rows of a choice of positions: the token each row is, in the run
     counts: Mapping[str, Array]  # by a site's `rows`: how many rows each example gives [example]
+    users: Sequence[UserColumn] = ()  # columns of the user's own
 
     @classmethod
     def of_texts(
@@ -55,6 +58,7 @@ class ShardTables:
         token_ids: Array,
         choices: Mapping[str, Array],
         counts: Mapping[str, Array],
+        users: Sequence[UserColumn] = (),
         **more: Array | None,
     ) -> Self:
         """Give the tables of texts and their tokens.
@@ -66,6 +70,7 @@ class ShardTables:
             token_ids: int32 `[token]`.
             choices: see the class.
             counts: see the class.
+            users: see the class.
             more: other columns of the tokens, `[token]`; None where there is none.
         """
         tokens = {"id": token_ids, **{k: v for k, v in more.items() if v is not None}}
@@ -74,6 +79,7 @@ class ShardTables:
             columns={EXAMPLE: {"id": ids, "text": texts}, TOKEN: tokens},
             choices=choices,
             counts=counts,
+            users=users,
         )
 
     @property
@@ -127,6 +133,7 @@ def _write_tables(file: h5py.File, shard: ShardSpec, tables: ShardTables, layout
     for name, rows in tables.choices.items():
         dataset = file.create_dataset(f"rows/{name}", data=rows.astype("<i8"))
         dataset.attrs["axes"] = ["row"]
+    write_user_columns(file, tables.users)
 
 
 def _columns(axis: Axis, shard: ShardSpec, tables: ShardTables) -> Iterator[tuple[Column, Values]]:

@@ -1,0 +1,49 @@
+"""What `probekit tokens` prints: the tokens of examples, and which of them each probe keeps.
+
+Knows rich; computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from probekit.cli.tables import show_table
+from probekit.cli.terminal import console
+from probekit.errors import printable
+from probekit.wording import counted, shorten
+
+if TYPE_CHECKING:
+    from probekit.config import ProbeRule
+    from probekit.planning import ExampleView
+
+
+def show_tokens(views: Sequence[ExampleView], probes: Sequence[ProbeRule], n_examples: int) -> None:
+    """Print examples, each as a table of its tokens."""
+    out = console()
+    for number, probe in enumerate(probes):
+        what = ", ".join(probe.modules or probe.sites or ())
+        out.print(f"probe {number}: {printable(shorten(what, 100))}, positions {_said(probe)}")
+    for view in views:
+        said = "".join(f", {name}: {_value(value)}" for name, value in view.columns.items())
+        title = f"\nexample {view.number}"
+        out.print(Text.assemble((title, "bold"), f" (id {printable(view.id)}{printable(said)})"))
+        rows = [
+            (str(t.position), str(t.id), repr(t.text), " ".join(map(str, t.probes)))
+            for t in view.tokens
+        ]
+        show_table(out, ("position", "id", "token", "kept by probe"), rows)
+    if len(views) < n_examples:
+        shown = counted(len(views), "example", of=n_examples)
+        out.print(f"\n{shown}; --example NUMBER shows another")
+
+
+def _said(probe: ProbeRule) -> str:
+    given = probe.positions
+    return ", ".join(map(str, given)) if isinstance(given, tuple) else printable(str(given))
+
+
+def _value(value: object) -> str:
+    return "none" if value is None else shorten(str(value), 40)

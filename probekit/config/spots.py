@@ -1,0 +1,151 @@
+"""Positions by what stands there: a text, a pattern, a column's value, or what is beside one.
+
+Knows how a spot is written; nothing of tokens. `positions` of a probe is a spot, or one of the
+words, numbers and slices of fields.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import regex
+from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
+
+from probekit.config.fields import (
+    MAX_COUNT,
+    POSITIONS_TEXT,
+    POSITIONS_WRITTEN,
+    TAG,
+    Count,
+    Expected,
+    Name,
+    PositionNumbers,
+    PositionWord,
+    Text,
+)
+from probekit.config.section import Deciding, Part, one_source
+from probekit.wording import show
+
+_WORD, _LIST, _MAPPING = (f"{TAG}{name}" for name in ("word", "list", "mapping"))
+_PLAIN = ("match", "regex", "column")
+_BESIDE = ("after", "before")
+
+
+def _pattern(text: str) -> str:
+    try:
+        regex.compile(text)
+    except (regex.error, RecursionError) as error:
+        raise ValueError(f"expected a regular expression: {error}") from None
+    return text
+
+
+class Spot(Part):
+    """Characters of a text: exactly one of match, regex and column."""
+
+    match: Deciding[Text | None] = Field(None, description='A text, such as " Japan".')
+    regex: Deciding[Annotated[Text, AfterValidator(_pattern)] | None] = Field(
+        None, description="A regular expression."
+    )
+    column: Deciding[Name | None] = Field(
+        None, description="A column; its value, a text, is looked for."
+    )
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from one_source(given, _PLAIN, cls.model_fields)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it looks at."""
+        return () if self.column is None else (self.column,)
+
+    def __str__(self) -> str:
+        key = next(key for key in _PLAIN if getattr(self, key) is not None)
+        return f"{key}: {show(getattr(self, key))}"
+
+
+class Where(Spot):
+    """Tokens by what stands there: exactly one of match, regex, column, after and before."""
+
+    after: Deciding[Spot | None] = Field(
+        None, description="The token that comes offset tokens after each spot."
+    )
+    before: Deciding[Spot | None] = Field(
+        None, description="The token that comes offset tokens before each spot."
+    )
+    offset: Deciding[Count] = Field(
+        1, description="How many tokens after the last one of a spot, or before its first."
+    )
+    take: Deciding[
+        Literal["all", "first", "last"] | Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)]
+    ] = Field("all", description="Which of the tokens: all, first, last, or a number from 0.")
+    missing: Deciding[Literal["error", "skip"]] = Field(
+        "error", description="skip: an example in which nothing is found has no row."
+    )
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        yield from one_source(given, (*_PLAIN, *_BESIDE), cls.model_fields)
+        if "offset" in given and not any(given.get(key) is not None for key in _BESIDE):
+            yield "offset", "goes with after and before alone"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it looks at."""
+        inner = self.after or self.before
+        return super().columns if inner is None else inner.columns
+
+    def __str__(self) -> str:
+        for key in _BESIDE:
+            if (spot := getattr(self, key)) is not None:
+                return f"{self.offset} {key} {{{spot}}}{self._taken}"
+        return f"{super().__str__()}{self._taken}"
+
+    @property
+    def _taken(self) -> str:
+        return "" if self.take == "all" else f", take: {self.take}"
+
+
+def _kind_of(value: object) -> str:
+    if isinstance(value, Mapping | Where):
+        return _MAPPING
+    return _WORD if isinstance(value, str) else _LIST
+
+
+_TEXT_KEYS = {key: {"type": ["string", "null"], "minLength": 1} for key in _PLAIN}
+_SPOT = {"type": "object", "properties": _TEXT_KEYS, "additionalProperties": False}
+
+
+def _exactly_one(keys: tuple[str, ...]) -> dict[str, Any]:
+    there = {"not": {"type": "null"}}
+    return {"oneOf": [{"required": [key], "properties": {key: there}} for key in keys]}
+
+
+_WHERE = {
+    "type": "object",
+    "properties": {
+        **_TEXT_KEYS,
+        **{key: {"anyOf": [_SPOT | _exactly_one(_PLAIN), {"type": "null"}]} for key in _BESIDE},
+        "offset": {"type": "integer", "minimum": 1, "maximum": MAX_COUNT},
+        "take": {
+            "anyOf": [
+                {"enum": ["all", "first", "last"]},
+                {"type": "integer", "minimum": -MAX_COUNT, "maximum": MAX_COUNT},
+            ]
+        },
+        "missing": {"enum": ["error", "skip"]},
+    },
+    "additionalProperties": False,
+    **_exactly_one((*_PLAIN, *_BESIDE)),
+}
+POSITIONS_HELP = f'{POSITIONS_TEXT}, or a spot such as {{match: " Japan"}}'
+
+Positions = Annotated[
+    Annotated[PositionWord, Tag(_WORD)]
+    | Annotated[PositionNumbers, Tag(_LIST)]
+    | Annotated[Where, Tag(_MAPPING)],
+    Discriminator(_kind_of),
+    Expected(POSITIONS_HELP),
+    WithJsonSchema({"anyOf": [*POSITIONS_WRITTEN, _WHERE]}),
+]

@@ -1,0 +1,183 @@
+"""Spots: the tokens of an example by what it says.
+
+Knows characters of texts, and which of them a token covers. A spot is every token that shares a
+character with it, so that it does not matter how a tokenizer cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import regex
+
+from probekit.config import ProbeConfig, Spot, Where
+from probekit.errors import ConfigError, Fault
+from probekit.inputs.choosing import Choice, Choices
+from probekit.inputs.examples import Examples
+from probekit.inputs.piecespool import PieceSpool
+from probekit.store import TEXT, Pieces, Scalar
+from probekit.wording import by_count, counted, shorten, show
+
+Array = np.ndarray[Any, Any]
+Span = tuple[int, int]  # of characters: the first, and the one behind the last
+
+_MOST_SECONDS = 10.0  # for one pattern on one text; a pattern can take for ever
+_AT_ONCE = 1000  # examples whose columns are read together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Read:
+    """An example as spots look at it."""
+
+    number: int
+    text: str
+    columns: Mapping[str, Scalar]
+    begins: Array  # [token]: its first character
+    ends: Array  # [token]: the character behind its last
+
+
+def find_spots(config: ProbeConfig, examples: Examples) -> tuple[Choices, list[str]]:
+    """Find what the spots of a config's probes keep of every example.
+
+    Returns:
+        The choices, and what the user should know.
+
+    Raises:
+        ConfigError: where an example has nothing of the kind, unless its probe skips those.
+    """
+    asked: dict[str, tuple[Where, str]] = {}
+    for number, probe in enumerate(config.probes):
+        if isinstance(probe.positions, Where):
+            where = config.where(f"probes[{number}].positions")
+            asked.setdefault(Choice.of(probe.positions).name, (probe.positions, where))
+    faults: list[Fault] = []
+    notes: list[str] = []
+    found = {}
+    for name, (spot, where) in asked.items():
+        _check(spot, examples, where)
+        found[name], empty = _found(spot, examples, where)
+        if empty and spot.missing == "error":
+            faults.append(Fault(where, _said_missing(spot, examples, empty)))
+        elif len(empty) == len(examples):
+            faults.append(Fault(where, f"{spot}: no example has a token of it"))
+        elif empty:
+            notes.append(
+                f"{where}: {counted(len(empty), 'example', of=len(examples))} "
+                f"{by_count(len(empty), 'has', 'have')} no token of "
+                f"{{{spot}}}, and no row (missing: skip)"
+            )
+    if faults:
+        raise ConfigError.of(faults)
+    return Choices(found=found), notes
+
+
+def _check(spot: Where, examples: Examples, where: str) -> None:
+    """Refuse a spot that no example can have."""
+    if not examples.has_spans:
+        raise ConfigError(
+            f"{where}: nobody says which characters a token covers (the inputs are random, or the "
+            "tokenizer does not tell), so no text can be found; give numbers or a slice"
+        )
+    types = {type.name: type.dtype for type in examples.column_types}
+    for name in spot.columns:
+        if name not in types:
+            there = f"; there is: {', '.join(types)}" if types else ""
+            raise ConfigError(f"{where}: the inputs have no column {name!r}{there}")
+        if types[name] != TEXT:
+            raise ConfigError(f"{where}: the column {name!r} holds {types[name]}, expected texts")
+
+
+def _found(spot: Where, examples: Examples, where: str) -> tuple[Pieces, list[int]]:
+    """Find a spot in every example; give its positions, and the examples that have none."""
+    empty: list[int] = []
+    with PieceSpool() as spool:
+        for example in _reads(examples, spot.columns):
+            try:
+                kept = _taken(spot, sorted(set(_tokens(spot, example))))
+            except TimeoutError as error:
+                raise ConfigError(
+                    f"{where}: {spot} took more than {_MOST_SECONDS:g} s on example "
+                    f"{example.number}; give a simpler pattern"
+                ) from error
+            if not kept:
+                empty.append(example.number)
+            spool.append(np.array(kept, dtype="<i4").tobytes())
+        return spool.pieces("<i4"), empty
+
+
+def _reads(examples: Examples, names: Sequence[str]) -> Iterator[_Read]:
+    for begin in range(0, len(examples), _AT_ONCE):
+        yield from _some(examples, names, begin, min(begin + _AT_ONCE, len(examples)))
+
+
+def _some(examples: Examples, names: Sequence[str], begin: int, end: int) -> Iterator[_Read]:
+    columns = {c.type.name: c for c in examples.columns(begin, end) if c.type.name in names}
+    for number in range(begin, end):
+        spans = examples.spans(number, number + 1)
+        yield _Read(
+            number=number,
+            text=examples.text(number),
+            columns={name: column.value(number - begin) for name, column in columns.items()},
+            begins=spans["char_start"],
+            ends=spans["char_end"],
+        )
+
+
+def _tokens(spot: Where, example: _Read) -> Iterator[int]:
+    """Give the positions of a spot's tokens; some may come twice."""
+    beside = spot.after or spot.before
+    if beside is None:
+        for span in _spans(spot, example):
+            yield from _covering(span, example).tolist()
+        return
+    for span in _spans(beside, example):
+        covering = _covering(span, example)
+        if len(covering):
+            at = covering[-1] + spot.offset if spot.after else covering[0] - spot.offset
+            if 0 <= at < len(example.begins):
+                yield int(at)
+
+
+def _spans(spot: Spot, example: _Read) -> Iterator[Span]:
+    """Give the characters of each place where a spot is."""
+    if spot.regex is not None:
+        for match in regex.finditer(spot.regex, example.text, timeout=_MOST_SECONDS):
+            yield match.span()
+        return
+    wanted = spot.match if spot.column is None else example.columns[spot.column]
+    if not isinstance(wanted, str) or not wanted:
+        return  # an example without a value has no such place
+    at = example.text.find(wanted)
+    while at >= 0:
+        yield at, at + len(wanted)
+        at = example.text.find(wanted, at + len(wanted))
+
+
+def _covering(span: Span, example: _Read) -> Array:
+    """Give the tokens that share a character with a span."""
+    found: Array = np.flatnonzero((example.begins < span[1]) & (example.ends > span[0]))
+    return found
+
+
+def _taken(spot: Where, tokens: list[int]) -> list[int]:
+    if spot.take == "all" or not tokens:
+        return tokens
+    number = {"first": 0, "last": -1}.get(str(spot.take), spot.take)
+    assert isinstance(number, int)
+    return [tokens[number]] if -len(tokens) <= number < len(tokens) else []
+
+
+def _said_missing(spot: Where, examples: Examples, empty: Sequence[int]) -> str:
+    (example,) = _some(examples, spot.columns, empty[0], empty[0] + 1)
+    place = spot.after or spot.before or spot
+    value = "" if place.column is None else f" ({show(example.columns[place.column])})"
+    is_there = any(True for _ in _spans(place, example))
+    why = " is there, but no such token among those that are kept" if is_there else " is not there"
+    more = f"; so it is in {len(empty) - 1:,} more" if len(empty) > 1 else ""
+    return (
+        f"{spot}{value}{why}, in example {example.number} ({shorten(example.text)!r}){more}. Mend "
+        "the text, or write missing: skip"
+    )

@@ -1,0 +1,121 @@
+"""UserColumns: the values of the user's own beside the examples of a trace.
+
+Knows how they lie in files; nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sized
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from probekit import arguments
+from probekit.errors import StoreError
+from probekit.store import (
+    TEXT,
+    ColumnType,
+    MappedRows,
+    Scalar,
+    column_path,
+    dataset_in,
+    missing_path,
+    open_file,
+    user_column_types,
+)
+from probekit.trace.axistable import Texts
+from probekit.trace.opened import Opened
+from probekit.wording import one_of
+
+Array = np.ndarray[Any, Any]
+
+
+class UserColumns(Mapping[str, Array]):
+    """The columns of the user's own: `trace.columns["label"]` is `[example]`.
+
+    Values are int64, float64, bool, or objects that are texts. Where an example has none it is a
+    `numpy.ma.MaskedArray` that hides the place.
+    """
+
+    def __init__(self, opened: Opened, examples: Sized) -> None:
+        self._opened, self._examples = opened, examples
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _columns_of, (self._opened,)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.rows(name, slice(None))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.types)
+
+    def __len__(self) -> int:
+        return len(self.types)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.types
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{type.name}: {type.dtype}" for type in self.types.values())
+        return f"<UserColumns {said or 'none'}>"
+
+    @cached_property
+    def types(self) -> Mapping[str, ColumnType]:
+        """What each column holds, by its name."""
+        with open_file(self._opened._file) as file:
+            return {type.name: type for type in user_column_types(file)}
+
+    def rows(self, name: str, key: Any) -> Array:
+        """Give a column's values of some examples.
+
+        Args:
+            name: of the column.
+            key: what numpy takes between brackets.
+
+        Raises:
+            StoreError: if there is no such column.
+        """
+        type = self._type(name)
+        values = np.asarray(self._values(name)[key])
+        if type.has_missing:
+            return np.ma.MaskedArray(values, self._missing(name)[key])
+        return values
+
+    def of(self, example: int) -> dict[str, Scalar]:
+        """Give the values of one example, None where it has none."""
+        return {name: self.rows(name, slice(example, example + 1)).tolist()[0] for name in self}
+
+    def _type(self, name: str) -> ColumnType:
+        if arguments.text("a column", name) not in self.types:
+            there = one_of(name, [*self.types]) if self.types else "the config keeps none"
+            raise StoreError(f"{self._opened.path}: there is no column {name!r}; {there}")
+        return self.types[name]
+
+    def _values(self, name: str) -> Any:
+        if self.types[name].dtype == TEXT:
+            return self._checked(name, Texts(self._opened, column_path(name)))
+        return self._numbers(name, column_path(name))
+
+    def _missing(self, name: str) -> Any:
+        return self._numbers(name, missing_path(name))
+
+    def _numbers(self, name: str, path: str) -> Any:
+        with open_file(self._opened._file) as file:
+            dataset = dataset_in(file, path, virtual=True)
+            found = MappedRows(dataset, self._opened._file, self._opened._maps)
+        if len(found.shape) != 1:
+            raise StoreError(f"{self._opened.path}: {path} is {list(found.shape)}; expected a list")
+        return self._checked(name, found)
+
+    def _checked(self, name: str, values: Any) -> Any:
+        if len(values) != len(self._examples):
+            raise StoreError(
+                f"{self._opened.path}: the column {name!r} has {len(values)} values, there are "
+                f"{len(self._examples)} examples"
+            )
+        return values
+
+
+def _columns_of(opened: Any) -> Any:
+    return opened.columns
