@@ -115,7 +115,7 @@ def test_skipping_leaves_an_example_without_rows_and_counts_it() -> None:
     assert found(positions, *rows) == [[], [1], [2]]
     config = config_of(positions, rows)
     _, notes = find_spots(config, read(config))
-    assert "1 of 3 examples have no token of {match: 'xyz'}" in notes[0]
+    assert "1 of 3 examples has no token of {match: 'xyz'}" in notes[0]
 
 
 def test_skipping_every_example_is_a_mistake() -> None:
