@@ -61,7 +61,9 @@ def in_the_way(path: Path) -> str | None:
             return None
     except OSError:
         return None
-    return _IS_A_FILE if there == path.absolute() else f"cannot be made: {there} is no folder"
+    if there == path.absolute():
+        return _IS_A_FILE
+    return f"cannot be made: {os.strerror(errno.ENOTDIR)} ({there})"
 
 
 def closed(path: Path) -> str | None:

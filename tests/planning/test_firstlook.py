@@ -70,7 +70,7 @@ MISTAKES: Mapping[str, tuple[dict[str, Any], str]] = {  # by what is wrong: chan
     ),
     "a file above store.path": (
         {"store.path": "good.jsonl/run"},
-        AT + "store.path: good.jsonl/run cannot be made: .*good.jsonl is no folder",
+        AT + r"store.path: good.jsonl/run cannot be made: Not a directory \(.*good.jsonl\)",
     ),
     "foreign files": (
         {"store.path": "thesis"},
