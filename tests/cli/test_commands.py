@@ -791,6 +791,8 @@ def test_the_program_ends_with_one_message_and_code_2():
 def test_the_program_says_nothing_but_its_own_lines(config):
     ran = subprocess.run([PROGRAM, "run", config], capture_output=True, text=True, env=offline())
     assert ran.returncode == 0
-    assert len(ran.stdout.splitlines()) == 1
+    first, *following = ran.stdout.splitlines()
+    assert first.endswith(" 3 sites")
+    assert [line[:12] for line in following] == ["look at it: ", "in Python:  "]
     lines = ran.stderr.splitlines()  # on a busy machine, also what takes ten seconds
     assert all(" examples, " in line or line.endswith(" ...") for line in lines), ran.stderr
