@@ -31,6 +31,7 @@ FLOOR = (
     "interrupts",
     "arguments",
     "stages",
+    "invocation",
     "wording",
     "errors",
     "version",

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from probekit import models
-from probekit.capture.invocation import command_of_this_process
 from probekit.capture.read import meanings_of
 from probekit.config import digest_of_format_1
 from probekit.errors import StoreError
+from probekit.invocation import command_of_this_process
 from probekit.planning import Plan
 from probekit.store import Format, RunRecord, schema
 from probekit.version import __version__

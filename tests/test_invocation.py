@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from probekit.capture.invocation import command_of_this_process, without_secrets
+from probekit.invocation import command_of_this_process, without_secrets
 
 PLAIN = [
     *("run", "configs/a b.yaml", "--set", "inputs.max_tokens=9", "--set", "model.tokenizer=gpt2"),
