@@ -26,6 +26,7 @@ from probekit.models.forward import (
     HeadsAt,
     sizes_of,
 )
+from probekit.wording import counted
 
 _ALONE = (
     "it ran outside of a call of {model}, so which of its rows are tokens is not known; call the "
@@ -135,8 +136,8 @@ class Packer:
             )
         if shape[0] != tokens.n_texts:
             raise CaptureError(
-                f"record: mask is {shown}; the model is called with {shape[0]} texts: {list(shape)}"
-                " (beams and several answers to a prompt are texts of their own: repeat the mask's "
+                f"record: mask is {shown}; the model is called with {counted(shape[0], 'text')}: "
+                f"{list(shape)} (beams and several answers to a prompt are texts of their own: repeat the mask's "
                 "rows, mask.repeat_interleave(n, 0))"
             )
         if seen.n_past is None:
@@ -148,8 +149,8 @@ class Packer:
         fits = shape[1] <= tokens.n_positions if seen.has_cache else shape[1] == tokens.n_positions
         if not seen.n_past and not fits:
             raise CaptureError(
-                f"record: mask is {shown}; the model reads {shape[1]} positions: {list(shape)}; "
-                "give the mask of this very batch"
+                f"record: mask is {shown}; the model reads {counted(shape[1], 'position')}: "
+                f"{list(shape)}; give the mask of this very batch"
             )
         tokens.at(first=seen.n_past, n_positions=shape[1])
         given = seen.given.get("attention_mask")

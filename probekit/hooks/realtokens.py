@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from probekit.errors import CaptureError, PlanError
-from probekit.wording import show_typed
+from probekit.wording import by_count, counted, show_typed
 
 Array = np.ndarray[Any, Any]
 _EXPECTED = (
@@ -99,8 +99,8 @@ class RealTokens:
         if self.n_texts > 1:
             raise CaptureError(
                 f"record: mask: the model reads position {end - 1}, and the mask has "
-                f"{self.n_positions}: of {self.n_texts} texts that are gone on from, those that "
-                "end early are padded, and nobody knows which; record a pass over the finished "
+                f"{self.n_positions}: of {counted(self.n_texts, 'text')} to go on from, those "
+                "that end early are padded, and nobody knows which; record a pass over the finished "
                 "texts with their whole mask, or, where every text goes on to the end, give a "
                 "mask as long as they may get: torch.nn.functional.pad(mask, (0, "
                 "max_new_tokens), value=1)"
@@ -125,7 +125,8 @@ def _checked(mask: Any) -> Array:
         raise PlanError(f"record: mask is {values.dtype}; {_EXPECTED}")
     odd = values[(values != 0) & (values != 1)]
     if odd.size:
-        raise PlanError(f"record: mask has {odd.size:,} values like {odd[0]}; {_EXPECTED}")
+        said = f"{counted(odd.size, 'value')} such as {odd[0]}"
+        raise PlanError(f"record: mask has {said}; {_EXPECTED}")
     is_token = values.astype(bool)
     empty = np.flatnonzero(~is_token.any(axis=1))
     if empty.size:
@@ -137,7 +138,8 @@ def _checked(mask: Any) -> Array:
 
 
 def _of(empty: Array, n_texts: int) -> str:
-    return f"{len(empty)} of {n_texts} texts have none"
+    has = by_count(len(empty), "has", "have")
+    return f"{counted(len(empty), 'text', of=n_texts)} {has} none"
 
 
 def _array(mask: Any) -> Array:

@@ -26,7 +26,7 @@ from probekit.store import (
 )
 from probekit.trace.axistable import Texts
 from probekit.trace.opened import Opened
-from probekit.wording import one_of
+from probekit.wording import counted, one_of
 
 Array = np.ndarray[Any, Any]
 
@@ -111,8 +111,8 @@ class UserColumns(Mapping[str, Array]):
     def _checked(self, name: str, values: Any) -> Any:
         if len(values) != len(self._examples):
             raise StoreError(
-                f"{self._opened.path}: the column {name!r} has {len(values)} values, there are "
-                f"{len(self._examples)} examples"
+                f"{self._opened.path}: the column {name!r} has {counted(len(values), 'value')} "
+                f"for {counted(len(self._examples), 'example')}"
             )
         return values
 
