@@ -137,8 +137,8 @@ class Packer:
         if shape[0] != tokens.n_texts:
             raise CaptureError(
                 f"record: mask is {shown}; the model is called with {counted(shape[0], 'text')}: "
-                f"{list(shape)} (beams and several answers to a prompt are texts of their own: repeat the mask's "
-                "rows, mask.repeat_interleave(n, 0))"
+                f"{list(shape)} (beams and several answers to a prompt are texts of their own: "
+                "repeat the mask's rows, mask.repeat_interleave(n, 0))"
             )
         if seen.n_past is None:
             raise CaptureError(

@@ -413,8 +413,8 @@ INPUTS, MASK = padded("right")
         (MASK[:0], r"mask is \[0, 8\]; expected"),
         (MASK.astype(np.float32), r"float32 numbers.*mask == 0.*mask.bool\(\)"),
         (torch.where(torch.tensor(MASK), 0.0, -torch.inf).bfloat16(), "added to scores"),
-        (MASK.astype(int) * 2, r"mask has 15 values like 2; expected"),
-        (np.where(MASK, 0, -10000), r"mask has \d+ values like -10000"),
+        (MASK.astype(int) * 2, r"mask has 15 values such as 2; expected"),
+        (np.where(MASK, 0, -10000), r"mask has \d+ values such as -10000"),
         (
             MASK & np.array([[True], [False], [False]]),
             r"text 1 has no token \(2 of 3 texts have none\); leave",
