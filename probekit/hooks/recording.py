@@ -19,14 +19,20 @@ from probekit.hooks.projections import config_of, heads_elsewhere
 from probekit.hooks.taps import HookManager, Tap
 from probekit.interrupts import Attachment
 from probekit.models import changed_later, families, places_inside
+from probekit.models.families import Place
 from probekit.models.forward import (
     BATCH,
+    EXPERT_KINDS,
     OTHER_KEYS,
     POSITION,
     AttentionCall,
     AttentionListener as Listener,
     AttentionTap,
     HeadsAt,
+    Mixture,
+    Reading,
+    expert_blocks,
+    mixtures_of,
 )
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS, KERNEL_KINDS, in_heads
 from probekit.wording import show_typed
@@ -117,6 +123,7 @@ class Recording(Attachment):
         paths = [path for path, _ in self._sites.values()]
         self._changed = changed_later(config_of(model), paths)
         self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
+        self._mixtures = mixtures_of(model)
         inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
         asked = {name: (module, kind.name) for name, (module, kind) in inside.items()}
         elsewhere = heads_elsewhere(model, asked.values())
@@ -166,7 +173,10 @@ class Recording(Attachment):
             CaptureError: if it was not recorded.
         """
         paths = [path for path, _ in self._model.named_modules(remove_duplicate=False)]
-        places = places_inside(config_of(self._model), name, paths, type(self._model).__name__)
+        if name in EXPERT_KINDS:
+            places = _blocks(self._model, name)
+        else:
+            places = places_inside(config_of(self._model), name, paths, type(self._model).__name__)
         numbers = [number for number in places if number is not None]
         wanted = layer + len(numbers) if layer is not None and layer < 0 else layer
         if wanted not in places:
@@ -225,10 +235,13 @@ class Recording(Attachment):
         module, kind = self._sites[name]
         twice = kind.name == "output" and module in self._changed
         keep = partial(_keep_twice if twice else _keep, self._calls[name])
-        at = elsewhere.get((module, kind.name))
-        if at is not None:
-            heads = partial(_keep_heads, self._calls[name], at)
-            return Tap(module=at.module, side=at.side, element=None, call=None, sink=heads)
+        if kind.name in EXPERT_KINDS:
+            at = _reading(self._mixtures, module, kind.name)
+            return Tap(module=at.module, side=at.side, element=at.element, call=None, sink=keep)
+        held = elsewhere.get((module, kind.name))
+        if held is not None:
+            heads = partial(_keep_heads, self._calls[name], held)
+            return Tap(module=held.module, side=held.side, element=None, call=None, sink=heads)
         return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=keep)
 
     def _listeners(self, inside: _Sites) -> dict[str, Listener]:
@@ -294,6 +307,21 @@ def _keep_parts(asked: list[tuple[list[_Kept], str]], past: _Past, call: Attenti
         _keep(kept, attention.whole(call, kind))
 
 
+def _blocks(model: torch.nn.Module, name: str) -> dict[int | None, Place]:
+    found = expert_blocks(mixtures_of(model), name, type(model).__name__)
+    return {layer: Place(module=module, kind=name) for layer, module in found.items()}
+
+
+def _reading(mixtures: Mapping[str, Mixture], module: str, kind: str) -> Reading:
+    """Say where a block's router or experts are overheard."""
+    at = mixtures[module].readings[kind] if module in mixtures else "it chooses no experts"
+    if isinstance(at, str):
+        near = next(iter(mixtures), None)
+        there = f"; {near} has one" if near not in (None, module) else ""
+        raise PlanError(f"{module} has no {kind}: {at}{there}")
+    return at
+
+
 def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
     # A module that is reachable under two names is found by either; a lone one is its own root.
     every = tuple(path for path, _ in model.named_modules(remove_duplicate=False))
@@ -318,12 +346,17 @@ def _matches(
     kind = RecordKind.parse(given or "output")
     found = paths if paths == ("",) and glob in ("*", "**") else match_paths(glob, paths)
     if found:
-        if kind.name not in ("output", "input", *ATTENTION_KINDS):
+        if kind.name not in ("output", "input", *ATTENTION_KINDS, *EXPERT_KINDS):
             raise PlanError(
                 f"{pattern!r}: {kind.name} is taken in runs of a config; here, take it of the "
                 "recorded logits"
             )
+        if kind.name in EXPERT_KINDS:  # a glob may match dense layers beside them
+            mixtures = mixtures_of(model)
+            found = tuple(path for path in found if path in mixtures) or found
         yield from ((path, kind) for path in found)
+    elif not given and glob in EXPERT_KINDS:
+        yield from ((p.module, RecordKind(name=glob)) for p in _blocks(model, glob).values())
     elif not given and glob in families.PORTABLE_NAMES:
         places = places_inside(config_of(model), glob, paths, type(model).__name__)
         yield from ((p.module, RecordKind.parse(p.kind)) for p in places.values())

@@ -12,6 +12,7 @@ from .checkpoints import (
     with_overrides as with_overrides,
 )
 from .families import Sizes as Sizes
+from .forward import layer_of as layer_of
 from .ggufreading import forget_parsed as forget_parsed, parsed_once as parsed_once
 from .identity import model_digest as model_digest
 from .inside import names_inside as names_inside, places_inside as places_inside
@@ -22,7 +23,6 @@ from .skeleton import (
     Skeleton as Skeleton,
     build_skeleton as build_skeleton,
     forward_arguments as forward_arguments,
-    layer_of as layer_of,
 )
 from .sources import Source as Source, hub_in_reach as hub_in_reach, locate as locate
 from .switching import settle as settle

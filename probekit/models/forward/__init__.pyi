@@ -23,3 +23,12 @@ from .calls import (
     compared as compared,
     observe as observe,
 )
+from .experts import (
+    EXPERT_KINDS as EXPERT_KINDS,
+    Mixture as Mixture,
+    Reading as Reading,
+    expert_blocks as expert_blocks,
+    expert_names as expert_names,
+    layer_of as layer_of,
+    mixtures_of as mixtures_of,
+)
