@@ -19,7 +19,6 @@ from probekit.hooks.projections import config_of, heads_elsewhere
 from probekit.hooks.taps import HookManager, Tap
 from probekit.interrupts import Attachment
 from probekit.models import changed_later, families, places_inside
-from probekit.models.families import Place
 from probekit.models.forward import (
     BATCH,
     EXPERT_KINDS,
@@ -307,9 +306,9 @@ def _keep_parts(asked: list[tuple[list[_Kept], str]], past: _Past, call: Attenti
         _keep(kept, attention.whole(call, kind))
 
 
-def _blocks(model: torch.nn.Module, name: str) -> dict[int | None, Place]:
+def _blocks(model: torch.nn.Module, name: str) -> dict[int | None, families.Place]:
     found = expert_blocks(mixtures_of(model), name, type(model).__name__)
-    return {layer: Place(module=module, kind=name) for layer, module in found.items()}
+    return {layer: families.Place(module=module, kind=name) for layer, module in found.items()}
 
 
 def _reading(mixtures: Mapping[str, Mixture], module: str, kind: str) -> Reading:

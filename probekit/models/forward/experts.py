@@ -11,7 +11,6 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -118,11 +117,12 @@ def layer_of(module: str) -> int | None:
 def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
     """Find the mixture-of-experts blocks of a model, by path, in the order of the module tree."""
     modules = dict(model.named_modules())
-    routers = _routers(model, modules)
+    routers = _routers(modules)
+    told = {kind: _given(kind) for kind in {type(module) for module in modules.values()}}
     experts = {
         path: given
         for path, module in modules.items()
-        if path and (given := _given(type(module))) is not None
+        if path and (given := told[type(module)]) is not None
     }
     holds_experts = {_parent(path): path for path in experts}
     blocks = dict.fromkeys((*holds_experts, *(_block_of(r, modules) for r in routers)))
@@ -168,20 +168,20 @@ def _of_experts(
     }
 
 
-@cache
-def _given(kind: type) -> tuple[str, str] | None:
+def _given(kind: Any) -> tuple[str, str] | None:
     """Name the parameters by which a module that holds experts is told ids and weights."""
     if "expert" not in kind.__name__.lower():
         return None
-    parameters = list(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
+    parameters = list(inspect.signature(kind.forward).parameters)
     ids = [name for name in parameters if _IDS.search(name)]
     weights = [name for name in parameters if _WEIGHTS.search(name)]
     return (ids[0], weights[0]) if len(ids) == 1 and len(weights) == 1 else None
 
 
-def _routers(model: torch.nn.Module, modules: Mapping[str, torch.nn.Module]) -> dict[str, Reading]:
+def _routers(modules: Mapping[str, torch.nn.Module]) -> dict[str, Reading]:
     """Find the modules whose outputs transformers collects as router logits, innermost alone."""
-    recorded = dict.fromkeys(r for module in model.modules() for r in _recorded(type(module)))
+    kinds = dict.fromkeys(type(module) for module in modules.values())
+    recorded = dict.fromkeys(r for kind in kinds for r in _recorded(kind))
     found = {
         path: _logits(path, module, recorder.index)
         for path, module in modules.items()
@@ -202,7 +202,6 @@ def _logits(path: str, module: torch.nn.Module, index: int) -> Reading:
     return Reading(module=path, side="output", element=str(index))
 
 
-@cache
 def _recorded(kind: type) -> tuple[_Recorded, ...]:
     asked = getattr(kind, "_can_record_outputs", None)
     given: Any = asked.get("router_logits", ()) if isinstance(asked, Mapping) else ()
