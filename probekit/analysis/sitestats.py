@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.analysis.expertload import holds_choices
 from probekit.analysis.moments import Moments, merged, moments_of, no_moments, pooled
 from probekit.errors import StoreError
 from probekit.extras import load_extra
@@ -147,8 +148,10 @@ def site_statistics(
 ) -> SiteStatistics:
     """Work out the statistics of one site in one pass; see `Site.statistics`."""
     if site.dtype not in FLOATS:
+        instead = "; trace.statistics().experts counts them" if holds_choices(site) else ""
         raise StoreError(
             f"{site.name} holds {site.dtype}: numbers of things, of which a mean means nothing"
+            f"{instead}"
         )
     tally = _Tally(site, magnitude)
     for rows, values in blocks(site):
