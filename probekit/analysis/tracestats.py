@@ -90,6 +90,7 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
     plot = methods.plot_norms
 
     def _table(self) -> Table:
+        loads = f"; loads of {len(self.experts)} layers' experts: .experts" if self.experts else ""
         columns = ("rows", "mean", "deviation", "mean_norm", "largest_norm", "zeros", "outliers")
         summaries = [summary_of(s) for s in self.sites]
         return Table(
@@ -99,10 +100,7 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
                 (s.site, *(summary[c] for c in columns), s.n_nonfinite)
                 for s, summary in zip(self.sites, summaries, strict=True)
             ],
-            note="outliers: dimensions, after Dettmers et al. 2022"
-            + (
-                f"; loads of experts in {len(self.experts)} sites: .experts" if self.experts else ""
-            ),
+            note=f"outliers: dimensions, after Dettmers et al. 2022{loads}",
         )
 
 

@@ -81,7 +81,12 @@ def test_even_and_lone_loads_are_the_ends_of_evenness(tmp_path: Path) -> None:
 
 def test_loads_stand_beside_the_statistics_of_floats(tmp_path: Path) -> None:
     logits = site(
-        "h.1.mlp", "router_logits", row_shape=(N_EXPERTS,), axes=("token", "expert"), layer=1
+        "h.1.mlp",
+        "router_logits",
+        row_shape=(N_EXPERTS,),
+        axes=("token", "expert"),
+        layer=1,
+        portable="router_logits",
     )
     drawn = np.random.default_rng(0).normal(size=(N_TOKENS, N_EXPERTS)).astype("float32")
     specs = [routed(1), logits]
@@ -90,10 +95,10 @@ def test_loads_stand_beside_the_statistics_of_floats(tmp_path: Path) -> None:
     found = trace.statistics()
     assert list(found) == ["h.1.mlp/router_logits"]
     assert len(found.experts) == 1
-    assert "loads of experts in 1 sites: .experts" in repr(found)
+    assert "loads of 1 layers' experts: .experts" in repr(found)
     assert len(trace.statistics("router_logits").experts) == 0
     assert len(trace.statistics("expert_ids").experts) == 1
-    with pytest.raises(StoreError, match="trace.statistics\\(\\).experts counts them"):
+    with pytest.raises(StoreError, match=r"trace.statistics\(\).experts counts them"):
         trace["h.1.mlp/expert_ids"].statistics()
 
 
