@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 # layers, behind a norm. The residual stream grows with depth, so each row is measured by its own
 # root mean square here, which an RMS norm would make 1.
 OUTLIER_MAGNITUDE, OUTLIER_TOKENS = 6.0, 0.06
-_NOT_HIDDEN = ("key", "k", "d_vocab", "neuron")
+_NOT_HIDDEN = ("key", "k", "d_vocab", "neuron", "expert")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
