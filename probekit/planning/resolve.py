@@ -29,6 +29,7 @@ from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
 from probekit.inputs import GENERATED, PROMPT, Choice
 from probekit.models import Skeleton, families, layer_of, names_inside, places_inside
 from probekit.models.forward import EXPERT_KINDS, expert_blocks, expert_names
+from probekit.planning.expertkinds import find
 from probekit.planning.recipe import Einops, Recipe, einops_step, right_axes
 from probekit.planning.tensors import (
     BLOCK_KINDS,
@@ -37,7 +38,6 @@ from probekit.planning.tensors import (
     Found,
     OnlyEagerError,
     Source,
-    find,
 )
 from probekit.store import ALL_TOKENS, PER_EXAMPLE, SiteSpec, schema
 

@@ -15,15 +15,12 @@ from probekit.errors import PlanError
 from probekit.models import Skeleton, families
 from probekit.models.forward import (
     BATCH,
-    EXPERT_KINDS,
     KERNELS,
     POSITION,
     TOKEN,
     AttentionShape,
     Call,
     HeadsAt,
-    Mixture,
-    Reading,
     Slot,
 )
 from probekit.store import schema
@@ -95,8 +92,6 @@ def find(skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int) -> Iter
     """
     if kind.name in (*HEAD_KINDS, *BLOCK_KINDS):
         yield _attention(skeleton, module, kind.name, n_keys)
-    elif kind.name in EXPERT_KINDS:
-        yield _experts(skeleton, module, kind.name)
     elif kind.name in ("input", "output"):
         calls = skeleton.calls_of(module)
         if kind.call is not None:
@@ -213,48 +208,6 @@ def _logits(skeleton: Skeleton, module: str, kind: RecordKind) -> Found:
                 is_logits=True,
             )
     raise PlanError(f"{module}: {skeleton.model_class} returns no logits")
-
-
-def _experts(skeleton: Skeleton, module: str, kind: str) -> Found:
-    """Find what a router gives, or what its experts are given, by the block they lie in."""
-    mixture = skeleton.mixtures.get(module)
-    if mixture is None:
-        near = next(iter(skeleton.mixtures), None)
-        raise PlanError(
-            f"{module} ({skeleton.modules[module]}) is no block that chooses experts"
-            f"{f'; {near} is one' if near else f', and {skeleton.model_class} has none'}"
-        )
-    at = mixture.readings[kind]
-    if isinstance(at, str):
-        raise PlanError(f"{module} has no {kind}: {at}")
-    read = RecordKind(name=at.side, element=at.element)
-    if not skeleton.calls_of(at.module):
-        raise PlanError(_never(skeleton, at.module, read))
-    found = _tensor(skeleton, _only_call(skeleton, at.module, kind), read)
-    if not found.per_token or len(found.row_shape) != 1:
-        shown = ", ".join(map(str, found.row_shape))
-        raise PlanError(
-            f"{module} has no {kind}: {found.name} has rows of [{shown}], and not one number for "
-            f"each {'expert' if kind == 'router_logits' else 'choice'}"
-        )
-    return replace(
-        found,
-        module=module,
-        kind=kind,
-        axes=("expert" if kind == "router_logits" else "k",),
-        details=_said_of_experts(skeleton, mixture, at),
-    )
-
-
-def _said_of_experts(skeleton: Skeleton, mixture: Mixture, at: Reading) -> dict[str, Any]:
-    """Say where it is read, and among how many experts a token's are chosen."""
-    where = {"given_by" if at.side == "output" else "given_to": at.module}
-    router = mixture.readings["router_logits"]
-    if isinstance(router, str) or not skeleton.calls_of(router.module):
-        return where
-    (call, *_) = skeleton.calls_of(router.module)
-    slot = _slot(call, RecordKind(name=router.side, element=router.element))
-    return where | {"n_experts": slot.axes[-1]}
 
 
 def _attention(skeleton: Skeleton, module: str, kind: str, n_keys: int) -> Found:

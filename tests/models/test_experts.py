@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import probekit
 from probekit.config import RecordKind
 from probekit.errors import PlanError
 from probekit.models import build_skeleton, list_modules
-from probekit.models.forward import EXPERT_KINDS, mixtures_of
-from probekit.planning.tensors import find
+from probekit.models.forward import EXPERT_KINDS, OF_CHOICES, mixtures_of
+from probekit.planning.expertkinds import find
 
 N_EXPERTS, K = 8, 3
 OWN: dict[str, dict[str, Any]] = {
@@ -152,7 +153,7 @@ def test_experts_are_what_a_router_by_hand_chooses_and_make_the_blocks_output(fa
     block = model.get_submodule(name)
     with probekit.record(model, list(EXPERT_KINDS)) as rec, torch.no_grad():
         model(**inputs, use_cache=False)
-    logits, ids, weights = (rec[f"{name}/{kind}"] for kind in EXPERT_KINDS)
+    logits, ids, weights, written = (rec[f"{name}/{kind}"] for kind in EXPERT_KINDS)
     seen = seen_by_hooks(model, layer, family, inputs)
     x = seen["x"].reshape(-1, 32)
     router = block.get_submodule(ROUTERS[family][1])
@@ -171,6 +172,7 @@ def test_experts_are_what_a_router_by_hand_chooses_and_make_the_blocks_output(fa
         [expert_by_hand(family, block.experts, n, x) for n in range(N_EXPERTS)], 1
     )  # [token, expert, d_model]
     chosen = every.gather(1, ids[..., None].expand(-1, -1, 32))
+    torch.testing.assert_close(written, chosen, rtol=1e-4, atol=1e-5)
     total = total + (chosen * weights[..., None]).sum(1)
     torch.testing.assert_close(seen["out"].reshape(-1, 32), total, rtol=1e-4, atol=1e-5)
     assert len(ids.unique()) > K  # not all tokens go to the same ones
@@ -181,14 +183,16 @@ def test_a_run_keeps_what_experts_are_given_of_each_text_alone(tmp_path: Path) -
     folder = by_hand.save_model(tmp_path / "model", build(family))
     probes = [{"sites": list(EXPERT_KINDS), "layers": [-1, 1]}]
     trace = probekit.run(by_hand.config(folder, tmp_path / "trace", probes=probes))
-    assert len(trace.site_names) == 6
+    assert len(trace.site_names) == 8
     fresh = AutoModelForCausalLM.from_pretrained(folder).eval()
     for example in trace.examples:
         inputs = {"input_ids": torch.tensor([example.token_ids.tolist()])}
         seen = seen_by_hooks(fresh, 3, family, inputs)
         block = fresh.model.layers[3].mlp
         weights, ids = router_by_hand(family, block, seen["logits"])
-        rows = {kind: trace.select(kind, layer=-1).example(example.number) for kind in EXPERT_KINDS}
+        rows: dict[str, Any] = {
+            kind: trace.select(kind, layer=-1).example(example.number) for kind in EXPERT_KINDS
+        }
         order = ids.argsort(-1)
         mine = rows["expert_ids"].argsort(-1)
         np.testing.assert_allclose(rows["router_logits"], seen["logits"], rtol=1e-4, atol=1e-5)
@@ -200,6 +204,14 @@ def test_a_run_keeps_what_experts_are_given_of_each_text_alone(tmp_path: Path) -
             weights.detach().gather(1, order),
             rtol=1e-4,
         )
+        experts, x = block.experts, seen["x"][0]
+        for place in range(K):
+            alone = [
+                expert_by_hand(family, experts, int(n), x[token : token + 1])[0]
+                for token, n in enumerate(rows["expert_ids"][:, place])
+            ]
+            wanted = torch.stack(alone).detach().numpy()
+            np.testing.assert_allclose(rows["expert_out"][:, place], wanted, rtol=1e-3, atol=1e-5)
     ids_site = trace.select("expert_ids", layer=1)
     assert (ids_site.name, ids_site.dtype) == ("model.layers.1.mlp/expert_ids", "int32")
     assert ids_site.axes == ("token", "k")
@@ -348,13 +360,17 @@ def test_every_family_with_experts_has_their_names() -> None:
         if missing:
             lacks[family] = missing
     assert n_with == 52
-    of_experts = {"expert_ids", "expert_weights"}
+    of_experts = set(OF_CHOICES)
     assert lacks == {"jetmoe": of_experts, "llama4_text": of_experts}
+
+
+def keep_output(kept: dict[str, Tensor], key: str, module: Any, args: Any, output: Tensor) -> None:
+    kept[key] = output
 
 
 @pytest.mark.slow
 def test_what_every_router_gives_are_logits_and_its_experts_are_few_of_them() -> None:
-    n_seen = 0
+    n_seen = n_summed = 0
     for family in every_family.FAMILIES:
         with torch.device("meta"):
             outline = AutoModelForCausalLM.from_config(every_family.tiny_config(family))
@@ -362,6 +378,12 @@ def test_what_every_router_gives_are_logits_and_its_experts_are_few_of_them() ->
             continue
         model, inputs = every_family.build(family), tiny.batch()
         tiny.randomize(model)
+        holders = {m.module: m.readings["expert_ids"] for m in mixtures_of(model).values()}
+        outputs: dict[str, Tensor] = {}
+        for block, at in holders.items():
+            if not isinstance(at, str):
+                holder = model.get_submodule(at.module)
+                holder.register_forward_hook(partial(keep_output, outputs, block))
         kinds = EXPERT_KINDS[:1] if family in ("jetmoe", "llama4_text") else EXPERT_KINDS
         with probekit.record(model, list(kinds)) as rec, torch.no_grad():
             model(**inputs, use_cache=False)
@@ -375,5 +397,29 @@ def test_what_every_router_gives_are_logits_and_its_experts_are_few_of_them() ->
             elif kind == "expert_ids":
                 n_experts = rec[f"{block}/router_logits"].shape[-1]
                 assert not rows.is_floating_point() and 0 <= rows.min() <= rows.max() < n_experts
-                assert rows.shape == rec[f"{block}/expert_weights"].shape
+                weights, written = (rec[f"{block}/{k}"] for k in OF_CHOICES[1:])
+                assert rows.shape == weights.shape == written.shape[:2]
+                total = (written * weights[..., None]).sum(1)
+                torch.testing.assert_close(total, outputs[block], rtol=1e-4, atol=1e-5)
+                n_summed += 1
     assert n_seen > 150
+    assert n_summed > 150
+
+
+def test_running_experts_once_more_shows_to_nobody_and_changes_nothing() -> None:
+    model, inputs = build("mixtral"), tiny.batch()
+    called: list[str] = []
+    for path, module in model.named_modules():
+        module.register_forward_hook(lambda m, a, out, path=path: called.append(path))
+    n_hooks = tiny.n_hooks(model)
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        once = list(called)
+        called.clear()
+        with probekit.record(model, "expert_out") as rec:
+            recorded = model(**inputs).logits
+    assert torch.equal(plain, recorded)
+    assert called == once
+    assert tiny.n_hooks(model) == n_hooks
+    n_tokens = inputs["input_ids"].numel()
+    assert rec.select("expert_out", layer=0).shape == (n_tokens, K, 32)

@@ -23,8 +23,11 @@ from .calls import (
     compared as compared,
     observe as observe,
 )
+from .eachexpert import each_expert as each_expert
 from .experts import (
+    EACH_EXPERT as EACH_EXPERT,
     EXPERT_KINDS as EXPERT_KINDS,
+    OF_CHOICES as OF_CHOICES,
     Mixture as Mixture,
     Reading as Reading,
     expert_blocks as expert_blocks,

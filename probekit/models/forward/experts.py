@@ -17,8 +17,9 @@ import torch
 
 from probekit.errors import PlanError
 
-EXPERT_KINDS = ("router_logits", "expert_ids", "expert_weights")
-_OF_EXPERTS = ("expert_ids", "expert_weights")
+OF_CHOICES = ("expert_ids", "expert_weights", "expert_out")  # in the order of a token's choices
+EXPERT_KINDS = ("router_logits", *OF_CHOICES)
+EACH_EXPERT = "each expert"  # the side of a reading that is computed beside: see eachexpert.py
 
 # What transformers calls them: top_k_index and top_k_weights; router_indices and routing_weights.
 _IDS = re.compile(r"(?:^|_)(?:index|indices|ids)$")
@@ -37,7 +38,7 @@ class Reading:
     """A tensor among what a module is given or gives."""
 
     module: str  # path
-    side: str  # "input" or "output"
+    side: str  # "input", "output" or EACH_EXPERT
     element: str | None  # a parameter's name, or a place in a tuple; None: all of the output
 
 
@@ -118,7 +119,7 @@ def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
     """Find the mixture-of-experts blocks of a model, by path, in the order of the module tree."""
     modules = dict(model.named_modules())
     routers = _routers(modules)
-    told = {kind: _given(kind) for kind in {type(module) for module in modules.values()}}
+    told = {kind: given_experts(kind) for kind in {type(module) for module in modules.values()}}
     experts = {
         path: given
         for path, module in modules.items()
@@ -161,14 +162,16 @@ def _of_experts(
     holder: str | None, experts: Mapping[str, tuple[str, str]]
 ) -> dict[str, Reading | str]:
     if holder is None:
-        return dict.fromkeys(_OF_EXPERTS, _NOT_GIVEN)
+        return dict.fromkeys(OF_CHOICES, _NOT_GIVEN)
+    ids, weights = experts[holder]
     return {
-        kind: Reading(module=holder, side="input", element=parameter)
-        for kind, parameter in zip(_OF_EXPERTS, experts[holder], strict=True)
+        "expert_ids": Reading(module=holder, side="input", element=ids),
+        "expert_weights": Reading(module=holder, side="input", element=weights),
+        "expert_out": Reading(module=holder, side=EACH_EXPERT, element=None),
     }
 
 
-def _given(kind: Any) -> tuple[str, str] | None:
+def given_experts(kind: Any) -> tuple[str, str] | None:
     """Name the parameters by which a module that holds experts is told ids and weights."""
     if "expert" not in kind.__name__.lower():
         return None
