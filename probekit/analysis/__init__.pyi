@@ -1,6 +1,12 @@
 from .ckamatrix import CKAMatrix as CKAMatrix
 from .comparing import compare as compare
 from .comparisonresult import MEASURES as MEASURES, Comparison as Comparison
+from .expertload import (
+    ExpertLoad as ExpertLoad,
+    ExpertLoads as ExpertLoads,
+    expert_load as expert_load,
+    holds_choices as holds_choices,
+)
 from .headscores import HeadScores as HeadScores, head_scores as head_scores
 from .logitlens import Lens as Lens, LensExample as LensExample, lens as lens
 from .moments import pooled as pooled

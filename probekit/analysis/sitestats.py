@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.analysis.expertload import holds_choices
 from probekit.analysis.moments import Moments, merged, moments_of, no_moments, pooled
 from probekit.errors import StoreError
 from probekit.extras import load_extra
@@ -29,7 +30,7 @@ Array = np.ndarray[Any, Any]
 # layers, behind a norm. The residual stream grows with depth, so each row is measured by its own
 # root mean square here, which an RMS norm would make 1.
 OUTLIER_MAGNITUDE, OUTLIER_TOKENS = 6.0, 0.06
-_NOT_HIDDEN = ("key", "k", "d_vocab", "neuron")
+_NOT_HIDDEN = ("key", "k", "d_vocab", "neuron", "expert")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +149,10 @@ def site_statistics(
 ) -> SiteStatistics:
     """Work out the statistics of one site in one pass; see `Site.statistics`."""
     if site.dtype not in FLOATS:
+        instead = "; trace.statistics().experts counts them" if holds_choices(site) else ""
         raise StoreError(
             f"{site.name} holds {site.dtype}: numbers of things, of which a mean means nothing"
+            f"{instead}"
         )
     tally = _Tally(site, magnitude)
     for rows, values in blocks(site):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probekit import arguments
+from probekit.analysis.expertload import ExpertLoads, expert_load, holds_choices
 from probekit.analysis.sitestats import SiteStatistics, site_statistics, summary_of
 from probekit.errors import StoreError
 from probekit.extras import load_extra
@@ -40,6 +41,7 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
 
     path: str
     sites: tuple[SiteStatistics, ...]
+    experts: ExpertLoads  # of the sites of `expert_ids`: how many tokens each expert got
 
     def __getitem__(self, name: str) -> SiteStatistics:
         name = arguments.text("a site's name", name)
@@ -93,6 +95,9 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
     plot = methods.plot_norms
 
     def _table(self) -> Table:
+        loads = (
+            f"; .experts: loads in {counted(len(self.experts), 'layer')}" if self.experts else ""
+        )
         columns = ("rows", "mean", "deviation", "mean_norm", "largest_norm", "zeros", "outliers")
         summaries = [summary_of(s) for s in self.sites]
         return Table(
@@ -102,16 +107,19 @@ class TraceStatistics(Shown, Mapping[str, SiteStatistics]):
                 (s.site, *(summary[c] for c in columns), s.n_nonfinite)
                 for s, summary in zip(self.sites, summaries, strict=True)
             ],
-            note="outliers: dimensions, after Dettmers et al. 2022",
+            note=f"outliers: dimensions, after Dettmers et al. 2022{loads}",
         )
 
 
 def trace_statistics(trace: Trace, sites: Patterns | None, **options: float) -> TraceStatistics:
     """Work out the statistics of many sites; see `Trace.statistics`."""
     chosen = choose_sites(trace, sites)
+    routed = tuple(site for site in chosen if holds_choices(site))
+    chosen = tuple(site for site in chosen if not holds_choices(site))
     if sites is None:
         chosen = tuple(site for site in chosen if site.dtype in FLOATS)
     return TraceStatistics(
         path=str(trace.path),
         sites=tuple(site_statistics(site, **options) for site in chosen),
+        experts=ExpertLoads(path=str(trace.path), loads=tuple(map(expert_load, routed))),
     )

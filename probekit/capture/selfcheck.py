@@ -33,6 +33,7 @@ from probekit.errors import CaptureError
 from probekit.hooks import BareHooks
 from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Choice
 from probekit.interrupts import uninterrupted
+from probekit.models.forward import OF_CHOICES
 from probekit.planning import Plan, Recipe, SitePlan, in_heads
 from probekit.store import ALL_TOKENS, FLOATS, PER_EXAMPLE, SCRATCH, explained, this_process, widen
 from probekit.trace import Site, Trace, open_trace
@@ -290,8 +291,8 @@ def _compare(plan: Plan, ours: _Recorded, theirs: _Recorded) -> _Worst | None:
     found = []
     for site in plan.sites:
         spec = site.spec
-        if spec.dtype not in FLOATS:
-            continue  # ids of equal values can change places
+        if spec.dtype not in FLOATS or spec.kind in OF_CHOICES:
+            continue  # ids of equal values can change places, and with them what belongs to each
         n_rows = None
         if not said_same and Choice(site.choice).spans_passes:
             if spec.rows != ALL_TOKENS:

@@ -14,6 +14,7 @@ from probekit.config import RecordKind, match_paths, nearest
 from probekit.errors import Fault, PlanError
 from probekit.hooks.projections import config_of
 from probekit.models import families, places_inside
+from probekit.models.forward import EXPERT_KINDS, Mixture, Reading, expert_blocks, mixtures_of
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS
 from probekit.wording import show_typed
 
@@ -73,18 +74,51 @@ def _matches(
     kind = RecordKind.parse(given or "output")
     found = paths if paths == ("",) and glob in ("*", "**") else match_paths(glob, paths)
     if found:
-        if kind.name not in ("output", "input", *ATTENTION_KINDS):
+        if kind.name not in ("output", "input", *ATTENTION_KINDS, *EXPERT_KINDS):
             raise PlanError(
                 f"{pattern!r}: {kind.name} is taken in runs of a config; here, take it of the "
                 "recorded logits"
             )
+        if kind.name in EXPERT_KINDS:  # a glob may match dense layers beside them
+            mixtures = mixtures_of(model)
+            found = tuple(path for path in found if path in mixtures) or found
         yield from ((path, kind) for path in found)
-    elif not given and glob in families.PORTABLE_NAMES:
-        places = places_inside(config_of(model), glob, paths, type(model).__name__)
-        yield from ((p.module, RecordKind.parse(p.kind)) for p in places.values())
+    elif not given and glob in (*EXPERT_KINDS, *families.PORTABLE_NAMES):
+        for place in places_of(model, glob).values():
+            module, _, said = place.partition("/")
+            yield module, RecordKind.parse(said)
     else:
         near = nearest(glob, paths)
         raise PlanError(
             f"{pattern!r} matches no module of {type(model).__name__}; "
             f"the nearest: {', '.join(near) or 'none'}"
         )
+
+
+def places_of(model: torch.nn.Module, name: str) -> dict[int | None, str]:
+    """Give the site that a portable name means, by layer.
+
+    Raises:
+        PlanError: if the model has no such place.
+    """
+    whose = type(model).__name__
+    if name in EXPERT_KINDS:
+        blocks = expert_blocks(mixtures_of(model), name, whose)
+        return {layer: f"{module}/{name}" for layer, module in blocks.items()}
+    paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
+    places = places_inside(config_of(model), name, paths, whose)
+    return {layer: str(place) for layer, place in places.items()}
+
+
+def reading_of(mixtures: Mapping[str, Mixture], module: str, kind: str) -> Reading:
+    """Say where a block's router or experts are overheard.
+
+    Raises:
+        PlanError: if the block has no such thing.
+    """
+    at = mixtures[module].readings[kind] if module in mixtures else "it chooses no experts"
+    if isinstance(at, str):
+        near = next(iter(mixtures), None)
+        there = f"; {near} has one" if near not in (None, module) else ""
+        raise PlanError(f"{module} has no {kind}: {at}{there}")
+    return at

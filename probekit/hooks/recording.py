@@ -13,26 +13,37 @@ from typing import Any
 import torch
 
 from probekit.arguments import whole
-from probekit.config import said_once
+from probekit.config import RecordKind, said_once
 from probekit.errors import CaptureError, PlanError
 from probekit.hooks import attention
 from probekit.hooks.keeping import Kept, Packing, keep, keep_twice, packed_blocks
 from probekit.hooks.packer import Packer
 from probekit.hooks.passes import Passes
-from probekit.hooks.patterns import ATTENTION_KINDS, Patterns, Sites, matched, written_out
+from probekit.hooks.patterns import (
+    ATTENTION_KINDS,
+    Patterns,
+    Sites,
+    matched,
+    places_of,
+    reading_of,
+    written_out,
+)
 from probekit.hooks.projections import config_of, heads_elsewhere
 from probekit.hooks.realtokens import RealTokens
 from probekit.hooks.taps import HookManager, Sink, Tap
 from probekit.interrupts import Attachment
-from probekit.models import changed_later, places_inside
+from probekit.models import changed_later
 from probekit.models.forward import (
     BATCH,
+    EACH_EXPERT,
+    EXPERT_KINDS,
     OTHER_KEYS,
     POSITION,
     AttentionCall,
     AttentionListener as Listener,
     AttentionTap,
     HeadsAt,
+    mixtures_of,
 )
 from probekit.planning import BLOCK_KINDS, KERNEL_KINDS, in_heads
 from probekit.wording import counted, shorten, show_typed
@@ -108,6 +119,7 @@ class Recording(Attachment):
         paths = [path for path, _ in self._sites.values()]
         self._changed = changed_later(config_of(model), paths)
         self._calls: dict[str, list[Kept]] = {name: [] for name in self._sites}
+        self._mixtures = mixtures_of(model)
         inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
         asked = {name: (module, kind.name) for name, (module, kind) in inside.items()}
         elsewhere = heads_elsewhere(model, asked.values())
@@ -117,7 +129,8 @@ class Recording(Attachment):
         self._passes = Passes(model)
         if tokens is not None:
             own = {n: at for n, at in outside.items() if (at[0], at[1].name) not in elsewhere}
-            self._packer = Packer(type(model).__name__, tokens, own)
+            read = {name: self._read_at(*site) for name, site in own.items()}
+            self._packer = Packer(type(model).__name__, tokens, read)
             self._passes = Passes(model, self._packer.begin, self._packer.end)
         self._hooks = HookManager(model, [self._tap(name, elsewhere) for name in outside])
         self._attention = AttentionTap(model, self._listeners(inside))
@@ -162,14 +175,13 @@ class Recording(Attachment):
             PlanError: if the model has no such place.
             CaptureError: if it was not recorded.
         """
-        paths = [path for path, _ in self._model.named_modules(remove_duplicate=False)]
-        places = places_inside(config_of(self._model), name, paths, type(self._model).__name__)
+        places = places_of(self._model, name)
         numbers = [number for number in places if number is not None]
         wanted = layer + len(numbers) if layer is not None and layer < 0 else layer
         if wanted not in places:
             there = f"0 to {len(numbers) - 1}" if numbers else "no layers: leave layer= out"
             raise CaptureError(f"{name}: layer {layer} is not there; there are {there}")
-        return self[str(places[wanted])]
+        return self[places[wanted]]
 
     def __getitem__(self, site: str) -> torch.Tensor:
         """Give the tensor of the site's last call, as the module made it; with a mask, its rows."""
@@ -258,15 +270,35 @@ class Recording(Attachment):
         asked = shorten(site) if isinstance(site, str) else show_typed(site)
         raise CaptureError(f"{asked} was not asked for; recorded: {there}")
 
+    def _read_at(self, module: str, kind: RecordKind) -> tuple[str, RecordKind]:
+        """Say which module gives a site, and as what."""
+        if kind.name not in EXPERT_KINDS:
+            return module, kind
+        at = reading_of(self._mixtures, module, kind.name)
+        if at.side == EACH_EXPERT:
+            raise PlanError(
+                f"record: mask: {module}/{kind.name} is worked out expert by expert, and which of "
+                "its rows are tokens cannot be told; record it without mask="
+            )
+        return at.module, RecordKind(name=at.side, element=at.element)
+
     def _tap(self, name: str, elsewhere: Mapping[tuple[str, str], HeadsAt]) -> Tap:
         module, kind = self._sites[name]
         calls, packer = self._calls[name], self._packer
+        if kind.name in EXPERT_KINDS:
+            held = reading_of(self._mixtures, module, kind.name)
+            sink: Sink = partial(keep, calls)
+            if packer is not None:
+                sink = partial(_keep_rows, keep, calls, packer, name)
+            return Tap(
+                module=held.module, side=held.side, element=held.element, call=None, sink=sink
+            )
         at = elsewhere.get((module, kind.name))
         if at is not None:
             heads = partial(_keep_heads, calls, at, packer, name)
             return Tap(module=at.module, side=at.side, element=None, call=None, sink=heads)
         keeps = keep_twice if kind.name == "output" and module in self._changed else keep
-        sink: Sink = partial(keeps, calls)
+        sink = partial(keeps, calls)
         if packer is not None:
             sink = partial(_keep_rows, keeps, calls, packer, name)
         return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=sink)

@@ -16,6 +16,7 @@ import torch
 
 from probekit.errors import CaptureError
 from probekit.interrupts import Attachment
+from probekit.models.forward import EACH_EXPERT, each_expert
 
 Sink = Callable[[torch.Tensor], None]
 
@@ -29,7 +30,7 @@ class Tap:
     """One tensor to listen for, and who gets it."""
 
     module: str  # path
-    side: str  # "input" or "output"
+    side: str  # "input", "output" or EACH_EXPERT
     element: str | None  # None: the first tensor; a number or a name picks one
     call: int | None  # of the module in one forward pass of the model; None: every call
     sink: Sink
@@ -57,6 +58,10 @@ class HookManager(Attachment):
                 handle = module.register_forward_pre_hook(
                     self._on_input(path, module, taps), with_kwargs=True
                 )
+            elif side == EACH_EXPERT:
+                handle = module.register_forward_hook(
+                    self._on_experts(path, taps), with_kwargs=True
+                )
             else:
                 handle = module.register_forward_hook(self._on_output(path, taps))
             self._stack.callback(handle.remove)
@@ -76,6 +81,13 @@ class HookManager(Attachment):
     def _on_output(self, path: str, taps: list[Tap]) -> Callable[..., None]:
         def listen(module: torch.nn.Module, args: Any, output: Any) -> None:
             self._hand_over(path, taps, lambda element: pick_output(output, element))
+
+        return listen
+
+    def _on_experts(self, path: str, taps: list[Tap]) -> Callable[..., None]:
+        def listen(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            apart = each_expert(module, args, kwargs)
+            self._hand_over(path, taps, lambda element: apart)
 
         return listen
 

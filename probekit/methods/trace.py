@@ -136,6 +136,8 @@ def statistics(
 ) -> TraceStatistics:
     """Give the statistics of every site of floats, one pass each; see `Site.statistics`.
 
+    Of sites of `expert_ids` its `experts` say how many tokens each expert got.
+
     Args:
         sites: globs of sites or portable names, one or several; all of them where None.
         magnitude: of an outlier, in root mean squares of its row.

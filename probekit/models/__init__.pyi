@@ -18,6 +18,7 @@ from .files import (
     missing_files as missing_files,
     no_tokenizer as no_tokenizer,
 )
+from .forward import layer_of as layer_of
 from .ggufreading import forget_parsed as forget_parsed, parsed_once as parsed_once
 from .identity import model_digest as model_digest
 from .inside import names_inside as names_inside, places_inside as places_inside
@@ -28,7 +29,6 @@ from .skeleton import (
     Skeleton as Skeleton,
     build_skeleton as build_skeleton,
     forward_arguments as forward_arguments,
-    layer_of as layer_of,
     plain_tokens as plain_tokens,
 )
 from .sources import Source as Source, hub_in_reach as hub_in_reach, locate as locate

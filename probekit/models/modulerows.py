@@ -13,7 +13,7 @@ from probekit.errors import PlanError
 from probekit.models.checkpoints import compute_dtype, load_hf_config
 from probekit.models.details import Details, OwnTensor
 from probekit.models.families import portable_names
-from probekit.models.forward import Slot
+from probekit.models.forward import Slot, expert_names
 from probekit.models.skeleton import Skeleton, build_skeleton
 
 
@@ -44,7 +44,8 @@ def summarize_modules(skeleton: Skeleton, paths: Iterable[str]) -> list[dict[str
     What they are made of is said where the skeleton was asked for it.
     """
     portable: dict[str, list[str]] = {}
-    for place, (name, _) in portable_names(skeleton.hf_config).items():
+    names = portable_names(skeleton.hf_config) | expert_names(skeleton.mixtures)
+    for place, (name, _) in names.items():
         module, _, kind = place.partition("/")
         portable.setdefault(module, []).append(f"{name} ({kind})")
     wanted = dict.fromkeys(paths)

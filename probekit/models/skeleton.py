@@ -27,8 +27,10 @@ from probekit.models.forward import (
     AttentionShape,
     AttentionWatch,
     Call,
+    Mixture,
     Slot,
     compared,
+    mixtures_of,
     observe,
 )
 
@@ -47,6 +49,7 @@ class Skeleton:
     attention: Mapping[str, AttentionShape]  # modules that use transformers' attention interface
     head: str | None  # the module whose output becomes the logits
     adds_tokens: bool  # `generate` has it read other tokens than it was given
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)  # of experts: by block
     details: Mapping[str, Details] = field(default_factory=dict)  # by module, where asked for
 
     def calls_of(self, module: str) -> tuple[Call, ...]:
@@ -84,6 +87,7 @@ def build_skeleton(
             model = _build(kind, hf_config, dtype, kernel)
             modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
             made_of = describe(model) if details else {}
+            mixtures = mixtures_of(model)
             watch = AttentionWatch(model, FIRST[1])
             first = watch.watch(lambda: observe(model, partial(_run, model, *FIRST)))
             second = observe(model, partial(_run, model, *SECOND))
@@ -118,6 +122,7 @@ def build_skeleton(
         attention=shapes,
         head=heads[0] if heads else None,
         adds_tokens=adds_tokens,
+        mixtures=mixtures,
         details=made_of,
     )
 
@@ -160,11 +165,6 @@ def _numbers_positions_itself(model: torch.nn.Module) -> bool:
         path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
         for path, module in model.named_modules()
     )
-
-
-def layer_of(module: str) -> int | None:
-    """Read the layer a module belongs to off its path; None outside the layers."""
-    return next((int(part) for part in module.split(".") if part.isdigit()), None)
 
 
 def forward_arguments(accepted: frozenset[str]) -> frozenset[str]:

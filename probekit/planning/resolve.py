@@ -31,6 +31,8 @@ from probekit.config import (
 from probekit.errors import SHOWN, Fault, PlanError, ProbekitError
 from probekit.inputs import GENERATED, PROMPT, Choice
 from probekit.models import Skeleton, families, layer_of, names_inside, places_inside
+from probekit.models.forward import EXPERT_KINDS, expert_blocks, expert_names
+from probekit.planning.expertkinds import find
 from probekit.planning.recipe import Einops, Recipe, einops_step, right_axes
 from probekit.planning.tensors import (
     BLOCK_KINDS,
@@ -39,7 +41,6 @@ from probekit.planning.tensors import (
     Found,
     OnlyEagerError,
     Source,
-    find,
 )
 from probekit.store import ALL_TOKENS, PER_EXAMPLE, SiteSpec, schema
 from probekit.wording import by_count, counted
@@ -150,8 +151,11 @@ class Resolver:
 
     def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind], ...]:
         """Find a portable name; it says itself what is recorded, but for what derives of logits."""
+        skeleton = self._skeleton
+        if kind.name == "output" and name in EXPERT_KINDS:
+            blocks = expert_blocks(skeleton.mixtures, name, skeleton.model_class).values()
+            return tuple((block, RecordKind(name=name)) for block in blocks)
         if kind.name == "output":
-            skeleton = self._skeleton
             found = places_inside(
                 skeleton.hf_config, name, skeleton.modules, skeleton.model_class
             ).values()
@@ -247,7 +251,7 @@ class Resolver:
                     rows=PER_EXAMPLE if recipe.pool else choice,
                     axes=(PER_EXAMPLE if recipe.pool or not found.per_token else "token", *axes),
                     row_shape=tuple(part.shape[1:]),
-                    dtype=_stored(part, recipe, self._config.store.dtype),
+                    dtype=_stored(part, recipe, found, self._config.store.dtype),
                     source_dtype=found.dtype,
                     layer=layer_of(found.module),
                     portable=portable,
@@ -301,6 +305,10 @@ class Resolver:
             recipe = replace(recipe, heads=None)
         if probe.pool is not None and ending == "top_k" and probe.pool != "last":
             raise PlanError(f"{found.name}: a {probe.pool} of token ids means nothing; pool: last")
+        if found.kind == "expert_ids" and (recipe.einops or probe.pool not in (None, "last")):
+            raise PlanError(
+                f"{found.name} are numbers of experts, of which nothing can be reduced; pool: last"
+            )
         ends_before_last = isinstance(probe.positions, str) and probe.positions.endswith(":-1")
         if probe.pool is not None and ending == "token_logprob" and not ends_before_last:
             if self._config.generate is not None:
@@ -326,7 +334,8 @@ class Resolver:
 
     @cached_property
     def _portable_names(self) -> dict[str, tuple[str, int | None]]:
-        return names_inside(self._skeleton.hf_config, self._skeleton.modules)
+        skeleton = self._skeleton
+        return names_inside(skeleton.hf_config, skeleton.modules) | expert_names(skeleton.mixtures)
 
     @cached_property
     def _known_sizes(self) -> dict[str, int]:
@@ -395,8 +404,10 @@ def _after(found: Found, recipe: Recipe) -> tuple[tuple[str, ...], tuple[torch.T
     return axes, parts
 
 
-def _stored(part: torch.Tensor, recipe: Recipe, asked: str) -> str:
+def _stored(part: torch.Tensor, recipe: Recipe, found: Found, asked: str) -> str:
     computed = str(part.dtype).removeprefix("torch.")
+    if found.kind == "expert_ids":
+        return "int32"  # as ids of tokens are; torch makes int64 of any choice
     if asked == "auto" or computed not in schema.FLOATS:
         return computed
     # Log-probabilities and entropies are a handful of numbers; 16 bits would only blur them.

@@ -24,7 +24,7 @@ from probekit.wording import by_count, counted, human_bytes
 # Joined in this order into one script; each file says what it gives to those after it.
 SCRIPTS = (
     *("elements.js", "blocks.js", "numbers.js", "colours.js", "state.js", "heatmap.js"),
-    *("tokens.js", "attention.js", "heads.js", "streams.js", "generation.js"),
+    *("tokens.js", "attention.js", "heads.js", "streams.js", "experts.js", "generation.js"),
     *("neurons.js", "execution.js", "passes.js", "start.js"),
 )
 STYLES = ("base.css", "page.css", "maps.css", "sections.css", "media.css")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from probekit.analysis import holds_choices
 from probekit.store import FLOATS, TOKEN
 from probekit.trace import Site, Trace
 
@@ -49,6 +50,7 @@ class Roles:
     attention: tuple[Site, ...]  # [token, head, key]
     streams: tuple[Stream, ...]
     neurons: tuple[Site, ...]  # [token, d_mlp], or chosen neurons
+    experts: tuple[Site, ...]  # [token, k]: which experts a token goes to
     top_k: tuple[Site, Site] | None  # ids and log-probabilities [token, k]
     logits: Site | None  # [token, d_vocab]
     token_logprob: Site | None
@@ -66,6 +68,7 @@ def roles_of(trace: Trace) -> Roles:
         ),
         streams=_streams(by_token),
         neurons=tuple(s for s in by_token if s.axes[1:] in {(a,) for a in _NEURON_AXES}),
+        experts=tuple(s for s in by_token if holds_choices(s)),
         top_k=(trace[f"{top.module}/top_k.id"], top) if top is not None else None,
         logits=next(
             (s for s in by_token if s.portable == "logits" and s.axes[1:] == ("d_vocab",)), None
@@ -92,6 +95,8 @@ def _streams(sites: list[Site]) -> tuple[Stream, ...]:
 def _is_stream(site: Site) -> bool:
     if site.dtype not in FLOATS or site.kind.startswith("top_k"):
         return False
+    if site.axes[1:] == ("expert",) or site.kind == "expert_weights":
+        return False  # one number an expert: no vector of the stream
     op = site.attributes.get("einops_op")
     if len(site.axes) == 1:
         return op is not None
@@ -110,8 +115,10 @@ def _stream(name: str, sites: list[Site]) -> Stream:
 
 
 def map_labels(sites: tuple[Site, ...]) -> tuple[str, ...]:
-    """Name attention maps: by layer where that says which, else by module."""
+    """Name attention maps, or mixtures: by layer where that says which, else by module."""
     layers = [site.layer for site in sites]
     if None in layers or len(set(layers)) < len(layers):
-        return tuple(site.name.removesuffix("/pattern") for site in sites)
+        return tuple(
+            site.name.removesuffix("/pattern").removesuffix("/expert_ids") for site in sites
+        )
     return tuple(f"layer {layer}" for layer in layers)

@@ -14,7 +14,7 @@ from typing import Any
 
 from probekit import arguments
 from probekit.errors import StoreError
-from probekit.report import attention, example, execution, neurons, page
+from probekit.report import attention, example, execution, experts, neurons, page
 from probekit.report.blocks import Block, BlockFile
 from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, roles_of
@@ -78,6 +78,7 @@ def write_report(
         with tempfile.TemporaryFile(dir=path.parent) as spool:
             parts = _Parts(trace, roles, BlockFile(spool, max_bytes - _PAGE_BYTES))
             parts.add_neurons(neurons)
+            parts.add_experts()
             parts.add_execution()
             parts.add_examples(numbers)
             parts.say_of_the_rest(numbers)
@@ -132,12 +133,18 @@ class _Parts:
         self._blocks = blocks
         self.examples: list[dict[str, Any]] = []
         self.neurons: list[dict[str, Any]] = []
+        self.experts = False
         self.execution = False
         self.left_out: list[str] = []
 
     def start(self) -> dict[str, Any]:
         """Give what the page must know before it opens a block."""
-        return {"examples": self.examples, "neurons": self.neurons, "execution": self.execution}
+        return {
+            "examples": self.examples,
+            "neurons": self.neurons,
+            "experts": self.experts,
+            "execution": self.execution,
+        }
 
     def add_neurons(self, n_neurons: int) -> None:
         if self._roles.neurons and not n_neurons:
@@ -151,6 +158,18 @@ class _Parts:
                 self.neurons.append(about)
             else:
                 self.left_out.append(f"the neurons of {site.name}: no room (--max-bytes)")
+
+    def add_experts(self) -> None:
+        if not self._roles.experts:
+            return
+        try:
+            found = experts.loads(self._roles)
+        except StoreError as error:  # a stranger's numbers: show the rest, and say what is wrong
+            self.left_out.append(f"the experts: {error}")
+            return
+        self.experts = self._blocks.add([Block.of_json("experts", found)])
+        if not self.experts:
+            self.left_out.append("the experts: no room (--max-bytes)")
 
     def add_execution(self) -> None:
         if (found := self._trace.execution) is not None:
@@ -171,6 +190,7 @@ class _Parts:
                     "n_tokens": len(found["tokens"]),
                     "n_generated": sum(step > 0 for step in found["steps"] or ()),
                     "attention": self._add_attention(number),
+                    "experts": self._add_experts_of(number),
                 }
             )
 
@@ -184,6 +204,15 @@ class _Parts:
                 f"the attention of example {number} ({counted(n_tokens, 'token')}): "
                 "no room (--max-bytes)"
             )
+        return added
+
+    def _add_experts_of(self, number: int) -> bool:
+        if not self.experts:
+            return False
+        found = experts.describe(self._trace, self._roles, number)
+        added = self._blocks.add([Block.of_json(f"{number}-experts", found)])
+        if not added:
+            self.left_out.append(f"the experts of example {number}: no room (--max-bytes)")
         return added
 
     def say_of_the_rest(self, numbers: tuple[int, ...]) -> None:

@@ -23,4 +23,16 @@ from .calls import (
     compared as compared,
     observe as observe,
 )
+from .eachexpert import each_expert as each_expert
+from .experts import (
+    EACH_EXPERT as EACH_EXPERT,
+    EXPERT_KINDS as EXPERT_KINDS,
+    OF_CHOICES as OF_CHOICES,
+    Mixture as Mixture,
+    Reading as Reading,
+    expert_blocks as expert_blocks,
+    expert_names as expert_names,
+    layer_of as layer_of,
+    mixtures_of as mixtures_of,
+)
 from .places import Axes as Axes, places_first as places_first, sizes_of as sizes_of

@@ -44,6 +44,13 @@ const colours = {
     element.style.color = 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000000" : "#ffffff";
   },
 
+  // Colours an element's ground by which of many it is: neighbours in number lie far apart.
+  mark(element, number) {
+    const hue = (number * 137.508) % 360;
+    element.style.backgroundColor = this.isDark() ? `oklch(0.4 0.09 ${hue})` : `oklch(0.88 0.08 ${hue})`;
+    element.style.color = this.isDark() ? "#ffffff" : "#000000";
+  },
+
   clear(element) {
     element.style.backgroundColor = "";
     element.style.color = "";

@@ -9,17 +9,18 @@ function tellTrouble(error) {
 }
 
 async function openExample(place) {
-  const { number, attention, n_tokens, n_generated } = start.examples[place];
-  const [example, about] = await Promise.all([
+  const { number, attention, experts: routed, n_tokens, n_generated } = start.examples[place];
+  const [example, about, experts] = await Promise.all([
     blocks.json(`${number}-example`),
     attention ? blocks.json(`${number}-attention`) : null,
+    routed ? blocks.json(`${number}-experts`) : null,
   ]);
   if (Number(byId("example").value) !== place) return; // another was chosen meanwhile
   const generated = n_generated ? `, ${n_generated} of them generated` : "";
   const values = example.columns.map(([name, value]) => ` · ${name}: ${value}`).join("");
   byId("example-about").textContent = numbers.count(n_tokens, "token") + generated + values;
   const head = headNear(about, state.map, state.column); // the same as in the example before
-  state.set({ example, attention: about, ...head, weights: null, token: null, hover: null });
+  state.set({ example, experts, attention: about, ...head, weights: null, token: null, hover: null });
 }
 
 function goToToken(number, position) {
@@ -89,6 +90,7 @@ if (typeof DecompressionStream === "undefined") {
       drawHeads();
     }
     if (byId("stream")) drawStreams();
+    if (byId("expert-layer")) blocks.json("experts").then(drawExperts).catch(tellTrouble);
     if (byId("step")) drawGeneration();
     watchExamples();
   }

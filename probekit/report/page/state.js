@@ -2,6 +2,7 @@
 
 const state = {
   example: null, // its block
+  experts: null, // its block about experts, null where it has none
   attention: null, // its block about attention, null where it has none
   map: 0, // which map of the example
   column: 0, // which head of the map
