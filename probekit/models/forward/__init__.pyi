@@ -23,3 +23,4 @@ from .calls import (
     compared as compared,
     observe as observe,
 )
+from .valuegraph import Passed as Passed, Passing as Passing, Value as Value, passed as passed

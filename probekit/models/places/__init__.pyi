@@ -1,0 +1,9 @@
+from .building import BUILDING as BUILDING
+from .names import (
+    ATTENTION_NAMES as ATTENTION_NAMES,
+    PORTABLE_NAMES as PORTABLE_NAMES,
+    TAPPED_NAMES as TAPPED_NAMES,
+    Place as Place,
+    Unembedding as Unembedding,
+    in_order as in_order,
+)
