@@ -1,23 +1,5 @@
 """Every causal family that transformers builds from a few sizes in all their spellings."""
 
-from probekit.models.places.tinymodels import (
-    D_HEAD,
-    D_MLP,
-    D_MODEL,
-    D_VOCAB,
-    FAMILIES,
-    N_CTX,
-    N_HEADS,
-    N_KV_HEADS,
-    N_LAYERS,
-    OTHERS,
-    OWN,
-    SIZES,
-    build,
-    known,
-    tiny_config,
-)
-
 __all__ = [
     *("D_HEAD", "D_MLP", "D_MODEL", "D_VOCAB", "FAMILIES", "N_CTX", "N_HEADS", "N_KV_HEADS"),
     *("N_LAYERS", "OTHERS", "OWN", "SIZES", "build", "known", "tiny_config"),

@@ -23,4 +23,5 @@ from .calls import (
     compared as compared,
     observe as observe,
 )
+from .normscale import SCALE_KINDS as SCALE_KINDS, scale as scale
 from .valuegraph import Passed as Passed, Passing as Passing, Value as Value, passed as passed

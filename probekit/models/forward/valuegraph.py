@@ -25,7 +25,17 @@ def _named(*names: str) -> frozenset[Any]:
 
 _SAME_ORDER = _named(  # operations after which the numbers lie as they lay, if all are there
     *("view", "_unsafe_view", "_reshape_alias", "clone", "alias", "detach", "_to_copy", "slice"),
-    *("squeeze", "unsqueeze", "copy_", "expand", "unbind", "select", "split", "chunk", "lift_fresh"),
+    *(
+        "squeeze",
+        "unsqueeze",
+        "copy_",
+        "expand",
+        "unbind",
+        "select",
+        "split",
+        "chunk",
+        "lift_fresh",
+    ),
 )
 _SUMS, _DIFFERENCES = _named("add", "add_"), _named("sub", "sub_")
 _PRODUCTS, _QUOTIENTS = _named("mul", "mul_"), _named("div", "div_")

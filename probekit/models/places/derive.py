@@ -163,16 +163,20 @@ def entry(layer: Layer, kind: str) -> tuple[Place, Value]:
     if kind == "attention" and layer.kernel is not None and is_linear(core.module):
         core = next(c for c in layer.givers.calls if c.path == layer.kernel.path)
     call = top_call(layer.givers, core)
-    if is_linear(call.module):  # a layer whose maps are its own children
-        call = _first_map(layer, half, call)
+    if is_linear(core.module):  # a layer whose maps are its own children, or in several of them
+        first = _first_map(layer, half, core)
+        call = call if first.entered > call.entered else top_call(layer.givers, first)
     if call.reads is None:
         raise Missing(f"{call.path} is given no tensor")
     if _on_stream(layer, call.reads):
         for inner in layer.givers.calls:
             is_inside = inner.path.startswith(f"{call.path}.") and is_norm(inner.module)
             reads_it = inner.reads is not None and inner.reads.origin is call.reads.origin
-            if is_inside and reads_it and inner.gives is not None and half.value.comes_of(
-                inner.gives.origin
+            if (
+                is_inside
+                and reads_it
+                and inner.gives is not None
+                and half.value.comes_of(inner.gives.origin)
             ):
                 return Place(module=inner.path, kind="output"), inner.gives
     return Place(module=call.path, kind="input"), call.reads

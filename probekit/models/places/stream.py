@@ -209,6 +209,4 @@ def _increment(
     core = call
     while core is not None and is_norm(core.module) and core.reads is not None:
         core = next(iter(givers.giving(core.reads)), None)
-    return Increment(
-        value=value, factor=factor, before=before, after=after, call=call, core=core
-    )
+    return Increment(value=value, factor=factor, before=before, after=after, call=call, core=core)
