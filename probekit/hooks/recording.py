@@ -5,7 +5,7 @@ Knows globs, portable names and hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from probekit.config import RecordKind, match_paths, nearest
 from probekit.errors import CaptureError, Fault, PlanError
 from probekit.hooks import attention
-from probekit.hooks.projections import config_of, heads_elsewhere
+from probekit.hooks.projections import config_of, heads_elsewhere, projections
 from probekit.hooks.taps import HookManager, Tap
 from probekit.interrupts import Attachment
 from probekit.models import changed_later, families, places_inside
@@ -23,15 +23,19 @@ from probekit.models.forward import (
     BATCH,
     OTHER_KEYS,
     POSITION,
+    SCALE_KINDS,
     AttentionCall,
     AttentionListener as Listener,
     AttentionTap,
     HeadsAt,
+    head_writes,
+    scale,
 )
+from probekit.models.places import Place
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS, KERNEL_KINDS, in_heads
 from probekit.wording import show_typed
 
-ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
+ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS, "head_out")
 
 
 Patterns = str | Iterable[str] | Mapping[str, str | Iterable[str]]
@@ -103,7 +107,15 @@ class _Kept:
         return self.version is not None and self.tensor._version != self.version
 
 
-_Sites = dict[str, tuple[str, RecordKind]]  # by name: module path and kind
+@dataclass(frozen=True, slots=True)
+class _Site:
+    path: str  # of the module
+    kind: RecordKind
+    factor: float  # of what is read there
+
+
+_Sites = dict[str, _Site]  # by name
+_Change = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Recording(Attachment):
@@ -114,11 +126,12 @@ class Recording(Attachment):
         self._model = model
         self._matched = matched  # by pattern
         self._sites = {name: site for sites in matched.values() for name, site in sites.items()}
-        paths = [path for path, _ in self._sites.values()]
+        paths = [site.path for site in self._sites.values()]
         self._changed = changed_later(config_of(model), paths)
         self._calls: dict[str, list[_Kept]] = {name: [] for name in self._sites}
-        inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
-        asked = {name: (module, kind.name) for name, (module, kind) in inside.items()}
+        self._changes = _changes(model, self._sites)
+        inside = {name: at for name, at in self._sites.items() if at.kind.name in ATTENTION_KINDS}
+        asked = {name: (at.path, _heads_of(at.kind.name)) for name, at in inside.items()}
         elsewhere = heads_elsewhere(model, asked.values())
         inside = {name: at for name, at in inside.items() if asked[name] not in elsewhere}
         outside = [self._tap(name, elsewhere) for name in self._sites if name not in inside]
@@ -222,20 +235,26 @@ class Recording(Attachment):
         raise CaptureError(f"{site} was not asked for; recorded: {', '.join(self._sites)}")
 
     def _tap(self, name: str, elsewhere: Mapping[tuple[str, str], HeadsAt]) -> Tap:
-        module, kind = self._sites[name]
+        module, kind = self._sites[name].path, self._sites[name].kind
+        change = self._changes.get(name)
         twice = kind.name == "output" and module in self._changed
         keep = partial(_keep_twice if twice else _keep, self._calls[name])
-        at = elsewhere.get((module, kind.name))
+        at = elsewhere.get((module, _heads_of(kind.name)))
         if at is not None:
-            heads = partial(_keep_heads, self._calls[name], at)
+            heads = partial(_keep_heads, self._calls[name], at, change)
             return Tap(module=at.module, side=at.side, element=None, call=None, sink=heads)
-        return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=keep)
+        side = "input" if kind.name in SCALE_KINDS else kind.name
+        if change is not None:
+            keep = partial(_keep_changed, self._calls[name], change)
+        return Tap(module=module, side=side, element=kind.element, call=kind.call, sink=keep)
 
     def _listeners(self, inside: _Sites) -> dict[str, Listener]:
-        wanted: dict[str, list[tuple[list[_Kept], str]]] = {}
-        for name, (module, kind) in inside.items():
-            element = KERNEL_KINDS.get(kind.name, kind.name)  # here they are one
-            wanted.setdefault(module, []).append((self._calls[name], element))
+        wanted: dict[str, list[_Asked]] = {}
+        for name, site in inside.items():
+            kind = _heads_of(site.kind.name)
+            element = KERNEL_KINDS.get(kind, kind)  # here they are one
+            asked = (self._calls[name], element, self._changes.get(name))
+            wanted.setdefault(site.path, []).append(asked)
         past = self._past
         return {module: partial(_keep_parts, asked, past) for module, asked in wanted.items()}
 
@@ -259,12 +278,19 @@ def _keep(kept: list[_Kept], tensor: torch.Tensor) -> None:
         kept.append(_Kept(tensor, tensor._version))
 
 
-def _keep_heads(kept: list[_Kept], at: HeadsAt, tensor: torch.Tensor) -> None:
+def _keep_changed(kept: list[_Kept], change: _Change, tensor: torch.Tensor) -> None:
+    kept.append(_Kept(change(tensor), None))  # nobody else has it
+
+
+def _keep_heads(
+    kept: list[_Kept], at: HeadsAt, change: _Change | None, tensor: torch.Tensor
+) -> None:
     n_front = 1  # tokens of the whole batch, or its texts and their positions
     if BATCH in at.axes:
         tensor = tensor.movedim((at.axes.index(BATCH), at.axes.index(POSITION)), (0, 1))
         n_front = 2
-    _keep(kept, in_heads(tensor, n_front, at.sizes, at.channels))
+    heads = in_heads(tensor, n_front, at.sizes, at.channels)
+    _keep(kept, heads if change is None else change(heads))
 
 
 class _Past:
@@ -286,12 +312,37 @@ class _Past:
         return max(0, call.key.shape[2] - call.query.shape[2] - self._n_tokens)
 
 
-def _keep_parts(asked: list[tuple[list[_Kept], str]], past: _Past, call: AttentionCall) -> None:
+_Asked = tuple[list[_Kept], str, _Change | None]
+
+
+def _keep_parts(asked: list[_Asked], past: _Past, call: AttentionCall) -> None:
     n_more = past.n_more(call)
-    for kept, kind in asked:
+    for kept, kind, change in asked:
         if n_more and kind not in ("q", "z_kernel"):
             raise CaptureError(f"{kind}: {OTHER_KEYS.format(n_more=n_more)}")
-        _keep(kept, attention.whole(call, kind))
+        whole = attention.whole(call, kind)
+        _keep(kept, whole if change is None else change(whole))
+
+
+def _heads_of(kind: str) -> str:
+    """Name what is read for a kind: each head's write is computed of its `z`."""
+    return "z" if kind == "head_out" else kind
+
+
+def _changes(model: torch.nn.Module, sites: _Sites) -> dict[str, _Change]:
+    """Give what is computed of what is read, for the sites whose values no module holds."""
+    written = {site.path for site in sites.values() if site.kind.name == "head_out"}
+    maps = projections(model, written)
+    found: dict[str, _Change] = {}
+    for name, site in sites.items():
+        kind = site.kind.name
+        if kind == "head_out":
+            found[name] = partial(head_writes, projection=model.get_submodule(maps[site.path]))
+        elif kind in SCALE_KINDS:
+            found[name] = partial(scale, model.get_submodule(site.path), kind=kind)
+        elif site.factor != 1.0:
+            found[name] = partial(torch.mul, other=site.factor)
+    return found
 
 
 def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
@@ -303,7 +354,7 @@ def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
     for pattern in wanted:
         try:
             found = _matches(model, pattern, paths)
-            matched[pattern] = {f"{module}/{kind}": (module, kind) for module, kind in found}
+            matched[pattern] = {_site_name(site): site for site in found}
         except PlanError as error:
             faults.append(Fault("record", str(error)))
     if faults:
@@ -311,22 +362,25 @@ def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
     return matched
 
 
-def _matches(
-    model: torch.nn.Module, pattern: str, paths: tuple[str, ...]
-) -> Iterator[tuple[str, RecordKind]]:
+def _site_name(site: _Site) -> str:
+    place = Place(module=site.path, kind=str(site.kind), factor=site.factor)
+    return str(place)
+
+
+def _matches(model: torch.nn.Module, pattern: str, paths: tuple[str, ...]) -> Iterator[_Site]:
     glob, _, given = pattern.partition("/")
     kind = RecordKind.parse(given or "output")
     found = paths if paths == ("",) and glob in ("*", "**") else match_paths(glob, paths)
     if found:
-        if kind.name not in ("output", "input", *ATTENTION_KINDS):
+        if kind.name not in ("output", "input", *SCALE_KINDS, *ATTENTION_KINDS):
             raise PlanError(
                 f"{pattern!r}: {kind.name} is taken in runs of a config; here, take it of the "
                 "recorded logits"
             )
-        yield from ((path, kind) for path in found)
+        yield from (_Site(path, kind, 1.0) for path in found)
     elif not given and glob in families.PORTABLE_NAMES:
         places = places_inside(config_of(model), glob, paths, type(model).__name__)
-        yield from ((p.module, RecordKind.parse(p.kind)) for p in places.values())
+        yield from (_Site(p.module, RecordKind.parse(p.kind), p.factor) for p in places.values())
     else:
         near = nearest(glob, paths)
         raise PlanError(

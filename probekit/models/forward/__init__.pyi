@@ -23,5 +23,6 @@ from .calls import (
     compared as compared,
     observe as observe,
 )
+from .headwrites import LINEAR_CLASSES as LINEAR_CLASSES, head_writes as head_writes
 from .normscale import SCALE_KINDS as SCALE_KINDS, scale as scale
 from .valuegraph import Passed as Passed, Passing as Passing, Value as Value, passed as passed

@@ -1,4 +1,5 @@
 from .building import BUILDING as BUILDING
+from .derived import Derived as Derived, derived as derived
 from .names import (
     ATTENTION_NAMES as ATTENTION_NAMES,
     PORTABLE_NAMES as PORTABLE_NAMES,

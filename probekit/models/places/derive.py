@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from probekit.models.forward import Passing, Value
@@ -52,7 +53,7 @@ def derive(run: Run) -> Found:
         for name in TAPPED_NAMES:
             _look(found, (name, layer.number), _tapped(name), layer)
     for name, whole in _ELSEWHERE.items():
-        _look(found, (name, None), lambda _, find=whole: find(run, found), None)
+        _look(found, (name, None), partial(_on_whole, whole, run, found), None)
     _one_name_a_place(found)
     return found
 
@@ -62,6 +63,12 @@ def _look(found: Found, key: Key, finder: Callable[[Any], Place], layer: Layer |
         found.places[key] = finder(layer)
     except Missing as missing:
         found.missing[key] = str(missing)
+
+
+def _on_whole(
+    finder: Callable[[Run, Found], Place], run: Run, found: Found, layer: Layer | None
+) -> Place:
+    return finder(run, found)
 
 
 def _one_name_a_place(found: Found) -> None:
@@ -136,12 +143,17 @@ def _half(layer: Layer, kind: str) -> Increment:
     if len(found) == 1:
         return found[0]
     if len(found) > 1:
-        modules = [i.core.path for i in found if i.core is not None]
+        modules = [_named(layer, i.core) for i in found if i.core is not None]
         raise Missing(f"it is the sum of what several modules give ({', '.join(modules)})")
     if layer.stream is None:
         raise Missing(NO_SUM)
     word = {"attention": "attention", "mixer": "mixer that is no attention", "mlp": "MLP"}[kind]
     raise Missing(f"the layer has no {word} whose output it adds to the stream")
+
+
+def _named(layer: Layer, call: Passing) -> str:
+    """Name a module in its layer, the same in each."""
+    return f"its {call.path.removeprefix(layer.call.path + '.')}"
 
 
 def _added(kind: str) -> Callable[[Layer], Place]:
@@ -167,7 +179,7 @@ def entry(layer: Layer, kind: str) -> tuple[Place, Value]:
         first = _first_map(layer, half, core)
         call = call if first.entered > call.entered else top_call(layer.givers, first)
     if call.reads is None:
-        raise Missing(f"{call.path} is given no tensor")
+        raise Missing(f"{_named(layer, call)} is given no tensor")
     if _on_stream(layer, call.reads):
         for inner in layer.givers.calls:
             is_inside = inner.path.startswith(f"{call.path}.") and is_norm(inner.module)
@@ -254,7 +266,7 @@ def down(layer: Layer) -> Passing:
         raise Missing("no module gives what is added to the stream")
     maps = [c for c in layer.givers.holding(core.gives) if is_linear(c.module)]
     if not maps or maps[-1].reads is None:
-        raise Missing(f"no one linear map gives what {core.path} gives")
+        raise Missing(f"no one linear map gives what {_named(layer, core)} gives")
     return maps[-1]
 
 

@@ -22,7 +22,7 @@ from probekit.models.places.derive import Found, Missing, derive, final_norm, he
 from probekit.models.places.identities import Checked, checked
 from probekit.models.places.names import PORTABLE_NAMES, Place, Unembedding
 from probekit.models.places.tinymodels import shrunk
-from probekit.models.places.tinyrun import Run, followed, tiny
+from probekit.models.places.tinyrun import Run, followed, one_thread, tiny
 
 _KEPT: dict[tuple[Any, str], Derived] = {}
 _KEEPING = Lock()
@@ -55,16 +55,16 @@ def derived(kind: Any, config: Any) -> Derived:
         if key in _KEPT:
             return _KEPT[key]
     try:
-        small = shrunk(config)
-        run = followed(tiny(kind, small))
+        with one_thread():
+            run = followed(tiny(kind, shrunk(config)))
+            found = proved(run, lambda: _full(kind, config))
     except Exception as error:
         # Whatever a model's own code raises at sizes that it was not written for.
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise PlanError(
             f"model type {config.model_type!r} is not in the table of families, and no tiny model "
-            f"of it can be made to find its places on: {type(error).__name__}: {reason}"
+            f"of it shows where its places are: {type(error).__name__}: {reason}"
         ) from error
-    found = proved(run, lambda: _full(kind, config))
     with _KEEPING:
         while len(_KEPT) >= _MOST_KEPT:
             del _KEPT[next(iter(_KEPT))]
@@ -151,5 +151,10 @@ def _unembedding(run: Run, found: Found) -> Unembedding | None:
     logits = found.places.get(("logits", None))
     if logits is None and found.cap is None:
         return None
-    more = 1.0 if logits is None else logits.factor
-    return Unembedding(norm=norm.path, head=head.path, cap=found.cap, factor=factor * more)
+    return Unembedding(
+        norm=norm.path,
+        head=head.path,
+        cap=found.cap,
+        before=factor,
+        after=1.0 if logits is None else logits.factor,
+    )

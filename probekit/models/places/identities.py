@@ -182,9 +182,9 @@ def _projects(values: Values) -> Iterator[Pair]:
     for layer in values.layers():
         last, half = projection(values, layer), layer.half("attention")
         has_z = ("z", layer.number) in values.found.places
-        if has_z and half is not None and half.core is not None and last is not None:
-            if last.read is not None and half.core.gave is not None:
-                yield mapped(last.module, last.read), half.core.gave
+        gave = None if half is None or half.core is None else half.core.gave
+        if has_z and gave is not None and last is not None and last.read is not None:
+            yield mapped(last.module, last.read), gave
 
 
 def mapped(module: Any, read: Tensor) -> Tensor:
@@ -198,9 +198,9 @@ def _writes(values: Values) -> Iterator[Pair]:
     for layer in values.layers():
         half = layer.half("mlp")
         post = values.of("mlp_post", layer.number)
-        if half is not None and half.core is not None and post is not None:
-            if half.core.gave is not None:
-                yield mapped(down(layer).module, post), half.core.gave
+        gave = None if half is None or half.core is None else half.core.gave
+        if gave is not None and post is not None:
+            yield mapped(down(layer).module, post), gave
 
 
 def _activates(values: Values) -> Iterator[Pair]:
@@ -303,49 +303,39 @@ def _embeds(values: Values) -> Iterator[Pair]:
     yield embed[0] + rest[1], first[0]
 
 
+def _row(says: str, *names: str, pairs: Callable[[Values], Iterator[Pair]]) -> Identity:
+    return Identity(says=says, names=names, pairs=pairs)
+
+
 IDENTITIES = (
-    Identity(
-        says="resid_pre + attn_out = resid_mid",
-        names=("resid_mid",),
-        pairs=_halves_meet,
-    ),
-    Identity(
-        says="resid_mid + mlp_out = resid_post",
-        names=("resid_mid", "resid_post"),
-        pairs=_second_half,
-    ),
-    Identity(
-        says="resid_pre + attn_out + mlp_out = resid_post",
-        names=("resid_mid", "resid_post"),
+    _row("resid_pre + attn_out = resid_mid", "resid_mid", pairs=_halves_meet),
+    _row("resid_mid + mlp_out = resid_post", "resid_mid", "resid_post", pairs=_second_half),
+    _row(
+        "resid_pre + attn_out + mlp_out = resid_post",
+        *("resid_mid", "resid_post"),
         pairs=_whole_layer,
     ),
-    Identity(
-        says="resid_post of a layer = resid_pre of the next",
-        names=("resid_pre", "resid_post"),
-        pairs=_hand_on,
+    _row(
+        "resid_post of a layer = resid_pre of the next", "resid_pre", "resid_post", pairs=_hand_on
     ),
-    Identity(says="norm(resid_pre) = attn_in", names=("attn_in",), pairs=_normed("attn_in", "attention")),
-    Identity(says="norm(resid_pre) = mixer_in", names=("mixer_in",), pairs=_normed("mixer_in", "mixer")),
-    Identity(says="norm(stream) = mlp_in", names=("mlp_in",), pairs=_normed("mlp_in", "mlp")),
-    Identity(says="pattern @ v = what the kernel gives", names=("pattern", "scores"), pairs=_attends),
-    Identity(says="projection(z) = attn_out", names=("z", "head_out"), pairs=_projects),
-    Identity(says="act(mlp_pre), gated = mlp_post", names=("mlp_pre",), pairs=_activates),
-    Identity(says="down_proj(mlp_post) = mlp_out", names=("mlp_post", "mlp_pre"), pairs=_writes),
-    Identity(
-        says="norm = weight * input / scale + bias",
-        names=("ln1_scale", "ln2_scale"),
+    _row("norm(resid_pre) = attn_in", "attn_in", pairs=_normed("attn_in", "attention")),
+    _row("norm(resid_pre) = mixer_in", "mixer_in", pairs=_normed("mixer_in", "mixer")),
+    _row("norm(stream) = mlp_in", "mlp_in", pairs=_normed("mlp_in", "mlp")),
+    _row("pattern @ v = what the kernel gives", "pattern", "scores", pairs=_attends),
+    _row("projection(z) = attn_out", "z", "head_out", pairs=_projects),
+    _row("act(mlp_pre), gated = mlp_post", "mlp_pre", pairs=_activates),
+    _row("down_proj(mlp_post) = mlp_out", "mlp_post", "mlp_pre", pairs=_writes),
+    _row(
+        "norm = weight * input / scale + bias",
+        *("ln1_scale", "ln2_scale"),
         pairs=_scales("ln1_scale", "ln2_scale"),
     ),
-    Identity(
-        says="final norm = weight * resid_post / scale + bias",
-        names=("ln_final_scale",),
+    _row(
+        "final norm = weight * resid_post / scale + bias",
+        "ln_final_scale",
         pairs=_scales("ln_final_scale"),
     ),
-    Identity(says="norm(last resid_post) = ln_final", names=("ln_final",), pairs=_final),
-    Identity(says="head(ln_final) = logits", names=("logits",), pairs=_says),
-    Identity(
-        says="embed = first resid_pre, but for what no token changes",
-        names=("embed",),
-        pairs=_embeds,
-    ),
-)  # fmt: skip
+    _row("norm(last resid_post) = ln_final", "ln_final", pairs=_final),
+    _row("head(ln_final) = logits", "logits", pairs=_says),
+    _row("embed = first resid_pre, but for what no token changes", "embed", pairs=_embeds),
+)

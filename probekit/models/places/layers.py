@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from probekit.models.forward import AttentionCall, Passed, Passing, Value
 from probekit.models.places.stream import Givers, Increment, Stream, is_linear, stream_of
 
-_ATTENTION = ("attention", "attn")
+_ATTENTION, _NO_ATTENTION = ("attention", "attn"), ("linear", "delta", "rwkv")  # class names
 Kinds = dict[str, str]  # what a module's class is: "attention", "mixer", "mlp"
 
 
@@ -62,7 +63,7 @@ def layer_calls(model: Any, passed: Passed) -> list[Passing]:
         if isinstance(module, torch.nn.ModuleList) and len(module):
             calls = [passed.at(f"{path}.{n}") for n in range(len(module))]
             found = [call for call in calls if call is not None]
-            in_order = all(a.left < b.entered for a, b in zip(found, found[1:], strict=False))
+            in_order = all(a.left < b.entered for a, b in pairwise(found))
             if len(found) == len(module) and in_order:
                 is_named = any(isinstance(m, tuple(named)) for m in module) if named else False
                 lists.append((is_named, len(found), -path.count("."), found))
@@ -148,9 +149,10 @@ def _kind(
     recorded = tuple(_classes(model, "attentions"))
     for module in enclosing:
         name = type(module).__name__.lower()
-        if "linear" not in name and "delta" not in name and "rwkv" not in name:
-            if any(word in name for word in _ATTENTION) or isinstance(module, recorded):
-                return "attention"
+        is_other = any(word in name for word in _NO_ATTENTION)
+        is_called_so = any(word in name for word in _ATTENTION) or isinstance(module, recorded)
+        if is_called_so and not is_other:
+            return "attention"
     cls = type(top.module).__qualname__
     if cls not in kinds:
         kinds[cls] = "mixer" if _mixes(top) else "mlp"

@@ -47,7 +47,8 @@ class Unembedding:
     norm: str  # the path of the final norm
     head: str  # of the linear map onto the vocabulary
     cap: float | None  # logits are cap * tanh(logits / cap) in the end; None where they are not
-    factor: float = 1.0  # of what the head gives, before any cap
+    before: float = 1.0  # what the norm gives is multiplied with it before the head
+    after: float = 1.0  # and what the head gives, before any cap
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

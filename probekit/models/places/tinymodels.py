@@ -141,9 +141,6 @@ _OF_LAYERS = frozenset(
         *("first_k_dense_replace", "num_kv_shared_layers", "languages", "default_language"),
     )
 )
-# What a tiny model does without: rotation of another kind has as many numbers as a head, and makes
-# no other places.
-_PLAIN = {"rope_scaling": None}
 
 
 def known(family: str) -> dict[str, Any]:
@@ -209,7 +206,8 @@ def build(family: str) -> PreTrainedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             tiny_config(family), dtype=torch.float32
         )
-    return model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def moved(model: torch.nn.Module, seed: int = 0) -> None:

@@ -6,6 +6,8 @@ Knows how such a model is built and run; nothing of places.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +54,20 @@ def followed(model: Any) -> Run:
 
     paths = [path for path, _ in model.named_modules() if path]
     listeners = {path: _listener(listen, path) for path in paths}
-    with torch.no_grad(), AttentionTap(model, listeners):
+    with one_thread(), torch.no_grad(), AttentionTap(model, listeners):
         found = passed(model, lambda: model(**_tokens(model)), on_start=graph.append)
     return Run(model=model, passed=found, kernels=kernels)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: those that wait for each other cost more than matrices so small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _listener(listen: Any, path: str) -> Any:
