@@ -1,6 +1,19 @@
 """Every causal family that transformers builds from a few sizes in all their spellings."""
 
-__all__ = [
-    *("D_HEAD", "D_MLP", "D_MODEL", "D_VOCAB", "FAMILIES", "N_CTX", "N_HEADS", "N_KV_HEADS"),
-    *("N_LAYERS", "OTHERS", "OWN", "SIZES", "build", "known", "tiny_config"),
-]
+from probekit.models.places.tinymodels import (
+    D_HEAD as D_HEAD,
+    D_MLP as D_MLP,
+    D_MODEL as D_MODEL,
+    D_VOCAB as D_VOCAB,
+    FAMILIES as FAMILIES,
+    N_CTX as N_CTX,
+    N_HEADS as N_HEADS,
+    N_KV_HEADS as N_KV_HEADS,
+    N_LAYERS as N_LAYERS,
+    OTHERS as OTHERS,
+    OWN as OWN,
+    SIZES as SIZES,
+    build as build,
+    known as known,
+    tiny_config as tiny_config,
+)
