@@ -337,7 +337,8 @@ def _changes(model: torch.nn.Module, sites: _Sites) -> dict[str, _Change]:
     for name, site in sites.items():
         kind = site.kind.name
         if kind == "head_out":
-            found[name] = partial(head_writes, projection=model.get_submodule(maps[site.path]))
+            projection = model.get_submodule(maps[site.path])
+            found[name] = partial(_write, projection, site.factor)
         elif kind in SCALE_KINDS:
             found[name] = partial(scale, model.get_submodule(site.path), kind=kind)
         elif site.factor != 1.0:
@@ -360,6 +361,11 @@ def _matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, _Sites]:
     if faults:
         raise PlanError.of(faults)
     return matched
+
+
+def _write(projection: torch.nn.Module, factor: float, heads: torch.Tensor) -> torch.Tensor:
+    writes = head_writes(heads, projection)
+    return writes if factor == 1.0 else writes * factor
 
 
 def _site_name(site: _Site) -> str:

@@ -103,10 +103,10 @@ def find(
     Raises:
         PlanError: if there is none, or it has neither a token nor an example axis.
     """
-    if factor != 1.0:
+    if kind.name == "head_out":
+        yield _written(skeleton, module, n_keys, factor)
+    elif factor != 1.0:
         yield _scaled(skeleton, module, kind, factor)
-    elif kind.name == "head_out":
-        yield _written(skeleton, module, n_keys)
     elif kind.name in SCALE_KINDS:
         yield _norm_scale(skeleton, module, kind.name)
     elif kind.name in (*HEAD_KINDS, *BLOCK_KINDS):
@@ -207,7 +207,7 @@ def _norm_scale(skeleton: Skeleton, module: str, kind: str) -> Found:
     )
 
 
-def _written(skeleton: Skeleton, module: str, n_keys: int) -> Found:
+def _written(skeleton: Skeleton, module: str, n_keys: int, factor: float) -> Found:
     """Take each head's own write to the stream: its `z` through its part of the projection."""
     heads = _attention(skeleton, module, "z", n_keys)
     shape = skeleton.attention[module]
@@ -223,11 +223,15 @@ def _written(skeleton: Skeleton, module: str, n_keys: int) -> Found:
         heads,
         kind="head_out",
         source=replace(
-            heads.source, projection=shape.projection, heads=tuple(range(shape.n_heads))
+            heads.source,
+            projection=shape.projection,
+            heads=tuple(range(shape.n_heads)),
+            factor=factor,
         ),
         axes=("head", "d_model" if width == sizes.d_model else f"d_{width}"),
         row_shape=(shape.n_heads, width),
-        details={"through": shape.projection, "bias": "left out"},
+        details={"through": shape.projection, "bias": "left out"}
+        | ({} if factor == 1.0 else {"factor": factor}),
     )
 
 

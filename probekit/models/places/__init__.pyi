@@ -1,5 +1,7 @@
+from . import tinymodels as tinymodels
 from .building import BUILDING as BUILDING
 from .derived import Derived as Derived, derived as derived
+from .identities import IDENTITIES as IDENTITIES
 from .names import (
     ATTENTION_NAMES as ATTENTION_NAMES,
     PORTABLE_NAMES as PORTABLE_NAMES,

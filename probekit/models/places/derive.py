@@ -304,7 +304,14 @@ def _tapped(name: str) -> Callable[[Layer], Place]:
             raise Missing("the layer has no attention")
         if not layer.halves.get("attention") and layer.stream is not None:
             raise Missing("what its attention gives is not added to the stream")
-        return Place(module=layer.kernel.path, kind=name)
+        if name != "head_out":
+            return Place(module=layer.kernel.path, kind=name)
+        half = _half(layer, "attention")
+        if half.core is None or half.core.gives is None:
+            raise Missing("no module gives what attention adds")
+        if not any(is_linear(c.module) for c in layer.givers.holding(half.core.gives)):
+            raise Missing(f"no one linear map gives what {_named(layer, half.core)} gives")
+        return Place(module=layer.kernel.path, kind=name, factor=half.factor)
 
     return find
 

@@ -29,7 +29,8 @@ class Place:
     @property
     def site_kind(self) -> str:
         """The record kind under which it is stored."""
-        return self.kind if self.factor == 1.0 else "scaled"
+        is_computed = self.factor == 1.0 or self.kind == "head_out"
+        return self.kind if is_computed else "scaled"
 
     @property
     def can_be_changed(self) -> bool:

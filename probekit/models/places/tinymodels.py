@@ -99,6 +99,12 @@ OWN: dict[str, dict[str, Any]] = {  # what a family wants otherwise
     "zaya": {"num_experts_per_tok": 1},
 }
 
+# What a family has in its config and leaves at 1: a factor that does nothing would prove nothing.
+_TELLING: dict[str, dict[str, Any]] = dict.fromkeys(
+    ("granite", "granitemoe", "granitemoehybrid", "granitemoeshared", "granite_swa"),
+    {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0},
+)
+
 # Those that are not built from these sizes, and why.
 OTHERS = {
     **dict.fromkeys(
@@ -156,7 +162,7 @@ def _known(kind: Any, family: str) -> dict[str, Any]:
 
 def tiny_config(family: str) -> Any:
     """Give the tiny config of a family."""
-    return CONFIG_MAPPING[family](**known(family))
+    return CONFIG_MAPPING[family](**known(family), **_TELLING.get(family, {}))
 
 
 def shrunk(config: Any) -> Any:
