@@ -205,6 +205,9 @@ def _made(
         if by_number:
             factor = float(numbers[0])
             return "scaled", values, (factor if operation in _PRODUCTS else 1 / factor,)
+    alone = [tensor.numel() == 1 for tensor in given]
+    if operation in _PRODUCTS and len(given) == 2 and whole.count(True) == 1 and any(alone):
+        return "scaled", (values[whole.index(True)],), (float("nan"),)  # by a weight
     if operation in (*_SUMS, *_DIFFERENCES) and len(given) == 2 and any(whole):
         sign = float(kwargs.get("alpha", 1)) * (1 if operation in _SUMS else -1)
         return "sum", values, (1.0, sign)

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any
 
 from probekit.models.forward import Passing, Value
 from probekit.models.places.layers import Layer, layers_of, top_call
 from probekit.models.places.names import PORTABLE_NAMES, TAPPED_NAMES, Place
 from probekit.models.places.stream import Increment, back_to, is_linear, is_norm
-from probekit.models.places.tinyrun import Run
+from probekit.models.places.tinyrun import N_EXAMPLES, N_POSITIONS, Run
 
 PARALLEL = "attention and MLP run in parallel on the same input: nothing lies between them"
 NORMED = "the layer norms the stream itself, so what its halves add does not add up to its output"
@@ -33,8 +34,8 @@ class Found:
     layers: list[Layer]
     places: dict[Key, Place] = field(default_factory=dict)
     missing: dict[Key, str] = field(default_factory=dict)
-    is_parallel: bool = False
-    cap: float | None = None
+    cap: float | None = None  # of logits
+    before: float = 1.0  # what the final norm gives is multiplied with it before the head
 
     def refuse(self, name: str, reason: str) -> None:
         """Take all places of a name away."""
@@ -54,6 +55,12 @@ def derive(run: Run) -> Found:
             _look(found, (name, layer.number), _tapped(name), layer)
     for name, whole in _ELSEWHERE.items():
         _look(found, (name, None), partial(_on_whole, whole, run, found), None)
+    if not found.layers:
+        for name in _IN_LAYERS:
+            found.missing[name, None] = "it has no list of layers that run once each, in order"
+        for name in TAPPED_NAMES:
+            found.missing[name, None] = found.missing["resid_pre", None]
+    _rows_of_tokens(run, found)
     _one_name_a_place(found)
     return found
 
@@ -63,6 +70,18 @@ def _look(found: Found, key: Key, finder: Callable[[Any], Place], layer: Layer |
         found.places[key] = finder(layer)
     except Missing as missing:
         found.missing[key] = str(missing)
+
+
+def _rows_of_tokens(run: Run, found: Found) -> None:
+    """Refuse what has other rows than the tokens'."""
+    for key, place in list(found.places.items()):
+        call = run.passed.at(place.module)
+        value = None if call is None else call.reads if place.kind == "input" else call.gives
+        if place.kind in ("input", "output") and value is not None:
+            n_rows = prod(value.shape[:-1])
+            if n_rows != N_EXAMPLES * N_POSITIONS:
+                del found.places[key]
+                found.missing[key] = f"it has {n_rows // N_EXAMPLES} rows for {N_POSITIONS} tokens"
 
 
 def _on_whole(
@@ -91,7 +110,9 @@ def _stream_ends(layer: Layer) -> tuple[Value, Value]:
     start, end = layer.call.reads, layer.call.gives
     if start is None or end is None:
         raise Missing("the layer is given no tensor, or gives none")
-    if start.shape != end.shape or len(start.shape) != 3:
+    n_tokens = N_EXAMPLES * N_POSITIONS
+    rows = start.shape[0] * start.shape[1] if len(start.shape) == 3 else 0
+    if start.shape != end.shape or rows != n_tokens:
         raise Missing(
             f"the layer reads {list(start.shape)} and gives {list(end.shape)}: it carries more "
             "than one stream"
@@ -101,6 +122,8 @@ def _stream_ends(layer: Layer) -> tuple[Value, Value]:
 
 def _resid_pre(layer: Layer) -> Place:
     _stream_ends(layer)
+    if layer.first_norm is not None:
+        return Place(module=layer.first_norm.path, kind="output")
     return Place(module=layer.call.path, kind="input")
 
 
@@ -111,8 +134,8 @@ def _resid_post(layer: Layer) -> Place:
 
 def _resid_mid(layer: Layer) -> Place:
     _stream_ends(layer)
-    mixing, mlp = layer.mixing, layer.half("mlp")
-    if mixing is None or mlp is None:
+    mixing = layer.mixing
+    if mixing is None or not layer.halves.get("mlp"):
         raise Missing("the layer has no two halves with something between them")
     if layer.stream is None or layer.stream.normed:
         raise Missing(NORMED if layer.stream is not None else NO_SUM)
@@ -128,11 +151,11 @@ def _resid_mid(layer: Layer) -> Place:
 
 def is_sequential(layer: Layer) -> bool:
     """Say whether the MLP reads what attention added."""
-    mixing, mlp = layer.mixing, layer.half("mlp")
-    if mixing is None or mlp is None:
+    mixing, mlps = layer.mixing, layer.halves.get("mlp", ())
+    if mixing is None or not mlps:
         return False
     middle = mixing[1].after.origin
-    return mlp.after.number > middle.number and mlp.value.comes_of(middle)
+    return all(m.after.number > middle.number and m.value.comes_of(middle) for m in mlps)
 
 
 # --- what the halves read and add
@@ -161,6 +184,15 @@ def _added(kind: str) -> Callable[[Layer], Place]:
         half = _half(layer, kind)
         if half.call is None:
             raise Missing("no module gives what is added to the stream")
+        if half.factor != half.factor:
+            raise Missing(
+                f"what {_named(layer, half.call)} gives is multiplied with a weight first"
+            )
+        beside = [i for i in layer.halves.get("unknown", ()) if i.after is half.after]
+        if beside:
+            raise Missing(
+                f"something is added to what {_named(layer, half.call)} gives, outside it"
+            )
         return Place(module=half.call.path, kind="output", factor=half.factor)
 
     return find
@@ -359,7 +391,8 @@ def final_norm(run: Run, found: Found) -> tuple[Passing, float]:
 
 
 def _ln_final(run: Run, found: Found) -> Place:
-    return Place(module=final_norm(run, found)[0].path, kind="output")
+    norm, found.before = final_norm(run, found)
+    return Place(module=norm.path, kind="output")
 
 
 def _ln_final_scale(run: Run, found: Found) -> Place:

@@ -85,13 +85,22 @@ def proved(run: Run, full: Any = None) -> Derived:
         if not row.holds:
             for name in row.names:
                 found.refuse(name, row.reason)
-    if full is not None and any(place.factor != 1.0 for place in found.places.values()):
-        _take_factors(found, full())
+    factors = [found.before, *(place.factor for place in found.places.values())]
+    if full is not None and any(factor != 1.0 for factor in factors):
+        try:
+            _take_factors(found, full())
+        except Exception as error:  # whatever its code raises on tensors without values
+            for key in [key for key, place in found.places.items() if place.factor != 1.0]:
+                del found.places[key]
+                found.missing[key] = (
+                    f"it is scaled, and the model itself does not show by how much: {error}"
+                )
     return _gathered(run, found, rows)
 
 
 def _take_factors(found: Found, full: Found) -> None:
     """Take the model's own factors: some depend on its sizes."""
+    found.before = full.before
     for key, place in list(found.places.items()):
         if place.factor != 1.0:
             own = full.places.get(key)
@@ -110,6 +119,8 @@ def _full(kind: Any, config: Any) -> Found:
                 copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
             ).eval()
         model.tie_weights()
+        if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
+            model.set_experts_implementation("batched_mm")  # others refuse fake float32
         return derive(followed(model))
 
 
@@ -145,7 +156,7 @@ def _unembedding(run: Run, found: Found) -> Unembedding | None:
     if ("ln_final", None) not in found.places:
         return None
     try:
-        (norm, factor), head = final_norm(run, found), head_call(run)
+        (norm, _), head = final_norm(run, found), head_call(run)
     except Missing:
         return None
     logits = found.places.get(("logits", None))
@@ -155,6 +166,6 @@ def _unembedding(run: Run, found: Found) -> Unembedding | None:
         norm=norm.path,
         head=head.path,
         cap=found.cap,
-        before=factor,
+        before=found.before,
         after=1.0 if logits is None else logits.factor,
     )

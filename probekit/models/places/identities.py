@@ -26,7 +26,7 @@ from probekit.models.places.derive import (
 )
 from probekit.models.places.layers import Layer
 from probekit.models.places.names import Place
-from probekit.models.places.stream import is_linear
+from probekit.models.places.stream import Increment, is_linear
 from probekit.models.places.tinyrun import Run
 
 LIMIT = 1e-4  # of the largest value
@@ -58,6 +58,8 @@ class Checked:
     @property
     def reason(self) -> str:
         """Say why names are refused."""
+        if self.difference == float("inf"):
+            return f"{self.says} fails: there is no such sum, or a weight is a factor of it"
         return f"{self.says} fails by {self.difference:.2g} of the largest value"
 
 
@@ -127,21 +129,39 @@ def _halves_meet(values: Values) -> Iterator[Pair]:
 def _second_half(values: Values) -> Iterator[Pair]:
     for layer in values.layers():
         n = layer.number
-        mid, added = values.of("resid_mid", n), values.of("mlp_out", n)
-        post = values.of("resid_post", n)
-        if mid is not None and added is not None and post is not None:
-            yield _flat(mid) + _flat(added), post
+        mid, post = values.of("resid_mid", n), values.of("resid_post", n)
+        added, more = values.of("mlp_out", n), _gave(layer.halves.get("more", ()))
+        parts = _gave(layer.halves.get("mlp", ())) if added is None else [_flat(added)]
+        if mid is not None and post is not None and parts is not None and more is not None:
+            yield _weighted(layer, sum((*parts, *more), _flat(mid))), post
+
+
+def _gave(increments: tuple[Increment, ...]) -> list[Tensor] | None:
+    """Give what modules add to the stream; None where no module gives it."""
+    given = [None if i.call is None else i.call.gave for i in increments]
+    if None in given:
+        return None
+    return [
+        _flat(value) * increment.factor
+        for value, increment in zip(given, increments, strict=True)
+        if value is not None
+    ]
+
+
+def _weighted(layer: Layer, value: Tensor) -> Tensor:
+    """Let a sum fail where a weight decides by how much the stream itself is multiplied."""
+    is_known = layer.stream is None or layer.stream.factor == layer.stream.factor
+    return value if is_known else torch.full_like(value, torch.nan)
 
 
 def _whole_layer(values: Values) -> Iterator[Pair]:
     for layer in values.layers():
         n = layer.number
         pre, post = values.of("resid_pre", n), values.of("resid_post", n)
-        added = [values.mixed(n), values.of("mlp_out", n)]
-        there = [_flat(value) for value in added if value is not None]
+        added = None if layer.stream is None else _gave(layer.stream.increments)
         has_middle = values.of("resid_mid", n) is not None and is_sequential(layer)
-        if pre is not None and post is not None and there and not has_middle:
-            yield sum(there, _flat(pre)), post
+        if pre is not None and post is not None and added and not has_middle:
+            yield _weighted(layer, sum(added, _flat(pre))), post
 
 
 def _hand_on(values: Values) -> Iterator[Pair]:
@@ -209,7 +229,7 @@ def _activates(values: Values) -> Iterator[Pair]:
         if pre is None or post is None:
             continue
         act, last = activation(layer), down(layer)
-        acted = act.module.forward(pre)
+        acted, post = _flat(act.module.forward(pre)), _flat(post)
         assert last.reads is not None and act.gives is not None
         if last.reads.origin is act.gives.origin:
             yield acted, post
@@ -217,7 +237,7 @@ def _activates(values: Values) -> Iterator[Pair]:
         others = [v.origin for v in last.reads.origin.of if v.origin is not act.gives.origin]
         gates = [c.gave for o in others for c in layer.givers.giving(o) if c.gave is not None]
         if gates and gates[0].numel() == acted.numel():
-            yield acted * gates[0], post
+            yield acted * _flat(gates[0]), post
         else:  # the gate is a part of what one map gives: the same factor for all that it scales
             ratio = torch.where(acted.abs() > 1e-3, post / acted, 0.0)
             yield acted * ratio, torch.where(acted.abs() > 1e-3, post, 0.0)
@@ -293,7 +313,9 @@ def _says(values: Values) -> Iterator[Pair]:
 def _embeds(values: Values) -> Iterator[Pair]:
     """Give what is left of the first stream without the embedding: the same for all texts."""
     embed = values.of("embed", None)
-    first = values.found.layers[0].call.read if values.found.layers else None
+    layers = values.found.layers
+    begin = values.of("resid_pre", 0) if layers else None
+    first = layers[0].call.read if layers and begin is None else begin
     if embed is None or first is None:
         return
     if first.shape != embed.shape:
@@ -309,10 +331,10 @@ def _row(says: str, *names: str, pairs: Callable[[Values], Iterator[Pair]]) -> I
 
 IDENTITIES = (
     _row("resid_pre + attn_out = resid_mid", "resid_mid", pairs=_halves_meet),
-    _row("resid_mid + mlp_out = resid_post", "resid_mid", "resid_post", pairs=_second_half),
+    _row("resid_mid + mlp_out = resid_post", "resid_post", pairs=_second_half),
     _row(
         "resid_pre + attn_out + mlp_out = resid_post",
-        *("resid_mid", "resid_post"),
+        "resid_post",
         pairs=_whole_layer,
     ),
     _row(

@@ -40,6 +40,11 @@ class Layer:
     halves: Mapping[str, tuple[Increment, ...]]  # "attention", "mixer", "mlp"
     kernel: Kernel | None  # of its attention, if it calls one once
 
+    @property
+    def first_norm(self) -> Passing | None:
+        """Give the norm behind which the stream begins, if it does not begin with the layer."""
+        return None if self.stream is None else self.stream.first_norm
+
     def half(self, kind: str) -> Increment | None:
         """Give what one half adds, if it is one thing."""
         found = self.halves.get(kind, ())
@@ -102,13 +107,16 @@ def _layer(
     model: Any, passed: Passed, number: int, call: Passing, kernels: list[Kernel], kinds: Kinds
 ) -> Layer:
     givers = Givers(passed, call)
-    stream = stream_of(givers)
+    stream = stream_of(givers, is_first=number == 0)
     inside = [k for k in kernels if k.path.startswith(f"{call.path}.")]
     halves: dict[str, tuple[Increment, ...]] = {}
     for increment in stream.increments if stream is not None else ():
         kind = _kind(model, givers, stream, increment, inside, kinds)
         halves[kind] = (*halves.get(kind, ()), increment)
-    mixers = halves.get("mixer", ())
+    mixers, mlps = halves.get("mixer", ()), halves.get("mlp", ())
+    if len(mlps) > 1 and not any(i.after is mlps[0].after for i in mlps[1:]):
+        # Gemma 4 adds more to the stream behind its MLP, at another point.
+        halves |= {"mlp": mlps[:1], "more": mlps[1:]}
     if len(mixers) == 2 and len(halves) == 1:  # RWKV's second half looks one token back too
         halves = {"mixer": mixers[:1], "mlp": mixers[1:]}
     return Layer(

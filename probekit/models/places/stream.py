@@ -6,7 +6,7 @@ Knows values and calls of modules; nothing of names or families.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -33,7 +33,8 @@ class Stream:
     end: Value
     increments: tuple[Increment, ...]  # in the order they are added
     normed: bool  # the stream itself goes through a norm on its way
-    factor: float  # of the input in the output
+    factor: float  # of the input in the output; NaN where a weight decides it
+    first_norm: Passing | None  # the stream begins behind it, in the first layer (RWKV)
 
 
 def is_norm(module: torch.nn.Module) -> bool:
@@ -78,11 +79,16 @@ class Givers:
         return self._giving.get(value.origin, [])
 
 
-def stream_of(givers: Givers) -> Stream | None:
+def stream_of(givers: Givers, *, is_first: bool) -> Stream | None:
     """Follow a layer's output back to its input; None where nothing leads there."""
     start, end = givers.layer.reads, givers.layer.gives
     if start is None or end is None or start.origin is end.origin:
         return None
+    for norm in givers.reading(start) if is_first else ():
+        if is_norm(norm.module) and norm.gives is not None:
+            found = _followed(givers, norm.gives.origin, end.origin, False)
+            if found is not None:
+                return replace(found, first_norm=norm)
     for through_norms in (False, True):
         found = _followed(givers, start.origin, end.origin, through_norms)
         if found is not None:
@@ -120,12 +126,14 @@ def _followed(givers: Givers, start: Value, end: Value, through_norms: bool) -> 
         before, by, others, crossed = step
         normed |= crossed
         for other, sign in others:
-            parts = list(_parts(givers, other, sign * factor, start))
+            parts = list(_parts(givers, other, sign, start))
             found += [_increment(givers, part, f, before, value) for part, f in parts]
         value, factor = before, factor * by
     # What is added first was found last; of one sum, what was computed first comes first.
     found.sort(key=lambda i: (i.after.number, i.value.number))
-    return Stream(start=start, end=end, increments=tuple(found), normed=normed, factor=factor)
+    return Stream(
+        start=start, end=end, increments=tuple(found), normed=normed, factor=factor, first_norm=None
+    )
 
 
 _Step = tuple[Value, float, list[tuple[Value, float]], bool]

@@ -69,6 +69,7 @@ OWN: dict[str, dict[str, Any]] = {  # what a family wants otherwise
     "dots1": {"n_shared_experts": 1},
     "dots3_note_text": MLA,
     "falcon": {"head_dim": None},
+    "falcon_h1": MAMBA | {"mamba_d_ssm": 64},
     "gemma3n_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8},
     "gemma4_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8},
     "glm4_moe_lite": MLA,
@@ -100,10 +101,14 @@ OWN: dict[str, dict[str, Any]] = {  # what a family wants otherwise
 }
 
 # What a family has in its config and leaves at 1: a factor that does nothing would prove nothing.
-_TELLING: dict[str, dict[str, Any]] = dict.fromkeys(
-    ("granite", "granitemoe", "granitemoehybrid", "granitemoeshared", "granite_swa"),
-    {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0},
-)
+_GRANITE = {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0}
+_TELLING: dict[str, dict[str, Any]] = {
+    "granite": _GRANITE,
+    "granitemoe": _GRANITE,
+    "granitemoehybrid": _GRANITE,
+    "granitemoeshared": _GRANITE,
+    "granite_swa": _GRANITE,
+}
 
 # Those that are not built from these sizes, and why.
 OTHERS = {
@@ -190,19 +195,18 @@ def getattr_or_none(config: Any, name: str) -> Any:
 
 
 def _of_positions(said: dict[str, Any]) -> dict[str, Any]:
-    """Turn positions as they are turned without any stretching: that has a number a channel."""
+    """Leave out what stretches positions with a number for each channel: there are fewer here."""
     rope = said.get("rope_parameters")
     if not isinstance(rope, dict):
         return {}
-    plain = {"rope_type": "default"}
-    keep = ("rope_theta", "partial_rotary_factor")
 
     def simple(one: dict[str, Any]) -> dict[str, Any]:
-        return plain | {key: one[key] for key in keep if key in one}
+        short = {key: value for key, value in one.items() if not isinstance(value, list)}
+        return short if len(short) == len(one) else short | {"rope_type": "default"}
 
-    if all(isinstance(value, dict) for value in rope.values()) and rope:
-        return {"rope_parameters": {key: simple(value) for key, value in rope.items()}}
-    return {"rope_parameters": simple(rope)}
+    by_kind = all(isinstance(value, dict) for value in rope.values()) and bool(rope)
+    plain = {key: simple(value) for key, value in rope.items()} if by_kind else simple(rope)
+    return {"rope_parameters": plain}
 
 
 def build(family: str) -> PreTrainedModel:
