@@ -10,7 +10,6 @@ from typing import Any
 
 from probekit.cli.terminal import console, table_of
 from probekit.errors import printable
-from probekit.planning import VERSIONS, to_markdown
 
 Row = Mapping[str, Any]
 _HEAD = """# Which models have which portable names
@@ -95,6 +94,7 @@ def _show_one(row: Row) -> None:
 def page(rows: Sequence[Row]) -> str:
     """Write the page of the docs."""
     from probekit.models.places import IDENTITIES
+    from probekit.planning import to_markdown
 
     identities = "\n".join(f"| {one.says} | {', '.join(one.names)} |" for one in IDENTITIES)
     head = _HEAD.format(versions=_versions(), identities=identities)
@@ -102,4 +102,6 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def _versions() -> str:
+    from probekit.planning import VERSIONS
+
     return ", ".join(f"{name} {version}" for name, version in VERSIONS.items())

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from probekit.models.forward import Passing, Value
-from probekit.models.places.layers import Layer, layers_of, top_call
+from probekit.models.places.layers import Kinds, Layer, layers_of, top_call
 from probekit.models.places.names import PORTABLE_NAMES, TAPPED_NAMES, Place
 from probekit.models.places.stream import Increment, back_to, is_linear, is_norm
 from probekit.models.places.tinyrun import N_EXAMPLES, N_POSITIONS, Run
@@ -32,6 +32,7 @@ class Found:
     """What was found: places, and why some names have none."""
 
     layers: list[Layer]
+    kinds: Kinds = field(default_factory=dict)
     places: dict[Key, Place] = field(default_factory=dict)
     missing: dict[Key, str] = field(default_factory=dict)
     cap: float | None = None  # of logits
@@ -45,9 +46,10 @@ class Found:
         self.missing.setdefault((name, None), reason)
 
 
-def derive(run: Run) -> Found:
+def derive(run: Run, kinds: Kinds | None = None) -> Found:
     """Find every portable name's places in a followed forward pass."""
-    found = Found(layers_of(run.model, run.passed, run.kernels))
+    known: Kinds = {} if kinds is None else kinds
+    found = Found(layers_of(run.model, run.passed, run.kernels, known), known)
     for layer in found.layers:
         for name, finder in _IN_LAYERS.items():
             _look(found, (name, layer.number), finder, layer)

@@ -6,7 +6,7 @@ Knows how the parts of this room go together; what cannot be proved is refused w
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -20,6 +20,7 @@ from probekit.models.forward import Answers
 from probekit.models.places.building import BUILDING
 from probekit.models.places.derive import Found, Missing, derive, final_norm, head_call
 from probekit.models.places.identities import Checked, checked
+from probekit.models.places.layers import Kinds
 from probekit.models.places.names import PORTABLE_NAMES, Place, Unembedding
 from probekit.models.places.tinymodels import shrunk
 from probekit.models.places.tinyrun import Run, followed, one_thread, tiny
@@ -57,7 +58,7 @@ def derived(kind: Any, config: Any) -> Derived:
     try:
         with one_thread():
             run = followed(tiny(kind, shrunk(config)))
-            found = proved(run, lambda: _full(kind, config))
+            found = proved(run, lambda kinds: _full(kind, config, kinds))
     except Exception as error:
         # Whatever a model's own code raises at sizes that it was not written for.
         reason = (str(error).strip().splitlines() or [""])[0][:200]
@@ -72,7 +73,7 @@ def derived(kind: Any, config: Any) -> Derived:
     return found
 
 
-def proved(run: Run, full: Any = None) -> Derived:
+def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
     """Derive places from a forward pass, and refuse those whose identity fails.
 
     Args:
@@ -88,7 +89,7 @@ def proved(run: Run, full: Any = None) -> Derived:
     factors = [found.before, *(place.factor for place in found.places.values())]
     if full is not None and any(factor != 1.0 for factor in factors):
         try:
-            _take_factors(found, full())
+            _take_factors(found, full(found.kinds))
         except Exception as error:  # whatever its code raises on tensors without values
             for key in [key for key, place in found.places.items() if place.factor != 1.0]:
                 del found.places[key]
@@ -111,7 +112,7 @@ def _take_factors(found: Found, full: Found) -> None:
                 found.places[key] = own
 
 
-def _full(kind: Any, config: Any) -> Found:
+def _full(kind: Any, config: Any, kinds: Kinds) -> Found:
     """Derive the places of the model itself, without weights: it proves nothing."""
     with BUILDING, FakeTensorMode(), Answers(), torch.no_grad():  # type: ignore[no-untyped-call]
         with no_init_weights():
@@ -121,7 +122,7 @@ def _full(kind: Any, config: Any) -> Found:
         model.tie_weights()
         if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
             model.set_experts_implementation("batched_mm")  # others refuse fake float32
-        return derive(followed(model))
+        return derive(followed(model), kinds)
 
 
 def _gathered(run: Run, found: Found, rows: tuple[Checked, ...]) -> Derived:

@@ -158,7 +158,10 @@ def _whole_layer(values: Values) -> Iterator[Pair]:
     for layer in values.layers():
         n = layer.number
         pre, post = values.of("resid_pre", n), values.of("resid_post", n)
-        added = None if layer.stream is None else _gave(layer.stream.increments)
+        stream = layer.stream
+        added = None if stream is None else _gave(stream.increments)
+        if pre is not None and post is not None and stream is not None and stream.normed:
+            added = added or [torch.full_like(_flat(pre), torch.nan)]
         has_middle = values.of("resid_mid", n) is not None and is_sequential(layer)
         if pre is not None and post is not None and added and not has_middle:
             yield _weighted(layer, sum(added, _flat(pre))), post

@@ -94,9 +94,16 @@ def _classes(model: Any, what: str) -> list[type]:
     return [one for one in classes if isinstance(one, type)]
 
 
-def layers_of(model: Any, passed: Passed, kernels: list[Kernel]) -> list[Layer]:
-    """Take a model's layers apart."""
-    kinds: Kinds = {}
+def layers_of(model: Any, passed: Passed, kernels: list[Kernel], kinds: Kinds) -> list[Layer]:
+    """Take a model's layers apart.
+
+    Args:
+        model: that has run.
+        passed: its forward pass.
+        kernels: that it called.
+        kinds: what is known of its modules' classes; what is found out is added. A pass without
+            values finds out nothing.
+    """
     return [
         _layer(model, passed, number, call, kernels, kinds)
         for number, call in enumerate(layer_calls(model, passed))
@@ -114,7 +121,8 @@ def _layer(
         kind = _kind(model, givers, stream, increment, inside, kinds)
         halves[kind] = (*halves.get(kind, ()), increment)
     mixers, mlps = halves.get("mixer", ()), halves.get("mlp", ())
-    if len(mlps) > 1 and not any(i.after is mlps[0].after for i in mlps[1:]):
+    n_mixing = len(mixers) + len(halves.get("attention", ()))
+    if len(mlps) > 1 and n_mixing == 1 and not any(i.after is mlps[0].after for i in mlps[1:]):
         # Gemma 4 adds more to the stream behind its MLP, at another point.
         halves |= {"mlp": mlps[:1], "more": mlps[1:]}
     if len(mixers) == 2 and len(halves) == 1:  # RWKV's second half looks one token back too
