@@ -345,7 +345,9 @@ def _tapped(name: str) -> Callable[[Layer], Place]:
             raise Missing("no module gives what attention adds")
         if not any(is_linear(c.module) for c in layer.givers.holding(half.core.gives)):
             raise Missing(f"no one linear map gives what {_named(layer, half.core)} gives")
-        return Place(module=layer.kernel.path, kind=name, factor=half.factor)
+        # Behind a norm of all heads together there is no write of one: theirs are before it.
+        factor = half.factor if half.call is half.core else 1.0
+        return Place(module=layer.kernel.path, kind=name, factor=factor)
 
     return find
 
@@ -361,7 +363,15 @@ def _embed(run: Run, found: Found) -> Place:
     first = found.layers[0].call.reads
     led = None if first is None else back_to(call.gives, first)
     # Not all that carries the embedding to the first layer is a sum: a number tells (identities).
-    return Place(module=call.path, kind="output", factor=1.0 if led is None else led[0])
+    return Place(module=call.path, kind="output", factor=_number(led, call))
+
+
+def _number(led: tuple[float, Any] | None, call: Passing) -> float:
+    """Give the factor with which a value leads to another; one where that is no sum."""
+    factor = 1.0 if led is None else led[0]
+    if factor != factor:
+        raise Missing(f"what {call.path} gives is multiplied with a weight, outside any module")
+    return factor
 
 
 def head_call(run: Run) -> Passing:
@@ -414,7 +424,7 @@ def _logits(run: Run, found: Found) -> Place:
             f"the model caps the output of {head.path} (final_logit_softcapping) outside any "
             f"module; `modules: {head.path}` records the value before the cap"
         )
-    return Place(module=head.path, kind="output", factor=1.0 if led is None else led[0])
+    return Place(module=head.path, kind="output", factor=_number(led, head))
 
 
 _IN_LAYERS: dict[str, Callable[[Layer], Place]] = {

@@ -154,6 +154,9 @@ _OF_LAYERS = frozenset(
 )
 
 
+_NOT_ASKED = frozenset(("model_type", "transformers_version", "architectures", "dtype"))
+
+
 def known(family: str) -> dict[str, Any]:
     """Give our sizes under the names that a family's config knows."""
     return _known(CONFIG_MAPPING[family], family)
@@ -174,11 +177,9 @@ def shrunk(config: Any) -> Any:
     """Give a config of few sizes that is like another in everything else, its layers included."""
     kind = type(config)
     sizes = _known(kind, config.model_type)
-    said = {
-        key: value
-        for key, value in copy.deepcopy(config.to_diff_dict()).items()
-        if key not in ("model_type", "transformers_version", "architectures", "auto_map", "dtype")
-    }
+    # What is no field of it was worked out of these, for other sizes.
+    names = {field.name for field in dataclasses.fields(kind)} - _NOT_ASKED
+    said = {k: v for k, v in copy.deepcopy(config.to_diff_dict()).items() if k in names}
     for key, value in sizes.items():
         if key not in _OF_LAYERS:
             own = getattr_or_none(config, key)
