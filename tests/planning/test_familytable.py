@@ -42,7 +42,11 @@ def test_so_it_does_of_every_family(family: str) -> None:
 
 def test_at_least_a_hundred_families_have_portable_names() -> None:
     table = PAGE.read_text(encoding="utf-8").partition("## What is refused")[0]
-    rows = [line.split(" | ") for line in table.splitlines() if re.search(r"\| (derived|table) \|", line)]
+    rows = [
+        line.split(" | ")
+        for line in table.splitlines()
+        if re.search(r"\| (derived|table) \|", line)
+    ]
     named = [row for row in rows if row[4] == row[6] == "yes"]  # resid_pre and resid_post
     assert len(named) >= 100
     assert len(rows) == len({row[0] for row in rows})
