@@ -306,7 +306,7 @@ REFUSALS = {
     "a portable name that a family which is not in the table has not": (
         "  - sites: mlp_post\n",
         "mixtral",
-        ":5: probes[0].sites: portable name 'mlp_post' does not exist on this mixtral: no one linear",
+        ":5: probes[0].sites: portable name 'mlp_post' does not exist on this mixtral: no",
     ),
     "one site in two ways": (
         "  - {modules: transformer.h.*, positions: last}\n  - {sites: resid_post, layers: 1}\n",
