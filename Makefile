@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check browser bench bench-report faults format schema clean
+.PHONY: demo test test-slow check browser bench bench-report faults format models schema clean
 
 # What a user gets: the package and its constraints. "compat" puts this folder on the import path:
 # with setuptools' finder, a script beside a clone named probekit would import the folder instead.
@@ -74,6 +74,10 @@ faults: $(STAMP)-dev
 format: $(STAMP)-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# docs/models.md: which families have which portable names, derived and proved anew; five minutes.
+models: $(STAMP)
+	$(BIN)/probekit families --markdown > docs/models.md
 
 schema: $(STAMP)
 	$(BIN)/probekit schema > configs/probe.schema.json

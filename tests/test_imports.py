@@ -23,7 +23,8 @@ PACKAGE = Path(probekit.__file__).parent
 # without a circle. A new room gets its place here, and a line in CONTRIBUTING.md.
 ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch", "analysis.logitlens", "analysis"),
-    *("capture", "hooks", "planning", "inputs", "models", "models.forward", "trace", "methods"),
+    *("capture", "hooks", "planning", "inputs", "models", "models.places", "models.forward"),
+    *("trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config"),
 )
 FLOOR = (
@@ -46,10 +47,12 @@ HEAVY = (
         "planning",
         "models",
         "models.forward",
+        "models.places",
     ),
     "inputs.tokenizing",
 )
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
+EXCEPT_HEAVY += ("models.places.names", "models.places.building")
 EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.spool")
 # What comes before torch is imported: what can be told at once.
 EXCEPT_HEAVY += ("capture.beginning", "capture.read", "planning.asking", "planning.firstlook")

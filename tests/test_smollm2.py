@@ -86,3 +86,22 @@ def test_the_lens_reads_its_weights_from_the_gguf_file(loaded):
     found, given = probekit.lens(trace), probekit.lens(trace, model=model)
     np.testing.assert_array_equal(found.top_ids, given.top_ids)
     assert found.agreement[0].largest_difference < 1e-4
+
+
+@pytest.mark.slow
+def test_the_identities_hold_on_the_trained_model():
+    from transformers import AutoModelForCausalLM
+
+    from probekit.models.places.derived import proved
+    from probekit.models.places.tinyrun import followed
+
+    folder = Path(SPEC.origin).parent
+    file = next(folder.glob("*.gguf")).name
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    found = proved(followed(model))
+    assert len(found.identities) == 14
+    assert {row.says: row.difference for row in found.identities if row.difference >= 1e-4} == {}
+    assert set(found.refused) == {"mixer_in", "mixer_out"}
+    assert len(found.places["resid_mid"]) == 30

@@ -21,7 +21,7 @@ from probekit.capture.pooling import Pooling
 from probekit.capture.transfer import Label, RowSink, Transfer
 from probekit.config import said_once
 from probekit.errors import CaptureError
-from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention
+from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention, computed
 from probekit.inputs import NO_SPOTS, Choice, Choices
 from probekit.interrupts import Attachment
 from probekit.models.forward import OTHER_KEYS, AttentionCall, AttentionTap, shown_weights
@@ -191,6 +191,7 @@ class Receiver(Attachment):
                 return
             kept = pack(tensor, site.source.axes, self._batch, rows)
             kept = in_heads(kept, 1, site.source.split, site.source.channels)
+            kept = computed(kept, site.source, self._model)
         except CaptureError as error:
             raise CaptureError(f"{site.spec.name}: {error}") from error
         if (pools := self._pools.get(numbers[0])) is not None:
@@ -212,7 +213,7 @@ class Receiver(Attachment):
 
     def _written_in_place(self, numbers: list[int], tensor: torch.Tensor, rows: Rows) -> bool:
         site = self._sites[numbers[0]]
-        if site.recipe != Recipe() or rows.padded_starts is None:
+        if site.recipe != Recipe() or site.source.is_computed or rows.padded_starts is None:
             return False
         flat = padded(tensor, site.source.axes, self._batch)
         if flat is None or any(flat.dtype != self._dtypes[number] for number in numbers):

@@ -234,7 +234,7 @@ def _is_plain(site: SitePlan) -> bool:
     return (
         site.source.side in ("input", "output")
         and site.recipe == chosen
-        and not (site.source.n_keys)
+        and not (site.source.n_keys or site.source.is_computed)
     )
 
 

@@ -202,6 +202,34 @@ def modules(
 
 
 @app.command(cls=Command)
+def families(
+    family: Annotated[
+        str | None, typer.Argument(metavar="FAMILY", help="A model type of transformers.")
+    ] = None,
+    as_json: AsJson = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the page docs/models.md.")
+    ] = False,
+) -> None:
+    """Say which portable names a family of models has, what proves them, what is refused and why.
+
+    Derives each family on a tiny model of it: a second each, some minutes for all.
+    """
+    from probekit.cli.familiestable import page, show_families
+    from probekit.cli.starting import calm_transformers
+    from probekit.planning import list_families
+
+    calm_transformers()
+    rows = list_families(family)
+    if as_json:
+        print_json(rows)
+    elif markdown:
+        typer.echo(page(rows))
+    else:
+        show_families(rows)
+
+
+@app.command(cls=Command)
 def info(trace: TracePath, as_json: AsJson = False) -> None:
     """Say what is in a trace and how it was made."""
     from probekit.cli import terminal

@@ -28,13 +28,15 @@ PORTABLE_NAMES = (
     *("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post"),
     *("q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "pattern", "scores", "ln_final", "logits"),
     *("router_logits", "expert_ids", "expert_weights", "expert_out"),  # of mixtures of experts
+    *("attn_in", "mlp_in", "mixer_in", "mixer_out", "mlp_pre", "head_out"),
+    *("ln1_scale", "ln2_scale", "ln_final_scale"),
 )
 ALL_COLUMNS = "all"  # every field beside the text
 _MODULE_KINDS = ("output", "input")  # the only ones that take `.element` and `@call`
 _DERIVED_KINDS = (
     *("pattern", "scores", "sink", "q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "z_kernel"),
     *("router_logits", "expert_ids", "expert_weights", "expert_out"),
-    *("top_k", "token_logprob", "entropy"),
+    *("top_k", "token_logprob", "entropy", "head_out", "rms", "std"),
 )
 RECORD_KINDS = (*_MODULE_KINDS, *_DERIVED_KINDS)
 

@@ -1,5 +1,6 @@
 from . import attention as attention
 from .barehooks import BareHooks as BareHooks
+from .computing import computed as computed
 from .executionorder import OrderRecorder as OrderRecorder
 from .recording import record as record
 from .taps import (

@@ -6,6 +6,7 @@ kept as it came and packed when it is read, so that `live` gives what the model 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -72,6 +73,9 @@ class Kept:
         """Give what the module gave, or its rows of tokens."""
         given = self.copy if self.is_changed and self.copy is not None else self.tensor
         return given if self.packing is None else self.packing.pack(given)
+
+
+Keeps = Callable[[list[Kept], torch.Tensor, Packing | None], None]
 
 
 def keep(kept: list[Kept], tensor: torch.Tensor, packing: Packing | None = None) -> None:

@@ -6,6 +6,7 @@ Knows globs, portable names and record kinds; nothing of hooks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,14 +15,38 @@ from probekit.config import RecordKind, match_paths, nearest
 from probekit.errors import Fault, PlanError
 from probekit.hooks.projections import config_of
 from probekit.models import families, places_inside
-from probekit.models.forward import EXPERT_KINDS, Mixture, Reading, expert_blocks, mixtures_of
+from probekit.models.forward import (
+    EXPERT_KINDS,
+    SCALE_KINDS,
+    Mixture,
+    Reading,
+    expert_blocks,
+    mixtures_of,
+)
+from probekit.models.places import Place
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS
 from probekit.wording import show_typed
 
-ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS)
+ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS, "head_out")
 
 Patterns = str | Iterable[str] | Mapping[str, str | Iterable[str]]
-Sites = dict[str, tuple[str, RecordKind]]  # by name: module path and kind
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place that is recorded."""
+
+    path: str  # of the module
+    kind: RecordKind
+    factor: float = 1.0  # of what is read there
+
+    @property
+    def name(self) -> str:
+        """What a recording calls it."""
+        return str(Place(module=self.path, kind=str(self.kind), factor=self.factor))
+
+
+Sites = dict[str, Site]  # by name
 
 
 def written_out(patterns: Any) -> list[str]:
@@ -59,7 +84,7 @@ def matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, Sites]:
     for pattern in wanted:
         try:
             found = _matches(model, pattern, paths)
-            found_by[pattern] = {f"{module}/{kind}": (module, kind) for module, kind in found}
+            found_by[pattern] = {site.name: site for site in found}
         except PlanError as error:
             faults.append(Fault("record", str(error)))
     if faults:
@@ -67,14 +92,12 @@ def matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, Sites]:
     return found_by
 
 
-def _matches(
-    model: torch.nn.Module, pattern: str, paths: tuple[str, ...]
-) -> Iterator[tuple[str, RecordKind]]:
+def _matches(model: torch.nn.Module, pattern: str, paths: tuple[str, ...]) -> Iterator[Site]:
     glob, _, given = pattern.partition("/")
     kind = RecordKind.parse(given or "output")
     found = paths if paths == ("",) and glob in ("*", "**") else match_paths(glob, paths)
     if found:
-        if kind.name not in ("output", "input", *ATTENTION_KINDS, *EXPERT_KINDS):
+        if kind.name not in ("output", "input", *SCALE_KINDS, *ATTENTION_KINDS, *EXPERT_KINDS):
             raise PlanError(
                 f"{pattern!r}: {kind.name} is taken in runs of a config; here, take it of the "
                 "recorded logits"
@@ -82,11 +105,9 @@ def _matches(
         if kind.name in EXPERT_KINDS:  # a glob may match dense layers beside them
             mixtures = mixtures_of(model)
             found = tuple(path for path in found if path in mixtures) or found
-        yield from ((path, kind) for path in found)
+        yield from (Site(path, kind) for path in found)
     elif not given and glob in (*EXPERT_KINDS, *families.PORTABLE_NAMES):
-        for place in places_of(model, glob).values():
-            module, _, said = place.partition("/")
-            yield module, RecordKind.parse(said)
+        yield from places_of(model, glob).values()
     else:
         near = nearest(glob, paths)
         raise PlanError(
@@ -95,7 +116,7 @@ def _matches(
         )
 
 
-def places_of(model: torch.nn.Module, name: str) -> dict[int | None, str]:
+def places_of(model: torch.nn.Module, name: str) -> dict[int | None, Site]:
     """Give the site that a portable name means, by layer.
 
     Raises:
@@ -104,10 +125,13 @@ def places_of(model: torch.nn.Module, name: str) -> dict[int | None, str]:
     whose = type(model).__name__
     if name in EXPERT_KINDS:
         blocks = expert_blocks(mixtures_of(model), name, whose)
-        return {layer: f"{module}/{name}" for layer, module in blocks.items()}
+        return {layer: Site(path, RecordKind(name=name)) for layer, path in blocks.items()}
     paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
     places = places_inside(config_of(model), name, paths, whose)
-    return {layer: str(place) for layer, place in places.items()}
+    return {
+        layer: Site(place.module, RecordKind.parse(place.kind), place.factor)
+        for layer, place in places.items()
+    }
 
 
 def reading_of(mixtures: Mapping[str, Mixture], module: str, kind: str) -> Reading:

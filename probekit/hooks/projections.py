@@ -5,7 +5,7 @@ Knows transformers' configs and skeletons, also of a model that is wrapped or ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from probekit.errors import PlanError
 from probekit.models import build_skeleton
-from probekit.models.forward import AttentionShape, HeadsAt
+from probekit.models.forward import LINEAR_CLASSES, AttentionShape, HeadsAt
 from probekit.planning import KERNEL_KINDS, MEANING
 
 
@@ -42,9 +42,7 @@ def heads_elsewhere(
             f"{type(model).__name__} is no model of transformers: where its {kind} is cannot be "
             f"told; /{KERNEL_KINDS[kind]} is {MEANING[KERNEL_KINDS[kind]]}"
         )
-    dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    # Every kernel has the same projections.
-    shapes = build_skeleton(config, dtype, "eager").attention
+    shapes = _shapes(model, config)
     found: dict[tuple[str, str], HeadsAt] = {}
     for path, kind in wanted:
         at = _at(path, kind, shapes)
@@ -56,15 +54,58 @@ def heads_elsewhere(
     return found
 
 
+def projections(model: torch.nn.Module, paths: Collection[str]) -> dict[str, str]:
+    """Say which linear map reads the heads of attention modules, by their paths.
+
+    Raises:
+        PlanError: if none does, or that cannot be told of this model.
+    """
+    if not paths:
+        return {}
+    config = config_of(model)
+    if config is None:
+        raise PlanError(
+            f"{type(model).__name__} is no model of transformers: what reads its heads cannot be "
+            "told, so there is no head_out"
+        )
+    shapes = _shapes(model, config)
+    found: dict[str, str] = {}
+    for path in paths:
+        for known, shape in shapes.items():
+            moved = _moved(path, known)
+            if moved is not None and shape.projection is not None:
+                more, less = moved
+                found[path] = more + shape.projection.removeprefix(less)
+        if path not in found:
+            raise PlanError(f"{path}: no one linear map reads its heads, so there is no head_out")
+        name = type(model.get_submodule(found[path])).__name__
+        if name not in LINEAR_CLASSES:
+            raise PlanError(f"{path}: {name} reads its heads, so there is no head_out")
+    return found
+
+
+def _shapes(model: torch.nn.Module, config: Any) -> Mapping[str, AttentionShape]:
+    dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    # Every kernel has the same projections.
+    return build_skeleton(config, dtype, "eager").attention
+
+
+def _moved(path: str, known: str) -> tuple[str, str] | None:
+    """Say what a path has before a known one, or lacks of it; None where they are two."""
+    if path == known or path.endswith(f".{known}"):
+        return path.removesuffix(known), ""
+    if known.endswith(f".{path}"):
+        return "", known.removesuffix(path)
+    return None
+
+
 def _at(path: str, kind: str, shapes: Mapping[str, AttentionShape]) -> HeadsAt | str | None:
     """Find an attention module by its path in a model that may be wrapped, or without its head."""
     for known, shape in shapes.items():
-        if path == known or path.endswith(f".{known}"):
-            more, less = path.removesuffix(known), ""
-        elif known.endswith(f".{path}"):
-            more, less = "", known.removesuffix(path)
-        else:
+        moved = _moved(path, known)
+        if moved is None:
             continue
+        more, less = moved
         at = shape.elsewhere.get(kind)
         if isinstance(at, HeadsAt):
             return replace(at, module=more + at.module.removeprefix(less))

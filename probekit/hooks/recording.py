@@ -5,7 +5,7 @@ Knows globs, portable names and hooks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,8 @@ from probekit.arguments import whole
 from probekit.config import RecordKind, said_once
 from probekit.errors import CaptureError, PlanError
 from probekit.hooks import attention
-from probekit.hooks.keeping import Kept, Packing, keep, keep_twice, packed_blocks
+from probekit.hooks.changing import Change, changes_of, heads_of, keep_changed
+from probekit.hooks.keeping import Keeps, Kept, Packing, keep, keep_twice, packed_blocks
 from probekit.hooks.packer import Packer
 from probekit.hooks.passes import Passes
 from probekit.hooks.patterns import (
@@ -39,6 +40,7 @@ from probekit.models.forward import (
     EXPERT_KINDS,
     OTHER_KEYS,
     POSITION,
+    SCALE_KINDS,
     AttentionCall,
     AttentionListener as Listener,
     AttentionTap,
@@ -116,21 +118,25 @@ class Recording(Attachment):
         self._model = model
         self._matched = by_pattern
         self._sites = {name: site for sites in by_pattern.values() for name, site in sites.items()}
-        paths = [path for path, _ in self._sites.values()]
+        paths = [site.path for site in self._sites.values()]
         self._changed = changed_later(config_of(model), paths)
         self._calls: dict[str, list[Kept]] = {name: [] for name in self._sites}
+        self._changes = changes_of(model, self._sites.values())
         self._mixtures = mixtures_of(model)
-        inside = {name: at for name, at in self._sites.items() if at[1].name in ATTENTION_KINDS}
-        asked = {name: (module, kind.name) for name, (module, kind) in inside.items()}
+        inside = {name: at for name, at in self._sites.items() if at.kind.name in ATTENTION_KINDS}
+        asked = {name: (at.path, heads_of(at.kind.name)) for name, at in inside.items()}
         elsewhere = heads_elsewhere(model, asked.values())
         inside = {name: at for name, at in inside.items() if asked[name] not in elsewhere}
         outside = {name: at for name, at in self._sites.items() if name not in inside}
         self._packer: Packer | None = None
         self._passes = Passes(model)
         if tokens is not None:
-            own = {n: at for n, at in outside.items() if (at[0], at[1].name) not in elsewhere}
-            read = {name: self._read_at(*site) for name, site in own.items()}
-            self._packer = Packer(type(model).__name__, tokens, read)
+            own = {
+                name: self._read_at(at.path, at.kind)
+                for name, at in outside.items()
+                if (at.path, heads_of(at.kind.name)) not in elsewhere
+            }
+            self._packer = Packer(type(model).__name__, tokens, own)
             self._passes = Passes(model, self._packer.begin, self._packer.end)
         self._hooks = HookManager(model, [self._tap(name, elsewhere) for name in outside])
         self._attention = AttentionTap(model, self._listeners(inside))
@@ -181,7 +187,7 @@ class Recording(Attachment):
         if wanted not in places:
             there = f"0 to {len(numbers) - 1}" if numbers else "no layers: leave layer= out"
             raise CaptureError(f"{name}: layer {layer} is not there; there are {there}")
-        return self[places[wanted]]
+        return self[places[wanted].name]
 
     def __getitem__(self, site: str) -> torch.Tensor:
         """Give the tensor of the site's last call, as the module made it; with a mask, its rows."""
@@ -272,6 +278,8 @@ class Recording(Attachment):
 
     def _read_at(self, module: str, kind: RecordKind) -> tuple[str, RecordKind]:
         """Say which module gives a site, and as what."""
+        if kind.name in SCALE_KINDS:
+            return module, RecordKind(name="input")
         if kind.name not in EXPERT_KINDS:
             return module, kind
         at = reading_of(self._mixtures, module, kind.name)
@@ -283,43 +291,47 @@ class Recording(Attachment):
         return at.module, RecordKind(name=at.side, element=at.element)
 
     def _tap(self, name: str, elsewhere: Mapping[tuple[str, str], HeadsAt]) -> Tap:
-        module, kind = self._sites[name]
-        calls, packer = self._calls[name], self._packer
+        module, kind = self._sites[name].path, self._sites[name].kind
+        calls, packer, change = self._calls[name], self._packer, self._changes.get(name)
+        at = elsewhere.get((module, heads_of(kind.name)))
+        if at is not None:
+            heads = partial(_keep_heads, calls, at, packer, name, change)
+            return Tap(module=at.module, side=at.side, element=None, call=None, sink=heads)
+        keeps: Keeps = keep_twice if kind.name == "output" and module in self._changed else keep
+        if change is not None:
+            keeps = partial(keep_changed, change)
+        sink: Sink = partial(keeps, calls)
+        if packer is not None:
+            sink = partial(_keep_rows, keeps, calls, packer, name)
         if kind.name in EXPERT_KINDS:
             held = reading_of(self._mixtures, module, kind.name)
-            sink: Sink = partial(keep, calls)
-            if packer is not None:
-                sink = partial(_keep_rows, keep, calls, packer, name)
             return Tap(
                 module=held.module, side=held.side, element=held.element, call=None, sink=sink
             )
-        at = elsewhere.get((module, kind.name))
-        if at is not None:
-            heads = partial(_keep_heads, calls, at, packer, name)
-            return Tap(module=at.module, side=at.side, element=None, call=None, sink=heads)
-        keeps = keep_twice if kind.name == "output" and module in self._changed else keep
-        sink = partial(keeps, calls)
-        if packer is not None:
-            sink = partial(_keep_rows, keeps, calls, packer, name)
-        return Tap(module=module, side=kind.name, element=kind.element, call=kind.call, sink=sink)
+        side = "input" if kind.name in SCALE_KINDS else kind.name
+        return Tap(module=module, side=side, element=kind.element, call=kind.call, sink=sink)
 
     def _listeners(self, inside: Sites) -> dict[str, Listener]:
-        wanted: dict[str, list[tuple[list[Kept], str]]] = {}
-        for name, (module, kind) in inside.items():
-            element = KERNEL_KINDS.get(kind.name, kind.name)  # here they are one
-            wanted.setdefault(module, []).append((self._calls[name], element))
+        wanted: dict[str, list[_Asked]] = {}
+        for name, site in inside.items():
+            kind = heads_of(site.kind.name)
+            element = KERNEL_KINDS.get(kind, kind)  # here they are one
+            asked = (self._calls[name], element, self._changes.get(name))
+            wanted.setdefault(site.path, []).append(asked)
         return {
             module: partial(_keep_parts, module, asked, self._passes, self._packer)
             for module, asked in wanted.items()
         }
 
 
+_Asked = tuple[list[Kept], str, Change | None]
+
 # None of these knows the Recording: a circle of references would hold tensors, and with them a
 # device's memory, until Python happens to look for circles.
 
 
 def _keep_rows(
-    keeps: Callable[[list[Kept], torch.Tensor, Packing], None],
+    keeps: Keeps,
     kept: list[Kept],
     packer: Packer,
     name: str,
@@ -329,29 +341,36 @@ def _keep_rows(
 
 
 def _keep_heads(
-    kept: list[Kept], at: HeadsAt, packer: Packer | None, name: str, tensor: torch.Tensor
+    kept: list[Kept],
+    at: HeadsAt,
+    packer: Packer | None,
+    name: str,
+    change: Change | None,
+    tensor: torch.Tensor,
 ) -> None:
     packing = None if packer is None else packer.of_heads(name, at, tensor)
     n_front = 1  # tokens of the whole batch, or its texts and their positions
     if BATCH in at.axes:
         tensor = tensor.movedim((at.axes.index(BATCH), at.axes.index(POSITION)), (0, 1))
         n_front = 2
-    keep(kept, in_heads(tensor, n_front, at.sizes, at.channels), packing)
+    heads = in_heads(tensor, n_front, at.sizes, at.channels)
+    (keep if change is None else partial(keep_changed, change))(kept, heads, packing)
 
 
 def _keep_parts(
     module: str,
-    asked: list[tuple[list[Kept], str]],
+    asked: list[_Asked],
     passes: Passes,
     packer: Packer | None,
     call: AttentionCall,
 ) -> None:
     n_more = 0 if passes.now is None else passes.now.n_more(call)
-    for kept, kind in asked:
+    for kept, kind, change in asked:
         if n_more and kind not in ("q", "z_kernel"):
             raise CaptureError(f"{kind}: {OTHER_KEYS.format(n_more=n_more)}")
+        keeps: Keeps = keep if change is None else partial(keep_changed, change)
         if packer is None:
-            keep(kept, attention.whole(call, kind))
+            keeps(kept, attention.whole(call, kind), None)
             continue
         packing = packer.of_call(module, kind, call)
         if kind in BLOCK_KINDS:
@@ -359,4 +378,4 @@ def _keep_parts(
             keep(kept, rows, replace(packing, axes=()))
         else:
             given = call.tensor(kind)
-            keep(kept, given, replace(packing, axes=(BATCH, POSITION, *given.shape[2:])))
+            keeps(kept, given, replace(packing, axes=(BATCH, POSITION, *given.shape[2:])))

@@ -12,9 +12,15 @@ processing (`from_pretrained_no_processing`), with dropout off:
 |---|---|
 | embed | token embeddings as they enter the residual stream, before positional embeddings |
 | resid_pre, resid_mid, resid_post | residual stream before a block, between its halves, after it |
+| attn_in, mlp_in | what attention and MLP read, after the norm before them |
 | attn_out, mlp_out | what attention and MLP add to the residual stream, after any post-norm |
+| mixer_in, mixer_out | the same of what mixes tokens and is no attention: Mamba, linear attention |
+| mlp_pre | what enters the MLP's activation function: of a gated MLP, its gate |
 | mlp_post | what enters the MLP's output projection: act(x), or act(gate) * up |
 | q, k, v, z, scores, pattern | of each head; recorded by the attention tap |
+| head_out | what each head writes: z through its part of the output projection, without bias |
+| ln1_scale, ln2_scale, ln_final_scale | what the norm before attention, before the MLP, and the \
+final one divide each token by |
 | ln_final, logits | after the final norm; what the model returns |
 
 A tensor that a family, or one config of it, does not have is refused with the reason, never
@@ -26,12 +32,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from probekit.errors import PlanError
+from probekit.models.places import (
+    ATTENTION_NAMES,
+    PORTABLE_NAMES,
+    TAPPED_NAMES,
+    Place,
+    Unembedding,
+)
 from probekit.models.rope import stretch
 
+if TYPE_CHECKING:
+    from probekit.models.places import Derived
+
 __all__ = [
+    "ATTENTION_NAMES",
     "FAMILIES",
     "PORTABLE_NAMES",
     "Family",
@@ -39,29 +56,13 @@ __all__ = [
     "Refusal",
     "Sizes",
     "Unembedding",
+    "derived_of",
     "family_of",
     "places",
     "portable_names",
     "sizes",
     "unembedding",
 ]
-
-ATTENTION_NAMES = ("q", "q_pre_rot", "k", "k_pre_rot", "v", "z", "scores", "pattern")
-PORTABLE_NAMES = (
-    *("embed", "resid_pre", *ATTENTION_NAMES, "attn_out", "resid_mid"),
-    *("mlp_post", "mlp_out", "resid_post", "ln_final", "logits"),
-)  # in the order they are computed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where a tensor is read: a module path and a record kind."""
-
-    module: str
-    kind: str
-
-    def __str__(self) -> str:
-        return f"{self.module}/{self.kind}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,17 +96,17 @@ class Sizes:
     n_ctx: int | None  # tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unembedding:
-    """How a model makes logits of the last residual stream."""
-
-    norm: str  # the path of the final norm
-    head: str  # of the linear map onto the vocabulary
-    cap: float | None  # logits are cap * tanh(logits / cap) in the end; None where they are not
-
-
 def _tapped(attention: str) -> dict[str, str]:
-    return {name: f"{attention}/{name}" for name in ATTENTION_NAMES}
+    return {name: f"{attention}/{name}" for name in TAPPED_NAMES}
+
+
+def _norms(first: str, second: str, last: str, kind: str) -> dict[str, str]:
+    """Place the norms' scales: `rms`, or `std` where a norm takes the mean away first."""
+    return {
+        "ln1_scale": f"{first}/{kind}",
+        "ln2_scale": f"{second}/{kind}",
+        "ln_final_scale": f"{last}/{kind}",
+    }
 
 
 # A row below that has no line for a name takes it from the row it extends.
@@ -113,8 +114,12 @@ def _tapped(attention: str) -> dict[str, str]:
 GPT_NEO = {
     "embed": "transformer.wte/output",
     "resid_pre": "transformer.h.{layer}/input",
+    **_norms("transformer.h.{layer}.ln_1", "transformer.h.{layer}.ln_2", "transformer.ln_f", "std"),
+    "attn_in": "transformer.h.{layer}.attn/input",
     "attn_out": "transformer.h.{layer}.attn/output",
     "resid_mid": "transformer.h.{layer}.ln_2/input",
+    "mlp_in": "transformer.h.{layer}.mlp/input",
+    "mlp_pre": "transformer.h.{layer}.mlp.act/input",
     "mlp_post": "transformer.h.{layer}.mlp.act/output",
     "mlp_out": "transformer.h.{layer}.mlp/output",
     "resid_post": "transformer.h.{layer}/output",
@@ -125,9 +130,18 @@ GPT2 = GPT_NEO | _tapped("transformer.h.{layer}.attn")
 GPT_NEOX = {
     "embed": "gpt_neox.embed_in/output",
     "resid_pre": "gpt_neox.layers.{layer}/input",
+    **_norms(
+        "gpt_neox.layers.{layer}.input_layernorm",
+        "gpt_neox.layers.{layer}.post_attention_layernorm",
+        "gpt_neox.final_layer_norm",
+        "std",
+    ),
+    "attn_in": "gpt_neox.layers.{layer}.attention/input",
     **_tapped("gpt_neox.layers.{layer}.attention"),
     "attn_out": "gpt_neox.layers.{layer}.attention/output",
     "resid_mid": "gpt_neox.layers.{layer}.post_attention_layernorm/input",
+    "mlp_in": "gpt_neox.layers.{layer}.mlp/input",
+    "mlp_pre": "gpt_neox.layers.{layer}.mlp.act/input",
     "mlp_post": "gpt_neox.layers.{layer}.mlp.act/output",
     "mlp_out": "gpt_neox.layers.{layer}.mlp/output",
     "resid_post": "gpt_neox.layers.{layer}/output",
@@ -137,22 +151,39 @@ GPT_NEOX = {
 OPT = {
     "embed": "model.decoder.embed_tokens/output",
     "resid_pre": "model.decoder.layers.{layer}/input",
+    **_norms(
+        "model.decoder.layers.{layer}.self_attn_layer_norm",
+        "model.decoder.layers.{layer}.final_layer_norm",
+        "model.decoder.final_layer_norm",
+        "std",
+    ),
+    "attn_in": "model.decoder.layers.{layer}.self_attn/input",
     **_tapped("model.decoder.layers.{layer}.self_attn"),
     "attn_out": "model.decoder.layers.{layer}.self_attn/output",
-    # OPT's blocks flatten [batch, pos] before the MLP: these three are [batch * pos, d].
+    # OPT's blocks flatten [batch, pos] before the MLP: these five are [batch * pos, d].
     "resid_mid": "model.decoder.layers.{layer}.final_layer_norm/input",
+    "mlp_in": "model.decoder.layers.{layer}.fc1/input",
+    "mlp_pre": "model.decoder.layers.{layer}.activation_fn/input",
     "mlp_post": "model.decoder.layers.{layer}.activation_fn/output",
     "mlp_out": "model.decoder.layers.{layer}.fc2/output",
     "resid_post": "model.decoder.layers.{layer}/output",
     "ln_final": "model.decoder.final_layer_norm/output",
     "logits": "lm_head/output",
 }
+_LLAMA_NORMS = (
+    "model.layers.{layer}.input_layernorm",
+    "model.layers.{layer}.post_attention_layernorm",
+)
 LLAMA = {
     "embed": "model.embed_tokens/output",
     "resid_pre": "model.layers.{layer}/input",
+    **_norms(*_LLAMA_NORMS, "model.norm", "rms"),
+    "attn_in": "model.layers.{layer}.self_attn/input",
     **_tapped("model.layers.{layer}.self_attn"),
     "attn_out": "model.layers.{layer}.self_attn/output",
     "resid_mid": "model.layers.{layer}.post_attention_layernorm/input",
+    "mlp_in": "model.layers.{layer}.mlp/input",
+    "mlp_pre": "model.layers.{layer}.mlp.act_fn/input",
     "mlp_post": "model.layers.{layer}.mlp.down_proj/input",
     "mlp_out": "model.layers.{layer}.mlp/output",
     "resid_post": "model.layers.{layer}/output",
@@ -163,14 +194,34 @@ POST_NORM = {  # attention and MLP outputs are normed before they are added
     "attn_out": "model.layers.{layer}.post_attention_layernorm/output",
     "mlp_out": "model.layers.{layer}.post_feedforward_layernorm/output",
 }
-GEMMA2 = LLAMA | POST_NORM | {"resid_mid": "model.layers.{layer}.pre_feedforward_layernorm/input"}
-OLMO2 = LLAMA | POST_NORM | {"resid_mid": "model.layers.{layer}.mlp/input"}
-STARCODER2 = LLAMA | {"mlp_post": "model.layers.{layer}.mlp.act/output"}
-PHI = LLAMA | {
-    "mlp_post": "model.layers.{layer}.mlp.activation_fn/output",
-    "ln_final": "model.final_layernorm/output",
+GEMMA2 = (
+    LLAMA
+    | POST_NORM
+    | {
+        "resid_mid": "model.layers.{layer}.pre_feedforward_layernorm/input",
+        "ln2_scale": "model.layers.{layer}.pre_feedforward_layernorm/rms",
+    }
+)
+LLAMA_CENTRED = LLAMA | _norms(*_LLAMA_NORMS, "model.norm", "std")
+STARCODER2 = LLAMA_CENTRED | {
+    "mlp_pre": "model.layers.{layer}.mlp.act/input",
+    "mlp_post": "model.layers.{layer}.mlp.act/output",
 }
+PHI3 = LLAMA | {"mlp_pre": "model.layers.{layer}.mlp.activation_fn/input"}
+PHI = (
+    LLAMA
+    | _norms(*_LLAMA_NORMS, "model.final_layernorm", "std")
+    | {
+        "mlp_pre": "model.layers.{layer}.mlp.activation_fn/input",
+        "mlp_post": "model.layers.{layer}.mlp.activation_fn/output",
+        "ln_final": "model.final_layernorm/output",
+    }
+)
 
+NO_MIXER = Refusal(
+    names=("mixer_in", "mixer_out"),
+    reason="its layers mix tokens by attention alone: ask for attn_in and attn_out",
+)
 PARALLEL_BLOCK = Refusal(
     names=("resid_mid",),
     reason="attention and MLP run in parallel on the same input: nothing lies between them",
@@ -180,8 +231,16 @@ PARALLEL_RESIDUAL = Refusal(
     reason=f"{PARALLEL_BLOCK.reason} (use_parallel_residual is true)",
     when=lambda config: bool(config.use_parallel_residual),
 )
+ONE_NORM = Refusal(
+    names=("ln2_scale",), reason="attention and MLP read the output of one norm: ask for ln1_scale"
+)
+ONE_NORM_IF_PARALLEL = Refusal(
+    names=("ln2_scale",),
+    reason=f"{ONE_NORM.reason} (use_parallel_residual is true)",
+    when=lambda config: bool(config.use_parallel_residual),
+)
 OWN_ATTENTION = Refusal(
-    names=ATTENTION_NAMES,
+    names=TAPPED_NAMES,
     reason="its attention is the model's own code, which the attention tap cannot reach",
 )
 CAPPED_LOGITS = Refusal(
@@ -198,7 +257,13 @@ OPT_REFUSALS = (
         when=lambda config: not config.do_layer_norm_before,
     ),
     Refusal(
-        names=("ln_final",),
+        names=("attn_in", "mlp_in", "ln1_scale", "ln2_scale", "ln_final_scale"),
+        reason="this OPT norms the residual stream itself after each half block "
+        "(do_layer_norm_before is false): no norm lies before one",
+        when=lambda config: not config.do_layer_norm_before,
+    ),
+    Refusal(
+        names=("ln_final", "ln_final_scale"),
         reason="this OPT was saved without a final norm (_remove_final_layer_norm is true)",
         when=lambda config: bool(config._remove_final_layer_norm),
     ),
@@ -210,28 +275,30 @@ OPT_REFUSALS = (
     ),
 )
 
-# Left out on purpose: granite (scales attn_out, mlp_out, the embeddings and the logits outside
-# any module) and cohere (scales the logits) need more than a place.
+
+def _row(templates: Mapping[str, str], *refusals: Refusal) -> Family:
+    return Family(templates=templates, refusals=(*refusals, NO_MIXER))
+
+
+# What is not here is derived from the structure of the model (`probekit.models.places`). These are
+# kept, so that planning them costs no proof.
 FAMILIES: Mapping[str, Family] = {
-    "gemma": Family(templates=LLAMA),
-    "gemma2": Family(templates=GEMMA2, refusals=(CAPPED_LOGITS,)),
-    "gemma3_text": Family(templates=GEMMA2, refusals=(CAPPED_LOGITS,)),
-    "gpt2": Family(templates=GPT2),
-    "gpt_neo": Family(templates=GPT_NEO, refusals=(OWN_ATTENTION,)),
-    "gpt_neox": Family(templates=GPT_NEOX, refusals=(PARALLEL_RESIDUAL,)),
-    "gptj": Family(templates=GPT_NEO, refusals=(OWN_ATTENTION, PARALLEL_BLOCK)),
-    "llama": Family(templates=LLAMA),
-    "mistral": Family(templates=LLAMA),
-    "olmo": Family(templates=LLAMA),
-    "olmo2": Family(templates=OLMO2),
-    "opt": Family(templates=OPT, refusals=OPT_REFUSALS),
-    "phi": Family(templates=PHI, refusals=(PARALLEL_BLOCK,)),
-    "phi3": Family(templates=LLAMA),
-    "qwen2": Family(templates=LLAMA),
-    "qwen3": Family(templates=LLAMA),
-    "smollm3": Family(templates=LLAMA),
-    "stablelm": Family(templates=LLAMA, refusals=(PARALLEL_RESIDUAL,)),
-    "starcoder2": Family(templates=STARCODER2),
+    "gemma": _row(LLAMA),
+    "gemma2": _row(GEMMA2, CAPPED_LOGITS),
+    "gemma3_text": _row(GEMMA2, CAPPED_LOGITS),
+    "gpt2": _row(GPT2),
+    "gpt_neo": _row(GPT_NEO, OWN_ATTENTION),
+    "gpt_neox": _row(GPT_NEOX, PARALLEL_RESIDUAL),
+    "gptj": _row(GPT_NEO, OWN_ATTENTION, PARALLEL_BLOCK, ONE_NORM),
+    "llama": _row(LLAMA),
+    "olmo": _row(LLAMA_CENTRED),
+    "opt": _row(OPT, *OPT_REFUSALS),
+    "phi": _row(PHI, PARALLEL_BLOCK, ONE_NORM),
+    "phi3": _row(PHI3),
+    "qwen2": _row(LLAMA),
+    "smollm3": _row(LLAMA),
+    "stablelm": _row(LLAMA_CENTRED, PARALLEL_RESIDUAL, ONE_NORM_IF_PARALLEL),
+    "starcoder2": _row(STARCODER2),
 }
 
 _SPELLINGS: Mapping[str, tuple[str, ...]] = {
@@ -254,37 +321,58 @@ def family_of(model_type: str) -> Family | None:
 def places(config: object, name: str) -> dict[int | None, Place]:
     """Say where a portable name is read on the model of this config.
 
+    A family that is not in the table is derived from its structure and proved on a tiny model of
+    it, which takes a second; the answer is kept.
+
     Args:
         config: a Hugging Face config of a causal language model.
         name: one of `PORTABLE_NAMES`.
 
     Returns:
-        One place for each layer, by layer number, in order; for `embed`, `ln_final` and
-        `logits` a single place under None.
+        One place for each layer that has it, by layer number, in order; for `embed`, `ln_final`
+        and `logits` a single place under None.
 
     Raises:
-        PlanError: the family is not in the table, the name is not a portable name, or this
-            model has no such tensor; the message says which, and why.
+        PlanError: the name is not a portable name, no tiny model of the family can be made, or
+            this model has no such tensor; the message says which, and why.
 
     Example:
         >>> places(GPT2Config(), "resid_mid")[11]
-        Place(module='transformer.h.11.ln_2', kind='input')
+        Place(module='transformer.h.11.ln_2', kind='input', factor=1.0)
     """
-    model_type = _model_type(config)
-    family = family_of(model_type)
-    if family is None:
-        raise PlanError(
-            f"portable name {name!r}: model type {model_type!r} is not in the table of families "
-            f"(expected one of: {', '.join(FAMILIES)}). Name the modules instead, with `modules:` "
-            "globs; `probekit modules MODEL` lists their paths"
-        )
     if name not in PORTABLE_NAMES:
         raise PlanError(
             f"{name!r} is not a portable name (expected one of: {', '.join(PORTABLE_NAMES)})"
         )
-    for reason in _reasons(family, config, name):
-        raise PlanError(f"portable name {name!r} does not exist on this {model_type}: {reason}")
-    return _expand(family.templates[name], _n_layers(config))
+    model_type = _model_type(config)
+    family = family_of(model_type)
+    if family is None:
+        found = derived_of(config)
+        if name in found.places:
+            return dict(found.places[name])
+        reason = found.refused[name]
+    else:
+        reason = next(iter(_reasons(family, config, name)), "")
+        if not reason:
+            return _expand(family.templates[name], _n_layers(config))
+    raise PlanError(f"portable name {name!r} does not exist on this {model_type}: {reason}")
+
+
+def derived_of(config: Any) -> Derived:
+    """Derive the places of the model of a config, in the table or not.
+
+    Raises:
+        PlanError: no tiny model of it can be made.
+    """
+    from probekit.models.checkpoints import model_class
+    from probekit.models.places import derived
+
+    if not hasattr(config, "get_text_config"):
+        raise PlanError(
+            f"portable names: model type {_model_type(config)!r} is not in the table of families, "
+            "and is no model of transformers; name the modules instead, with `modules:` globs"
+        )
+    return derived(model_class(config), config)
 
 
 def unembedding(config: object) -> Unembedding:
@@ -294,9 +382,17 @@ def unembedding(config: object) -> Unembedding:
         PlanError: as `places` does, where there is no final norm.
     """
     (norm,) = places(config, "ln_final").values()
-    template = FAMILIES[_model_type(config)].templates["logits"]
+    family = family_of(_model_type(config))
+    if family is None:
+        found = derived_of(config).unembedding
+        if found is None:
+            raise PlanError(
+                f"this {_model_type(config)} makes its logits of the final norm's output in a way "
+                f"that is not known: {derived_of(config).refused.get('logits', '')}"
+            )
+        return found
     cap = getattr(config, "final_logit_softcapping", None)
-    return Unembedding(norm=norm.module, head=_place(template).module, cap=cap)
+    return Unembedding(norm=norm.module, head=_place(family.templates["logits"]).module, cap=cap)
 
 
 def portable_names(config: object) -> dict[str, tuple[str, int | None]]:
@@ -307,21 +403,20 @@ def portable_names(config: object) -> dict[str, tuple[str, int | None]]:
 
     Returns:
         `module path/record kind` -> (portable name, layer or None), in the order computed;
-        empty for a family that is not in the table.
+        empty for a family that is not in the table and cannot be derived.
 
     Example:
         >>> portable_names(GPT2Config())["transformer.h.0.mlp.act/output"]
         ('mlp_post', 0)
     """
-    family = family_of(_model_type(config))
-    if family is None:
-        return {}
-    return {
-        str(place): (name, layer)
-        for name in PORTABLE_NAMES
-        if not _reasons(family, config, name)
-        for layer, place in _expand(family.templates[name], _n_layers(config)).items()
-    }
+    found: dict[str, tuple[str, int | None]] = {}
+    for name in PORTABLE_NAMES:
+        try:
+            there = places(config, name)
+        except PlanError:
+            continue
+        found |= {str(place): (name, layer) for layer, place in there.items()}
+    return found
 
 
 def sizes(config: object) -> Sizes:

@@ -6,13 +6,23 @@ Knows module paths; nothing of what wraps a model (PEFT, DataParallel, torch.com
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probekit.errors import PlanError
 from probekit.models import families
 from probekit.models.families import Place
 
-_IN_EVERY_BLOCK = "resid_pre"
+
+def _block(config: object) -> str | None:
+    """Give the path of the first block; None where no name lies in one."""
+    for place, (name, layer) in families.portable_names(config).items():
+        if name == "resid_pre":
+            return place.rpartition("/")[0]
+        if layer is not None:  # a part of it
+            parts = place.split(".")
+            at = next((n for n, part in enumerate(parts) if part.isdigit()), None)
+            return None if at is None else ".".join(parts[: at + 1])
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +35,9 @@ class Inside:
     @classmethod
     def of(cls, config: object, paths: Iterable[str]) -> Inside:
         """Find out by where the first block lies; as the table says where it lies nowhere."""
-        block = next(iter(families.places(config, _IN_EVERY_BLOCK).values())).module
+        block = _block(config)
+        if block is None:
+            return cls()
         there = frozenset(paths)
         if block in there:
             return cls()
@@ -43,7 +55,7 @@ class Inside:
         if not place.module.startswith(self.lacks):
             return None
         module = self.before + place.module.removeprefix(self.lacks)
-        return Place(module=module, kind=place.kind)
+        return replace(place, module=module)
 
 
 def places_inside(

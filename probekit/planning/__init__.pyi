@@ -1,5 +1,10 @@
 from .asking import plan as plan
 from .diskspace import free_bytes as free_bytes, shortage as shortage
+from .familytable import (
+    VERSIONS as VERSIONS,
+    list_families as list_families,
+    to_markdown as to_markdown,
+)
 from .firstlook import look_first as look_first
 from .indexing import in_heads as in_heads, take as take, to_device as to_device
 from .making import make_plan as make_plan

@@ -20,7 +20,9 @@ from probekit.wording import counted
 _K = "k"  # which of a token's choices
 
 
-def find(skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int) -> Iterator[Found]:
+def find(
+    skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int, factor: float = 1.0
+) -> Iterator[Found]:
     """Find the tensors that any record kind means at a module; see `tensors.find`.
 
     Raises:
@@ -29,7 +31,7 @@ def find(skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int) -> Iter
     if kind.name in EXPERT_KINDS:
         yield _find(skeleton, module, kind.name)
     else:
-        yield from tensors.find(skeleton, module, kind, n_keys)
+        yield from tensors.find(skeleton, module, kind, n_keys, factor)
 
 
 def _find(skeleton: Skeleton, module: str, kind: str) -> Found:

@@ -63,7 +63,7 @@ class SitePlan:
 class _Wanted:
     """What one pattern (or portable name) of a probe asks for, with one record kind."""
 
-    places: tuple[tuple[str, RecordKind], ...]  # module paths and kinds
+    places: tuple[tuple[str, RecordKind, float], ...]  # module paths, kinds and factors
     asked_by: str
     key: str  # "modules" or "sites"
 
@@ -121,7 +121,7 @@ class Resolver:
                 self._fault(f"{where}.modules", str(error))
                 continue
             for kind in records:
-                places = tuple((path, kind) for path in paths)
+                places = tuple((path, kind, 1.0) for path in paths)
                 yield _Wanted(places=places, asked_by=pattern, key="modules")
         for name in probe.sites or ():
             for kind in records:
@@ -149,23 +149,23 @@ class Resolver:
             raise PlanError(f"{pattern!r}: {said}")
         return paths
 
-    def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind], ...]:
+    def _places(self, name: str, kind: RecordKind) -> tuple[tuple[str, RecordKind, float], ...]:
         """Find a portable name; it says itself what is recorded, but for what derives of logits."""
         skeleton = self._skeleton
         if kind.name == "output" and name in EXPERT_KINDS:
             blocks = expert_blocks(skeleton.mixtures, name, skeleton.model_class).values()
-            return tuple((block, RecordKind(name=name)) for block in blocks)
+            return tuple((block, RecordKind(name=name), 1.0) for block in blocks)
         if kind.name == "output":
             found = places_inside(
                 skeleton.hf_config, name, skeleton.modules, skeleton.model_class
             ).values()
-            return tuple((p.module, RecordKind.parse(p.kind)) for p in found)
+            return tuple((p.module, RecordKind.parse(p.kind), p.factor) for p in found)
         if name != "logits" or self._skeleton.head is None:
             raise PlanError(
                 f"{kind} goes with the portable name logits, given {name}; "
                 "elsewhere name the module: `modules:` with `record: [top_k]`"
             )
-        return ((self._skeleton.head, kind),)
+        return ((self._skeleton.head, kind, 1.0),)
 
     def _layers(self, probe: ProbeRule) -> frozenset[int] | None:
         """Give the layers a probe keeps; None for all."""
@@ -194,15 +194,15 @@ class Resolver:
         kept: list[SitePlan] = []
         refused: list[str] = []
         in_layers = [
-            (module, kind)
-            for module, kind in wanted.places
+            (module, kind, factor)
+            for module, kind, factor in wanted.places
             if layers is None
             or layer_of(module) in layers
             or (layer_of(module) is None and wanted.key == "sites")  # logits lie in no layer
         ]
-        for module, kind in in_layers:
+        for module, kind, factor in in_layers:
             try:
-                for found in find(self._skeleton, module, kind, self._n_keys):
+                for found in find(self._skeleton, module, kind, self._n_keys, factor):
                     kept += self._sites_of(found, probe, number)
             except PlanError as error:
                 refused.append(str(error))
@@ -303,6 +303,13 @@ class Resolver:
                     row_shape=(len(heads), *found.row_shape[1:]),
                 )
             recipe = replace(recipe, heads=None)
+        if found.source.projection is not None and heads is not None:
+            found = replace(
+                found,
+                source=replace(found.source, heads=heads),
+                row_shape=(len(heads), *found.row_shape[1:]),
+            )
+            recipe = replace(recipe, heads=None)
         if probe.pool is not None and ending == "top_k" and probe.pool != "last":
             raise PlanError(f"{found.name}: a {probe.pool} of token ids means nothing; pool: last")
         if found.kind == "expert_ids" and (recipe.einops or probe.pool not in (None, "last")):
@@ -359,7 +366,7 @@ def _chosen(asked: Sequence[int] | None, found: Found, what: str) -> tuple[int, 
     if what == "heads" and found.axes[:1] not in (("head",), ("kv_head",)):
         raise PlanError(
             f"{found.name} has no head axis, its rows are [{', '.join(found.axes)}]; "
-            "heads go with pattern, scores, q, k, v and z"
+            "heads go with pattern, scores, q, k, v, z and head_out"
         )
     if not found.row_shape:
         raise PlanError(f"{found.name} has one number a row: there are no {what} to choose")

@@ -16,7 +16,9 @@ from probekit.models import Skeleton, families
 from probekit.models.forward import (
     BATCH,
     KERNELS,
+    LINEAR_CLASSES,
     POSITION,
+    SCALE_KINDS,
     TOKEN,
     AttentionShape,
     Call,
@@ -55,8 +57,16 @@ class Source:
     axes: tuple[int | str, ...] = ()  # sizes, BATCH, POSITION, TOKEN; () for blocks
     split: tuple[int, ...] = ()  # sizes that a row is made of: heads, and what each has
     channels: tuple[int, ...] = ()  # of a row, taken in this order before; (): as they lie
-    heads: tuple[int, ...] = ()  # of blocks: computed for these heads alone
+    heads: tuple[int, ...] = ()  # of blocks and head_out: computed for these heads alone
     n_keys: int = 0  # of blocks: how wide their rows are
+    factor: float = 1.0  # rows are multiplied with it
+    scale: str | None = None  # "rms" or "std": of what a norm reads, what it divides by
+    projection: str | None = None  # heads go through their part of this linear map
+
+    @property
+    def is_computed(self) -> bool:
+        """Say whether no module holds its values: they are computed of what is read."""
+        return self.factor != 1.0 or self.scale is not None or self.projection is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +89,9 @@ class Found:
         return f"{self.module}/{self.kind}"
 
 
-def find(skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int) -> Iterator[Found]:
+def find(
+    skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int, factor: float = 1.0
+) -> Iterator[Found]:
     """Find the tensors a record kind means at a module; one for each call it makes.
 
     Args:
@@ -87,11 +99,18 @@ def find(skeleton: Skeleton, module: str, kind: RecordKind, n_keys: int) -> Iter
         module: its path.
         kind: what to record of it.
         n_keys: tokens of the longest example.
+        factor: the value is so many times the tensor.
 
     Raises:
         PlanError: if there is none, or it has neither a token nor an example axis.
     """
-    if kind.name in (*HEAD_KINDS, *BLOCK_KINDS):
+    if kind.name == "head_out":
+        yield _written(skeleton, module, n_keys, factor)
+    elif factor != 1.0:
+        yield _scaled(skeleton, module, kind, factor)
+    elif kind.name in SCALE_KINDS:
+        yield _norm_scale(skeleton, module, kind.name)
+    elif kind.name in (*HEAD_KINDS, *BLOCK_KINDS):
         yield _attention(skeleton, module, kind.name, n_keys)
     elif kind.name in ("input", "output"):
         calls = skeleton.calls_of(module)
@@ -157,6 +176,63 @@ def _tensor(skeleton: Skeleton, call: Call, kind: RecordKind) -> Found:
         axes=axis_names(row_shape, skeleton),
         row_shape=row_shape,
         dtype=slot.dtype,
+    )
+
+
+def _scaled(skeleton: Skeleton, module: str, kind: RecordKind, factor: float) -> Found:
+    """Take a multiple of what a module gives: a value of the model that no module holds."""
+    if not skeleton.calls_of(module):
+        raise PlanError(_never(skeleton, module, kind))
+    found = _tensor(skeleton, _only_call(skeleton, module, "scaled"), kind)
+    return replace(
+        found,
+        kind="scaled",
+        source=replace(found.source, factor=factor),
+        details={"of": str(kind), "factor": factor},
+    )
+
+
+def _norm_scale(skeleton: Skeleton, module: str, kind: str) -> Found:
+    """Take what a norm divides each token by, computed of what it reads and its epsilon."""
+    if not skeleton.calls_of(module):
+        raise PlanError(_never(skeleton, module, RecordKind(name="input")))
+    read = _tensor(skeleton, _only_call(skeleton, module, kind), RecordKind(name="input"))
+    if not read.per_token or len(read.row_shape) != 1:
+        raise PlanError(f"{module} reads rows of {list(read.row_shape)}: it has no {kind} by token")
+    return replace(
+        read,
+        kind=kind,
+        source=replace(read.source, scale=kind),
+        axes=("d_1",),
+        row_shape=(1,),
+    )
+
+
+def _written(skeleton: Skeleton, module: str, n_keys: int, factor: float) -> Found:
+    """Take each head's own write to the stream: its `z` through its part of the projection."""
+    heads = _attention(skeleton, module, "z", n_keys)
+    shape = skeleton.attention[module]
+    kind = None if shape.projection is None else skeleton.modules[shape.projection]
+    if shape.projection is None or kind not in LINEAR_CLASSES:
+        said = "no one linear map reads its heads" if kind is None else f"{kind} reads its heads"
+        raise PlanError(f"{module}: {said}, so there is no head_out")
+    (call, *_) = skeleton.calls_of(shape.projection)
+    width = call.outputs[0].axes[-1]
+    assert isinstance(width, int)  # a linear map gives so many channels
+    sizes = families.sizes(skeleton.hf_config)
+    return replace(
+        heads,
+        kind="head_out",
+        source=replace(
+            heads.source,
+            projection=shape.projection,
+            heads=tuple(range(shape.n_heads)),
+            factor=factor,
+        ),
+        axes=("head", "d_model" if width == sizes.d_model else f"d_{width}"),
+        row_shape=(shape.n_heads, width),
+        details={"through": shape.projection, "bias": "left out"}
+        | ({} if factor == 1.0 else {"factor": factor}),
     )
 
 

@@ -240,6 +240,21 @@ def test_modules_lists_a_models_modules(probekit_, gpt2):
     assert "mlp_post (output)" in ended.out
 
 
+def test_families_says_what_a_family_has(probekit_):
+    ended = probekit_("families", "mistral", "--json")
+    (row,) = json.loads(ended.out)
+    assert (row["family"], row["how"], ended.err) == ("mistral", "derived", "")
+    assert row["names"]["resid_mid"]["layers"] == [0, 1, 2, 3]
+    assert "| mistral | derived |" in probekit_("families", "mistral", "--markdown").out
+    assert probekit_("families", "mistrall").code == 2
+
+
+def test_modules_shows_names_that_are_derived(probekit_, tmp_path):
+    folder = by_hand.save_tiny(tmp_path / "model", "mistral")
+    ended = probekit_("modules", folder, "--match", "model.layers.0.*")
+    assert "mlp_in (input), mlp_out (output)" in ended.out
+
+
 def test_modules_that_never_run_say_so(probekit_, gpt2):
     ended = probekit_("modules", gpt2, "--match", "**.attn_dropout")
     assert ended.out.count("never") == 3

@@ -319,7 +319,7 @@ def test_modules_are_listed_in_the_order_they_run_those_that_never_run_last(arch
     assert (act["class"], act["calls"], act["portable"]) == (
         "NewGELUActivation",
         1,
-        ["mlp_post (output)"],
+        ["mlp_pre (input)", "mlp_post (output)"],
     )
     assert act["outputs"] == [
         {"index": None, "key": None, "axes": ["batch", "position", 72], "dtype": "float32"}

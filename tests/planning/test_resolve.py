@@ -304,10 +304,10 @@ REFUSALS = {
         ":5: probes[0].sites: portable name 'resid_mid' does not exist on this gptj: attention and "
         "MLP run in parallel on the same input",
     ),
-    "a portable name on a family that is not in the table": (
-        "  - sites: resid_post\n",
+    "a portable name that a family which is not in the table has not": (
+        "  - sites: mlp_post\n",
         "mixtral",
-        ":5: probes[0].sites: portable name 'resid_post': model type 'mixtral' is not in the table",
+        ":5: probes[0].sites: portable name 'mlp_post' does not exist on this mixtral: no",
     ),
     "one site in two ways": (
         "  - {modules: transformer.h.*, positions: last}\n  - {sites: resid_post, layers: 1}\n",

@@ -33,6 +33,8 @@ class Readout:
     head: torch.nn.Module
     head_path: str  # in the model
     cap: float | None
+    before: float = 1.0  # what the norm gives is multiplied with it
+    after: float = 1.0  # and what the head gives
 
     @property
     def weight(self) -> torch.Tensor:
@@ -42,7 +44,7 @@ class Readout:
         return weight
 
     def head_output(self, residual: torch.Tensor, *, normed: bool = False) -> torch.Tensor:
-        """Give what the model's head returns, before any cap.
+        """Give what the model's head returns, before any factor and cap.
 
         Args:
             residual: `[row, d_model]`, of any float dtype.
@@ -53,11 +55,13 @@ class Readout:
         """
         with torch.inference_mode():
             there = residual.to(self.weight.device, self.weight.dtype)
-            output: torch.Tensor = self.head(there if normed else self.norm(there))
+            given = there if normed else self.norm(there)
+            output: torch.Tensor = self.head(given if self.before == 1.0 else given * self.before)
             return output.float()
 
     def capped(self, head_output: torch.Tensor) -> torch.Tensor:
         """Give the model's logits."""
+        head_output = head_output if self.after == 1.0 else head_output * self.after
         return head_output if self.cap is None else self.cap * torch.tanh(head_output / self.cap)
 
 
@@ -79,6 +83,8 @@ def _readout(model: Any, how: families.Unembedding) -> Readout:
         head=model.get_submodule(how.head),
         head_path=how.head,
         cap=how.cap,
+        before=how.before,
+        after=how.after,
     )
     d_model = families.sizes(model.config).d_model
     if found.weight.shape[-1] != d_model:

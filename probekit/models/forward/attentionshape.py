@@ -60,6 +60,7 @@ class AttentionShape:
     # z, q_pre_rot and k_pre_rot where they are not what the kernel has: where they are, or why
     # they are nowhere.
     elsewhere: Mapping[str, HeadsAt | str] = field(default_factory=dict)
+    projection: str | None = None  # the linear map that reads all its heads, as they lie
 
 
 class AttentionWatch:
@@ -132,7 +133,8 @@ class AttentionWatch:
                 elsewhere[kind] = (
                     origin if isinstance(origin, str) else _given_at(origin, shape, calls)
                 )
-        return replace(shape, elsewhere=elsewhere)
+        projection = None if reader is None else reader.module
+        return replace(shape, elsewhere=elsewhere, projection=projection)
 
 
 def _is_linear(module: torch.nn.Module) -> bool:

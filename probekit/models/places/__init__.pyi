@@ -1,0 +1,12 @@
+from . import tinymodels as tinymodels
+from .building import BUILDING as BUILDING
+from .derived import Derived as Derived, derived as derived
+from .identities import IDENTITIES as IDENTITIES
+from .names import (
+    ATTENTION_NAMES as ATTENTION_NAMES,
+    PORTABLE_NAMES as PORTABLE_NAMES,
+    TAPPED_NAMES as TAPPED_NAMES,
+    Place as Place,
+    Unembedding as Unembedding,
+    in_order as in_order,
+)

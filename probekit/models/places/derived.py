@@ -1,0 +1,172 @@
+"""A family's places: derived on a tiny model of it, proved there, and kept.
+
+Knows how the parts of this room go together; what cannot be proved is refused with the number.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers.initialization import no_init_weights
+
+from probekit.errors import PlanError
+from probekit.models.forward import Answers
+from probekit.models.places.building import BUILDING
+from probekit.models.places.derive import Found, Missing, derive, final_norm, head_call
+from probekit.models.places.identities import Checked, checked
+from probekit.models.places.layers import Kinds
+from probekit.models.places.names import PORTABLE_NAMES, Place, Unembedding
+from probekit.models.places.tinymodels import shrunk
+from probekit.models.places.tinyrun import Run, followed, one_thread, tiny
+
+_KEPT: dict[tuple[Any, str], Derived] = {}
+_KEEPING = Lock()
+_MOST_KEPT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """What was derived and proved of one model."""
+
+    places: Mapping[str, Mapping[int | None, Place]]  # by name, by layer
+    refused: Mapping[str, str]  # names that no layer has, and why
+    left_out: Mapping[str, Mapping[int, str]]  # names that some layers have not, and why
+    identities: tuple[Checked, ...]
+    unembedding: Unembedding | None
+
+
+def derived(kind: Any, config: Any) -> Derived:
+    """Derive the places of a model from its structure, and prove them on a tiny one like it.
+
+    Args:
+        kind: the class of the model.
+        config: its config; a copy of few sizes is built, with as many layers.
+
+    Raises:
+        PlanError: if no tiny model can be made of it.
+    """
+    key = (kind, config.to_json_string(use_diff=False))
+    with _KEEPING:
+        if key in _KEPT:
+            return _KEPT[key]
+    try:
+        with one_thread():
+            run = followed(tiny(kind, shrunk(config)))
+            found = proved(run, lambda kinds: _full(kind, config, kinds))
+    except Exception as error:
+        # Whatever a model's own code raises at sizes that it was not written for.
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise PlanError(
+            f"model type {config.model_type!r} is not in the table of families, and no tiny model "
+            f"of it shows where its places are: {type(error).__name__}: {reason}"
+        ) from error
+    with _KEEPING:
+        while len(_KEPT) >= _MOST_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[key] = found
+    return found
+
+
+def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
+    """Derive places from a forward pass, and refuse those whose identity fails.
+
+    Args:
+        run: of a tiny model.
+        full: gives the places of the model itself, which says by what values are multiplied there.
+    """
+    found = derive(run)
+    rows = checked(run, found)
+    for row in rows:
+        if not row.holds:
+            for name in row.names:
+                found.refuse(name, row.reason)
+    factors = [found.before, *(place.factor for place in found.places.values())]
+    if full is not None and any(factor != 1.0 for factor in factors):
+        try:
+            _take_factors(found, full(found.kinds))
+        except Exception as error:  # whatever its code raises on tensors without values
+            for key in [key for key, place in found.places.items() if place.factor != 1.0]:
+                del found.places[key]
+                found.missing[key] = (
+                    f"it is scaled, and the model itself does not show by how much: {error}"
+                )
+    return _gathered(run, found, rows)
+
+
+def _take_factors(found: Found, full: Found) -> None:
+    """Take the model's own factors: some depend on its sizes."""
+    found.before = full.before
+    for key, place in list(found.places.items()):
+        if place.factor != 1.0:
+            own = full.places.get(key)
+            if own is None or own.module != place.module:
+                del found.places[key]
+                found.missing[key] = "it is scaled, and the model itself does not show by how much"
+            else:
+                found.places[key] = own
+
+
+def _full(kind: Any, config: Any, kinds: Kinds) -> Found:
+    """Derive the places of the model itself, without weights: it proves nothing."""
+    with BUILDING, FakeTensorMode(), Answers(), torch.no_grad():  # type: ignore[no-untyped-call]
+        with no_init_weights():
+            model = kind._from_config(
+                copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
+            ).eval()
+        model.tie_weights()
+        if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
+            model.set_experts_implementation("batched_mm")  # others refuse fake float32
+        return derive(followed(model), kinds)
+
+
+def _gathered(run: Run, found: Found, rows: tuple[Checked, ...]) -> Derived:
+    places: dict[str, dict[int | None, Place]] = {}
+    for name in PORTABLE_NAMES:
+        there = {layer: place for (n, layer), place in found.places.items() if n == name}
+        if there:
+            places[name] = dict(sorted(there.items(), key=lambda item: item[0] or 0))
+    reasons: dict[str, dict[int | None, str]] = {}
+    for (name, layer), reason in found.missing.items():
+        reasons.setdefault(name, {})[layer] = reason
+    refused = {
+        name: "; ".join(dict.fromkeys(reasons.get(name, {None: "nothing says where"}).values()))
+        for name in PORTABLE_NAMES
+        if name not in places
+    }
+    left_out = {
+        name: {layer: reason for layer, reason in reasons[name].items() if layer is not None}
+        for name in places
+        if name in reasons
+    }
+    return Derived(
+        places=places,
+        refused=refused,
+        left_out=left_out,
+        identities=rows,
+        unembedding=_unembedding(run, found),
+    )
+
+
+def _unembedding(run: Run, found: Found) -> Unembedding | None:
+    if ("ln_final", None) not in found.places:
+        return None
+    try:
+        (norm, _), head = final_norm(run, found), head_call(run)
+    except Missing:
+        return None
+    logits = found.places.get(("logits", None))
+    if logits is None and found.cap is None:
+        return None
+    return Unembedding(
+        norm=norm.path,
+        head=head.path,
+        cap=found.cap,
+        before=found.before,
+        after=1.0 if logits is None else logits.factor,
+    )
