@@ -76,7 +76,7 @@ def _show_one(row: Row) -> None:
         return
     names = []
     for name, said in row["names"].items():
-        factor = f"{said['factor']:g} times " if "factor" in said else ""
+        factor = f"{said['factor']:g} x " if "factor" in said else ""
         layers = "" if said["layers"] is None else f"{len(said['layers'])}"
         changed = "yes" if said["can_be_changed"] else "no"
         names.append((name, factor + said["place"], layers, changed))

@@ -153,7 +153,7 @@ def to_markdown(rows: Iterable[Mapping[str, Any]]) -> str:
     lines += ["", "## Values that no module holds", "", "| family | name | is |", "|---|---|---|"]
     for row in built:
         lines += [
-            f"| {row['family']} | {name} | {said['factor']:g} times {said['place']} |"
+            f"| {row['family']} | {name} | {said['factor']:g} x {said['place']} |"
             for name, said in row["names"].items()
             if "factor" in said
         ]

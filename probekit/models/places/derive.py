@@ -16,6 +16,7 @@ from probekit.models.places.layers import Kinds, Layer, layers_of, top_call
 from probekit.models.places.names import PORTABLE_NAMES, TAPPED_NAMES, Place
 from probekit.models.places.stream import Increment, back_to, is_linear, is_norm
 from probekit.models.places.tinyrun import N_EXAMPLES, N_POSITIONS, Run
+from probekit.wording import counted
 
 PARALLEL = "attention and MLP run in parallel on the same input: nothing lies between them"
 NORMED = "the layer norms the stream itself, so what its halves add does not add up to its output"
@@ -83,7 +84,8 @@ def _rows_of_tokens(run: Run, found: Found) -> None:
             n_rows = prod(value.shape[:-1])
             if n_rows != N_EXAMPLES * N_POSITIONS:
                 del found.places[key]
-                found.missing[key] = f"it has {n_rows // N_EXAMPLES} rows for {N_POSITIONS} tokens"
+                there = counted(n_rows // N_EXAMPLES, "row")
+                found.missing[key] = f"it has {there} for {counted(N_POSITIONS, 'token')}"
 
 
 def _on_whole(
