@@ -101,8 +101,8 @@ class RealTokens:
                 f"record: mask: the model reads position {end - 1}, and the mask has "
                 f"{self.n_positions}: of {counted(self.n_texts, 'text')} to go on from, those "
                 "that end early are padded, and nobody knows which; record a pass over the "
-                "finished texts with their whole mask, or, where every text goes on to the end, give a "
-                "mask as long as they may get: torch.nn.functional.pad(mask, (0, "
+                "finished texts with their whole mask, or, where every text goes on to the end, "
+                "give a mask as long as they may get: torch.nn.functional.pad(mask, (0, "
                 "max_new_tokens), value=1)"
             )
         return np.pad(self._is_token, ((0, 0), (0, end - self.n_positions)), constant_values=True)
