@@ -341,7 +341,8 @@ def test_numbers_of_experts_are_not_averaged(tmp_path: Path, pool: str) -> None:
 def test_modules_says_the_names_of_a_block(tmp_path: Path) -> None:
     folder = by_hand.save_model(tmp_path / "model", build("mixtral"))
     (row,) = list_modules(str(folder), match="model.layers.1.mlp")
-    assert row["portable"] == [f"{kind} ({kind})" for kind in EXPERT_KINDS]
+    names = [f"{kind} ({kind})" for kind in EXPERT_KINDS]
+    assert [name for name in row["portable"] if name in names] == names
 
 
 @pytest.mark.slow
