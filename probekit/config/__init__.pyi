@@ -7,7 +7,13 @@ from .fields import (
     parse_slice as parse_slice,
 )
 from .format1 import digest_of_format_1 as digest_of_format_1
+from .generateconfig import GenerateConfig as GenerateConfig
 from .globs import MAX_EDGES as MAX_EDGES, compile_glob as compile_glob, match_paths as match_paths
+from .inputsconfig import (
+    DatasetInputs as DatasetInputs,
+    InputsConfig as InputsConfig,
+    RandomInputs as RandomInputs,
+)
 from .loading import json_schema as json_schema, load_config as load_config
 from .nearmatches import (
     nearest as nearest,
@@ -15,14 +21,10 @@ from .nearmatches import (
     unmatched_choices as unmatched_choices,
 )
 from .probeconfig import (
-    DatasetInputs as DatasetInputs,
     EinopsConfig as EinopsConfig,
-    GenerateConfig as GenerateConfig,
-    InputsConfig as InputsConfig,
     ModelConfig as ModelConfig,
     ProbeConfig as ProbeConfig,
     ProbeRule as ProbeRule,
-    RandomInputs as RandomInputs,
     StoreConfig as StoreConfig,
 )
 from .saidonce import faults_once as faults_once, said_once as said_once

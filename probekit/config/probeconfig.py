@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -21,32 +21,25 @@ from pydantic import (
 
 from probekit.arguments import at_home
 from probekit.config.fields import (
-    ALL_COLUMNS,
-    MAX_COUNT,
     AsRun,
-    Both,
     ByteCount,
-    ColumnNames,
     Count,
     Device,
     Dtype,
-    ExampleRows,
     Indices,
     Layers,
     Overrides,
     Patterns,
     Place,
     PortableNames,
-    Positive,
     Records,
     Seed,
-    Share,
-    Temperature,
     Text,
-    Texts,
     listed,
     one_or_many,
 )
+from probekit.config.generateconfig import GenerateConfig
+from probekit.config.inputsconfig import InputsConfig
 from probekit.config.keyplaces import (
     KEY_PATH,
     Places,
@@ -63,9 +56,8 @@ from probekit.config.section import (
 )
 from probekit.config.spots import POSITIONS_HELP, Positions, Where
 from probekit.config.yamltext import Dumper
-from probekit.wording import counted, show
+from probekit.wording import show
 
-_MOST_EXAMPLES, _MOST_RANDOM = 100_000, 50_000_000  # random examples, and tokens of them
 _MOST_PATTERNS = 2000  # of all probes; a glob stands for any number of modules
 _DERIVED = ("top_k", "token_logprob", "entropy")  # kinds that are taken of what a site gives
 
@@ -73,10 +65,6 @@ _DERIVED = ("top_k", "token_logprob", "entropy")  # kinds that are taken of what
 def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
     enum = {"enum": list(words)}
     return {"anyOf": [enum, {"type": "array", "items": enum}]}
-
-
-def _is_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
 
 
 class ModelConfig(Part):
@@ -107,101 +95,6 @@ class ModelConfig(Part):
     overrides: Deciding[Overrides] = Field(
         {}, description="Fields of the model's own config to change, e.g. {num_hidden_layers: 2}."
     )
-
-
-class DatasetInputs(Part):
-    """A dataset of the hub (needs probekit[datasets])."""
-
-    name: Deciding[Text] = Field(description="Hub id or local folder of the dataset.")
-    subset: Deciding[Text | None] = Field(
-        None, description="Configuration of the dataset, where it has any."
-    )
-    split: Deciding[Text] = Field("train", description="Split to read, e.g. train or validation.")
-    revision: Deciding[Text | None] = Field(None, description="Branch, tag or commit on the hub.")
-
-
-class RandomInputs(Part):
-    """Seeded random tokens: for benchmarks, and for models without a tokenizer."""
-
-    examples: Deciding[Annotated[int, Field(ge=1, le=_MOST_EXAMPLES)]] = Field(
-        description="How many examples."
-    )
-    min_tokens: Deciding[Count] = Field(8, description="Least tokens of an example.")
-    max_tokens: Deciding[Count] = Field(description="Most tokens of an example.")
-    seed: Deciding[Seed] = Field(0, description="Seed of the tokens and the lengths.")
-
-    @classmethod
-    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        low, high = given.get("min_tokens", 8), given.get("max_tokens")
-        if _is_count(low) and _is_count(high) and high < low:
-            yield "max_tokens", f"given {show(high)}, expected at least min_tokens ({show(low)})"
-        n_examples = given.get("examples")
-        if (
-            _is_count(high)
-            and _is_count(n_examples)
-            and n_examples <= _MOST_EXAMPLES
-            and n_examples * high > _MOST_RANDOM
-        ):
-            yield (
-                "max_tokens",
-                f"{counted(n_examples, 'example')} of up to {counted(high, 'token')}: more than "
-                f"{_MOST_RANDOM:,} tokens; give fewer or shorter ones",
-            )
-
-
-_SOURCES = ("texts", "examples", "file", "dataset", "random")
-
-
-class InputsConfig(Part):
-    """The inputs: exactly one of texts, examples, file, dataset and random."""
-
-    model_config = ConfigDict(json_schema_extra=exactly_one(*_SOURCES))
-
-    texts: Deciding[Texts | None] = Field(
-        None, description="The texts themselves; one is one example."
-    )
-    examples: Deciding[ExampleRows | None] = Field(
-        None, description="Texts with values beside them, e.g. {text: ..., label: 1}."
-    )
-    file: Deciding[Place | None] = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
-    dataset: Deciding[DatasetInputs | None] = Field(None, description="A dataset of the hub.")
-    random: Deciding[RandomInputs | None] = Field(None, description="Seeded random tokens.")
-    field: Deciding[Text] = Field("text", description="The field or column that holds the text.")
-    columns: Deciding[ColumnNames | None] = Field(
-        None,
-        description="Fields to keep beside each example, or all; null: all of examples, none of "
-        "a file or dataset.",
-    )
-    limit: Deciding[Count | None] = Field(None, description="Only the first so many examples.")
-    max_tokens: Deciding[Count | None] = Field(
-        None, description="Most tokens of an example; null: the model's context length."
-    )
-    too_long: Deciding[Literal["truncate", "error"]] = Field(
-        "truncate", description="What to do with an example of more than max_tokens."
-    )
-    batch_tokens: Free[Count] = Field(8192, description="Most tokens of a batch, padding included.")
-
-    @property
-    def place(self) -> Path | None:
-        """Where `file` is on this machine."""
-        return None if self.file is None else at_home(self.file)
-
-    @property
-    def wanted_columns(self) -> tuple[str, ...] | str:
-        """Which fields are kept beside each example: names, or ALL_COLUMNS."""
-        if self.columns is not None:
-            return self.columns
-        return () if self.examples is None else ALL_COLUMNS
-
-    @classmethod
-    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from one_source(given, _SOURCES, cls.model_fields)
-        plain = next((key for key in ("texts", "random") if given.get(key) is not None), None)
-        if given.get("columns") is not None and plain is not None:
-            yield (
-                "columns",
-                f"{plain} have no fields; give inputs.examples, a file or a dataset",
-            )
 
 
 class EinopsConfig(Part):
@@ -297,83 +190,12 @@ def _count_patterns(probes: object) -> int:
     return max(len(rules), sum(len(one_or_many(value)) for value in asked))
 
 
-_PENALTIES = ("repetition_penalty", "no_repeat_ngram_size")
-_SETTINGS = ("temperature", "top_k", "top_p", "min_p", *_PENALTIES, "seed")
-_USED: Mapping[str, tuple[str, ...]] = {  # by strategy
-    "greedy": _PENALTIES,
-    "sample": _SETTINGS,
-    "top_k": ("temperature", "top_k", "seed"),
-    "top_p": ("temperature", "top_p", "seed"),
-}
-
-
 def _whole_slices(probes: object) -> Iterator[tuple[int, str]]:
     """Give the slices that leave nothing out, by their probe."""
     for number, rule in enumerate(one_or_many(probes)):
         text = rule.get("positions") if isinstance(rule, Mapping) else None
         if isinstance(text, str) and re.fullmatch(r"\s*0*:(:0*1?)?\s*", text):
             yield number, text
-
-
-class GenerateConfig(Part):
-    """Let the model go on from each text, and record that too."""
-
-    max_new_tokens: Deciding[Count] = Field(description="Most new tokens of an example.")
-    strategy: Deciding[Literal["greedy", "sample", "top_k", "top_p"]] = Field(
-        "greedy", description="How the next token is chosen."
-    )
-    temperature: Deciding[Temperature] = Field(
-        1.0, description="Divides the logits, unless greedy."
-    )
-    top_k: Deciding[Count | None] = Field(
-        None, description="Draw among so many tokens; null: 50 for strategy: top_k, else all."
-    )
-    top_p: Deciding[Share | None] = Field(
-        None,
-        description="Draw among the likeliest tokens of this probability together; null: 0.9 for "
-        "strategy: top_p, else all.",
-    )
-    min_p: Deciding[Share | None] = Field(
-        None, description="Draw among tokens at least so likely, times the likeliest one."
-    )
-    repetition_penalty: Deciding[Positive | None] = Field(
-        None, description="Over 1: makes tokens of the text so far less likely."
-    )
-    no_repeat_ngram_size: Deciding[Count | None] = Field(
-        None, description="No sequence of so many tokens occurs twice."
-    )
-    seed: Deciding[Seed] = Field(0, description="Seed of the draws; each example draws for itself.")
-    stop_at_eos: Deciding[bool] = Field(
-        True, description="End an example at its end-of-text token."
-    )
-    use_cache: Deciding[Both] = Field(
-        True,
-        description="false: run the whole text again for every token; both: record with the "
-        "cache, then time the other way too and check that it gives the same tokens.",
-    )
-
-    @property
-    def combines(self) -> bool:
-        """Whether settings join that once each had a strategy of its own (since 1.1)."""
-        return self.strategy == "sample" and (self.top_k is not None or self.top_p is not None)
-
-    @property
-    def unused(self) -> dict[str, str]:
-        """Settings that are written and that the strategy does not use, with what to do."""
-        found = {}
-        for key in set(_SETTINGS) - set(_USED[self.strategy]):
-            if getattr(self, key) != type(self).model_fields[key].get_default():
-                user = next(name for name in ("sample", *_USED) if key in _USED[name])
-                found[key] = (
-                    f"the strategy {self.strategy} does not use it; leave it out, or write "
-                    f"strategy: {user}"
-                )
-        return found
-
-    def _is_default(self, key: str) -> bool:
-        # What stood here before null did, so that a run begun then can go on.
-        before = {"top_k": 50, "top_p": 0.9} if self.strategy != "sample" else {}
-        return super()._is_default(key) or before.get(key) == getattr(self, key)
 
 
 class StoreConfig(Part):

@@ -6,12 +6,8 @@ from .choosing import (
     Choice as Choice,
     Choices as Choices,
 )
-from .examples import (
-    Examples as Examples,
-    Limits as Limits,
-    few_examples as few_examples,
-    look_through as look_through,
-)
+from .examples import Examples as Examples, Limits as Limits
+from .making import few_examples as few_examples, look_through as look_through
 from .reading import Origin as Origin, place_of as place_of, read_inputs as read_inputs
 from .shards import (
     ALONE as ALONE,

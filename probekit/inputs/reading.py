@@ -16,7 +16,8 @@ from pathlib import Path
 from probekit.arguments import at_home, no_path
 from probekit.config import ProbeConfig, deciding_keys
 from probekit.errors import StoreError
-from probekit.inputs.examples import Encode, Examples, Limits, make_examples
+from probekit.inputs.examples import Encode, Examples, Limits
+from probekit.inputs.making import make_examples
 from probekit.store import SealedInputs, file_digest
 
 _SETTINGS, _FILE, _TOKENIZER = "settings", "file", "tokenizer"

@@ -20,16 +20,14 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from probekit.config import keyplaces as places, yamltext
 from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, parse_slice
+from probekit.config.generateconfig import GenerateConfig
+from probekit.config.inputsconfig import DatasetInputs, InputsConfig, RandomInputs
 from probekit.config.loading import json_schema, load_config
 from probekit.config.probeconfig import (
-    DatasetInputs,
     EinopsConfig,
-    GenerateConfig,
-    InputsConfig,
     ModelConfig,
     ProbeConfig,
     ProbeRule,
-    RandomInputs,
     StoreConfig,
 )
 from probekit.config.section import Part

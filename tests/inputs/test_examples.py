@@ -22,7 +22,8 @@ from probekit.config.loading import load_config
 from probekit.config.probeconfig import ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs import examples
-from probekit.inputs.examples import Encoded, Examples, Limits, look_through, make_examples
+from probekit.inputs.examples import Encoded, Examples, Limits
+from probekit.inputs.making import look_through, make_examples
 
 TEXTS = ["My favorite color is", "Cats", "  spaces kept ", "日本語 🙂", 'a "quoted", text']
 NO_LIMITS = Limits(n_tokens=None, d_vocab=2**21, too_long="truncate")

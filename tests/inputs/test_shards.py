@@ -13,7 +13,8 @@ from tiny_traces import CHOICES, kept, site
 from probekit.config.loading import load_config
 from probekit.inputs import shards
 from probekit.inputs.choosing import Choice, count_rows
-from probekit.inputs.examples import Encoded, Examples, Limits, make_examples
+from probekit.inputs.examples import Encoded, Examples, Limits
+from probekit.inputs.making import make_examples
 from probekit.inputs.shards import Budget
 from probekit.store.format.schema import ShardSpec, SiteSpec
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError
 from probekit.inputs import Choice, find_spots
-from probekit.inputs.examples import Encoded, Examples, Limits, make_examples
+from probekit.inputs.examples import Encoded, Examples, Limits
+from probekit.inputs.making import make_examples
 
 Cut = list[tuple[int, int]]
 

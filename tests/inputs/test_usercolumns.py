@@ -14,7 +14,8 @@ import pytest
 
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError
-from probekit.inputs.examples import Encoded, Examples, Limits, make_examples
+from probekit.inputs.examples import Encoded, Examples, Limits
+from probekit.inputs.making import make_examples
 from probekit.store import SealedInputs, UserColumn
 
 ROWS: list[dict[str, Any]] = [
