@@ -21,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 from probekit.config.loading import load_config
 from probekit.config.probeconfig import ProbeConfig
 from probekit.errors import ConfigError
-from probekit.inputs import examples
+from probekit.inputs import making
 from probekit.inputs.examples import Encoded, Examples, Limits
 from probekit.inputs.making import look_through, make_examples
 
@@ -594,7 +594,7 @@ def test_only_the_beginning_of_much_text_is_looked_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "Cats"}\n' * 5 + "nope\n")
-    monkeypatch.setattr(examples, "_LOOKED_AT", 5)
+    monkeypatch.setattr(making, "_LOOKED_AT", 5)
     look_through(config_of(file=str(tmp_path / "a.jsonl")))
     monkeypatch.setattr(examples, "_LOOKED_AT", 6)
     with pytest.raises(ConfigError, match=r"a\.jsonl:6: is not JSON"):
