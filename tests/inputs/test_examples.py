@@ -596,8 +596,8 @@ def test_only_the_beginning_of_much_text_is_looked_through(
     (tmp_path / "a.jsonl").write_text('{"text": "Cats"}\n' * 5 + "nope\n")
     monkeypatch.setattr(making, "_LOOKED_AT", 5)
     look_through(config_of(file=str(tmp_path / "a.jsonl")))
-    monkeypatch.setattr(examples, "_LOOKED_AT", 6)
+    monkeypatch.setattr(making, "_LOOKED_AT", 6)
     with pytest.raises(ConfigError, match=r"a\.jsonl:6: is not JSON"):
         look_through(config_of(file=str(tmp_path / "a.jsonl")))
-    monkeypatch.setattr(examples, "_LOOKED_AT_CHARACTERS", 19)
+    monkeypatch.setattr(making, "_LOOKED_AT_CHARACTERS", 19)
     look_through(config_of(file=str(tmp_path / "a.jsonl")))
