@@ -124,7 +124,7 @@ def carry_out(
         if todo or damages or not index_is_whole(path, sums=repair):
             folder.sum_up()
             _index(plan, record, path, layout)
-        if now is not None:
+        if now is not None and not repair:  # a whole run that is checked stays as it is
             read.remember(folder, plan.notes)
     trace = open_trace(path)
     if todo:

@@ -26,6 +26,7 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from probekit.config import ModelConfig, ProbeConfig, said_once
 from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
+from probekit.models.files import IN_PYTHON, check_folder
 from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
 from probekit.models.sources import BUNDLED, Source, hub_in_reach, locate
@@ -73,11 +74,11 @@ def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, s
     if model.weights == "pretrained" and not source.on_hub and source.gguf_file is None:
         trust.check_weights(Path(source.place), where)
     hint, arguments = _out_of_reach(model, source), source.arguments(model.revision)
-    _check_folder(source, where)
+    check_folder(source, where)
     with parsed_once(source), explained(where, hint):
         values, _ = transformers.PreTrainedConfig.get_config_dict(source.place, **arguments)
     if "_diffusers_version" in values:
-        raise ConfigError(f"{where}: {model.name} is a model of diffusers. {_IN_PYTHON}")
+        raise ConfigError(f"{where}: {model.name} is a model of diffusers. {IN_PYTHON}")
     trust.check_sizes(values, where)
     trust.check_kernel(values, where)
     own_code = trust.check_code(
@@ -92,23 +93,6 @@ def _read_config(model: ModelConfig, source: Source, where: str) -> tuple[Any, s
             source.place, trust_remote_code=model.trust_remote_code, **arguments
         )
     return found, own_code
-
-
-def _check_folder(source: Source, where: str) -> None:
-    """Refuse a folder of something else than a model of transformers, by what it is."""
-    place = Path(source.place)
-    if source.on_hub or source.gguf_file or (place / "config.json").is_file():
-        return
-    what, todo = "no config.json", "give a folder that `save_pretrained` of transformers wrote"
-    if (place / "model_index.json").is_file():
-        raise ConfigError(f"{where}: in {place} there is a pipeline of diffusers. {_IN_PYTHON}")
-    if (place / "adapter_config.json").is_file():
-        what = "an adapter (adapter_config.json), which is a part of a model"
-        todo = "join it to its model with peft's merge_and_unload(), and save that"
-    elif found := sorted(place.glob("*.gguf")):
-        what = f"no config.json, and {found[0].name}"
-        todo = f"give that file: {found[0]}"
-    raise ConfigError(f"{where}: cannot be loaded from {place}: there is {what}; {todo}")
 
 
 def _bundled(file: str) -> Any:
@@ -184,13 +168,9 @@ def instead_of_tokens(hf_config: Any, kind: Any = None) -> str:
         reads = "two texts, one in its encoder and one in its decoder"
     if reads is None and hasattr(hf_config, "image_size"):
         reads = "images"
-    return "" if reads is None else f": it reads {reads}. {_IN_PYTHON}"
+    return "" if reads is None else f": it reads {reads}. {IN_PYTHON}"
 
 
-_IN_PYTHON = (
-    "A config takes models that read token ids alone; in Python "
-    "`with probekit.record(model, [...])` records the modules of any torch model, on any inputs"
-)
 _READS = {
     "pixel_values": "images",
     "pixel_values_videos": "videos",

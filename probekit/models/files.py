@@ -23,6 +23,12 @@ _BESIDE_GGUF = ("*.json", "*.jinja", "*.model", "*.txt")  # what a tokenizer may
 _OF_TOKENIZERS = ("token", "vocab", "merges", "spiece", "tekken", "bpe", ".model", ".spm", ".vec")
 
 
+IN_PYTHON = (
+    "A config takes models that read token ids alone; in Python "
+    "`with probekit.record(model, [...])` records the modules of any torch model, on any inputs"
+)
+
+
 def files_of(config: ProbeConfig) -> tuple[Path, ...] | None:
     """Give every file that a config's model and tokenizer may be made from, as they lie now.
 
@@ -128,8 +134,10 @@ def _missing(
         if not _is_gguf(folder / source.gguf_file):
             yield Fault(where, f"{said} (it is no GGUF file: it lacks the magic first bytes)")
         return
-    if not (folder / _CONFIG).exists():
-        yield Fault(where, f"{said} (there is no {_CONFIG} in it, which says its model_type)")
+    try:
+        check_folder(source, where)
+    except ConfigError as error:
+        yield error
         return
     if model.weights == "random":
         return
@@ -177,3 +185,24 @@ def no_tokenizer(source: Source) -> str:
         f"there is no tokenizer in {source.place}: set model.tokenizer to another folder or to "
         "sample:tiny-gpt2, or use inputs.random, which needs none"
     )
+
+
+def check_folder(source: Source, where: str) -> None:
+    """Refuse a folder of something else than a model of transformers, by what it is.
+
+    Raises:
+        ConfigError: which says what there is, and what to do.
+    """
+    place = Path(source.place)
+    if source.on_hub or source.gguf_file or (place / "config.json").is_file():
+        return
+    what, todo = "no config.json", "give a folder that `save_pretrained` of transformers wrote"
+    if (place / "model_index.json").is_file():
+        raise ConfigError(f"{where}: in {place} there is a pipeline of diffusers. {IN_PYTHON}")
+    if (place / "adapter_config.json").is_file():
+        what = "an adapter (adapter_config.json), which is a part of a model"
+        todo = "join it to its model with peft's merge_and_unload(), and save that"
+    elif found := sorted(place.glob("*.gguf")):
+        what = f"no config.json, and {found[0].name}"
+        todo = f"give that file: {found[0]}"
+    raise ConfigError(f"{where}: cannot be loaded from {place}: there is {what}; {todo}")

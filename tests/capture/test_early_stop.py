@@ -5,8 +5,7 @@ import pytest
 from tiny_models import build
 
 import probekit
-from probekit import models
-from probekit.capture import running as capture
+from probekit import capture, models
 
 
 @pytest.fixture

@@ -493,8 +493,7 @@ def test_what_cannot_be_kept_while_generating_is_refused(tmp_path):
 
 
 def test_generation_leaves_no_hook_and_the_models_own_settings(tmp_path):
-    from probekit import models
-    from probekit.capture import running as capture
+    from probekit import capture, models
 
     saved(tmp_path, "llama")
     kept = []

@@ -583,7 +583,7 @@ def test_an_alias_bomb_is_refused_quickly(tmp_path: Path) -> None:
     start = time.perf_counter()
     for bomb in (["a0: &a0 [x]", *levels], ["b0: &b0 {x: 1}", *merges]):
         (line,) = faults_of(written(tmp_path, "\n".join(bomb)))
-        assert re.search(r":\d+: more than 20000 values, aliases written out; put texts", line)
+        assert re.search(r":\d+: more than 20,000 values, aliases written out; put texts", line)
     assert time.perf_counter() - start < 10
 
 
@@ -615,7 +615,7 @@ def test_a_mapping_can_be_wrong_too() -> None:
     assert line == "config: given the key 3 (a whole number), expected text"
     (line,) = faults_of(tree(seed=10**6000))
     assert line.startswith(
-        "config: seed: given a number of 19932 bits (a whole number), expected at"
+        "config: seed: given a number of 19,932 bits (a whole number), expected at"
     )
     cyclic: dict[str, Any] = {}
     cyclic["model"] = [cyclic, cyclic]

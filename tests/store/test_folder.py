@@ -134,7 +134,7 @@ def test_a_run_file_that_says_nothing_of_how_it_was_made_is_no_runs(
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 20))
 ODD_CONFIGS = {
-    "aliases without an end": (LAUGHS, "more than 20000 values, aliases written out"),
+    "aliases without an end": (LAUGHS, "more than 20,000 values, aliases written out"),
     "deep": ("[" * 9999, "nested deeper than 50 levels"),
     "a tag": ("!!python/object:os.system x", "given the tag"),
     "no YAML": ("a: [", "not valid YAML"),

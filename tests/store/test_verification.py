@@ -165,7 +165,9 @@ def test_a_file_that_was_cut_short_is_named(run: Run, name: str, n_bytes: int) -
     path.write_bytes(path.read_bytes()[:n_bytes])
     (damage,) = verify(run.folder).damages
     assert damage.file == name
-    assert damage.what == f"has {n_bytes % size} bytes, {size} were written"
+    there = n_bytes % size
+    noun = "byte" if there == 1 else "bytes"
+    assert damage.what == f"has {there:,} {noun}, {size:,} were written"
     assert bool(sealed_damages(run.folder, sums=False)) == (name != "trace.h5")
     assert index_is_whole(run.folder, sums=False) == (name != "trace.h5")
 

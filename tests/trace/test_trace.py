@@ -301,7 +301,7 @@ def test_no_copy_means_no_copy_or_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="copy"):
         np.array(trace["plain"], dtype="f8", copy=False)
     write_trace(tmp_path / "several", sites)
-    with pytest.raises(ValueError, match=r"rows in 3 file\(s\) cannot be had without a copy"):
+    with pytest.raises(ValueError, match=r"rows in 3 files cannot be had without a copy"):
         np.array(probekit.open(tmp_path / "several")["plain"], copy=False)
 
 
