@@ -16,6 +16,7 @@ from probekit.models.families import family_of
 from probekit.models.sources import BUNDLED, Source, locate
 
 _CONFIG = "config.json"
+_FROM_FILES = ("mistral", "olmo2", "qwen3")  # read their words from files, as all of FAMILIES do
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _MAGIC = b"GGUF"
 _BESIDE_GGUF = ("*.json", "*.jinja", "*.model", "*.txt")  # what a tokenizer may be made from
@@ -176,7 +177,8 @@ def _has_no_tokenizer(source: Source) -> bool:
         said = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and family_of(str(said.get("model_type"))) is not None
+    kind = str(said.get("model_type")) if isinstance(said, dict) else ""
+    return kind in _FROM_FILES or family_of(kind) is not None
 
 
 def no_tokenizer(source: Source) -> str:

@@ -95,7 +95,7 @@ def test_loads_stand_beside_the_statistics_of_floats(tmp_path: Path) -> None:
     found = trace.statistics()
     assert list(found) == ["h.1.mlp/router_logits"]
     assert len(found.experts) == 1
-    assert "loads of 1 layers' experts: .experts" in repr(found)
+    assert ".experts: loads in 1 layer" in repr(found)
     assert len(trace.statistics("router_logits").experts) == 0
     assert len(trace.statistics("expert_ids").experts) == 1
     with pytest.raises(StoreError, match=r"trace.statistics\(\).experts counts them"):

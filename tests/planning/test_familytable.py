@@ -92,5 +92,5 @@ def test_the_terminal_shows_one_family_and_several(capsys: pytest.CaptureFixture
     assert "mistral (MistralForCausalLM), derived" in one
     assert re.search(r"resid_pre \+ attn_out = resid_mid +\d\.\de[-+]\d\d +yes", one)
     familiestable.show_families(rows)
-    assert "1 of 2 families have portable names" in " ".join(capsys.readouterr().out.split())
+    assert "with portable names: 1 of 2 families" in " ".join(capsys.readouterr().out.split())
     assert "| mistral | derived |" in familiestable.page(rows)
