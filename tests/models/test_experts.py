@@ -424,3 +424,23 @@ def test_running_experts_once_more_shows_to_nobody_and_changes_nothing() -> None
     assert tiny.n_hooks(model) == n_hooks
     n_tokens = inputs["input_ids"].numel()
     assert rec.select("expert_out", layer=0).shape == (n_tokens, K, 32)
+
+
+def test_with_a_mask_a_recording_has_the_choices_of_tokens_alone() -> None:
+    model = build("mixtral")
+    ids = torch.tensor([[5, 17, 42, 7], [3, 4, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    names = ["router_logits", "expert_ids", "expert_weights", "head_out", "ln1_scale"]
+    with torch.no_grad(), probekit.record(model, names, mask=mask) as both:
+        model(input_ids=ids, attention_mask=mask)
+    with torch.no_grad(), probekit.record(model, names) as alone:
+        model(input_ids=ids[1:, :2])
+    for name in names:
+        mine, theirs = both.select(name, layer=1)[4:], alone.select(name, layer=1)
+        torch.testing.assert_close(mine, theirs.reshape(mine.shape), rtol=1e-4, atol=1e-5)
+
+
+def test_with_a_mask_what_each_expert_writes_is_refused() -> None:
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    with pytest.raises(PlanError, match="worked out expert by expert.*record it without mask="):
+        probekit.record(build("mixtral"), ["expert_out"], mask=mask)
