@@ -442,5 +442,5 @@ def test_with_a_mask_a_recording_has_the_choices_of_tokens_alone() -> None:
 
 def test_with_a_mask_what_each_expert_writes_is_refused() -> None:
     mask = torch.ones(1, 2, dtype=torch.bool)
-    with pytest.raises(PlanError, match="worked out expert by expert.*record it without mask="):
+    with pytest.raises(PlanError, match=r"worked out expert by expert.*record it without mask="):
         probekit.record(build("mixtral"), ["expert_out"], mask=mask)
