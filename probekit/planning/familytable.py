@@ -14,8 +14,9 @@ import transformers
 from probekit.config import RecordKind, nearest
 from probekit.errors import PlanError
 from probekit.models import Skeleton, build_skeleton, families
+from probekit.models.forward import EXPERT_KINDS, expert_blocks
 from probekit.models.places import PORTABLE_NAMES, TAPPED_NAMES, Derived, Place, tinymodels
-from probekit.planning.tensors import find
+from probekit.planning.expertkinds import find
 from probekit.version import __version__
 
 VERSIONS = {
@@ -23,6 +24,7 @@ VERSIONS = {
     "transformers": transformers.__version__,
     "torch": torch.__version__.partition("+")[0],
 }
+_GIVEN = ("router_logits", "expert_ids", "expert_weights")  # a module gives them, or is given
 _IN_TABLE = {True: "table", False: "derived"}
 
 
@@ -100,7 +102,26 @@ def _names(
                 refused[name] = _layerless(str(error), layer)
                 continue
         names[name] = _said(layer, place, places, found.left_out.get(name, {}))
+    if skeleton.mixtures:
+        _add_experts(skeleton, names, refused)
     return names, refused
+
+
+def _add_experts(
+    skeleton: Skeleton, names: dict[str, dict[str, Any]], refused: dict[str, str]
+) -> None:
+    """Add the names of a mixture's router and experts."""
+    for name in EXPERT_KINDS:
+        try:
+            blocks = expert_blocks(skeleton.mixtures, name, skeleton.model_class)
+            layer, block = next(iter(blocks.items()))
+            next(find(skeleton, block, RecordKind(name=name), 1))
+        except PlanError as error:
+            refused[name] = str(error).partition(": ")[2]
+            continue
+        places = {at: Place(module=path, kind=name) for at, path in blocks.items()}
+        said = _said(layer, places[layer], places, {})
+        names[name] = said | {"can_be_changed": name in _GIVEN}
 
 
 def _said(
