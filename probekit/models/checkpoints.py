@@ -26,10 +26,9 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 from probekit.config import ModelConfig, ProbeConfig, said_once
 from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
-from probekit.models.files import IN_PYTHON, check_folder
 from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
-from probekit.models.sources import BUNDLED, Source, hub_in_reach, locate
+from probekit.models.sources import BUNDLED, IN_PYTHON, Source, check_folder, hub_in_reach, locate
 from probekit.wording import counted, human_bytes, shorten
 
 # How transformers builds a model, and torch's seed, are settings of the whole process: one thread

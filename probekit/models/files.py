@@ -13,7 +13,7 @@ from probekit.config import ModelConfig, ProbeConfig
 from probekit.errors import ConfigError, Fault
 from probekit.models import trust
 from probekit.models.families import family_of
-from probekit.models.sources import BUNDLED, Source, locate
+from probekit.models.sources import BUNDLED, Source, check_folder, locate
 
 _CONFIG = "config.json"
 _FROM_FILES = ("mistral", "olmo2", "qwen3")  # read their words from files, as all of FAMILIES do
@@ -22,12 +22,6 @@ _MAGIC = b"GGUF"
 _BESIDE_GGUF = ("*.json", "*.jinja", "*.model", "*.txt")  # what a tokenizer may be made from
 # Parts of the names of files that tokenizers are saved in.
 _OF_TOKENIZERS = ("token", "vocab", "merges", "spiece", "tekken", "bpe", ".model", ".spm", ".vec")
-
-
-IN_PYTHON = (
-    "A config takes models that read token ids alone; in Python "
-    "`with probekit.record(model, [...])` records the modules of any torch model, on any inputs"
-)
 
 
 def files_of(config: ProbeConfig) -> tuple[Path, ...] | None:
@@ -187,24 +181,3 @@ def no_tokenizer(source: Source) -> str:
         f"there is no tokenizer in {source.place}: set model.tokenizer to another folder or to "
         "sample:tiny-gpt2, or use inputs.random, which needs none"
     )
-
-
-def check_folder(source: Source, where: str) -> None:
-    """Refuse a folder of something else than a model of transformers, by what it is.
-
-    Raises:
-        ConfigError: which says what there is, and what to do.
-    """
-    place = Path(source.place)
-    if source.on_hub or source.gguf_file or (place / "config.json").is_file():
-        return
-    what, todo = "no config.json", "give a folder that `save_pretrained` of transformers wrote"
-    if (place / "model_index.json").is_file():
-        raise ConfigError(f"{where}: in {place} there is a pipeline of diffusers. {IN_PYTHON}")
-    if (place / "adapter_config.json").is_file():
-        what = "an adapter (adapter_config.json), which is a part of a model"
-        todo = "join it to its model with peft's merge_and_unload(), and save that"
-    elif found := sorted(place.glob("*.gguf")):
-        what = f"no config.json, and {found[0].name}"
-        todo = f"give that file: {found[0]}"
-    raise ConfigError(f"{where}: cannot be loaded from {place}: there is {what}; {todo}")

@@ -92,3 +92,30 @@ def hub_in_reach() -> bool:
             return True
     except OSError:
         return False
+
+
+IN_PYTHON = (
+    "A config takes models that read token ids alone; in Python "
+    "`with probekit.record(model, [...])` records the modules of any torch model, on any inputs"
+)
+
+
+def check_folder(source: Source, where: str) -> None:
+    """Refuse a folder of something else than a model of transformers, by what it is.
+
+    Raises:
+        ConfigError: which says what there is, and what to do.
+    """
+    place = Path(source.place)
+    if source.on_hub or source.gguf_file or (place / "config.json").is_file():
+        return
+    what, todo = "no config.json", "give a folder that `save_pretrained` of transformers wrote"
+    if (place / "model_index.json").is_file():
+        raise ConfigError(f"{where}: in {place} there is a pipeline of diffusers. {IN_PYTHON}")
+    if (place / "adapter_config.json").is_file():
+        what = "an adapter (adapter_config.json), which is a part of a model"
+        todo = "join it to its model with peft's merge_and_unload(), and save that"
+    elif found := sorted(place.glob("*.gguf")):
+        what = f"no config.json, and {found[0].name}"
+        todo = f"give that file: {found[0]}"
+    raise ConfigError(f"{where}: cannot be loaded from {place}: there is {what}; {todo}")
