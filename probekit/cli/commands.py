@@ -17,10 +17,13 @@ from probekit.cli.parameters import (
     Command,
     ConfigPath,
     Group,
+    HowManyExamples,
     Quiet,
     Settings,
+    TheseExamples,
     TracePath,
     byte_count,
+    whole_number,
 )
 from probekit.cli.streams import printing
 from probekit.cli.usage import said_of_usage
@@ -36,6 +39,7 @@ app = typer.Typer(
     name="probekit",
     help="Record what happens inside language models: YAML probe configs in, HDF5 traces out.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     cls=Group,
     pretty_exceptions_enable=False,
 )
@@ -146,13 +150,8 @@ def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False)
 def tokens(
     config: ConfigPath,
     settings: Settings = None,
-    examples: Annotated[
-        int, typer.Option(metavar="N", help="How many examples, from the first on.")
-    ] = 8,
-    example: Annotated[
-        list[int] | None,
-        typer.Option(metavar="NUMBER", help="These examples instead, as often as you like."),
-    ] = None,
+    examples: HowManyExamples = 8,
+    example: TheseExamples = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the tokens that a run would read, and which of them each probe keeps.
@@ -270,15 +269,15 @@ def report(
         Path,
         typer.Option("--out", "-o", readable=False, metavar="FILE", help="The HTML file to write."),
     ] = Path("report.html"),
-    examples: Annotated[
-        int, typer.Option(metavar="N", help="How many examples, from the first on.")
-    ] = 8,
-    example: Annotated[
-        list[int] | None,
-        typer.Option(metavar="NUMBER", help="These examples instead, as often as you like."),
-    ] = None,
+    examples: HowManyExamples = 8,
+    example: TheseExamples = None,
     neurons: Annotated[
-        int, typer.Option(metavar="N", help="How many neurons of each site, the liveliest; or 0.")
+        int,
+        typer.Option(
+            parser=whole_number,
+            metavar="N",
+            help="How many neurons of each site, the liveliest; or 0.",
+        ),
     ] = 32,
     max_bytes: Annotated[
         int,

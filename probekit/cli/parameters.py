@@ -6,6 +6,8 @@ Knows typer; no command.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +15,15 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from probekit.cli.messages import say_stopped
+
+
+def whole_number(text: str | int) -> int:
+    """Read a whole number: `8`."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"given {text!r}, expected a whole number") from error
+
 
 ConfigPath = Annotated[
     Path, typer.Argument(readable=False, metavar="CONFIG", help="A YAML probe config.")
@@ -30,6 +41,18 @@ Settings = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+HowManyExamples = Annotated[
+    int,
+    typer.Option(parser=whole_number, metavar="N", help="How many examples, from the first on."),
+]
+TheseExamples = Annotated[
+    list[int] | None,
+    typer.Option(
+        parser=whole_number,
+        metavar="NUMBER",
+        help="These examples instead, as often as you like.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -39,6 +62,11 @@ class Command(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Give the parameters, as a help text shows them."""
         return _without_types(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; what is wrong with them says of which command."""
+        with _of_command(ctx):
+            return super().parse_args(ctx, args)
 
 
 class Group(TyperGroup):
@@ -52,9 +80,25 @@ class Group(TyperGroup):
             say_stopped("stopped")
             raise typer.Exit(128 + signal.SIGINT) from None
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments, likewise."""
+        with _of_command(ctx):
+            return super().parse_args(ctx, args)
+
     def get_params(self, ctx: Any) -> list[Any]:
         """Give the parameters, as a help text shows them."""
         return _without_types(super().get_params(ctx))
+
+
+@contextmanager
+def _of_command(context: Any) -> Iterator[None]:
+    """Let an error know the command whose arguments were read: typer leaves it out of some."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "ctx", context) is None:
+            error.ctx = context  # type: ignore[attr-defined]
+        raise
 
 
 def _without_types(parameters: list[Any]) -> list[Any]:
@@ -73,5 +117,6 @@ def byte_count(text: str) -> int:
     try:
         return TypeAdapter(ByteCount).validate_python(text)
     except ValidationError as error:
-        reason = "expected a number of bytes, or text such as 512MiB, 1GiB or 2GB"
+        expected = "expected a number of bytes, or text such as 512MiB, 1GiB or 2GB"
+        reason = f"given {text!r}, {expected}"
         raise typer.BadParameter(reason) from error
