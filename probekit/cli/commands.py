@@ -96,7 +96,7 @@ def run(
     """
     import probekit
     from probekit.cli.starting import Following, Starting
-    from probekit.cli.stopping import Stopped, Stopping
+    from probekit.cli.stopping import Stopped, Stopping, last_words
 
     def progress() -> AbstractContextManager[Watcher | None]:
         from probekit.cli import terminal
@@ -125,8 +125,10 @@ def run(
                 on_progress=_both(show, stopping),
             )
     except Stopped as stopped:
-        if not quiet:
-            say_stopped("stopped; what is sealed stays, and the same command goes on from there")
+        with last_words(stopped.exit_code):
+            if not quiet:
+                more = "; what is sealed stays, and the same command goes on from there"
+                say_stopped(f"stopped{more if stopping.in_batches else ''}")
         raise typer.Exit(stopped.exit_code) from None
     if not quiet:
         typer.echo(f"{trace.path.parent}: {_contents(trace)}")
@@ -246,7 +248,10 @@ def verify(
         bool, typer.Option("--quiet", "-q", help="Say nothing but what is damaged.")
     ] = False,
 ) -> None:
-    """Read every byte of a trace again; exit code 1 and what is damaged, on any fault."""
+    """Read every byte of a trace again, and name what is damaged.
+
+    Exit code 0: whole. 1: damaged. 3: not finished, and whole so far. 2: no trace, or an error.
+    """
     from probekit.cli import terminal
     from probekit.store import verify
 
@@ -259,7 +264,7 @@ def verify(
     elif not (quiet and verdict.whole):
         terminal.show_verdict(verdict)
     if not verdict.whole:
-        raise typer.Exit(1)
+        raise typer.Exit(3 if verdict.only_unfinished else 1)
 
 
 @app.command(cls=Command)

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from probekit.cli.messages import say_stopped
+from probekit.cli.stopping import last_words
 
 
 def whole_number(text: str | int) -> int:
@@ -77,7 +78,8 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say_stopped("stopped")
+            with last_words(128 + signal.SIGINT):
+                say_stopped("stopped")
             raise typer.Exit(128 + signal.SIGINT) from None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

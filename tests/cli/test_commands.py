@@ -548,7 +548,7 @@ def test_verify_of_an_unfinished_run_says_how_far_it_is(probekit_, config, tmp_p
         (folder / name).unlink()
     (folder / "shards/00005.made.json").unlink(missing_ok=True)
     ended = probekit_("verify", folder)
-    assert ended.code == 1
+    assert ended.code == 3
     assert ended.out == (
         f"{folder}: not finished: 1 of 6 shards is still to be written, the others are whole; "
         "the same `probekit run` goes on\n"
