@@ -27,7 +27,7 @@ from probekit.cli.parameters import (
 )
 from probekit.cli.streams import printing
 from probekit.cli.usage import said_of_usage
-from probekit.errors import ProbekitError
+from probekit.errors import PlanError, ProbekitError, StoreError
 from probekit.wording import by_count, counted
 
 if TYPE_CHECKING:
@@ -169,7 +169,10 @@ def tokens(
     from probekit.planning import view_example
 
     there = 0 if found.examples is None else len(found.examples)
-    numbers = example or range(min(examples, there) or 1)
+    numbers = example or range(min(_at_least_1("examples", examples), there) or 1)
+    if there and (beyond := [number for number in numbers if not 0 <= number < there]):
+        all_ = "there is one, 0" if there == 1 else f"there are {there:,}, 0 to {there - 1}"
+        raise PlanError(f"example: there is no example {beyond[0]}: {all_}")
     views = [view_example(found, number) for number in numbers]
     if as_json:
         print_json([view.to_json() for view in views])
@@ -234,9 +237,13 @@ def families(
 def info(trace: TracePath, as_json: AsJson = False) -> None:
     """Say what is in a trace and how it was made."""
     from probekit.cli import terminal
+    from probekit.cli.advice import last_session
     from probekit.trace import open_trace, summarize_trace
 
-    found = summarize_trace(open_trace(trace))
+    try:
+        found = summarize_trace(open_trace(trace))
+    except StoreError as error:
+        raise StoreError(f"{error}{last_session(trace)}") from error
     print_json(found) if as_json else terminal.show_info(found)
 
 
@@ -393,6 +400,12 @@ def schema() -> None:
     from probekit.config import json_schema
 
     print_json(json_schema())
+
+
+def _at_least_1(name: str, given: int) -> int:
+    if given < 1:
+        raise PlanError(f"{name}: given {given}, expected at least 1")
+    return given
 
 
 def _both(show: Watcher, stopping: Stopping) -> Watcher:

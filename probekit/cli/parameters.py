@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from probekit.cli.messages import say_stopped
 from probekit.cli.stopping import last_words
+from probekit.errors import ProbekitError
 
 
 def whole_number(text: str | int) -> int:
@@ -68,6 +69,16 @@ class Command(TyperCommand):
         """Read the arguments; what is wrong with them says of which command."""
         with _of_command(ctx):
             return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; its errors speak of what was typed."""
+        try:
+            return super().invoke(ctx)
+        except ProbekitError as error:
+            from probekit.cli.advice import advised
+
+            options = {p.name: p.opts[0] for p in self.params if p.opts[0].startswith("--")}
+            raise ProbekitError(advised(error, options, ctx.params)) from error
 
 
 class Group(TyperGroup):
