@@ -5,9 +5,12 @@ Knows typer; no command.
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +20,10 @@ from typer.core import TyperCommand, TyperGroup
 from probekit.cli.messages import say_stopped
 from probekit.cli.stopping import last_words
 from probekit.errors import ProbekitError
+
+_WIDE = 80  # columns, from which on frames leave room for what they frame
+_NARROWEST = 45
+_NAMES = 16  # columns of an option's names; beside longer ones nothing stands
 
 
 def whole_number(text: str | int) -> int:
@@ -69,6 +76,20 @@ class Command(TyperCommand):
         """Read the arguments; what is wrong with them says of which command."""
         with _of_command(ctx):
             return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help; on a narrow terminal without the frames and columns that squeeze it."""
+        columns = shutil.get_terminal_size().columns
+        if columns >= _WIDE or "TERMINAL_WIDTH" in os.environ:  # typer's own word for a width
+            super().format_help(ctx, formatter)
+            return
+        formatter.width = max(columns - 1, _NARROWEST)
+        formatter.write_dl = partial(formatter.write_dl, col_max=_NAMES)
+        rich, self.rich_markup_mode = self.rich_markup_mode, None
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.rich_markup_mode = rich
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; its errors speak of what was typed."""

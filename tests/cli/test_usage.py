@@ -78,6 +78,22 @@ def test_h_is_help(command: str, monkeypatch, capsys) -> None:
     assert f"Usage: probekit {command}".strip() in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [45, 60, 79])
+def test_help_cuts_nothing_on_a_narrow_terminal(columns: int, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for command in COMMANDS.split(", "):
+        monkeypatch.setattr(sys, "argv", ["probekit", command, "--help"])
+        with pytest.raises(SystemExit):
+            commands.main()
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= columns
+        said = " ".join(" ".join(lines).split())
+        assert "…" not in said and "Show this message and exit." in said
+        if command == "run":
+            assert "--set model.name=gpt2 --set 'probes[0].layers=[0, -1]'" in said
+            assert "--self-check / --no-self-check" in said
+
+
 def test_every_command_shows_its_flags_so() -> None:
     for command in commands.app.registered_commands:
         assert command.cls is Command, command.callback
