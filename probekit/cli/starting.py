@@ -140,4 +140,4 @@ def calm_gguf() -> None:
     with suppress(ImportError):  # not at this place in every version; then there is only a bar more
         from transformers import modeling_gguf_pytorch_utils as reading
 
-        reading.tqdm = logging.tqdm
+        reading.tqdm = logging.tqdm  # type: ignore[attr-defined]
