@@ -17,14 +17,17 @@ from probekit.cli.parameters import (
     Command,
     ConfigPath,
     Group,
+    HowManyExamples,
     Quiet,
     Settings,
+    TheseExamples,
     TracePath,
     byte_count,
+    whole_number,
 )
 from probekit.cli.streams import printing
 from probekit.cli.usage import said_of_usage
-from probekit.errors import ProbekitError
+from probekit.errors import PlanError, ProbekitError, StoreError
 from probekit.wording import by_count, counted
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ app = typer.Typer(
     name="probekit",
     help="Record what happens inside language models: YAML probe configs in, HDF5 traces out.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     cls=Group,
     pretty_exceptions_enable=False,
 )
@@ -92,7 +96,7 @@ def run(
     """
     import probekit
     from probekit.cli.starting import Following, Starting
-    from probekit.cli.stopping import Stopped, Stopping
+    from probekit.cli.stopping import Stopped, Stopping, last_words
 
     def progress() -> AbstractContextManager[Watcher | None]:
         from probekit.cli import terminal
@@ -121,8 +125,10 @@ def run(
                 on_progress=_both(show, stopping),
             )
     except Stopped as stopped:
-        if not quiet:
-            say_stopped("stopped; what is sealed stays, and the same command goes on from there")
+        with last_words(stopped.exit_code):
+            if not quiet:
+                more = "; what is sealed stays, and the same command goes on from there"
+                say_stopped(f"stopped{more if stopping.in_batches else ''}")
         raise typer.Exit(stopped.exit_code) from None
     if not quiet:
         typer.echo(f"{trace.path.parent}: {_contents(trace)}")
@@ -146,13 +152,8 @@ def plan(config: ConfigPath, settings: Settings = None, as_json: AsJson = False)
 def tokens(
     config: ConfigPath,
     settings: Settings = None,
-    examples: Annotated[
-        int, typer.Option(metavar="N", help="How many examples, from the first on.")
-    ] = 8,
-    example: Annotated[
-        list[int] | None,
-        typer.Option(metavar="NUMBER", help="These examples instead, as often as you like."),
-    ] = None,
+    examples: HowManyExamples = 8,
+    example: TheseExamples = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the tokens that a run would read, and which of them each probe keeps.
@@ -168,7 +169,10 @@ def tokens(
     from probekit.planning import view_example
 
     there = 0 if found.examples is None else len(found.examples)
-    numbers = example or range(min(examples, there) or 1)
+    numbers = example or range(min(_at_least_1("examples", examples), there) or 1)
+    if there and (beyond := [number for number in numbers if not 0 <= number < there]):
+        all_ = "there is one, 0" if there == 1 else f"there are {there:,}, 0 to {there - 1}"
+        raise PlanError(f"example: there is no example {beyond[0]}: {all_}")
     views = [view_example(found, number) for number in numbers]
     if as_json:
         print_json([view.to_json() for view in views])
@@ -233,9 +237,13 @@ def families(
 def info(trace: TracePath, as_json: AsJson = False) -> None:
     """Say what is in a trace and how it was made."""
     from probekit.cli import terminal
+    from probekit.cli.advice import last_session
     from probekit.trace import open_trace, summarize_trace
 
-    found = summarize_trace(open_trace(trace))
+    try:
+        found = summarize_trace(open_trace(trace))
+    except StoreError as error:
+        raise StoreError(f"{error}{last_session(trace)}") from error
     print_json(found) if as_json else terminal.show_info(found)
 
 
@@ -247,7 +255,10 @@ def verify(
         bool, typer.Option("--quiet", "-q", help="Say nothing but what is damaged.")
     ] = False,
 ) -> None:
-    """Read every byte of a trace again; exit code 1 and what is damaged, on any fault."""
+    """Read every byte of a trace again, and name what is damaged.
+
+    Exit code 0: whole. 1: damaged. 3: not finished, and whole so far. 2: no trace, or an error.
+    """
     from probekit.cli import terminal
     from probekit.store import verify
 
@@ -260,7 +271,7 @@ def verify(
     elif not (quiet and verdict.whole):
         terminal.show_verdict(verdict)
     if not verdict.whole:
-        raise typer.Exit(1)
+        raise typer.Exit(3 if verdict.only_unfinished else 1)
 
 
 @app.command(cls=Command)
@@ -270,15 +281,15 @@ def report(
         Path,
         typer.Option("--out", "-o", readable=False, metavar="FILE", help="The HTML file to write."),
     ] = Path("report.html"),
-    examples: Annotated[
-        int, typer.Option(metavar="N", help="How many examples, from the first on.")
-    ] = 8,
-    example: Annotated[
-        list[int] | None,
-        typer.Option(metavar="NUMBER", help="These examples instead, as often as you like."),
-    ] = None,
+    examples: HowManyExamples = 8,
+    example: TheseExamples = None,
     neurons: Annotated[
-        int, typer.Option(metavar="N", help="How many neurons of each site, the liveliest; or 0.")
+        int,
+        typer.Option(
+            parser=whole_number,
+            metavar="N",
+            help="How many neurons of each site, the liveliest; or 0.",
+        ),
     ] = 32,
     max_bytes: Annotated[
         int,
@@ -389,6 +400,12 @@ def schema() -> None:
     from probekit.config import json_schema
 
     print_json(json_schema())
+
+
+def _at_least_1(name: str, given: int) -> int:
+    if given < 1:
+        raise PlanError(f"{name}: given {given}, expected at least 1")
+    return given
 
 
 def _both(show: Watcher, stopping: Stopping) -> Watcher:

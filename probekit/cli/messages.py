@@ -35,6 +35,7 @@ def say_stopped(sentence: str) -> None:
 def hush() -> None:
     """Leave out what warns or shows progress, from here on: ours, and that of other libraries."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # read when huggingface_hub is imported
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # and this, when datasets is
     warnings.showwarning = _unsaid
 
 

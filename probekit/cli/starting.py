@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from threading import Timer
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from probekit.cli.messages import say
-from probekit.stages import LIBRARIES
+from probekit.stages import LIBRARIES, WEIGHTS
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
@@ -52,6 +52,8 @@ class Starting:
             self._show(stage)
         if stage == LIBRARIES:
             calm_transformers()
+        if stage == WEIGHTS:
+            calm_gguf()
 
     def end(self) -> None:
         """Take the line away; what comes next writes in its place."""
@@ -129,3 +131,13 @@ def calm_transformers() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+def calm_gguf() -> None:
+    """Silence what reads GGUF files: it shows its bar past transformers' own switch for bars."""
+    from transformers.utils import logging
+
+    with suppress(ImportError):  # not at this place in every version; then there is only a bar more
+        from transformers import modeling_gguf_pytorch_utils as reading
+
+        reading.tqdm = logging.tqdm  # type: ignore[attr-defined]

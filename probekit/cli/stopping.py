@@ -9,10 +9,12 @@ exception that was lost so is raised again a moment later.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Timer
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -28,6 +30,24 @@ class Stopped(KeyboardInterrupt):
         super().__init__(signal.Signals(number).name)
         self.number = number
         self.exit_code = 128 + number  # as a shell counts it: 130 for Ctrl-C, 143 for SIGTERM
+
+
+@contextmanager
+def last_words(exit_code: int) -> Iterator[None]:
+    """Let a block say why the program ends; a signal that comes later ends it by the same code.
+
+    Python's own handling would end it by the signal itself, with a traceback from wherever it is.
+    """
+    _ignore_signals()
+    yield
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: os._exit(exit_code))
+    atexit.register(_ignore_signals)  # Python gives its own handlers up before it has ended
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Stopping:
@@ -67,6 +87,11 @@ class Stopping:
         if self._raised is not None and isinstance(error, Exception):
             # Code that was cut short stumbled while it cleaned up: not what the user should read.
             raise Stopped(self._raised) from error
+
+    @property
+    def in_batches(self) -> bool:
+        """Whether a batch has been done, so that there may be something to go on from."""
+        return self._in_batches
 
     def between_batches(self, *, last: bool = False) -> None:
         """End here if a signal has come; from now on one waits until this is called again.

@@ -6,6 +6,8 @@ Knows what typer finds wrong, by its messages: its exceptions are no part of wha
 from __future__ import annotations
 
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 from probekit.wording import by_count, one_of
@@ -17,8 +19,8 @@ _NO_COMMAND = re.compile(r"No such command '?(?P<name>[^']*)'?\.")
 _NO_OPTION = re.compile(r"No such option:? '?(?P<name>-[^\s']*)")
 _TOO_MANY = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((?P<names>.*)\)$", re.S)
 _NO_VALUE = re.compile(r"Option '?(?P<name>-[^\s']*)'? requires an argument")
+_A_VALUE = re.compile(r"Option '?(?P<name>-[^\s']*)'? does not take a value")
 _WRONG = re.compile(r"Invalid value for '?(?P<name>[^':]*)'?: (?P<why>.*)$", re.S)
-_NUMBER = re.compile(r"valid (?:integer|int\b)", re.I)
 
 
 def said_of_usage(error: Any) -> str:
@@ -35,21 +37,37 @@ def said_of_usage(error: Any) -> str:
 def _said(message: str, context: Any) -> str:
     command = getattr(context, "command", None)
     if found := _NO_COMMAND.match(message):
-        return f"there is no command {found['name']!r}: {one_of(found['name'], _commands(command))}"
+        return f"there is no command {found['name']!r}: {_meant(found['name'], command, context)}"
     if found := _NO_OPTION.match(message):
         name = found["name"]
         return f"there is no option {name}: {one_of(name, _options(command, context))}"
     if found := _MISSING.match(message):
         return f"{found['name']} is missing"
     if found := _TOO_MANY.match(message):
+        if any("=" not in setting[:-1] for setting in context.params.get("settings") or ()):
+            return f"{found['names']}: write --set KEY=VALUE with no spaces around ="
         n = len(found["names"].split())
         return f"{found['names']}: {by_count(n, 'one argument', f'{n} arguments')} too many"
     if found := _NO_VALUE.match(message):
         return f"{found['name']}: its value is missing"
+    if found := _A_VALUE.match(message):
+        return f"{found['name']}: takes no value"
     if found := _WRONG.match(message):
-        why = "expected a whole number" if _NUMBER.search(found["why"]) else found["why"]
-        return f"{found['name']}: {why}"
+        return f"{found['name']}: {found['why']}"
     return message
+
+
+def _meant(name: str, command: Any, context: Any) -> str:
+    """Say what was meant by a command that there is not: a path is what most commands take."""
+    from probekit.store import RUN_FILE
+
+    if name.endswith((".yaml", ".yml")):
+        return f"did you mean `probekit run {shlex.quote(name)}`?"
+    if name.endswith(".h5") or Path(name, RUN_FILE).exists():
+        return f"did you mean `probekit info {shlex.quote(name)}`?"
+    if f"--{name}" in _options(command, context):
+        return f"did you mean --{name}?"
+    return one_of(name, _commands(command))
 
 
 def _commands(command: Any) -> list[str]:

@@ -391,6 +391,23 @@ def test_info_says_when_where_and_by_which_command_each_session_worked(
     assert "made at 2026-01-02T03:04:05+00:00" in probekit_("info", folder).out.splitlines()
 
 
+def test_info_of_an_unfinished_run_says_who_worked_on_it_last(probekit_, config, tmp_path):
+    folder = tmp_path / "trace"
+    probekit_("run", config, "-q")
+    (folder / "trace.h5").unlink()
+    ended = probekit_("info", folder)
+    assert ended.code == 2
+    first, last = ended.err.splitlines()
+    assert first.startswith(f"error: {folder}: the run is not finished: 1 of 1 shard is sealed")
+    began = json.loads((folder / "made.json").read_text())["sessions"][-1]["began"]
+    where = f"on {platform.node()} at {began}"
+    assert last == f"its last session was begun {where}: probekit run {config} -q"
+    write_record(folder / "made.json", {"sessions": [{"began": 3, "host": "\x1b[2J"}]})
+    assert probekit_("info", folder).err.endswith("session was begun on \\x1b[2J\n")
+    (folder / "made.json").unlink()
+    assert len(probekit_("info", folder).err.splitlines()) == 1
+
+
 def test_info_opens_a_lone_shard(probekit_, config, tmp_path):
     probekit_("run", config, "-q")
     (shard,) = by_hand.shard_files(tmp_path / "trace")
@@ -548,7 +565,7 @@ def test_verify_of_an_unfinished_run_says_how_far_it_is(probekit_, config, tmp_p
         (folder / name).unlink()
     (folder / "shards/00005.made.json").unlink(missing_ok=True)
     ended = probekit_("verify", folder)
-    assert ended.code == 1
+    assert ended.code == 3
     assert ended.out == (
         f"{folder}: not finished: 1 of 6 shards is still to be written, the others are whole; "
         "the same `probekit run` goes on\n"

@@ -150,3 +150,24 @@ def test_a_run_says_on_a_terminal_what_it_is_doing(tmp_path: Path) -> None:
     places += [text.index(words) for words in ("loading the weights", "self-check", "1/1")]
     assert places == sorted(places)
     assert not any("self-check" in line for line in shown(text.replace("\r\n", "\n")))
+
+
+def test_reading_a_gguf_file_shows_no_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tqdm.auto import tqdm
+    from transformers import modeling_gguf_pytorch_utils as reading
+    from transformers.utils import logging
+
+    monkeypatch.setattr(reading, "tqdm", tqdm)  # as it is before any command ran here
+    list(reading.tqdm([1, 2], desc="Converting"))
+    assert "Converting" in capsys.readouterr().err
+    shown = logging.is_progress_bar_enabled()
+    try:
+        module.calm_transformers()
+        module.calm_gguf()
+        assert list(reading.tqdm([1, 2], desc="Converting")) == [1, 2]
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    assert capsys.readouterr() == ("", "")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from probekit.cli.stopping import Stopped, Stopping
+import probekit
+from probekit.cli import commands, stopping as stopping_module
+from probekit.cli.stopping import Stopped, Stopping, last_words
 
 
 def send(number: signal.Signals) -> None:
@@ -145,3 +151,84 @@ def test_afterwards_signals_are_handled_as_before() -> None:
     with pytest.raises(ZeroDivisionError), Stopping(say=print):
         raise ZeroDivisionError
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.fixture
+def as_before() -> Iterator[None]:
+    """Give signals back to those who had them; a program that ends does not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    atexit.unregister(stopping_module._ignore_signals)
+
+
+def test_what_is_said_last_is_said_and_then_a_signal_ends_by_the_same_code(
+    as_before: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(os, "_exit", said.append)
+    with last_words(143):
+        send(signal.SIGINT)
+        said.append("stopped")
+    send(signal.SIGINT)
+    assert said == ["stopped", 143]
+
+
+@pytest.mark.parametrize(
+    ("n_batches", "said"),
+    [
+        (0, "stopped"),
+        (1, "stopped; what is sealed stays, and the same command goes on from there"),
+    ],
+)
+def test_a_run_speaks_of_what_stays_once_there_is_something(
+    n_batches: int,
+    said: str,
+    as_before: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(config: object, *, on_progress: Any, **options: object) -> None:
+        done = SimpleNamespace(before=0, examples=1, n_examples=2, tokens=1, seconds=1, n_bytes=1)
+        for _ in range(n_batches):
+            on_progress(done)
+        send(signal.SIGINT)
+        on_progress(done)
+
+    monkeypatch.setattr(probekit, "run", run)
+    monkeypatch.setattr(sys, "argv", ["probekit", "run", "a.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        commands.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+TWICE = """
+import os, sys, time
+from probekit.cli import commands
+import probekit.store
+
+def slow(*given, on_progress=None):
+    os.write(1, b"1")
+    time.sleep(60)
+
+probekit.store.verify = slow
+sys.argv = ["probekit", "verify", "a"]
+try:
+    commands.main()
+finally:
+    os.write(1, b"2")
+    time.sleep(60)
+"""
+
+
+def test_ctrl_c_twice_ends_by_an_exit_code() -> None:
+    command = [sys.executable, "-c", TWICE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as ran:
+        assert ran.stdout is not None and ran.stderr is not None
+        for place in (b"1", b"2"):
+            assert ran.stdout.read(1) == place
+            ran.send_signal(signal.SIGINT)
+        assert ran.stderr.read() == b"stopped\n"
+    assert ran.returncode == 130
