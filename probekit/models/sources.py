@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,10 @@ from probekit.errors import ConfigError
 from probekit.wording import shorten
 
 SAMPLES = ("tiny-gpt2",)
+IN_PYTHON = (
+    "A config takes models that read token ids alone; in Python "
+    "`with probekit.record(model, [...])` records the modules of any torch model, on any inputs"
+)
 BUNDLED = {  # architectures that build with no network, by the model's name in lower case
     "distilgpt2": "distilgpt2",
     "distilbert/distilgpt2": "distilgpt2",
@@ -92,12 +97,6 @@ def hub_in_reach() -> bool:
             return True
     except OSError:
         return False
-
-
-IN_PYTHON = (
-    "A config takes models that read token ids alone; in Python "
-    "`with probekit.record(model, [...])` records the modules of any torch model, on any inputs"
-)
 
 
 def check_folder(source: Source, where: str) -> None:
