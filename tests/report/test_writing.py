@@ -309,7 +309,7 @@ def test_an_earlier_report_is_replaced_and_any_other_file_only_when_it_is_said(t
 
 
 def test_a_report_never_replaces_the_trace(trace, tmp_path):
-    copy = shutil.copytree(trace.folder, tmp_path / "t")
+    copy = shutil.copytree(trace.path.parent, tmp_path / "t")
     (tmp_path / "link.html").symlink_to(copy / "trace.h5")
     before = (copy / "trace.h5").read_bytes()
     for path in (copy / "trace.h5", tmp_path / "link.html"):
