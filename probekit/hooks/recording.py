@@ -67,9 +67,9 @@ def record(model: torch.nn.Module, patterns: Patterns, *, mask: Any = None) -> R
             kinds: `{"transformer.h.0.attn": ["pattern", "z"]}`.
         mask: which places of the batch are tokens, `[batch, pos]` of 0 and 1 or of booleans: the
             attention_mask that the model is given (which is not made of it). Padding may stand on
-            either side. In a block with `model.generate` it is the prompt's, and what comes after
-            it counts as tokens where there is one text; of several, give a mask as long as they
-            get.
+            either side; on the left, the model must be given `position_ids`, too. In a block with
+            `model.generate` it is the prompt's, and what comes after it counts as tokens where
+            there is one text; of several, give a mask as long as they get.
 
     Returns:
         A context manager; inside and after its block, `rec[site]` is the tensor of the last call,
@@ -81,8 +81,9 @@ def record(model: torch.nn.Module, patterns: Patterns, *, mask: Any = None) -> R
     Raises:
         PlanError: if a pattern matches nothing, with the nearest module paths; if `mask` is none.
         CaptureError: at the end of the block, if nothing that a pattern matches has run. With
-            `mask`, when the model is called: if it is not the mask of that batch, or if a tensor
-            has no axis that is the tokens' for certain.
+            `mask`, when the model is called: if it is not the mask of that batch, if the model is
+            not told of padding that moves tokens, or if a tensor has no axis that is the tokens'
+            for certain.
 
     Example:
         >>> with probekit.record(model, ["transformer.h.*.mlp.act"]) as rec:
