@@ -76,7 +76,5 @@ def _numbers_tokens(model: PreTrainedModel) -> bool:
     """Say whether a model leaves padding out of its positions by itself."""
     if model.config.model_type in _BY_MASK or getattr(model.config, "alibi", False):
         return True
-    embeddings = [
-        p for p, m in model.named_modules() if getattr(m, "padding_idx", None) is not None
-    ]
-    return any("position" in path for path in embeddings)
+    every = model.named_modules()
+    return any("position" in p and getattr(m, "padding_idx", None) is not None for p, m in every)

@@ -631,7 +631,7 @@ def test_rows_by_text_need_a_mask():
     with probekit.record(model, "mlp_out") as rec:
         model(**INPUTS)
     for ask in (lambda: rec.example("transformer.h.0.mlp", 0), lambda: rec.n_rows("mlp_out")):
-        with pytest.raises(CaptureError, match="given mask=attention_mask"):
+        with pytest.raises(CaptureError, match=r"give record\(..., mask=attention_mask\) to read"):
             ask()
     with probekit.record(model, "transformer.h.0.mlp", mask=MASK) as rec:
         with pytest.raises(CaptureError, match="has not run yet"):
