@@ -61,10 +61,9 @@ def written_out(patterns: Any) -> list[str]:
         )
     if isinstance(patterns, Mapping):
         for glob, kinds in patterns.items():
-            several = (
-                [kinds] if isinstance(kinds, str) or not isinstance(kinds, Iterable) else kinds
-            )
-            found += [f"{glob}/{k}" if isinstance(k, str) else k for k in several]
+            is_one = isinstance(kinds, str) or not isinstance(kinds, Iterable)
+            of_glob: Iterable[Any] = [kinds] if is_one else kinds
+            found += [f"{glob}/{k}" if isinstance(k, str) else k for k in of_glob]
     elif isinstance(patterns, str):
         found = [patterns]
     elif isinstance(patterns, Iterable) and not isinstance(patterns, bytes):

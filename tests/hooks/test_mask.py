@@ -423,7 +423,7 @@ INPUTS, MASK = padded("right")
         ([[1, 1], [1]], "rows of different lengths"),
         ("1101", r"mask is '1101' \(text\); expected"),
         (INPUTS, r"mask is \{.*\(a mapping\); expected .*inputs\[\"attention_mask\"\]"),
-        ([["a"]], "mask is <U1; expected"),
+        ([["a"]], "mask is text; expected"),
     ],
 )
 def test_a_mask_that_is_none_is_refused_with_what_to_give(mask, said):
