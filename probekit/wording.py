@@ -25,7 +25,7 @@ def numbered(n: int) -> str:
 
 def values_of(kind: str) -> str:
     """Name values by the kind of their numpy dtype: f is floats, U is text."""
-    names = {"b": "booleans", "i": "whole numbers", "u": "whole numbers", "f": "floats"}
+    names = {"b": "bools", "i": "whole numbers", "u": "whole numbers", "f": "floats"}
     names |= {"c": "complex numbers", "U": "text", "S": "bytes", "M": "dates", "m": "durations"}
     return names.get(kind, "objects")
 

@@ -518,6 +518,13 @@ def test_match_picks_sites_by_glob(trace: Trace) -> None:
     assert [s.name for s in trace.match("**/pattern")] == ["h.10/pattern"]
 
 
+def test_tables_and_columns_say_what_they_hold(trace: Trace) -> None:
+    assert repr(trace.examples).startswith(f"<Examples of {trace.path}: 6 examples; columns id, ")
+    assert repr(trace.tokens).startswith(f"<Tokens of {trace.path}: 21 tokens; columns id, posi")
+    assert repr(trace.tokens.id) == "<MappedRows [21] int32: [:] reads them>"
+    assert repr(trace.examples.text) == "<Texts [6] examples/text: [:] reads them>"
+
+
 @pytest.mark.parametrize(
     ("ask", "says"),
     [

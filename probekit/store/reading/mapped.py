@@ -77,6 +77,9 @@ class MappedRows:
         self._less = less
         self._offsets: dict[int, int | None] = {}
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {list(self.shape)} {self.dtype}: [:] reads them>"
+
     def __len__(self) -> int:
         return self.shape[0]
 
