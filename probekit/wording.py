@@ -18,6 +18,18 @@ def near(given: object, options: Sequence[str]) -> list[str]:
     return get_close_matches(str(given)[:100], options, n=2, cutoff=0.54)  # fp16 finds float16
 
 
+def numbered(n: int) -> str:
+    """Say how many things there are, and which numbers they have."""
+    return f"there are {n:,}: 0 to {n - 1}" if n > 1 else "there is 1: 0" if n else "there are none"
+
+
+def values_of(kind: str) -> str:
+    """Name values by the kind of their numpy dtype: f is floats, U is text."""
+    names = {"b": "bools", "i": "whole numbers", "u": "whole numbers", "f": "floats"}
+    names |= {"c": "complex numbers", "U": "text", "S": "bytes", "M": "dates", "m": "durations"}
+    return names.get(kind, "objects")
+
+
 def is_number(value: object) -> bool:
     """Say whether a value is a number, true and false included."""
     return isinstance(value, int | float)

@@ -299,6 +299,9 @@ def report(
             help="What does not fit is left out, and said so.",
         ),
     ] = "128MiB",  # type: ignore[assignment]  # typer parses the default too
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file of this name that is no report.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Write one HTML page to look at a trace; it needs no network and no server.
@@ -311,7 +314,11 @@ def report(
     if quiet:
         hush()
     written = open_trace(trace).report(
-        out, examples=example or examples, neurons=neurons, max_bytes=max_bytes
+        out,
+        examples=example or examples,
+        neurons=neurons,
+        max_bytes=max_bytes,
+        overwrite=overwrite,
     )
     if quiet:
         return

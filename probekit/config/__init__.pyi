@@ -18,6 +18,7 @@ from .loading import json_schema as json_schema, load_config as load_config
 from .nearmatches import (
     nearest as nearest,
     no_match as no_match,
+    runs as runs,
     unmatched_choices as unmatched_choices,
 )
 from .probeconfig import (

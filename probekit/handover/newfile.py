@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from probekit.errors import StoreError
-from probekit.store import DTYPES, RUN_FILE, SHARDS_FOLDER, MappedRows, explained, fsync, write_all
+from probekit.store import DTYPES, MappedRows, explained, fsync, new_name, write_all
 from probekit.trace import Site
 
 Array = np.ndarray[Any, Any]
@@ -57,9 +57,9 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary name beside `path`; at the end what is there is fsynced and renamed.
 
     Raises:
-        StoreError: if `path` exists and `overwrite` is not set, or cannot be written.
+        StoreError: if something is there that must stay, or it cannot be written.
     """
-    _refuse(path, overwrite)
+    path = new_name(path, overwrite=overwrite)
     # The process number keeps two that write the same file out of each other's way.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path):
@@ -70,22 +70,6 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[Path]:
             fsync(path.absolute().parent)
         finally:
             part.unlink(missing_ok=True)
-
-
-def _refuse(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise StoreError(f"{path}: is a folder; expected the name of a file")
-    if path.exists() and not overwrite:
-        raise StoreError(f"{path}: exists; give another name, or overwrite it (--overwrite)")
-    if not path.absolute().parent.is_dir():
-        raise StoreError(f"{path}: there is no folder {path.parent}; make it first")
-    folder = path.resolve().parent
-    run = folder.parent if folder.name == SHARDS_FOLDER else folder
-    if (run / RUN_FILE).exists():
-        raise StoreError(
-            f"{path}: lies in the folder of a run, {run}, which holds that run's files and no "
-            "others; give a name outside of it"
-        )
 
 
 def refuse_full_disk(path: Path, n_bytes: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from probekit.config import RecordKind
 from probekit.errors import CaptureError
 from probekit.hooks.keeping import Packing
+from probekit.hooks.padding import refuse_untold
 from probekit.hooks.passes import Pass
 from probekit.hooks.realtokens import RealTokens, TokenRows
 from probekit.hooks.tokenaxes import TokenAxes, token_axes
@@ -66,6 +67,8 @@ class Packer:
         if seen.path not in self._tables:
             self._tables[seen.path] = table = _Table(seen)
             self._check_sites(table)
+        rows = self._rows(seen, 0)
+        refuse_untold(seen, rows.keys, rows.n_keys)
         self._pass = seen
 
     def end(self) -> None:

@@ -25,7 +25,7 @@ from probekit.models.forward import (
 )
 from probekit.models.places import Place
 from probekit.planning import BLOCK_KINDS, HEAD_KINDS
-from probekit.wording import show_typed
+from probekit.wording import near as near_words, show_typed
 
 ATTENTION_KINDS = (*HEAD_KINDS, *BLOCK_KINDS, "head_out")
 
@@ -52,12 +52,18 @@ Sites = dict[str, Site]  # by name
 def written_out(patterns: Any) -> list[str]:
     """Write out what is asked for as `glob/kind`."""
     found: list[Any] = []
+    if _is_probe(patterns) or (
+        isinstance(patterns, list | tuple) and any(map(_is_probe, patterns))
+    ):
+        raise PlanError(
+            "record: patterns hold a probe as a config has it; here give globs and portable names "
+            'alone, with a kind behind a slash: ["resid_post", "transformer.h.*.mlp.act/input"]'
+        )
     if isinstance(patterns, Mapping):
         for glob, kinds in patterns.items():
-            several = (
-                [kinds] if isinstance(kinds, str) or not isinstance(kinds, Iterable) else kinds
-            )
-            found += [f"{glob}/{k}" if isinstance(k, str) else k for k in several]
+            is_one = isinstance(kinds, str) or not isinstance(kinds, Iterable)
+            of_glob: Iterable[Any] = [kinds] if is_one else kinds
+            found += [f"{glob}/{k}" if isinstance(k, str) else k for k in of_glob]
     elif isinstance(patterns, str):
         found = [patterns]
     elif isinstance(patterns, Iterable) and not isinstance(patterns, bytes):
@@ -68,6 +74,10 @@ def written_out(patterns: Any) -> list[str]:
             'portable names: "transformer.h.*.mlp.act", or a list of at least one'
         )
     return found
+
+
+def _is_probe(given: Any) -> bool:
+    return isinstance(given, Mapping) and any(key in given for key in ("sites", "modules"))
 
 
 def matched(model: torch.nn.Module, wanted: list[str]) -> dict[str, Sites]:
@@ -108,8 +118,14 @@ def _matches(model: torch.nn.Module, pattern: str, paths: tuple[str, ...]) -> It
         yield from (Site(path, kind) for path in found)
     elif not given and glob in (*EXPERT_KINDS, *families.PORTABLE_NAMES):
         yield from places_of(model, glob).values()
+    elif not given and glob in ATTENTION_KINDS:  # a kind of a module, and no portable name
+        raise PlanError(
+            f"{pattern!r} is a record kind, not a portable name; name its module, too: "
+            f"MODULE/{pattern}, where MODULE is an attention module"
+        )
     else:
-        near = nearest(glob, paths)
+        names = () if given else near_words(glob, (*EXPERT_KINDS, *families.PORTABLE_NAMES))
+        near = (*names, *nearest(glob, paths))
         raise PlanError(
             f"{pattern!r} matches no module of {type(model).__name__}; "
             f"the nearest: {', '.join(near) or 'none'}"
@@ -126,8 +142,14 @@ def places_of(model: torch.nn.Module, name: str) -> dict[int | None, Site]:
     if name in EXPERT_KINDS:
         blocks = expert_blocks(mixtures_of(model), name, whose)
         return {layer: Site(path, RecordKind(name=name)) for layer, path in blocks.items()}
+    config = config_of(model)
+    if config is None:
+        raise PlanError(
+            f"{name!r} is no module of {whose}, and a portable name on models of transformers "
+            "only; name a module instead, by a glob"
+        )
     paths = [path for path, _ in model.named_modules(remove_duplicate=False)]
-    places = places_inside(config_of(model), name, paths, whose)
+    places = places_inside(config, name, paths, whose)
     return {
         layer: Site(place.module, RecordKind.parse(place.kind), place.factor)
         for layer, place in places.items()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from probekit.errors import CaptureError, PlanError
-from probekit.wording import by_count, counted, show_typed
+from probekit.wording import by_count, counted, show_typed, values_of
 
 Array = np.ndarray[Any, Any]
 _EXPECTED = (
@@ -122,7 +122,7 @@ def _checked(mask: Any) -> Array:
             "mask.bool()"
         )
     if values.dtype.kind not in "biu":
-        raise PlanError(f"record: mask is {values.dtype}; {_EXPECTED}")
+        raise PlanError(f"record: mask is {values_of(values.dtype.kind)}; {_EXPECTED}")
     odd = values[(values != 0) & (values != 1)]
     if odd.size:
         said = f"{counted(odd.size, 'value')} such as {odd[0]}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from probekit.arguments import whole
-from probekit.config import RecordKind, said_once
+from probekit.config import RecordKind, runs, said_once
 from probekit.errors import CaptureError, PlanError
 from probekit.hooks import attention
 from probekit.hooks.changing import Change, changes_of, heads_of, keep_changed
@@ -67,9 +67,9 @@ def record(model: torch.nn.Module, patterns: Patterns, *, mask: Any = None) -> R
             kinds: `{"transformer.h.0.attn": ["pattern", "z"]}`.
         mask: which places of the batch are tokens, `[batch, pos]` of 0 and 1 or of booleans: the
             attention_mask that the model is given (which is not made of it). Padding may stand on
-            either side. In a block with `model.generate` it is the prompt's, and what comes after
-            it counts as tokens where there is one text; of several, give a mask as long as they
-            get.
+            either side; on the left, the model must be given `position_ids`, too. In a block with
+            `model.generate` it is the prompt's, and what comes after it counts as tokens where
+            there is one text; of several, give a mask as long as they get.
 
     Returns:
         A context manager; inside and after its block, `rec[site]` is the tensor of the last call,
@@ -81,8 +81,9 @@ def record(model: torch.nn.Module, patterns: Patterns, *, mask: Any = None) -> R
     Raises:
         PlanError: if a pattern matches nothing, with the nearest module paths; if `mask` is none.
         CaptureError: at the end of the block, if nothing that a pattern matches has run. With
-            `mask`, when the model is called: if it is not the mask of that batch, or if a tensor
-            has no axis that is the tokens' for certain.
+            `mask`, when the model is called: if it is not the mask of that batch, if the model is
+            not told of padding that moves tokens, or if a tensor has no axis that is the tokens'
+            for certain.
 
     Example:
         >>> with probekit.record(model, ["transformer.h.*.mlp.act"]) as rec:
@@ -115,6 +116,7 @@ class Recording(Attachment):
         tokens: RealTokens | None = None,
     ) -> None:
         super().__init__()
+        self._entered = False
         self._model = model
         self._matched = by_pattern
         self._sites = {name: site for sites in by_pattern.values() for name, site in sites.items()}
@@ -142,6 +144,7 @@ class Recording(Attachment):
         self._attention = AttentionTap(model, self._listeners(inside))
 
     def _attach(self) -> None:
+        self._entered = True
         self._passes.attach_begin(self._stack)
         self._stack.enter_context(self._hooks)
         self._stack.enter_context(self._attention)
@@ -183,17 +186,27 @@ class Recording(Attachment):
         """
         places = places_of(self._model, name)
         numbers = [number for number in places if number is not None]
+        layer = None if layer is None else whole("layer", layer)
         wanted = layer + len(numbers) if layer is not None and layer < 0 else layer
         if wanted not in places:
-            there = f"0 to {len(numbers) - 1}" if numbers else "no layers: leave layer= out"
+            there = f"{runs(numbers).strip('{}').replace('..', ' to ')}" if numbers else ""
+            if layer is None:
+                raise CaptureError(f"{name} is in layers {there}; say which with layer=")
+            there = there or "no layers: leave layer= out"
             raise CaptureError(f"{name}: layer {layer} is not there; there are {there}")
-        return self[places[wanted].name]
+        site = places[wanted].name
+        if site not in self._sites:
+            asked = name if layer is None else f"{name} of layer {layer}"
+            there = ", ".join(said_once(self._sites))
+            raise CaptureError(f"{asked} ({site}) was not asked for; recorded: {there}")
+        return self[site]
 
     def __getitem__(self, site: str) -> torch.Tensor:
         """Give the tensor of the site's last call, as the module made it; with a mask, its rows."""
         calls = self.calls(site)
         if not calls:
-            raise CaptureError(f"{site} has not run yet")
+            how = "" if self._entered else ": use it as `with probekit.record(...) as rec:`"
+            raise CaptureError(f"{site} has not run yet{how}")
         return calls[-1]
 
     def calls(self, site: str) -> tuple[torch.Tensor, ...]:
@@ -242,8 +255,8 @@ class Recording(Attachment):
     def _last(self, site: str) -> Packing:
         if self._packer is None:
             raise CaptureError(
-                "this recording has padding, too: rows are told by texts where it is given "
-                "mask=attention_mask"
+                "this recording has no mask, so its rows are not told by text; give "
+                "record(..., mask=attention_mask) to read by text"
             )
         self[site]
         packing = self._calls[self._name(site)][-1].packing
@@ -271,10 +284,22 @@ class Recording(Attachment):
         if meant:
             there = ", ".join(said_once(meant))
             said = counted(len(meant), "site")
-            raise CaptureError(f"{site} means {said}; name one: {there}")
+            by_layer = self._by_layer(site)
+            raise CaptureError(f"{site} means {said}; name one: {there}{by_layer}")
         there = ", ".join(said_once(self._sites))
         asked = shorten(site) if isinstance(site, str) else show_typed(site)
-        raise CaptureError(f"{asked} was not asked for; recorded: {there}")
+        by_layer = self._by_layer(site) if isinstance(site, str) else ""
+        raise CaptureError(f"{asked} was not asked for; recorded: {there}{by_layer}")
+
+    def _by_layer(self, name: str) -> str:
+        """Say how a portable name is read, if one of its places was recorded."""
+        try:
+            places = places_of(self._model, name)
+        except PlanError:
+            return ""
+        is_there = any(place.name in self._sites for place in places.values())
+        layer = ", layer=..." if None not in places else ""
+        return f'; or by layer: rec.select("{name}"{layer})' if is_there else ""
 
     def _read_at(self, module: str, kind: RecordKind) -> tuple[str, RecordKind]:
         """Say which module gives a site, and as what."""

@@ -47,27 +47,37 @@ def report(
     examples: int | Sequence[int] = 8,
     neurons: int = 32,
     max_bytes: int = 128 << 20,
+    overwrite: bool = False,
 ) -> Report:
     """Write a page to look at: attention, next tokens, norms, neurons, execution order.
 
     The page is one HTML file; it opens in any browser, without a network or a server.
 
     Args:
-        path: the HTML file; one that is there is replaced.
+        path: the HTML file; an earlier report that is there is replaced.
         examples: the first so many, or the numbers of those to show.
         neurons: how many of each site's neurons to include, the liveliest. To find them, every
             row of these sites is read three times; 0 leaves that out.
         max_bytes: how large the file may become; what does not fit is left out, and said so.
+        overwrite: whether a file of this name that is no report may be replaced.
 
     Returns:
         What is in the file, and what was left out.
 
     Raises:
-        StoreError: if an example or an option is out of range, or the file cannot be written.
+        StoreError: if an example or an option is out of range, if something is there that must
+            stay, or if the file cannot be written.
     """
     from probekit.report import write_report
 
-    return write_report(trace, path, examples=examples, neurons=neurons, max_bytes=max_bytes)
+    return write_report(
+        trace,
+        path,
+        examples=examples,
+        neurons=neurons,
+        max_bytes=max_bytes,
+        overwrite=overwrite,
+    )
 
 
 @method_of("Trace")

@@ -370,7 +370,8 @@ def derived_of(config: Any) -> Derived:
     if not hasattr(config, "get_text_config"):
         raise PlanError(
             f"portable names: model type {_model_type(config)!r} is not in the table of families, "
-            "and is no model of transformers; name the modules instead, with `modules:` globs"
+            "and is no model of transformers; name the modules instead: globs, in a config under "
+            "`modules:`"
         )
     return derived(model_class(config), config)
 

@@ -18,6 +18,7 @@ from probekit.report import attention, example, execution, experts, neurons, pag
 from probekit.report.blocks import Block, BlockFile
 from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, roles_of
+from probekit.store import new_name
 from probekit.trace import Trace
 from probekit.wording import counted
 
@@ -26,6 +27,7 @@ NEURONS = 32
 MAX_BYTES = 128 << 20
 _PAGE_BYTES = 512 << 10  # kept free for the page itself: its code, its styles, the config
 _LEAST_BYTES = 1 << 20
+_HEAD_BYTES = 16 << 10  # of a page, its title in them
 _EXCERPT = 80  # characters of a text in the list of examples
 
 
@@ -46,6 +48,7 @@ def write_report(
     examples: int | Sequence[int] = EXAMPLES,
     neurons: int = NEURONS,
     max_bytes: int = MAX_BYTES,
+    overwrite: bool = False,
 ) -> Report:
     """Write a page that shows a trace: one HTML file that opens without a network or a server.
 
@@ -55,27 +58,30 @@ def write_report(
 
     Args:
         trace: what to show.
-        path: the HTML file; one that is there is replaced.
+        path: the HTML file; an earlier report that is there is replaced.
         examples: the first so many, or the numbers of those to show.
         neurons: how many of each site's neurons to include, the liveliest. To find them, every
             row of these sites is read three times; 0 leaves that out.
         max_bytes: how large the file may become; what does not fit is left out, and said so.
+        overwrite: whether a file of this name that is no report may be replaced.
 
     Raises:
-        StoreError: if an example or an option is out of range, or the file cannot be written.
+        StoreError: if an example or an option is out of range, if something is there that must
+            stay, or if the file cannot be written.
     """
     path, numbers = arguments.path("path", path), _chosen(trace, examples)
-    if path.is_dir():
-        raise StoreError(f"{path}: is a folder, expected the name of a file")
     neurons = arguments.whole("neurons", neurons)
     max_bytes = arguments.whole("max_bytes", max_bytes)
     if neurons < 0:
         raise StoreError(f"neurons: given {neurons}, expected a number from 0 up")
     if max_bytes < _LEAST_BYTES:
         raise StoreError(f"max_bytes: given {max_bytes}, expected at least {_LEAST_BYTES} (1 MiB)")
+    if path.exists() and path.samefile(trace._file):
+        raise StoreError(f"{path}: is the trace itself; give another name")
+    target = new_name(path, overwrite=overwrite, is_ours=("report of probekit", _is_report))
     roles = roles_of(trace)
     try:
-        with tempfile.TemporaryFile(dir=path.parent) as spool:
+        with tempfile.TemporaryFile(dir=target.parent) as spool:
             parts = _Parts(trace, roles, BlockFile(spool, max_bytes - _PAGE_BYTES))
             parts.add_neurons(neurons)
             parts.add_experts()
@@ -84,7 +90,7 @@ def write_report(
             parts.say_of_the_rest(numbers)
             before, after = page.render(trace, roles, parts.start(), tuple(parts.left_out))
             spool.seek(0)
-            _write(path, before, spool, after)
+            _write(target, before, spool, after)
     except OSError as error:  # a full disk, a folder that is not there
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
     return Report(
@@ -110,6 +116,12 @@ def _chosen(trace: Trace, examples: int | Sequence[int]) -> tuple[int, ...]:
             f"{trace.path}: example {wrong[0]} is out of range: there are {there} (0..{there - 1})"
         )
     return tuple(dict.fromkeys(n % there for n in examples))
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head.startswith(b"<!doctype html>") and b" probekit report</title>" in head
 
 
 def _write(path: Path, before: str, spool: Any, after: str) -> None:

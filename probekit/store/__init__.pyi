@@ -85,6 +85,7 @@ from .madefile import (
     sessions_of as sessions_of,
     times_of as times_of,
 )
+from .newname import new_name as new_name
 from .reading import (
     MappedRows as MappedRows,
     Segment as Segment,

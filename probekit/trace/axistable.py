@@ -58,6 +58,11 @@ class AxisTable:
     def __reduce__(self) -> tuple[Any, ...]:
         return _table_of, (self._opened, self.axis.name)
 
+    def __repr__(self) -> str:
+        said = counted(len(self), self.axis.name, self.axis.table)
+        columns = ", ".join(column.name for column in self.columns)
+        return f"<{type(self).__name__} of {self._opened.path}: {said}; columns {columns}>"
+
     def __len__(self) -> int:
         return self._n_rows
 
@@ -176,6 +181,9 @@ class Texts:
         self._starts = [segment.first_row for segment in self._segments]
         last = self._segments[-1] if self._segments else None
         self._n_rows = last.first_row + last.n_rows if last is not None else 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} [{self._n_rows}] {self._path}: [:] reads them>"
 
     def __len__(self) -> int:
         return self._n_rows

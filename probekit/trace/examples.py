@@ -16,6 +16,7 @@ from probekit import arguments
 from probekit.store import TOKEN, Scalar, known_axes
 from probekit.trace.axistable import AxisTable
 from probekit.trace.usercolumns import UserColumns
+from probekit.wording import numbered
 
 Array = np.ndarray[Any, Any]
 
@@ -74,7 +75,7 @@ class Examples(AxisTable, Sequence[Example]):
         number = arguments.whole("example", number)
         there = len(self)
         if not -there <= number < there:
-            raise IndexError(f"example {number} is out of range: there are {there}")
+            raise IndexError(f"example {number} is out of range: {numbered(there)}")
         return number % there
 
     def extent(self, number: int, axis: str = TOKEN) -> tuple[int, int]:

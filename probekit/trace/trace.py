@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from probekit import arguments
-from probekit.config import match_paths
+from probekit.config import match_paths, nearest
 from probekit.errors import StoreError, printable
 from probekit.methods import handover, trace as methods
 from probekit.store import (
@@ -111,13 +111,19 @@ class Trace(Tables):
         """Give the sites whose module path matches a glob; `pattern/kind` picks the record kind.
 
         Without a kind it is `output`; `**` alone means every site.
+
+        Raises:
+            StoreError: if none does; the message says what is near.
         """
         if arguments.text("a pattern", pattern) == "**":
             return tuple(self[name] for name in self.site_names)
         modules, _, kind = pattern.partition("/")
         kind = kind or "output"
         paths = [n.partition("/")[0] for n in self.site_names if n.partition("/")[2] == kind]
-        return tuple(self[f"{path}/{kind}"] for path in match_paths(modules, paths))
+        found = match_paths(modules, paths)
+        if not found:
+            raise StoreError(self._no_match(pattern, modules, paths))
+        return tuple(self[f"{path}/{kind}"] for path in found)
 
     def select(self, name: str, *, layer: int | None = None) -> Site:
         """Give the site with a portable name, the same on every model.
@@ -171,11 +177,27 @@ class Trace(Tables):
         module = name.removesuffix("/output")
         if module in self._portable:
             return f"{self.path}: {module} is a portable name; trace.select({module!r}, layer=...)"
+        if "*" in module or "{" in module:
+            return f"{self.path}: {module} is a glob; trace.match({module!r}) gives its sites"
         near = difflib.get_close_matches(name, self.site_names, n=5, cutoff=0.3)
         return (
             f"{self.path}: {name} was not recorded; {counted(len(self.site_names), 'site')} "
             f"{by_count(len(self.site_names), 'was', 'were')}"
             f"{', the nearest: ' + ', '.join(near) if near else ''}"
+        )
+
+    def _no_match(self, pattern: str, modules: str, paths: list[str]) -> str:
+        if pattern in self._portable:
+            return self._no_such_site(pattern)
+        of_kinds: dict[str, None] = {}
+        for name in self.site_names:
+            path, _, kind = name.partition("/")
+            if match_paths(modules, (path,)):
+                of_kinds[f"{modules}/{kind}"] = None
+        near = (*of_kinds,) or nearest(modules, paths)
+        return (
+            f"{self.path}: {pattern} matches none of the {counted(len(self.site_names), 'site')}"
+            f"{'; the nearest: ' + ', '.join(near) if near else ''}"
         )
 
     def _no_such_portable(self, name: str, layer: int | None) -> str:

@@ -482,7 +482,8 @@ def test_merge_keeps_a_file_that_is_there_unless_told(probekit_, config, tmp_pat
     ended = probekit_(*command)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err == (
-        f"error: {tmp_path}/one.h5: exists; give another name, or overwrite it (--overwrite)\n"
+        f"error: {tmp_path}/one.h5: exists; give another name, or overwrite it "
+        "(--overwrite; in Python overwrite=True)\n"
     )
     assert probekit_(*command, "--overwrite").code == 0
 

@@ -40,7 +40,9 @@ def test_an_error_leaves_nothing_and_what_was_there_stays(tmp_path: Path) -> Non
 
 def test_what_is_there_is_replaced_only_when_it_is_said(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
-    says = r"a: exists; give another name, or overwrite it \(--overwrite\)"
+    says = (
+        r"a: exists; give another name, or overwrite it \(--overwrite; in Python overwrite=True\)"
+    )
     with pytest.raises(StoreError, match=says), new_file(tmp_path / "a", overwrite=False):
         pass
     with new_file(tmp_path / "a", overwrite=True) as part:

@@ -64,8 +64,8 @@ def trace(made: Made) -> Trace:
             {"batch_size": 1, "rank": 0, "world_size": 2},
             "batch_size: 1 for 21 rows and 2 processes would give some processes a batch more",
         ),
-        ("h.0.mlp.act", {"rows": np.ones(20, bool)}, r"given bool \[20\], expected a mask of 21"),
-        ("h.0.mlp.act", {"rows": np.array([0.5])}, r"rows: given float64 \[1\]"),
+        ("h.0.mlp.act", {"rows": np.ones(20, bool)}, r"given bools \[20\], expected a mask of 21"),
+        ("h.0.mlp.act", {"rows": np.array([0.5])}, r"rows: given floats \[1\]"),
         (
             "h.0.mlp.act",
             {"rows": np.array([3, 21])},

@@ -423,13 +423,83 @@ INPUTS, MASK = padded("right")
         ([[1, 1], [1]], "rows of different lengths"),
         ("1101", r"mask is '1101' \(text\); expected"),
         (INPUTS, r"mask is \{.*\(a mapping\); expected .*inputs\[\"attention_mask\"\]"),
-        ([["a"]], "mask is <U1; expected"),
+        ([["a"]], "mask is text; expected"),
     ],
 )
 def test_a_mask_that_is_none_is_refused_with_what_to_give(mask, said):
     model = tiny.build("gpt2")
     with pytest.raises(PlanError, match=f"record: .*{said}"):
         probekit.record(model, "mlp_out", mask=mask)
+
+
+LEFT, LEFT_MASK = padded("left")
+NO_POSITIONS = r"text 0 is padded in front of its tokens.*no position_ids.*mask.cumsum\(-1\) - 1"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "biogpt"])
+@pytest.mark.parametrize("where", ["left", "both and between"])
+def test_positions_that_count_padding_are_refused(family, where):
+    model, (batch, mask) = every_family.build(family), padded(where)
+    del batch["position_ids"]
+    with (
+        pytest.raises(CaptureError, match=NO_POSITIONS),
+        probekit.record(model, "**.0", mask=mask),
+    ):
+        model(**batch)
+    assert by_hand.n_hooks(model) == 0
+
+
+def test_positions_that_count_padding_give_other_values():
+    model, (batch, mask) = tiny.build("gpt2"), padded("left")
+    path, own = "transformer.h.1", mask[0]
+    (alone,) = hooked(model, [path], lambda: model(batch["input_ids"][:1, own]))[path]
+    unnumbered = {k: v for k, v in batch.items() if k != "position_ids"}
+    for given, is_same in ((unnumbered, False), (batch, True)):
+        (rows,) = hooked(model, [path], lambda given=given: model(**given))[path]
+        assert np.allclose(rows[0, own], alone[0], atol=1e-5) is is_same
+
+
+@pytest.mark.parametrize("family", ["opt", "bloom", "falcon", "roberta", "esm", "mamba"])
+def test_models_that_number_tokens_by_themselves_need_no_positions(family):
+    sizes = {"falcon": {"alibi": True}, "esm": {"vocab_size": 101, "pad_token_id": 0}}
+    more = tiny.MULTI_HEAD | {"pad_token_id": 0} | sizes.get(family, {})
+    config = AutoConfig.for_model(family, **more)
+    head = AutoModelForMaskedLM if family in ("roberta", "esm") else AutoModelForCausalLM
+    model = head.from_config(config).eval()
+    given = {k: v for k, v in LEFT.items() if k != "position_ids"}
+    layers = next(path for path, m in model.named_modules() if isinstance(m, nn.ModuleList))
+    path, own = f"{layers}.1", LEFT_MASK[0]
+    with torch.no_grad(), probekit.record(model, path, mask=LEFT_MASK) as rec:
+        model(**given)
+    alone = given["input_ids"][:1, own]
+    run = lambda: model(alone, attention_mask=torch.ones_like(alone))  # noqa: E731
+    (wanted,) = hooked(model, [path], run)[path]
+    np.testing.assert_allclose(rec.example(path, 0).numpy(), wanted[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "where", "text"), [("gpt2", "left", 0), ("bloom", "left", 0), ("bert", "right", 1)]
+)
+def test_a_model_that_is_told_of_no_padding_is_refused(family, where, text):
+    config = AutoConfig.for_model(family, **tiny.MULTI_HEAD)
+    head = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
+    model, (batch, mask) = head.from_config(config).eval(), padded(where)
+    said = rf"text {text} is padded and the model is given no attention_mask.*attention_mask=mask"
+    with (
+        pytest.raises(CaptureError, match=said),
+        probekit.record(model, "**.0", mask=mask),
+    ):
+        model(batch["input_ids"])
+
+
+def test_of_a_causal_model_padding_behind_all_tokens_need_not_be_told():
+    model = tiny.build("gpt2")
+    given = {k: v for k, v in INPUTS.items() if k == "input_ids"}
+    with torch.no_grad(), probekit.record(model, "transformer.h.1", mask=MASK) as rec:
+        model(**given)
+    alone = INPUTS["input_ids"][1:2, MASK[1]]
+    (wanted,) = hooked(model, ["transformer.h.1"], lambda: model(alone))["transformer.h.1"]
+    np.testing.assert_allclose(rec.example("transformer.h.1", 1).numpy(), wanted[0], atol=1e-5)
 
 
 def run_with(**more: Any) -> dict[str, Any]:
@@ -467,8 +537,8 @@ def test_tokens_that_look_at_padding_are_refused():
     with (
         pytest.raises(CaptureError, match=r"self/pattern: tokens of text 1 look at padding; give"),
         probekit.record(model, asked, mask=MASK),
-    ):
-        model(INPUTS["input_ids"])
+    ):  # a mask of its own for every query, which says that all keys are tokens
+        model(INPUTS["input_ids"], attention_mask=torch.ones(3, 1, 8, 8))
     with torch.no_grad(), probekit.record(model, [asked, "**.layer.*"], mask=MASK) as rec:
         model(INPUTS["input_ids"], attention_mask=INPUTS["attention_mask"])
     for name in rec:
@@ -561,7 +631,7 @@ def test_rows_by_text_need_a_mask():
     with probekit.record(model, "mlp_out") as rec:
         model(**INPUTS)
     for ask in (lambda: rec.example("transformer.h.0.mlp", 0), lambda: rec.n_rows("mlp_out")):
-        with pytest.raises(CaptureError, match="given mask=attention_mask"):
+        with pytest.raises(CaptureError, match=r"give record\(..., mask=attention_mask\) to read"):
             ask()
     with probekit.record(model, "transformer.h.0.mlp", mask=MASK) as rec:
         with pytest.raises(CaptureError, match="has not run yet"):

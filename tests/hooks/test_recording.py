@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import probekit
-from probekit.errors import CaptureError, ConfigError, PlanError
+from probekit.errors import CaptureError, ConfigError, PlanError, ProbekitError
 
 
 class Net(nn.Module):
@@ -191,7 +191,20 @@ def test_asking_before_it_ran_or_for_something_else_is_an_error(net):
         ("block.*", PlanError, r"record: 'block.\*' matches no module of Net; the nearest: blocks"),
         ("stem/outputs", ConfigError, "unknown record kind 'outputs'"),
         ("blocks.{0..", PlanError, "never closed"),
-        ("resid_post", PlanError, "model type 'None' is not in the table"),
+        (
+            "resid_post",
+            PlanError,
+            "'resid_post' is no module of Net, and a portable name on",
+        ),
+        ("resid_psot", PlanError, "the nearest: resid_post, resid_pre, "),
+        ("sink", PlanError, "'sink' is a record kind, not a portable name; .*: MODULE/sink,"),
+        ("z_kernel", PlanError, "name its module, too: MODULE/z_kernel"),
+        (
+            [{"sites": ["resid_post"]}],
+            PlanError,
+            "hold a probe as a config has it; here give",
+        ),
+        ({"modules": "blocks.*", "record": "input"}, PlanError, "hold a probe as a config has it"),
     ],
 )
 def test_a_pattern_that_means_nothing_is_refused(net, patterns, error, said):
@@ -298,6 +311,39 @@ def test_select_goes_by_portable_name():
     assert rec.select("logits") is rec["lm_head"]
     with pytest.raises(CaptureError, match="layer 3 is not there; there are 0 to 2"):
         rec.select("resid_post", layer=3)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (
+            lambda rec: rec.select("resid_post"),
+            "resid_post is in layers 0 to 2; say which",
+        ),
+        (
+            lambda rec: rec["resid_post"],
+            r'name one: transformer.*; or by layer: rec.select\("resid_post", layer=...\)',
+        ),
+        (
+            lambda rec: rec.select("resid_pre", layer=0),
+            r"resid_pre of layer 0 \(transformer.h.0/input\) was not asked for; recorded: trans",
+        ),
+        (
+            lambda rec: rec.select("logits"),
+            r"logits \(lm_head/output\) was not asked for; recorded",
+        ),
+        (lambda rec: rec.select("logits", layer=1), "there are no layers: leave layer= out"),
+        (lambda rec: rec.select("resid_post", layer="a"), "layer is 'a' .text.; expected a whole"),
+        (
+            lambda rec: rec["transformer.h.0"],
+            r"not run yet: use it as `with probekit.record\(...\) as",
+        ),
+    ],
+)
+def test_what_is_read_wrongly_is_said_as_it_was_asked_for(ask, said):
+    rec = probekit.record(tiny.build("gpt2"), "resid_post")
+    with pytest.raises(ProbekitError, match=said):
+        ask(rec)
 
 
 def test_a_lone_module_is_its_own_root():

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import inspect
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -272,16 +273,17 @@ def test_wrong_options_are_told(trace, tmp_path, options, message):
 
 
 def test_a_folder_that_is_not_there_or_a_place_that_is_a_folder_is_told(trace, tmp_path):
-    with pytest.raises(StoreError, match=r"nowhere/r.html: cannot be written: No such file"):
+    with pytest.raises(StoreError, match=r"r.html: there is no folder .*nowhere; make it first"):
         trace.report(tmp_path / "nowhere" / "r.html")
-    with pytest.raises(StoreError, match="is a folder, expected the name of a file"):
+    with pytest.raises(StoreError, match="is a folder; expected the name of a file"):
         trace.report(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_page_that_could_not_be_written_leaves_the_old_one(trace, tmp_path, monkeypatch):
     path = tmp_path / "r.html"
-    path.write_text("old")
+    old = "<!doctype html><title>a · probekit report</title>"
+    path.write_text(old)
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -289,13 +291,36 @@ def test_a_page_that_could_not_be_written_leaves_the_old_one(trace, tmp_path, mo
     monkeypatch.setattr(writing.shutil, "copyfileobj", full)
     with pytest.raises(StoreError, match="No space left on device"):
         trace.report(path)
-    assert path.read_text() == "old"
+    assert path.read_text() == old
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_earlier_report_is_replaced_and_any_other_file_only_when_it_is_said(trace, tmp_path):
+    path = tmp_path / "gg.yaml"
+    path.write_text("model: gpt2\n")
+    says = "gg.yaml: exists and is no report of probekit; give another name, or overwrite it"
+    with pytest.raises(StoreError, match=says):
+        trace.report(path)
+    assert path.read_text() == "model: gpt2\n"
+    trace.report(path, overwrite=True)
+    path.write_bytes(path.read_bytes() + b"<!-- more -->")
+    trace.report(path)
+    assert not path.read_bytes().endswith(b"more -->")
+
+
+def test_a_report_never_replaces_the_trace(trace, tmp_path):
+    copy = shutil.copytree(trace.path.parent, tmp_path / "t")
+    (tmp_path / "link.html").symlink_to(copy / "trace.h5")
+    before = (copy / "trace.h5").read_bytes()
+    for path in (copy / "trace.h5", tmp_path / "link.html"):
+        with pytest.raises(StoreError, match=r"is the trace itself|in the folder of a run"):
+            open_trace(copy).report(path, overwrite=True)
+    assert (copy / "trace.h5").read_bytes() == before
 
 
 def test_the_method_has_the_functions_options():
     method = inspect.signature(Trace.report).parameters
     function = inspect.signature(write_report).parameters
-    for name in ("examples", "neurons", "max_bytes"):
+    for name in ("examples", "neurons", "max_bytes", "overwrite"):
         assert method[name].default == function[name].default
         assert method[name].kind == function[name].kind

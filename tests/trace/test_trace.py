@@ -223,16 +223,24 @@ def test_a_mask_picks_rows_or_single_values(made: Made, trace: Trace) -> None:
 
 @pytest.mark.parametrize("key", [21, -22, [0, 21], [[-22]], (21, 0)])
 def test_rows_out_of_range_are_refused(trace: Trace, key: Any) -> None:
-    with pytest.raises(IndexError, match="of 21 are out of range"):
+    with pytest.raises(IndexError, match=r"of 21 (is|are) out of range: there are 21: 0 to 20"):
+        trace["h.1"][key]
+
+
+@pytest.mark.parametrize(
+    ("key", "says"), [(99, "^row 99 of 21 is out"), ([-30, 99], "^rows -30 to 99 of 21 are out")]
+)
+def test_one_row_out_of_range_is_called_one(trace: Trace, key: Any, says: str) -> None:
+    with pytest.raises(IndexError, match=says):
         trace["h.1"][key]
 
 
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        (1.0, "picked by whole numbers, given float64"),
-        ([0.5, 1], "picked by whole numbers, given float64"),
-        ("h.1", "picked by whole numbers"),
+        (1.0, "picked by whole numbers, given floats"),
+        ([0.5, 1], "picked by whole numbers, given floats"),
+        ("h.1", "picked by whole numbers, given text"),
         (None, "None cannot pick rows"),
         (True, "True cannot pick rows"),
         ((0, 0, 0), "too many indices"),
@@ -508,7 +516,33 @@ def test_match_picks_sites_by_glob(trace: Trace) -> None:
         *("h.0/output", "h.1/output", "h.2/output", "h.3/output"),
     ]
     assert [s.name for s in trace.match("**/pattern")] == ["h.10/pattern"]
-    assert trace.match("h.*/scores") == ()
+
+
+def test_tables_and_columns_say_what_they_hold(trace: Trace) -> None:
+    assert repr(trace.examples).startswith(f"<Examples of {trace.path}: 6 examples; columns id, ")
+    assert repr(trace.tokens).startswith(f"<Tokens of {trace.path}: 21 tokens; columns id, posi")
+    assert repr(trace.tokens.id) == "<MappedRows [21] int32: [:] reads them>"
+    assert repr(trace.examples.text) == "<Texts [6] examples/text: [:] reads them>"
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (
+            lambda t: t.match("h.*/scores"),
+            r"h.\*/scores matches none of the 9 sites; the nearest: h",
+        ),
+        (lambda t: t.match("model.*"), r"model.\* matches none of the 9 sites"),
+        (lambda t: t.match("g.*"), r"g.\* matches none of the 9 sites; the nearest: .*h.\*"),
+        (lambda t: t["h.*"], r"h.\* is a glob; trace.match\('h.\*'\)"),
+        (lambda t: t["h.{0..1}/output"], r"is a glob; trace.match"),
+    ],
+)
+def test_a_glob_that_matches_nothing_or_is_asked_for_as_a_site_is_told(
+    trace: Trace, ask: Callable[[Trace], object], says: str
+) -> None:
+    with pytest.raises(StoreError, match=says):
+        ask(trace)
 
 
 @pytest.mark.parametrize(
@@ -577,9 +611,9 @@ def test_examples_are_picked_like_those_of_a_list(made: Made, trace: Trace) -> N
 
 @pytest.mark.parametrize("number", [6, -7])
 def test_an_example_out_of_range_is_refused(trace: Trace, number: int) -> None:
-    with pytest.raises(IndexError, match=f"example {number} is out of range: there are 6"):
+    with pytest.raises(IndexError, match=f"example {number} is out of range: there are 6: 0 to 5"):
         trace.examples[number]
-    with pytest.raises(IndexError, match=f"example {number} is out of range: there are 6"):
+    with pytest.raises(IndexError, match=f"example {number} is out of range: there are 6: 0 to 5"):
         trace["h.1"].example(number)
 
 

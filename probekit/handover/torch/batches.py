@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from probekit.errors import StoreError
 from probekit.handover.torch.rowreader import RowReader
 from probekit.handover.torch.shuffling import EpochOrder, Settings
-from probekit.wording import counted
+from probekit.wording import counted, numbered
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, torch.Tensor]
@@ -201,7 +201,7 @@ class RowItems(Dataset[Batch]):
         """Give one row, or with a slice or several numbers a batch of them."""
         numbers = np.arange(self._n_rows)[key] if isinstance(key, slice) else np.asarray(key)
         if numbers.size and not (-len(self) <= numbers.min() and numbers.max() < len(self)):
-            raise IndexError(f"row {key} is out of range: there are {len(self)}")
+            raise IndexError(f"row {key} is out of range: {numbered(len(self))}")
         batch = self._reader(np.atleast_1d(numbers) % max(1, len(self)))
         return batch if numbers.ndim else {name: rows[0] for name, rows in batch.items()}
 

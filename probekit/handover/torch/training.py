@@ -20,7 +20,7 @@ from probekit.handover.torch.rowreader import RowReader
 from probekit.handover.torch.shuffling import Settings
 from probekit.store import DTYPES, is_choice
 from probekit.trace import Patterns, choose_sites
-from probekit.wording import by_count, counted, show_typed
+from probekit.wording import by_count, counted, show_typed, values_of
 
 if TYPE_CHECKING:
     from probekit.trace import Site, Trace
@@ -149,13 +149,14 @@ def _kept(site: Site, rows: Array | None) -> Array | None:
         return np.flatnonzero(given)
     if given.ndim != 1 or not np.issubdtype(given.dtype, np.integer):
         raise StoreError(
-            f"rows: given {given.dtype} {list(given.shape)}, expected a mask of "
+            f"rows: given {values_of(given.dtype.kind)} {list(given.shape)}, expected a mask of "
             f"{counted(len(site), 'bool')}, one for each row, or a list of row numbers"
         )
     kept = np.sort(given.astype(np.int64))
     if len(kept) and not 0 <= kept[0] <= kept[-1] < len(site):
+        said = f"{kept[0]} is" if len(kept) == 1 else f"{kept[0]} to {kept[-1]} are"
         raise StoreError(
-            f"rows: {kept[0]} to {kept[-1]} are out of range: there "
+            f"rows: {said} out of range: there "
             f"{by_count(len(site), 'is', 'are')} {counted(len(site), 'row')}"
         )
     if (repeated := kept[1:][np.diff(kept) == 0]).size:

@@ -23,7 +23,7 @@ from probekit.store.reading.chunked import ChunkedRows, load_filters
 from probekit.store.reading.files import open_file
 from probekit.store.reading.gather import gather
 from probekit.store.reading.segments import Segment, segments_of
-from probekit.wording import counted
+from probekit.wording import counted, numbered, values_of
 
 Array = np.ndarray[Any, Any]
 Key = Any  # what numpy takes between brackets
@@ -77,6 +77,9 @@ class MappedRows:
         self._less = less
         self._offsets: dict[int, int | None] = {}
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {list(self.shape)} {self.dtype}: [:] reads them>"
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -110,7 +113,13 @@ class MappedRows:
         if isinstance(rows, slice):
             return self._slice(rows, rest)
         if rows.size and not (-len(self) <= rows.min() and rows.max() < len(self)):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self):,} are out of range")
+            least, most = int(rows.min()), int(rows.max())
+            said = (
+                f"row {least} of {len(self):,} is"
+                if least == most
+                else (f"rows {least} to {most} of {len(self):,} are")
+            )
+            raise IndexError(f"{said} out of range: {numbered(len(self))}")
         rows = np.where(rows < 0, rows + len(self), rows)
         if rows.ndim == 0:
             return self._lone(int(rows), rest)
@@ -168,7 +177,9 @@ class MappedRows:
             rows, *more = rows.nonzero()
             rest = (*more, *rest)
         if rows.size and not np.issubdtype(rows.dtype, np.integer):
-            raise IndexError(f"rows are picked by whole numbers, given {rows.dtype}")
+            raise IndexError(
+                f"rows are picked by whole numbers, given {values_of(rows.dtype.kind)}"
+            )
         return rows.astype(np.intp), rest
 
     def _number(self, row: int) -> int:
