@@ -306,8 +306,7 @@ def _check_positions(
         try:
             counts = choices.counts(site.choice, examples.n_tokens + n_new, examples.n_tokens)
         except IndexError as error:
-            shortest = int(examples.n_tokens.argmin())
-            faults[where] = f"{error} (example {shortest}); a slice takes what there is"
+            faults[where] = f"{error} {_said_short(examples, site.choice)}"
             continue
         if not counts.any():
             faults[where] = f"no example is long enough to have rows at {site.choice}"
@@ -317,3 +316,13 @@ def _check_positions(
             )
     if faults:
         raise PlanError.of(Fault(where, message) for where, message in faults.items())
+
+
+def _said_short(examples: Examples, choice: str) -> str:
+    """Say which example a position is missing in, and what takes it where it is there."""
+    shortest = int(examples.n_tokens.argmin())
+    advice = "a slice takes what there is"
+    if choice.removeprefix("-").isdecimal():
+        end = int(choice) + 1
+        advice = f'write "{choice}:{end or ""}" to take it where it is there'
+    return f"(example {shortest}, 0 to {int(examples.n_tokens[shortest]) - 1}); {advice}"
