@@ -65,6 +65,7 @@ def make_plan(
     limits = _limits(config, hf_config)
     notes = _limit_notes(config, hf_config)
     outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
+    _check_unused(config)
     _check_generation(config, outline)
     on_stage(TOKENIZER)
     tokenizer = _tokenizer(config, notes, needed=inputs_needed)
@@ -186,6 +187,17 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
             )
     if faults:
         raise PlanError.of(faults_once(faults))
+
+
+def _check_unused(config: ProbeConfig) -> None:
+    """Refuse a setting of a probe that nothing uses."""
+    faults = [
+        Fault(config.where(f"probes[{number}].{key}"), why)
+        for number, probe in enumerate(config.probes)
+        for key, why in probe.unused.items()
+    ]
+    if faults and not _is_begun(config):
+        raise PlanError.of(faults)
 
 
 def _is_begun(config: ProbeConfig) -> bool:
