@@ -19,7 +19,7 @@ from probekit.inputs.choosing import Choice, Choices
 from probekit.inputs.examples import Examples
 from probekit.inputs.piecespool import PieceSpool
 from probekit.store import TEXT, Pieces, Scalar
-from probekit.wording import by_count, counted, shorten, show
+from probekit.wording import by_count, counted, one_of, shorten, show
 
 Array = np.ndarray[Any, Any]
 Span = tuple[int, int]  # of characters: the first, and the one behind the last
@@ -86,7 +86,7 @@ def _check(spot: Where, examples: Examples, where: str) -> None:
     types = {type.name: type.dtype for type in examples.column_types}
     for name in spot.columns:
         if name not in types:
-            there = f"; there is: {', '.join(types)}" if types else ""
+            there = f"; {one_of(name, [*types])}" if types else ""
             raise ConfigError(f"{where}: the inputs have no column {name!r}{there}")
         if types[name] != TEXT:
             raise ConfigError(f"{where}: the column {name!r} holds {types[name]}, expected texts")
