@@ -5,6 +5,7 @@ from .fields import (
     ByteCount as ByteCount,
     RecordKind as RecordKind,
     parse_slice as parse_slice,
+    portable_like as portable_like,
 )
 from .format1 import digest_of_format_1 as digest_of_format_1
 from .generateconfig import GenerateConfig as GenerateConfig

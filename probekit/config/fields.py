@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,7 +22,7 @@ from pydantic_core import PydanticCustomError
 
 from probekit.arguments import no_path
 from probekit.errors import ConfigError
-from probekit.wording import one_of, show
+from probekit.wording import one_of, shorten, show
 
 # TransformerLens's names of the places that every decoder has.
 PORTABLE_NAMES = (
@@ -165,9 +166,20 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _portable(name: str) -> str:
-    if name not in PORTABLE_NAMES:
-        raise rule_error(f"unknown portable name {show(name)}; {one_of(name, PORTABLE_NAMES)}")
-    return name
+    if name in PORTABLE_NAMES:
+        return name
+    if "." in name:
+        raise rule_error(f"{show(name)} looks like a module path: write `modules: {shorten(name)}`")
+    if re.search(r"[*?{\[]", name):
+        meant = portable_like(name)
+        each = f"name each: {', '.join(meant)}" if meant else one_of(name, PORTABLE_NAMES)
+        raise rule_error(f"{show(name)}: globs do not go here; {each}")
+    raise rule_error(f"unknown portable name {show(name)}; {one_of(name, PORTABLE_NAMES)}")
+
+
+def portable_like(glob: str) -> list[str]:
+    """Give the portable names that a glob means, which is no way to write them."""
+    return [name for name in PORTABLE_NAMES if fnmatchcase(name, glob)]
 
 
 def _record(text: str) -> str:

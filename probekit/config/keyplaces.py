@@ -31,10 +31,11 @@ class Places:
     def where(self, path: KeyPath, *, shown: str = "", with_value: bool = False) -> str:
         """Name a place; ``shown`` stands for a path that only begins with ``path``."""
         shown = shown or path_text(path)
-        known, place = self.find(path)
+        place = self.find(path)[1]
         if isinstance(place, str):
-            at = f"--set {shorten(place) if with_value else path_text(known)}"
-            return at if path_text(known) == shown else f"{at}: {shown}"
+            own = place.partition("=")[0].strip()
+            at = f"--set {shorten(place) if with_value else own}"
+            return at if own == shown else f"{at}: {shown}"
         at = self.source if place is None else f"{self.source}:{place}"
         return f"{at}: {shown}" if shown else at
 
@@ -44,10 +45,17 @@ class Places:
         known = next((path for path in ancestors if path in self.given), ())
         return known, self.given.get(known)
 
-    def with_set(self, path: KeyPath, assignment: str) -> Places:
-        """Return the places after a ``--set``, which hides all that stood under its path."""
+    def with_set(self, path: KeyPath, assignment: str, n_known: int) -> Places:
+        """Return the places after a ``--set``, which hides all that stood under its path.
+
+        Args:
+            path: of the key that it sets.
+            assignment: as it was written.
+            n_known: so many steps of the path were there before; it made the others.
+        """
         kept = {old: at for old, at in self.given.items() if old[: len(path)] != path}
-        return Places(self.source, {**kept, path: assignment})
+        made = {path[:end]: assignment for end in range(n_known + 1, len(path))}
+        return Places(self.source, {**kept, **made, path: assignment})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +65,19 @@ class Mistake:
     path: KeyPath
     message: str
     line: int | None = None  # where it is not the line of the path: a key's second appearance
+
+
+def count_known(tree: Any, path: KeyPath) -> int:
+    """Count the first steps of a path that are there."""
+    here = tree
+    for n_known, step in enumerate(path):
+        keys = (
+            here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()
+        )
+        if step not in keys:
+            return n_known
+        here = here[step]
+    return len(path)
 
 
 def assign(tree: dict[str, Any], path: KeyPath, value: Any) -> None:

@@ -21,6 +21,7 @@ from probekit.config.keyplaces import (
     Mistake,
     Places,
     assign,
+    count_known,
     parse_path,
     path_text,
 )
@@ -139,8 +140,9 @@ def _with_overrides(
             if not equals:
                 raise ConfigError("expected key=value, e.g. model.name=gpt2")
             path = parse_path(key.strip())
+            n_known = count_known(tree, path)
             assign(tree, path, read_value(text))
-            places = places.with_set(path, assignment)
+            places = places.with_set(path, assignment, n_known)
         except ConfigError as error:
             faults.append(Fault(f"--set {shorten(assignment)}", str(error)))
     return places, faults

@@ -183,6 +183,13 @@ class ProbeRule(Part):
                     "with sites",
                 )
 
+    @property
+    def unused(self) -> dict[str, str]:
+        """Settings that are written and that nothing uses, with what to do."""
+        if "top_k" in self.record or self._is_default("k"):
+            return {}
+        return {"k": "goes with record: [top_k] alone; leave it out, or write that"}
+
 
 def _count_patterns(probes: object) -> int:
     rules = [rule for rule in one_or_many(probes) if isinstance(rule, Mapping)]

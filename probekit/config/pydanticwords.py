@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from probekit.config.fields import TAG, Expected
 from probekit.config.keyplaces import KeyPath, Mistake
-from probekit.wording import is_number, near, one_of, show, show_typed
+from probekit.wording import is_number, near, one_of, shorten, show, show_typed
 
 _EXPECTED = {
     "string_type": "text",
@@ -39,7 +39,7 @@ _OF_TYPES = (
     "greater_than",
 )
 _NAMED = 3  # keys of a mapping, for one who has never seen it
-_GLUED = re.compile(r"\w+\s*[:\uff1a]")
+_GLUED = re.compile(r"(\w+)\s*[:\uff1a]")
 _SWITCHES = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
@@ -85,11 +85,23 @@ def _plain_words(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> 
         allowed = tuple(_model_of(path[:-1], root).model_fields)
         return f"unknown key; {one_of(str(path[-1]), allowed)}"
     if kind == "missing":
-        description = _model_of(path[:-1], root).model_fields[str(path[-1])].description or ""
-        return f"missing; expected {description[:1].lower()}{description[1:].rstrip('.')}"
+        field = _model_of(path[:-1], root).model_fields[str(path[-1])]
+        description = field.description or ""
+        said = f"{description[:1].lower()}{description[1:].rstrip('.')}"
+        return f"missing; expected `{path[-1]}: {_form_of(field)}`, {said}"
     if kind == "value_error":
         return f"given {show_typed(given)}, {context['error']}"
-    return f"given {show_typed(given)}, {_wanted(detail, path, root)}{_hint(kind, given)}"
+    return f"given {show_typed(given)}, {_wanted(detail, path, root)}{_hint(detail, path, root)}"
+
+
+def _form_of(field: FieldInfo) -> str:
+    """Show how a value is written: a section by the keys that it needs."""
+    model = next(_models_in(field.annotation), None)
+    if model is None:
+        return "..."
+    needed = [key for key, inner in model.model_fields.items() if inner.is_required()]
+    keys = needed or [*model.model_fields][:1]
+    return f"{{{', '.join(f'{key}: ...' for key in keys)}}}"
 
 
 def _wanted(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
@@ -99,12 +111,13 @@ def _wanted(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
     if kind in ("model_type", "model_attributes_type"):
         keys = [*_model_of(path, root).model_fields][:_NAMED]
         return f"expected a mapping with keys such as {', '.join(keys)}"
+    options = re.findall(r"'([^']*)'", context.get("expected", ""))
     if words and kind == "too_short":
         wanted = f"expected at least one value: {words}"
     elif words and (kind in _OF_TYPES or isinstance(given, float)):
-        wanted = f"expected {words}"
+        meant = near(given, options) if isinstance(given, str) else []
+        wanted = f"{f'did you mean {meant[0]}? ' if meant else ''}expected {words}"
     elif kind == "literal_error":
-        options = re.findall(r"'([^']*)'", context["expected"])
         wanted = one_of(given if isinstance(given, str) else "", options)
     else:
         wanted = f"expected {_EXPECTED.get(kind, 'another value').format(**context)}"
@@ -113,15 +126,22 @@ def _wanted(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
     return wanted
 
 
-def _hint(kind: str, given: Any) -> str:
+def _hint(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
+    kind, given = detail["type"], detail["input"]
     if kind == "string_type" and is_number(given):
         return "; if it is text, put it in quotes"
     if kind == "string_type" and isinstance(given, dict):
         return '; put text with ": " in quotes'
     if kind == "tuple_type" and isinstance(given, dict):
         return '; begin each item with "- "'
-    if kind in ("model_type", "model_attributes_type") and _GLUED.match(str(given)):
-        return "; write a colon and a space behind a key"
+    if kind in ("model_type", "model_attributes_type") and isinstance(given, str):
+        keys = _model_of(path, root).model_fields
+        glued = _GLUED.match(given)
+        if glued and glued[1] in keys:
+            return "; write a colon and a space behind a key"
+        needed = [key for key, field in keys.items() if field.is_required()]
+        if len(needed) == 1:
+            return f"; write {{{needed[0]}: {shorten(given)}}}"
     if kind == "int_type" and isinstance(given, float) and given.is_integer():
         return f"; write {given:.0f}"
     if kind == "bool_type" and str(given).lower() in _SWITCHES:

@@ -27,9 +27,13 @@ from probekit.config.fields import (
 from probekit.config.section import Deciding, Part, one_source
 from probekit.wording import show
 
-_WORD, _LIST, _MAPPING = (f"{TAG}{name}" for name in ("word", "list", "mapping"))
+_WORD, _LIST, _MAPPING, _NUMBER = (f"{TAG}{name}" for name in ("word", "list", "mapping", "number"))
 _PLAIN = ("match", "regex", "column")
 _BESIDE = ("after", "before")
+
+
+def _word_or_number(value: object) -> str:
+    return _WORD if isinstance(value, str) else _NUMBER
 
 
 def _pattern(text: str) -> str:
@@ -38,6 +42,15 @@ def _pattern(text: str) -> str:
     except (regex.error, RecursionError) as error:
         raise ValueError(f"expected a regular expression: {error}") from None
     return text
+
+
+_TAKE_TEXT = "all, first, last, or a number from 0"
+Take = Annotated[
+    Annotated[Literal["all", "first", "last"], Tag(_WORD)]
+    | Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT), Tag(_NUMBER)],
+    Discriminator(_word_or_number),
+    Expected(_TAKE_TEXT),
+]
 
 
 class Spot(Part):
@@ -77,9 +90,7 @@ class Where(Spot):
     offset: Deciding[Count] = Field(
         1, description="How many tokens after the last one of a spot, or before its first."
     )
-    take: Deciding[
-        Literal["all", "first", "last"] | Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)]
-    ] = Field("all", description="Which of the tokens: all, first, last, or a number from 0.")
+    take: Deciding[Take] = Field("all", description=f"Which of the tokens: {_TAKE_TEXT}.")
     missing: Deciding[Literal["error", "skip"]] = Field(
         "error", description="skip: an example in which nothing is found has no row."
     )

@@ -32,7 +32,6 @@ _CHARACTERS_AT_ONCE = 1 << 20
 _FAULTS_SHOWN = 20
 _LOOKED_AT, _LOOKED_AT_CHARACTERS = 10_000, 4_000_000  # before there is a tokenizer
 _EMPTY = "the text is empty: there is no token to record; remove it"
-_NO_TEXTS = "there are no texts in it"
 _DIGITS = 18  # of an id that is a number
 
 
@@ -86,7 +85,7 @@ def look_through(config: ProbeConfig) -> None:
     if sorting.faults:
         raise ConfigError.of(sorting.faults)
     if not n_texts:
-        raise ConfigError(f"{config.where('inputs')}: {_NO_TEXTS}")
+        raise ConfigError(_no_texts(config, sorting.n_blank))
 
 
 class _Making:
@@ -158,6 +157,8 @@ class _Sorting:
         self._found, self._limit, self._where = found, limit, where
         self.faults: list[Fault] = []
         self.n_blank = 0
+        self._foreign: Fault | None = None  # of the first text with tokens that the model has not
+        self._n_foreign = 0
         self._numbered, self._given = array("q"), array("q")  # ids that are a number
 
     def texts(self) -> Iterator[Text]:
@@ -185,7 +186,27 @@ class _Sorting:
         """Note what is wrong with a text; raise when there is more than anyone reads."""
         self.faults.append(fault)
         if len(self.faults) == _FAULTS_SHOWN:
-            raise ConfigError.of(self.faults)
+            raise ConfigError.of(self.all_faults())
+
+    def tell_foreign(self, text: Text, id: int, limits: Limits) -> None:
+        """Note a token that the model has not: once for all texts, which will have more of them."""
+        self._n_foreign += 1
+        if self._foreign is None:
+            self._foreign = Fault(
+                text.where,
+                f"token id {id} is out of the model's vocabulary (0..{limits.d_vocab - 1}); the "
+                "tokenizer does not belong to this model",
+            )
+        if self._n_foreign == _FAULTS_SHOWN:
+            raise ConfigError.of(self.all_faults(" at least"))
+
+    def all_faults(self, least: str = "") -> list[Fault]:
+        """Give what was told, and the tokens that the model has not."""
+        if self._foreign is None:
+            return self.faults
+        n = self._n_foreign - 1
+        more = f"; so it is in {counted(n, 'more text')}{least}" if n else ""
+        return [*self.faults, Fault(self._foreign.where, self._foreign.message + more)]
 
     def _see_id(self, text: Text) -> None:
         if text.id.isdecimal() and len(text.id) <= _DIGITS:
@@ -214,6 +235,9 @@ def _tokenize(
                     sorting.tell(columns)
                     continue
                 n_more = 0 if encoded.n_more is None else encoded.n_more[number]
+                if ids and max(ids) >= limits.d_vocab:
+                    sorting.tell_foreign(text, max(ids), limits)
+                    continue
                 if (fault := _fault(text, ids, limits, n_more)) is not None:
                     sorting.tell(fault)
                     continue
@@ -226,12 +250,27 @@ def _tokenize(
         sorting.check_ids()
         for fault in reading.faults():
             sorting.tell(fault)
-        if sorting.faults:
-            raise ConfigError.of(sorting.faults)
+        if faults := sorting.all_faults():
+            raise ConfigError.of(faults)
         if not n_texts:
-            raise ConfigError(f"{config.where('inputs')}: {_NO_TEXTS}")
+            raise ConfigError(_no_texts(config, sorting.n_blank))
         blank = f"{config.where('inputs.file')}: {sorting.n_blank} blank lines are left out"
         return making.examples(notes=[*([blank] if sorting.n_blank else []), *reading.notes()])
+
+
+def _no_texts(config: ProbeConfig, n_blank: int) -> str:
+    """Say that a source holds no text, and what it holds."""
+    place, dataset = config.inputs.place, config.inputs.dataset
+    if place is None:
+        name = "it" if dataset is None else f"{dataset.name}[{dataset.split}]"
+        return f"{config.where('inputs')}: there are no texts in {name}"
+    if not place.stat().st_size:
+        what = "is empty"
+    elif n_blank:
+        what = "holds only blank lines"
+    else:
+        what = "holds only a header" if place.suffix.lower() == ".csv" else "has no rows"
+    return f"{config.where('inputs.file')}: there are no texts in it: {place} {what}"
 
 
 def _where_columns(config: ProbeConfig) -> str:
@@ -263,12 +302,6 @@ def _fault(text: Text, ids: Sequence[int], limits: Limits, n_more: int) -> Fault
     if not text.text or not ids:
         return Fault(text.where, _EMPTY)
     about = "about " if n_more else ""
-    if max(ids) >= limits.d_vocab:
-        return Fault(
-            text.where,
-            f"token id {max(ids)} is out of the model's vocabulary (0..{limits.d_vocab - 1}); "
-            "the tokenizer does not belong to this model",
-        )
     if limits.too_long == "error" and limits.n_tokens is not None and len(ids) > limits.n_tokens:
         return Fault(
             text.where,

@@ -19,7 +19,7 @@ from probekit.inputs.choosing import Choice, Choices
 from probekit.inputs.examples import Examples
 from probekit.inputs.piecespool import PieceSpool
 from probekit.store import TEXT, Pieces, Scalar
-from probekit.wording import by_count, counted, shorten, show
+from probekit.wording import by_count, counted, one_of, shorten, show
 
 Array = np.ndarray[Any, Any]
 Span = tuple[int, int]  # of characters: the first, and the one behind the last
@@ -62,7 +62,9 @@ def find_spots(config: ProbeConfig, examples: Examples) -> tuple[Choices, list[s
         if empty and spot.missing == "error":
             faults.append(Fault(where, _said_missing(spot, examples, empty)))
         elif len(empty) == len(examples):
-            faults.append(Fault(where, f"{spot}: no example has a token of it"))
+            (first,) = _some(examples, spot.columns, 0, 1)
+            why = f"{_why(spot, first)}, in example 0 ({shorten(first.text)!r})"
+            faults.append(Fault(where, f"{spot}: no example has a token of it; it {why}"))
         elif empty:
             notes.append(
                 f"{where}: {counted(len(empty), 'example', of=len(examples))} "
@@ -84,7 +86,7 @@ def _check(spot: Where, examples: Examples, where: str) -> None:
     types = {type.name: type.dtype for type in examples.column_types}
     for name in spot.columns:
         if name not in types:
-            there = f"; there is: {', '.join(types)}" if types else ""
+            there = f"; {one_of(name, [*types])}" if types else ""
             raise ConfigError(f"{where}: the inputs have no column {name!r}{there}")
         if types[name] != TEXT:
             raise ConfigError(f"{where}: the column {name!r} holds {types[name]}, expected texts")
@@ -145,7 +147,8 @@ def _spans(spot: Spot, example: _Read) -> Iterator[Span]:
     """Give the characters of each place where a spot is."""
     if spot.regex is not None:
         for match in regex.finditer(spot.regex, example.text, timeout=_MOST_SECONDS):
-            yield match.span()
+            if match.end() > match.start():  # no token shares a character with empty text
+                yield match.span()
         return
     wanted = spot.match if spot.column is None else example.columns[spot.column]
     if not isinstance(wanted, str) or not wanted:
@@ -174,10 +177,37 @@ def _said_missing(spot: Where, examples: Examples, empty: Sequence[int]) -> str:
     (example,) = _some(examples, spot.columns, empty[0], empty[0] + 1)
     place = spot.after or spot.before or spot
     value = "" if place.column is None else f" ({show(example.columns[place.column])})"
-    is_there = any(True for _ in _spans(place, example))
-    why = " is there, but no such token among those that are kept" if is_there else " is not there"
-    more = f"; so it is in {len(empty) - 1:,} more" if len(empty) > 1 else ""
+    more = len(empty) - 1
+    same = f"; the same in {more:,} more {by_count(more, 'example', 'examples')}" if more else ""
     return (
-        f"{spot}{value}{why}, in example {example.number} ({shorten(example.text)!r}){more}. Mend "
-        "the text, or write missing: skip"
+        f"{spot}{value} {_why(spot, example)}, in example {example.number} "
+        f"({shorten(example.text)!r}){same}. Mend the text, or write missing: skip"
     )
+
+
+def _why(spot: Where, example: _Read) -> str:
+    """Say why an example has no token of a spot."""
+    place = spot.after or spot.before or spot
+    spans = [*_spans(place, example)]
+    if not spans:
+        is_empty = place.regex is not None and regex.search(
+            place.regex, example.text, timeout=_MOST_SECONDS
+        )
+        return "matches only empty text" if is_empty else "is not there"
+    covering = [tokens for span in spans if len(tokens := _covering(span, example))]
+    if not covering:
+        return "is there, but no such token among those that are kept"
+    if tokens := set(_tokens(spot, example)):
+        return f"is {counted(len(tokens), 'token')} there, so there is no number {spot.take}"
+    side, end = ("after", "last") if spot.after else ("before", "first")
+    last = len(example.begins) - 1
+    room = max(int(last - one[-1] if spot.after else one[0]) for one in covering)
+    if room:
+        comes = by_count(room, "comes", "come")
+        return f"is not there: only {counted(room, 'token')} {comes} {side} it"
+    kept = " that is kept" if spot.after and _is_cut(example) else ""
+    return f"is not there: nothing comes {side} it, it is the {end} token{kept}"
+
+
+def _is_cut(example: _Read) -> bool:
+    return int(example.ends.max()) < len(example.text.rstrip())

@@ -18,7 +18,7 @@ from probekit.arguments import at_home, no_path
 from probekit.config import DatasetInputs, ProbeConfig
 from probekit.errors import ConfigError, Fault
 from probekit.inputs.usercolumns import Wanted
-from probekit.wording import shorten
+from probekit.wording import near, shorten
 
 _ROWS_AT_ONCE = 1000  # of Parquet
 
@@ -88,10 +88,15 @@ def read_texts(config: ProbeConfig) -> Iterator[Found]:
 def _file(path: Path, fields: Fields, where: str) -> Iterator[Found]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
+        if path.is_dir():
+            raise ConfigError(f"{where}: {path} is a folder; expected a file, {_ENDINGS}")
+        meant = "did you mean .jsonl, one object a line? " if path.suffix == ".json" else ""
         raise ConfigError(
-            f"{where}: {path} has an ending that is not known; expected {', '.join(_READERS)}"
+            f"{where}: {path} has an ending that is not known; {meant}expected {_ENDINGS}"
         )
     try:
+        if path.is_dir():
+            raise ConfigError(f"{where}: {path} is a folder; expected a file, {_ENDINGS}")
         if not path.is_file():
             raise ConfigError(f"{where}: there is no file {path.absolute()}")
         yield from reader(path, fields)
@@ -128,6 +133,11 @@ def _jsonl(path: Path, fields: Fields) -> Iterator[Found]:
 def _json(line: str, fields: Fields, where: str, number: int) -> Found:
     try:
         row = json.loads(line, object_pairs_hook=_pairs)
+    except json.JSONDecodeError as error:
+        end = len(line.rstrip())
+        advice = "; the line ends too early: one object a line" if error.pos >= end else ""
+        column = min(error.pos, end) + 1
+        return Fault(where, f"is not JSON: {error.msg} at column {column}{advice}")
     except (ValueError, RecursionError) as error:
         return Fault(where, f"is not JSON: {error}")
     if isinstance(row, _Twice):
@@ -160,7 +170,12 @@ def _csv(path: Path, fields: Fields) -> Iterator[Found]:
     rows = csv.DictReader(_lines(path), strict=True)
     before = csv.field_size_limit(sys.maxsize)  # a text may be longer than 131 072 characters
     try:
-        if twice := _twice(rows.fieldnames or ()):
+        header = rows.fieldnames or ()
+        alone = header[0] if len(header) == 1 and fields.text not in header else ""
+        if (odd := next((s for s in _SEPARATORS if s in alone), None)) is not None:
+            name = "a tab" if odd == "\t" else repr(odd)
+            raise ConfigError(f"{path}:1: the separator looks like {name}: save it with commas")
+        if twice := _twice(header):
             raise ConfigError(f"{path}:1: names the column {twice!r} twice; rename one")
         for number, row in enumerate(rows):
             where = f"{path}:{rows.line_num}"
@@ -173,8 +188,17 @@ def _csv(path: Path, fields: Fields) -> Iterator[Found]:
             else:
                 yield _row(row, fields, where, number)
     except csv.Error as error:
-        line = rows.reader.line_num  # the other one is of the last row that was whole
-        raise ConfigError(f"{path}:{line}: is not CSV: {error}") from error
+        begin, line = rows.line_num + 1, rows.reader.line_num  # the first is behind a whole row
+        if "unexpected end" in str(error):
+            said = f"{path}:{begin}: is not CSV: a quote opened in this row is never closed"
+        elif "expected after" in str(error):
+            said = (
+                f"{path}:{line}: is not CSV: text goes on behind a closing quote, in the row that "
+                f"begins on line {begin}; write a quote inside of a text twice"
+            )
+        else:
+            said = f"{path}:{line}: is not CSV: {error}"
+        raise ConfigError(said) from error
     finally:
         csv.field_size_limit(before)
 
@@ -210,6 +234,8 @@ _READERS: dict[str, Callable[[Path, Fields], Iterator[Found]]] = {
     ".csv": _csv,
     ".parquet": _parquet,
 }
+_ENDINGS = ", ".join(_READERS)
+_SEPARATORS = ("\t", ";", "|")  # of files that are called CSV, and have no commas
 
 
 def _dataset(config: ProbeConfig, where: str) -> Iterator[Found]:
@@ -277,7 +303,11 @@ def _row(row: Mapping[str, Any], fields: Fields, where: str, number: int) -> Tex
 
 
 def _no_field(field: str, there: Iterable[str]) -> str:
-    return f"there is no field {field!r}; there is: {', '.join(there)}. Set inputs.field"
+    names = [*there]
+    meant = near(field, names)
+    hint = f"Did you mean {shorten(meant[0])}? " if meant else ""
+    hint += f"Set inputs.field: {shorten(meant[0])}" if meant else "Set inputs.field"
+    return f"there is no field {field!r}; there is: {', '.join(names)}. {hint}"
 
 
 def _short(value: Any) -> str:

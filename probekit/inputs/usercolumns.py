@@ -15,7 +15,7 @@ from typing import Any
 from probekit.config import ALL_COLUMNS
 from probekit.errors import Fault
 from probekit.store import BOOL, FLOAT, INT, TEXT, ColumnType, Scalar, UserColumn, wrong_name
-from probekit.wording import shorten, show
+from probekit.wording import near, shorten, show
 
 _LOOKS = {  # of a cell of a .csv file; 007 is no number: it would come back as 7
     INT: re.compile(r"[+-]?(0|[1-9][0-9]{0,18})"),
@@ -43,9 +43,12 @@ class Wanted:
         names = [name for name in self.names if name not in self.beside]
         if lost := [name for name in names if name not in row]:
             there = ", ".join(map(str, row))
+            meant = near(lost[0], [*map(str, row)])
+            hint = f"did you mean {' or '.join(meant)}? " if meant else ""
             return Fault(
                 where,
-                f"there is no field {lost[0]!r}, which inputs.columns names; there is: {there}. "
+                f"there is no field {lost[0]!r}, which inputs.columns names; {hint}there is: "
+                f"{there}. "
                 "Write null where an example has no value",
             )
         return {name: row[name] for name in names}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
@@ -29,12 +30,17 @@ from probekit.models import trust
 from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
 from probekit.models.sources import BUNDLED, IN_PYTHON, Source, check_folder, hub_in_reach, locate
-from probekit.wording import counted, human_bytes, shorten
+from probekit.wording import counted, human_bytes, shorten, show_typed
 
 # How transformers builds a model, and torch's seed, are settings of the whole process: one thread
 # at a time, or another one's random weights are never drawn.
 BUILDING = RLock()
 _REASON = 400  # characters of what a library says
+# What huggingface_hub says of a setting's type, and the words of it.
+_WRONG_TYPE = re.compile(
+    r"Field '(?P<key>\w+)' expected (?P<type>.+?), got .*\(value: (?P<given>.*)\)"
+)
+_TYPES = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
 
 def load_hf_config(config: ProbeConfig, *, bundled: bool = False) -> Any:
@@ -131,8 +137,18 @@ def with_overrides(found: Any, overrides: Mapping[str, Any], config: ProbeConfig
     n_layers = values.get(found.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
     if kinds is not None and "layer_types" not in overrides and len(kinds) != n_layers:
         values["layer_types"] = kinds[:n_layers] if n_layers < len(kinds) else None
-    with explained(config.where("model.overrides"), f"{found.model_type} does not take them"):
-        return type(found).from_dict(values)
+    where = config.where("model.overrides")
+    try:
+        with explained(where, f"{found.model_type} does not take them"):
+            return type(found).from_dict(values)
+    except ConfigError as error:
+        if (wrong := _WRONG_TYPE.search(str(error.__cause__))) is None:
+            raise
+        own = {found.attribute_map.get(key, key): key for key in overrides}
+        where = config.where(f"model.overrides.{own.get(wrong['key'], wrong['key'])}")
+        wanted = _TYPES.get(wrong["type"], wrong["type"])
+        given = show_typed(overrides.get(own.get(wrong["key"], ""), wrong["given"]))
+        raise ConfigError(f"{where}: given {given}, expected {wanted}") from error
 
 
 def model_class(hf_config: Any, where: str = "model.name") -> Any:

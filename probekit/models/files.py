@@ -101,10 +101,12 @@ def missing_files(config: ProbeConfig, *, to_run: bool) -> Iterator[Fault | Conf
     """
     model, key = config.model, config.where("model.name")
     source: Source | None = None
+    is_model = True
     try:
         source = locate(model.name, key)
         if not source.on_hub:
             yield from _missing(model, source, key, to_run=to_run)
+            is_model = source.gguf_file is not None or (Path(source.place) / _CONFIG).is_file()
     except ConfigError as error:
         yield error
     if not to_run or config.inputs.random is not None:
@@ -116,6 +118,8 @@ def missing_files(config: ProbeConfig, *, to_run: bool) -> Iterator[Fault | Conf
         except ConfigError as error:
             yield error
             return
+    elif not is_model:
+        return  # a folder that is no model needs no tokenizer to be told of, too
     if source is not None and _has_no_tokenizer(source):
         yield Fault(key, no_tokenizer(source))
 

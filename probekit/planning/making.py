@@ -65,6 +65,7 @@ def make_plan(
     limits = _limits(config, hf_config)
     notes = _limit_notes(config, hf_config)
     outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
+    _check_unused(config)
     _check_generation(config, outline)
     on_stage(TOKENIZER)
     tokenizer = _tokenizer(config, notes, needed=inputs_needed)
@@ -188,6 +189,17 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
         raise PlanError.of(faults_once(faults))
 
 
+def _check_unused(config: ProbeConfig) -> None:
+    """Refuse a setting of a probe that nothing uses."""
+    faults = [
+        Fault(config.where(f"probes[{number}].{key}"), why)
+        for number, probe in enumerate(config.probes)
+        for key, why in probe.unused.items()
+    ]
+    if faults and not _is_begun(config):
+        raise PlanError.of(faults)
+
+
 def _is_begun(config: ProbeConfig) -> bool:
     """Say whether the run was begun, when a setting that nothing uses was no mistake yet."""
     try:
@@ -306,8 +318,7 @@ def _check_positions(
         try:
             counts = choices.counts(site.choice, examples.n_tokens + n_new, examples.n_tokens)
         except IndexError as error:
-            shortest = int(examples.n_tokens.argmin())
-            faults[where] = f"{error} (example {shortest}); a slice takes what there is"
+            faults[where] = f"{error} {_said_short(examples, site.choice)}"
             continue
         if not counts.any():
             faults[where] = f"no example is long enough to have rows at {site.choice}"
@@ -317,3 +328,13 @@ def _check_positions(
             )
     if faults:
         raise PlanError.of(Fault(where, message) for where, message in faults.items())
+
+
+def _said_short(examples: Examples, choice: str) -> str:
+    """Say which example a position is missing in, and what takes it where it is there."""
+    shortest = int(examples.n_tokens.argmin())
+    advice = "a slice takes what there is"
+    if choice.removeprefix("-").isdecimal():
+        end = int(choice) + 1
+        advice = f'write "{choice}:{end or ""}" to take it where it is there'
+    return f"(example {shortest}, 0 to {int(examples.n_tokens[shortest]) - 1}); {advice}"

@@ -142,6 +142,8 @@ def einops_step(
     Raises:
         PlanError: if the row axis is touched.
     """
+    if (wrong := _unbalanced(pattern)) is not None:
+        raise PlanError(f"einops pattern {pattern!r}: {wrong}")
     left, arrow, right = (part.strip() for part in pattern.partition("->"))
     first = left.split()[0] if left.split() else ""
     if (
@@ -158,6 +160,21 @@ def einops_step(
     composed = set(re.findall(r"[A-Za-z_]\w*", " ".join(re.findall(r"\(([^)]*)\)", left))))
     sizes = {name: size for name, size in known.items() if name in composed} | dict(given)
     return Einops(pattern=pattern, op=op, sizes=tuple(sorted(sizes.items())))
+
+
+def _unbalanced(pattern: str) -> str | None:
+    """Say what is wrong with the brackets of a pattern; einops takes one level of them."""
+    for side in pattern.split("->"):
+        depth = 0
+        for character in side:
+            depth += (character == "(") - (character == ")")
+            if depth < 0:
+                return "a ) closes nothing; remove it, or open it with ("
+            if depth > 1:
+                return "a ( stands inside of another; close the first, or leave one out"
+        if depth:
+            return f"a ( is never closed in {side.strip()!r}; add the missing )"
+    return None
 
 
 def right_axes(pattern: str) -> tuple[str, ...]:

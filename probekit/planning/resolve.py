@@ -16,6 +16,7 @@ import torch
 
 from probekit.config import (
     MAX_EDGES,
+    RECORD_KINDS,
     ProbeConfig,
     ProbeRule,
     RecordKind,
@@ -25,6 +26,7 @@ from probekit.config import (
     match_paths,
     no_match,
     parse_slice,
+    portable_like,
     said_once,
     unmatched_choices,
 )
@@ -43,7 +45,7 @@ from probekit.planning.tensors import (
     Source,
 )
 from probekit.store import ALL_TOKENS, PER_EXAMPLE, SiteSpec, schema
-from probekit.wording import by_count, counted
+from probekit.wording import by_count, counted, shorten
 
 _NAMED = 5  # so many modules are named in a message, the rest are counted
 
@@ -66,6 +68,14 @@ class _Wanted:
     places: tuple[tuple[str, RecordKind, float], ...]  # module paths, kinds and factors
     asked_by: str
     key: str  # "modules" or "sites"
+
+
+class _KeyOfProbeError(PlanError):
+    """A key of a probe does not fit a tensor, and it is not the one that names the tensor."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key  # "heads", "neurons", "einops" or "k"
 
 
 class Resolver:
@@ -141,6 +151,8 @@ class Resolver:
             )
         there = tuple(self._skeleton.modules)
         paths = match_paths(pattern, there)
+        if not paths and (advice := _no_pattern(pattern)):
+            raise PlanError(f"{shorten(pattern)!r} {advice}")
         if not paths:
             raise PlanError(no_match(pattern, there, self._skeleton.model_class))
         if lost := unmatched_choices(pattern, there):
@@ -193,6 +205,7 @@ class Resolver:
         where = f"probes[{number}].{wanted.key}"
         kept: list[SitePlan] = []
         refused: list[str] = []
+        keys = set()  # that the refusals are about
         in_layers = [
             (module, kind, factor)
             for module, kind, factor in wanted.places
@@ -206,11 +219,15 @@ class Resolver:
                     kept += self._sites_of(found, probe, number)
             except PlanError as error:
                 refused.append(str(error))
+                keys.add(error.key if isinstance(error, _KeyOfProbeError) else wanted.key)
                 self.needs_eager |= isinstance(error, OnlyEagerError)
         if not in_layers:
-            self._fault(f"probes[{number}].layers", f"{wanted.asked_by} has no module there")
+            lies = any(layer_of(module) is not None for module, _, _ in wanted.places)
+            why = "has no module there" if lies else "is in no layer; leave layers out"
+            self._fault(f"probes[{number}].layers", f"{wanted.asked_by} {why}")
         elif not kept:
-            self._fault(where, _listed(said_once(refused)))
+            key = keys.pop() if len(keys) == 1 else wanted.key
+            self._fault(f"probes[{number}].{key}", _listed(said_once(refused)))
         elif refused:
             left_out = _listed(said_once(refused))
             self.notes.append(f"{self._config.where(where)}: left out: {left_out}")
@@ -337,7 +354,10 @@ class Resolver:
             return None
         pattern = step.rearrange or step.reduce
         assert pattern is not None  # the config has exactly one
-        return einops_step(pattern, step.op, step.sizes, self._known_sizes)
+        try:
+            return einops_step(pattern, step.op, step.sizes, self._known_sizes)
+        except PlanError as error:
+            raise _KeyOfProbeError("einops", str(error)) from error
 
     @cached_property
     def _portable_names(self) -> dict[str, tuple[str, int | None]]:
@@ -364,18 +384,22 @@ def _chosen(asked: Sequence[int] | None, found: Found, what: str) -> tuple[int, 
     if asked is None:
         return None
     if what == "heads" and found.axes[:1] not in (("head",), ("kv_head",)):
-        raise PlanError(
+        raise _KeyOfProbeError(
+            what,
             f"{found.name} has no head axis, its rows are [{', '.join(found.axes)}]; "
-            "heads go with pattern, scores, q, k, v, z and head_out"
+            "heads go with pattern, scores, q, k, v, z and head_out",
         )
     if not found.row_shape:
-        raise PlanError(f"{found.name} has one number a row: there are no {what} to choose")
+        raise _KeyOfProbeError(
+            what, f"{found.name} has one number a row: there are no {what} to choose"
+        )
     size = found.row_shape[0 if what == "heads" else -1]
     for number in asked:
         if not -size <= number < size:
-            raise PlanError(
-                f"{found.name}: {what} {number} is out of range "
-                f"({size} there: 0..{size - 1}, or -{size}..-1)"
+            raise _KeyOfProbeError(
+                what,
+                f"{found.name}: {what.removesuffix('s')} {number} is out of range "
+                f"({size} there: 0..{size - 1}, or -{size}..-1)",
             )
     return tuple(number % size for number in asked)
 
@@ -384,11 +408,14 @@ def _after(found: Found, recipe: Recipe) -> tuple[tuple[str, ...], tuple[torch.T
     """Try a recipe on rows of zeros: names of a row's axes, and a tensor for each part."""
     rows = torch.zeros((3, *found.row_shape), dtype=getattr(torch, found.dtype), device="meta")
     try:
+        if recipe.ending == "top_k":
+            _check_k(found, recipe, rows)
         parts = recipe.apply(rows, torch.zeros(3, dtype=torch.long, device="meta"), (1, 2))
     except einops.EinopsError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         shape = ", ".join(str(size) for size in found.row_shape)
-        raise PlanError(f"{found.name}: einops on rows of [{shape}]: {reason}") from error
+        said = f"{found.name}: einops on rows of [{shape}]: {reason}"
+        raise _KeyOfProbeError("einops", said) from error
     except (RuntimeError, IndexError) as error:
         steps = ", ".join(_steps(recipe))
         reason = str(error).strip().splitlines()[0]
@@ -409,6 +436,29 @@ def _after(found: Found, recipe: Recipe) -> tuple[tuple[str, ...], tuple[torch.T
     if len(axes) != n_axes or "..." in axes:  # an ellipsis hides names
         axes = tuple(f"d_{size}" for size in parts[0].shape[1:])
     return axes, parts
+
+
+def _check_k(found: Found, recipe: Recipe, rows: torch.Tensor) -> None:
+    before = replace(recipe, ending=None, pool=None)
+    (values,) = before.apply(rows, torch.zeros(3, dtype=torch.long, device="meta"), (1, 2))
+    if values.ndim == 1:
+        raise _KeyOfProbeError("einops", f"{found.name} has one number a row by then: no top_k")
+    if recipe.k > values.shape[-1]:
+        there = counted(values.shape[-1], "number")
+        said = f"{found.name} has {there} to choose from; expected k: at most {values.shape[-1]}"
+        raise _KeyOfProbeError("k", said)
+
+
+def _no_pattern(text: str) -> str | None:
+    """Say what a pattern of modules is that belongs under another key; None for any other."""
+    if names := portable_like(text):
+        what = "is a portable name" if names == [text] else "means portable names"
+        sites = names[0] if len(names) == 1 else f"[{', '.join(names)}]"
+        return f"{what}: write `sites: {sites}`"
+    path, _, kind = text.rpartition("/")
+    if path and kind.partition(".")[0].partition("@")[0] in RECORD_KINDS:
+        return f"ends in a record kind: write `modules: {path}` and `record: [{kind}]`"
+    return None
 
 
 def _stored(part: torch.Tensor, recipe: Recipe, found: Found, asked: str) -> str:

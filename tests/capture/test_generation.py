@@ -255,6 +255,18 @@ def test_a_run_begun_with_a_setting_that_nothing_used_can_be_finished(tmp_path, 
         run({**before, "store": {"path": str(tmp_path / "other")}})
 
 
+def test_a_run_begun_with_a_k_that_nothing_used_can_be_finished(tmp_path, monkeypatch):
+    saved(tmp_path, "gpt2")
+    before = config(tmp_path, "gpt2", probes=[{"modules": "transformer.h.0.mlp", "k": 3}])
+    monkeypatch.setattr(type(load_config(before).probes[0]), "unused", {})
+    rows = run(before)["transformer.h.0.mlp"][:]
+    monkeypatch.undo()
+    max((tmp_path / "run" / "shards").glob("0*.h5")).unlink()
+    np.testing.assert_array_equal(run(before, repair=True)["transformer.h.0.mlp"][:], rows)
+    with pytest.raises(PlanError, match="leave it out, or write that"):
+        run({**before, "store": {"path": str(tmp_path / "other")}})
+
+
 def test_a_slice_of_everything_says_of_what(tmp_path):
     saved(tmp_path, "llama")
     for text in ("0:", ":", "::", "0::1"):

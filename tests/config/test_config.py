@@ -284,7 +284,7 @@ def test_anchors_aliases_and_merge_keys_are_carried_out(tmp_path: Path) -> None:
 MISTAKES = [
     ("  name: gpt2", "  nam: gpt2", "2: model.nam", "unknown key; did you mean name?"),
     ("  name: gpt2", "  seed: 1", "2: model.seed", "unknown key; expected one of name, revision"),
-    ("  name: gpt2", "  dtype: auto", "1: model.name", "missing; expected hub id, local folder"),
+    ("  name: gpt2", "  dtype: auto", "1: model.name", "missing; expected `name: ...`, hub id"),
     ("  name: gpt2", "  name: 10", "2: model.name", "given 10 .a whole number., expected text; if"),
     ("  name: gpt2", "  name:", "2: model.name", "given null, expected text"),
     ("  name: gpt2", "  name: ''", "2: model.name", "expected text that is not empty"),
@@ -298,7 +298,7 @@ MISTAKES = [
     ("  name: gpt2", f"  name: a\n  overrides: {{n: {2**63}}}", "3: model.overrides.n", "64 bits"),
     ("  name: gpt2", "  name: a\n  overrides: {a b: 1}", "3: model.overrides.'a b'", "a name of"),
     ("model:\n  name: gpt2", "model: gpt2", "1: model", "given 'gpt2' .text., expected a mapping"),
-    ("model:\n  name: gpt2", "", "2: model", "missing; expected the model to look at"),
+    ("model:\n  name: gpt2", "", "2: model", "`model: {name: ...}`, the model to look"),
     ("model:", "'odd key': 1\nmodel:", "1: 'odd key'", "unknown key; expected one of model, inpu"),
     ("  texts: [a, b]", "  texts: a", "4: inputs.texts", "given 'a' .text., expected a list"),
     ("  texts: [a, b]", "  texts: []", "4: inputs.texts", "expected at least one value"),
@@ -449,6 +449,27 @@ MISTAKES = [
         "9: store.compression",
         "did you mean gzip?",
     ),
+    (
+        "store:\n  path: runs/a",
+        "",
+        "1: store",
+        "missing; expected `store: {path: ...}`, where the tr",
+    ),
+    ("  - modules:", "  - sites: a.0.b #", "6: probes[0].sites", "write `modules: a.0.b`"),
+    (
+        "  - modules:",
+        "  - sites: resid_* #",
+        "6: probes[0].sites",
+        "do not go here; name each: resid_pre, resid_mid, resid_post",
+    ),
+    ("  - modules:", "  - sites: 'x*' #", "6: probes[0].sites", "go here; expected one of embed"),
+    (
+        "  - modules:",
+        "  - positions: {match: a, take: frist}\n    modules:",
+        "6: probes[0].positions.take",
+        "did you mean first. expected all, first, last, or a number from 0",
+    ),
+    ("model:\n  name: gpt2", "model: sample:x", "1: model", "write {name: sample:x}"),
     ("store:", "execution_order: yes\nstore:", "7: execution_order", "expected true, false or as"),
     ("  name: gpt2", "  name:gpt2", "1: model", "write a colon and a space behind a key"),
     ("  name: gpt2", "  name\uff1agpt2", "1: model", "write a colon and a space behind a key"),
@@ -593,9 +614,29 @@ def test_an_alias_inside_its_own_anchor_is_refused(tmp_path: Path) -> None:
 
 
 def test_one_mistake_is_one_fault(tmp_path: Path) -> None:
-    for mistake in ("layers: 1.5", "layers: [x]", "record: [x]", "positions: [x]"):
+    mistakes = ("layers: 1.5", "layers: [x]", "record: [x]", "positions: [x]")
+    for mistake in (*mistakes, "positions: {match: a, take: x}"):
         (line,) = faults_of(written(tmp_path, BASE.replace("  - ", f"  - {mistake}\n    ", 1)))
         assert f"a.yaml:6: probes[0].{mistake.partition(':')[0]}" in line
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("stroe.path=a", "--set stroe.path=a: stroe: unknown key; did you mean store"),
+        ("model.oder.x=a", "--set model.oder.x=a: model.oder: unknown key"),
+        ("probes[1].layers=1", "--set probes[1].layers=1: probes[1]: given none, expected"),
+        ("generate.strategy=greedy", "--set generate.strategy=greedy: generate.max_new_tokens: mi"),
+    ],
+)
+def test_what_a_set_made_on_its_way_is_its_own(tmp_path: Path, assignment: str, said: str) -> None:
+    (line,) = faults_of(written(tmp_path, BASE), assignment)
+    assert line.startswith(said)
+
+
+def test_a_later_stage_names_the_set_that_made_a_section(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, BASE), overrides=["model.overrides.n_layer=x"])
+    assert config.where("model.overrides") == "--set model.overrides.n_layer: model.overrides"
 
 
 def test_all_faults_come_together_in_the_order_of_the_text(tmp_path: Path) -> None:

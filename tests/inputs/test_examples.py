@@ -340,6 +340,11 @@ def test_a_token_outside_the_models_vocabulary_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match=message):
         read(limits, texts=["abc", "abd"])
+    with pytest.raises(ConfigError, match=r"texts\[0\]: .*; so it is in 2 more texts$") as caught:
+        read(limits, texts=["abd", "abc", "dd", "d"])
+    assert len(caught.value.faults) == 1
+    with pytest.raises(ConfigError, match=r"so it is in 19 more texts at least$"):
+        read(limits, texts=["d"] * 50)
 
 
 # --- faults
@@ -354,7 +359,16 @@ def test_a_token_outside_the_models_vocabulary_is_refused() -> None:
         ("a.jsonl", '{"text": "a"}\n{"text": \n', r"a\.jsonl:2: is not JSON: "),
         ("a.jsonl", "[" * 200_000, r"a\.jsonl:1: is not JSON: "),
         ("a.jsonl", '["a"]\n', r"a\.jsonl:1: expected an object with the field 'text', given \['a"),
-        ("a.jsonl", '{"txt": "a", "n": 1}', r"1: there is no field 'text'; there is: txt, n\. Set"),
+        ("a.jsonl", '{"txt": "a", "n": 1}', r"1: there is no field 'text'; there is: txt, n\. Did"),
+        ("a.jsonl", '{"txt": "a"}', r"Did you mean txt\? Set inputs.field: txt$"),
+        ("a.jsonl", '{"text": "a" 1}\n', r"a\.jsonl:1: .* delimiter at column 14$"),
+        ("a.jsonl", '{"text": "a"\n', r":1: .* at column 13; the line ends too early"),
+        ("a.csv", "text;n\na;1\n", r"a\.csv:1: the separator looks like ';': save it with commas"),
+        ("a.csv", "text\tn\na\t1\n", r"a\.csv:1: the separator looks like a tab: save it"),
+        ("a.csv", 'text\nb\n"a" b\n', r"a\.csv:3: .* closing quote, in the row .* on line 3"),
+        ("a.csv", "", r"inputs\.file: there are no texts in it: .*a\.csv is empty"),
+        ("a.txt", "\n \n", r"inputs\.file: there are no texts in it: .* only blank lines"),
+        ("a.json", "[]", r"not known; did you mean \.jsonl, one object a line\? expected"),
         ("a.jsonl", '{"text": null}', r"a\.jsonl:1: the field 'text' is null; expected a text"),
         ("a.jsonl", '{"text": 3}', r"a\.jsonl:1: the field 'text' is 3; expected a text"),
         ("a.jsonl", r'{"text": "a\u0000b"}', r"a\.jsonl:1: the text has a NUL character"),
@@ -364,10 +378,15 @@ def test_a_token_outside_the_models_vocabulary_is_refused() -> None:
         ("a.csv", "txt,n\na,1\n", r"a\.csv:2: there is no field 'text'; there is: txt, n\."),
         ("a.csv", "n,text\n1\n", r"a\.csv:2: has fewer columns than the header, and no 'text'"),
         ("a.csv", "text\nHello, world\n", r"a\.csv:2: has more columns than the header; put a"),
-        ("a.csv", 'text\n"a\n', r"a\.csv:2: is not CSV: unexpected end"),
+        ("a.csv", 'text\n"a\n', r"a\.csv:2: is not CSV: a quote opened in this row is never"),
+        ("a.csv", 'text\nb\n"a\nb\n', r"a\.csv:3: is not CSV: a quote opened in this row"),
         ("a.csv", "text\na\n\n  ,\n", r"a\.csv:4: has more columns"),
-        ("a.csv", "text\n", r"inputs: there are no texts in it"),
-        ("a.txt", "", r"inputs: there are no texts in it"),
+        (
+            "a.csv",
+            "text\n",
+            r"inputs\.file: there are no texts in it: .* holds only a header",
+        ),
+        ("a.txt", "", r"inputs\.file: there are no texts in it: .*a\.txt is empty"),
         ("a.parquet", "PAR0", r"a\.parquet: is not whole Parquet: "),
         ("a.md", "# hi", r"a\.md has an ending that is not known; expected \.txt, \.jsonl, \.csv"),
     ],
@@ -414,6 +433,16 @@ def test_a_field_that_is_no_text_is_refused_in_parquet(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"inputs\.file: there is no file {tmp_path}/a\.txt"):
         read(file=str(tmp_path / "a.txt"))
+
+
+def test_a_folder_is_no_file_of_texts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"inputs\.file: .* is a folder; expected a file, \.txt"):
+        read(file=str(tmp_path))
+
+
+def test_a_column_that_is_not_there_names_the_near_one() -> None:
+    with pytest.raises(ConfigError, match=r"names; did you mean label\? there is: text, label"):
+        read(examples=[{"text": "a", "label": 1}], columns=["lable"])
 
 
 def test_all_faults_are_reported_together_up_to_twenty(tmp_path: Path) -> None:

@@ -92,10 +92,15 @@ def test_every_form_finds_its_tokens(positions: Any, wanted: list[int]) -> None:
 
 
 LOST = [
-    ({"match": "nix"}, r"match: 'nix' is not there, in example 1 \('abc'\); so it is in 1 more"),
+    ({"match": "nix"}, r"match: 'nix' is not there, in example 1 \('abc'\); the same in 1 more ex"),
     ({"column": "word"}, r"column: 'word' \(null\) is not there, in example 1"),
-    ({"match": "f", "take": 2}, "match: 'f', take: 2 is there, but no such token .* in example 0"),
-    ({"after": {"match": "xyz"}}, "1 after {match: 'xyz'} is there, but no such token"),
+    ({"match": "f", "take": 2}, "take: 2 is 1 token there, so there is no number 2, in example 0"),
+    ({"after": {"match": "xyz"}}, "'xyz'} is not there: nothing comes after it, it is the last"),
+    ({"after": {"match": "nix"}, "offset": 3}, "there: only 1 token comes after it, in example 0"),
+    ({"before": {"match": "abc"}, "offset": 2}, "there: only 1 token comes before it, in example"),
+    ({"regex": "q*"}, "regex: 'q\\*' matches only empty text, in example 0"),
+    ({"regex": "^"}, "matches only empty text"),
+    ({"after": {"regex": "(?=b)"}}, "matches only empty text"),
 ]
 
 
@@ -117,6 +122,10 @@ def test_skipping_leaves_an_example_without_rows_and_counts_it() -> None:
     config = config_of(positions, rows)
     _, notes = find_spots(config, read(config))
     assert "1 of 3 examples has no token of {match: 'xyz'}" in notes[0]
+
+
+def test_text_that_is_empty_is_no_place() -> None:
+    assert found({"regex": "f*"}, {"text": "abcdef"}) == [[2]]
 
 
 def test_skipping_every_example_is_a_mistake() -> None:

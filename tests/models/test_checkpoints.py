@@ -394,8 +394,13 @@ def test_an_override_of_nothing_names_the_nearest(gpt2, overrides, said):
 
 
 def test_an_override_of_the_wrong_type_is_refused(gpt2):
-    with pytest.raises(ConfigError, match=r"model.overrides: gpt2 does not take them .*n_layer"):
-        models.load_hf_config(config(gpt2, overrides={"n_layer": "many"}))
+    for key, value, said in [
+        ("n_layer", "many", r"given 'many' \(text\), expected a whole number"),
+        ("num_hidden_layers", "many", r"given 'many' \(text\), expected a whole number"),
+        ("tie_word_embeddings", 3, r"given 3 \(a whole number\), expected true or false"),
+    ]:
+        with pytest.raises(ConfigError, match=rf"model.overrides.{key}: {said}$"):
+            models.load_hf_config(config(gpt2, overrides={key: value}))
 
 
 def test_an_override_that_cannot_be_built_is_refused_by_the_plan(gpt2):

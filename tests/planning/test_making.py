@@ -189,11 +189,18 @@ def test_token_ids_beyond_the_vocabulary_are_refused(architecture, tmp_path):
         probekit.plan(config)
 
 
-def test_a_position_that_an_example_does_not_have_is_refused(architecture, tmp_path):
-    probes = [{"modules": "transformer.h.0"}, {"modules": "transformer.h.1", "positions": [0, 4]}]
+@pytest.mark.parametrize(
+    ("positions", "advice"),
+    [([0, 4], "a slice takes what there is"), (4, 'write "4:5" to take it where it is there')],
+)
+def test_a_position_that_an_example_does_not_have_is_refused(
+    architecture, tmp_path, positions, advice
+):
+    probes = [{"modules": "transformer.h.0"}]
+    probes += [{"modules": "transformer.h.1", "positions": positions}]
     said = (
         r"config: probes\[1\].positions: position 4 does not exist: it has 2 tokens "
-        r"\(example 4\); a slice takes what there is"
+        rf"\(example 4, 0 to 1\); {advice}"
     )
     with pytest.raises(PlanError, match=said):
         probekit.plan(by_hand.config(architecture, tmp_path / "t", probes=probes))

@@ -184,18 +184,21 @@ def test_capped_logits_are_those_the_model_returns(tmp_path):
 @pytest.mark.parametrize(
     ("probe", "message"),
     [
-        ({"modules": MLP, "neurons": 32}, r"neurons 32 is out of range \(32 there: 0..31"),
+        ({"modules": MLP, "neurons": 32}, r"neuron 32 is out of range \(32 there: 0..31"),
         (
             {"modules": MLP, "record": "top_k", "k": 33},
-            r"top_k \(k: 33\) cannot be taken of rows of \[32\] float32",
+            r"probes\[0\].k: .* has 32 numbers to choose from; expected k: at most 32",
         ),
-        ({"modules": MLP, "record": "top_k", "neurons": [0, 1]}, r"neurons, top_k \(k: 5\) cannot"),
+        (
+            {"modules": MLP, "record": "top_k", "neurons": [0, 1]},
+            "has 2 numbers .* at most 2",
+        ),
         ({"sites": "mlp_post", "record": "top_k"}, r"goes with the portable name logits"),
         ({"modules": "model.embed_tokens", "record": "input", "pool": "mean"}, r"int64"),
         ({"modules": MLP, "record": "entropy"}, r"taken of the model's logits.*lm_head"),
         (
             {"modules": MLP, "einops": {"rearrange": "token (a b) -> token a b"}},
-            r"einops on rows of \[32\]: Could not infer sizes",
+            r"\.einops: .*einops on rows of \[32\]: Could not infer sizes",
         ),
         (
             {"modules": MLP, "einops": {"rearrange": "token (a b) -> token a b", "a": 5}},
@@ -208,6 +211,24 @@ def test_capped_logits_are_those_the_model_returns(tmp_path):
         (
             {"modules": MLP, "einops": {"rearrange": "token d -> token -> token d"}},
             r"expected `token ... -> token ...`",
+        ),
+        (
+            {"modules": MLP, "einops": {"rearrange": "token (a b -> token a b"}},
+            r"\.einops: einops pattern .*: a \( is never closed in 'token \(a b'; add",
+        ),
+        ({"modules": MLP, "einops": {"rearrange": "token a) -> token a"}}, r"a \) closes nothing"),
+        ({"modules": MLP, "einops": {"rearrange": "t ((a) b) -> t a b"}}, "inside of another"),
+        ({"modules": MLP, "k": 3}, r"probes\[0\].k: goes with record: \[top_k\] alone"),
+        ({"modules": "model.embed_tokens", "layers": 0}, "embed_tokens is in no layer; leave la"),
+        ({"modules": "resid_post"}, "'resid_post' is a portable name: write `sites: resid_post`"),
+        ({"modules": "resid_m*"}, "means portable names: write `sites: resid_mid`"),
+        (
+            {"modules": "ln?_scale"},
+            r"portable names: write `sites: \[ln1_scale, ln2_scale\]`",
+        ),
+        (
+            {"modules": f"{MLP}/output.1"},
+            rf"'{MLP}/output.1' ends in a record kind: write `modules: {MLP}` and `record: \[outp",
         ),
         ({"modules": ATTN, "record": "pattern", "pool": "mean"}, r"no pool"),
         ({"modules": MLP, "record": "top_k", "pool": "mean"}, r"a mean of token ids"),

@@ -256,7 +256,7 @@ REFUSALS = {
     "layers of a module that lies in none": (
         "  - modules: transformer.wte\n    layers: [0]\n",
         "gpt2",
-        ":6: probes[0].layers: transformer.wte has no module there",
+        ":6: probes[0].layers: transformer.wte is in no layer; leave layers out",
     ),
     "two position axes": (
         "  - {modules: transformer.h.0.attn.attention, record: output.1}\n",
