@@ -197,16 +197,16 @@ def _why(spot: Where, example: _Read) -> str:
     covering = [tokens for span in spans if len(tokens := _covering(span, example))]
     if not covering:
         return "is there, but no such token among those that are kept"
-    if tokens := set(_tokens(spot, example)):
-        return f"is {counted(len(tokens), 'token')} there, so there is no number {spot.take}"
-    side, end = ("after", "last") if spot.after else ("before", "first")
+    if n_kept := len(set(_tokens(spot, example))):
+        return f"is {counted(n_kept, 'token')} there, so there is no number {spot.take}"
+    side, which = ("after", "last") if spot.after else ("before", "first")
     last = len(example.begins) - 1
     room = max(int(last - one[-1] if spot.after else one[0]) for one in covering)
     if room:
         comes = by_count(room, "comes", "come")
         return f"is not there: only {counted(room, 'token')} {comes} {side} it"
     kept = " that is kept" if spot.after and _is_cut(example) else ""
-    return f"is not there: nothing comes {side} it, it is the {end} token{kept}"
+    return f"is not there: nothing comes {side} it, the {which} of the tokens{kept}"
 
 
 def _is_cut(example: _Read) -> bool:
