@@ -79,7 +79,7 @@ from .inputsfile import (
     discard_inputs as discard_inputs,
     wrong_inputs as wrong_inputs,
 )
-from .lock import LOCK_FILE as LOCK_FILE, Lock as Lock
+from .lock import LOCK_FILE as LOCK_FILE, Lock as Lock, writer_of as writer_of
 from .madefile import (
     remembered as remembered,
     sessions_of as sessions_of,

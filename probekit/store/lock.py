@@ -15,6 +15,27 @@ from probekit.store.format import explained
 LOCK_FILE = ".lock"
 
 
+def writer_of(folder: Path) -> str | None:
+    """Name the process that writes into a run's folder, as far as it can be told."""
+    try:
+        fd = os.open(folder / LOCK_FILE, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        owner = os.pread(fd, 64, 0).decode(errors="replace").strip()
+        # A lock of our own, if only for a moment, is in the way of a run that begins: it is tried
+        # only where the owner seems to live, and then it is not given.
+        os.kill(int(owner), 0)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return owner
+    except (OSError, ValueError):  # it has ended, or the system has no locks here
+        return None
+    finally:
+        os.close(fd)
+    return None
+
+
 class Lock:
     """Hold a file that says who writes; the system lets go of it when its owner dies.
 

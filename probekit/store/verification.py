@@ -66,8 +66,7 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
     there = shard_numbers(folder)
     if not there and not (folder / RUN_FILE).exists():
         raise StoreError(
-            f"{path}: is not a run's folder (there is neither {RUN_FILE} nor a shard); "
-            "the checksums of a trace lie there"
+            f"{path}: is not a run's folder ({_why_no_run(path)}); the checksums of a trace lie there"
         )
     run, damages = _read_run(folder)
     planned = set(range(run.n_shards)) if run is not None else set(there)
@@ -91,6 +90,18 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
         n_bytes=total,
         damages=tuple(damages),
     )
+
+
+def _why_no_run(path: Path) -> str:
+    if not path.exists():
+        return "nothing is there"
+    if path.is_dir():
+        return f"there is neither {RUN_FILE} nor a shard"
+    if path.suffix in (".yaml", ".yml"):
+        return "it is a config: give its store.path"
+    if (path.parent.parent / RUN_FILE).exists():
+        return f"it is one file of {path.parent.parent}: give that folder"
+    return "it is one file, and a merged file has no checksums"
 
 
 def _verify_trace(path: str | Path, **options: Any) -> Verdict:

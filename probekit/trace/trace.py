@@ -17,7 +17,7 @@ import numpy as np
 
 from probekit import arguments
 from probekit.config import match_paths, nearest
-from probekit.errors import StoreError, printable
+from probekit.errors import ProbekitError, StoreError, printable
 from probekit.methods import handover, trace as methods
 from probekit.store import (
     INDEX_FILE,
@@ -31,6 +31,7 @@ from probekit.store import (
     read_run,
     schema,
     sealed_shards,
+    writer_of,
 )
 from probekit.trace.site import Site
 from probekit.trace.tables import Tables
@@ -55,6 +56,8 @@ def open_trace(path: str | Path) -> Trace:
             raise StoreError(_why_no_index(path))
         check_plain(index)
         path = index
+    elif path.suffix in (".yaml", ".yml") and path.is_file():
+        raise StoreError(_why_no_trace(path))
     return Trace(path)
 
 
@@ -65,11 +68,25 @@ def _why_no_index(folder: Path) -> str:
     shards = run["identity"].get("shards")
     planned = len(shards) if isinstance(shards, list) else 0
     sealed = len(sealed_shards(folder))
-    return (
-        f"{folder}: the run is not finished: {counted(sealed, 'shard', of=planned)} "
-        f"{by_count(sealed, 'is', 'are')} sealed; run the same `probekit run` again and it "
-        "goes on. Each sealed shard under shards/ opens alone."
-    )
+    said = f"{counted(sealed, 'shard', of=planned)} {by_count(sealed, 'is', 'are')} sealed"
+    if (process := writer_of(folder)) is not None:
+        what, then = "is not finished", f"process {process} is writing it; wait for it"
+    elif planned and sealed == planned:
+        what, then = "has no index", "run the same `probekit run` again and it writes it"
+    else:
+        what, then = "is not finished", "run the same `probekit run` again and it goes on"
+    alone = "Each sealed shard under shards/ opens alone."
+    return f"{folder}: the run {what}: {said}; {then}. {alone}"
+
+
+def _why_no_trace(config: Path) -> str:
+    from probekit.config import load_config  # which imports pydantic
+
+    try:
+        where = f"its trace is at {load_config(config).store.path}"
+    except ProbekitError:
+        where = "a trace lies at the store.path of its config"
+    return f"{config}: is a config, no trace; {where}"
 
 
 class Trace(Tables):

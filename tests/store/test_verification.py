@@ -317,6 +317,25 @@ def test_without_a_run_file_the_shards_are_still_verified(run: Run) -> None:
     assert run.damages() == [("run.json", None), ("shards/00001.h5", None)]
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gone", "nothing is there"),
+        ("folder", "there is neither run.json nor a shard"),
+        ("gg.yaml", "it is a config: give its store.path"),
+        ("run/shards/00000.h5", "it is one file of .*run: give that folder"),
+        ("merged.h5", "it is one file, and a merged file has no checksums"),
+    ],
+)
+def test_what_is_no_run_is_told_why(tmp_path: Path, name: str, why: str) -> None:
+    for folder in ("folder", "run/shards"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("gg.yaml", "merged.h5", "run/run.json", "run/shards/00000.h5"):
+        (tmp_path / file).touch()
+    with pytest.raises(StoreError, match=rf"is not a run's folder \({why}\); the checksums"):
+        verify(tmp_path / name)
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone", tmp_path / "trace.h5"):
         with pytest.raises(StoreError, match="is not a run's folder"):

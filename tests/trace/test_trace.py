@@ -257,7 +257,8 @@ def test_only_the_rows_asked_for_are_read(tmp_path: Path) -> None:
     made.shards[1].file.unlink()
     assert same_bits(found[:9], made.wanted("h.1/output")[:9])
     assert same_bits(found[[0, 20, 11]], made.wanted("h.1/output")[[0, 20, 11]])
-    with pytest.raises(StoreError, match=r"shards/00001\.h5: .*there is no such file"):
+    says = r"shards/00001\.h5: .*there is no such file, a shard .*move the whole folder .*--repair"
+    with pytest.raises(StoreError, match=says):
         found[8:10]
 
 
@@ -909,6 +910,41 @@ def test_a_run_that_is_not_finished_says_how_far_it_is(tmp_path: Path) -> None:
     write_record(tmp_path / "run.json", {"identity": {"shards": [{}, {}, {}, {}]}})
     with pytest.raises(StoreError, match="not finished: 2 of 4 shards are sealed; run the same"):
         probekit.open(tmp_path)
+
+
+def test_a_run_without_its_index_or_that_another_process_writes_is_told(tmp_path: Path) -> None:
+    write_trace(tmp_path)
+    (tmp_path / "trace.h5").unlink()
+    write_record(tmp_path / "run.json", {"identity": {"shards": [{}, {}, {}]}})
+    says = "has no index: 3 of 3 shards are sealed; run the same .* wri"
+    with pytest.raises(StoreError, match=says):
+        probekit.open(tmp_path)
+    hold = (
+        "import fcntl, os, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX)\n"
+        "print(os.getpid(), file=file, flush=True); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", hold, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(StoreError, match=f"sealed; process {other.pid} is writing it; wait"):
+            probekit.open(tmp_path)
+        other.communicate(b"\n")
+    with pytest.raises(StoreError, match="has no index"):  # its lock file stays: it is dead
+        probekit.open(tmp_path)
+
+
+def test_a_config_is_told_from_a_trace(tmp_path: Path) -> None:
+    for text, says in (
+        ("model: {name: gpt2}", "gg.yaml: is a config, no trace; a trace lies at the store.path"),
+        (
+            Path("configs/phi3.yaml").read_text(),
+            "gg.yaml: is a config, .*its trace is at runs/phi3",
+        ),
+    ):
+        (tmp_path / "gg.yaml").write_text(text)
+        with pytest.raises(StoreError, match=says):
+            probekit.open(tmp_path / "gg.yaml")
 
 
 def test_reading_needs_no_torch(made: Made) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 
 from probekit.errors import StoreError
-from probekit.store.format import check_structure
+from probekit.store.format import SHARDS_FOLDER, check_structure
 
 # HDF5 and h5py have no exception of their own for a damaged file; these are what they use.
 _DAMAGED = (OSError, LookupError, MemoryError, OverflowError, RuntimeError, TypeError, ValueError)
@@ -40,6 +40,11 @@ def open_file(path: Path) -> Iterator[h5py.File]:
 
 def _reason(path: Path, error: Exception) -> str:
     if not path.exists():
+        if path.parent.name == SHARDS_FOLDER and path.parent.parent.exists():
+            return (
+                "there is no such file, a shard of this trace; move the whole folder of a trace, or "
+                "make the shard again (probekit run --repair)"
+            )
         return "there is no such file"
     if isinstance(error, OSError) and error.errno is not None:  # the system's, not HDF5's
         return os.strerror(error.errno)
