@@ -95,7 +95,8 @@ def test_the_same_run_goes_on(path: Path) -> None:
 
 def test_another_run_is_refused_by_what_differs(path: Path) -> None:
     before = tree(path)
-    message = r"another run \(another .*, .*cut otherwise\); .* --overwrite.*=True"
+    differs = r"another run \(another config_digest, the shards are cut otherwise\); "
+    message = differs + r".* --overwrite to begin anew \(in Python overwrite=True\)"
     with pytest.raises(StoreError, match=message), RunFolder(path, OTHER):
         pass
     assert tree(path) == before
