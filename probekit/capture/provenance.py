@@ -50,7 +50,8 @@ def run_record(plan: Plan, layout: Format) -> RunRecord:
             raise StoreError(
                 f"{plan.config.where('store.path')}: the run in {plan.config.store.path} has "
                 f"{changed[0]}, which means something else since format 1.1; "
-                "finish the run with the version that began it, or --overwrite"
+                "finish the run with the version that began it, or --overwrite (in Python "
+                "overwrite=True)"
             )
         sites = [site.spec.to_json() for site in plan.sites]
         config_digest = digest_of_format_1(plan.config)

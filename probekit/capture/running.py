@@ -165,7 +165,8 @@ def _damaged(path: Path, damages: Sequence[Damage]) -> str:
     more = f" (and {len(damages) - 3} more)" if len(damages) > 3 else ""
     return (
         f"{path}: is damaged: {'; '.join(map(str, damages[:3]))}{more}. "
-        "The same `probekit run` with --repair computes the damaged shards again"
+        "The same `probekit run` with --repair (in Python repair=True) computes the "
+        "damaged shards again"
     )
 
 

@@ -255,7 +255,8 @@ def format_of(folder: Path, *, repair: bool = False) -> Format:
     if found is None or not FIRST <= found <= NEWEST:
         raise StoreError(
             f"{folder}: holds a run in format {begun[0]}, and this probekit writes {FIRST} to "
-            f"{NEWEST}; finish it with the version that began it, or --overwrite"
+            f"{NEWEST}; finish it with the version that began it, or --overwrite (in Python "
+            "overwrite=True)"
         )
     return found
 

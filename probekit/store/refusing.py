@@ -24,6 +24,7 @@ from probekit.store.format import (
 from probekit.store.lock import LOCK_FILE
 from probekit.store.sealed import SHARD_FILE, shard_files
 
+_ANEW = "--overwrite to begin anew (in Python overwrite=True)"
 SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _FILES = (INDEX_RECORD, INDEX_FILE, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
 _OURS = (*_FILES, SHARDS_FOLDER, LOCK_FILE)
@@ -110,12 +111,10 @@ def refuse_orphans(path: Path, where: str) -> None:
     if (path / INDEX_FILE).exists() or shard_files(path):
         raise StoreError(
             f"{where}: {path} holds shards, but no {RUN_FILE} that says of which run; "
-            "give another store.path, or --overwrite to begin anew"
+            f"give another store.path, or {_ANEW}"
         )
 
 
 def another_run(path: Path, what: str) -> str:
     """Say that a folder holds another run, and in what it differs."""
-    return (
-        f"{path} holds another run ({what}); give another store.path, or --overwrite to begin anew"
-    )
+    return f"{path} holds another run ({what}); give another store.path, or {_ANEW}"

@@ -55,7 +55,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     except StoreError as error:
         raise StoreError(
             f"{error}; --repair writes it again where the shards are of this run, "
-            "--overwrite begins the run anew"
+            "--overwrite begins the run anew (in Python repair=True, overwrite=True)"
         ) from error
     identity, provenance = value.get("identity"), value.get("provenance", {})
     is_run = isinstance(identity, dict) and isinstance(provenance, dict)

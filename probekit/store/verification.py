@@ -66,7 +66,8 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
     there = shard_numbers(folder)
     if not there and not (folder / RUN_FILE).exists():
         raise StoreError(
-            f"{path}: is not a run's folder ({_why_no_run(path)}); the checksums of a trace lie there"
+            f"{path}: is not a run's folder ({_why_no_run(path)}); the checksums of a "
+            "trace lie there"
         )
     run, damages = _read_run(folder)
     planned = set(range(run.n_shards)) if run is not None else set(there)

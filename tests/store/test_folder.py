@@ -95,7 +95,8 @@ def test_the_same_run_goes_on(path: Path) -> None:
 
 def test_another_run_is_refused_by_what_differs(path: Path) -> None:
     before = tree(path)
-    message = r"another run \(another config_digest, the shards are cut otherwise\); .* --overwrite"
+    differs = r"another run \(another config_digest, the shards are cut otherwise\); "
+    message = differs + r".* --overwrite to begin anew \(in Python overwrite=True\)"
     with pytest.raises(StoreError, match=message), RunFolder(path, OTHER):
         pass
     assert tree(path) == before
@@ -104,7 +105,7 @@ def test_another_run_is_refused_by_what_differs(path: Path) -> None:
 def test_a_damaged_run_file_is_named(path: Path) -> None:
     (path / "run.json").write_text('{"identity": ')
     with pytest.raises(
-        StoreError, match=r"run\.json: is damaged .*--overwrite begins the run anew"
+        StoreError, match=r"run\.json: is damaged .*--overwrite begins the run anew .in Python"
     ):
         read_run(path)
 

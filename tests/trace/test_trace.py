@@ -939,7 +939,7 @@ def test_a_config_is_told_from_a_trace(tmp_path: Path) -> None:
         ("model: {name: gpt2}", "gg.yaml: is a config, no trace; a trace lies at the store.path"),
         (
             Path("configs/phi3.yaml").read_text(),
-            "gg.yaml: is a config, .*its trace is at runs/phi3",
+            "is a config, .*its trace is at runs/phi3",
         ),
     ):
         (tmp_path / "gg.yaml").write_text(text)

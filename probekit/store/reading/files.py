@@ -42,8 +42,8 @@ def _reason(path: Path, error: Exception) -> str:
     if not path.exists():
         if path.parent.name == SHARDS_FOLDER and path.parent.parent.exists():
             return (
-                "there is no such file, a shard of this trace; move the whole folder of a trace, or "
-                "make the shard again (probekit run --repair)"
+                "there is no such file, a shard of this trace; move the whole folder of a trace, "
+                "or make the shard again (probekit run --repair; in Python repair=True)"
             )
         return "there is no such file"
     if isinstance(error, OSError) and error.errno is not None:  # the system's, not HDF5's
