@@ -133,7 +133,7 @@ def _missing(
     model: ModelConfig, source: Source, where: str, *, to_run: bool
 ) -> Iterator[Fault | ConfigError]:
     folder = Path(source.place)
-    said = f"{model.name} cannot be loaded from {source.gguf_file or folder}"
+    said = f"cannot be loaded from {source.gguf_file or folder}"
     if source.gguf_file is not None:
         if not _is_gguf(folder / source.gguf_file):
             yield Fault(where, f"{said} (it is no GGUF file: it lacks the magic first bytes)")
@@ -191,6 +191,20 @@ def no_tokenizer(source: Source) -> str:
     )
 
 
+def _check_json(file: Path, where: str) -> None:
+    try:
+        json.loads(file.read_bytes())
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise ConfigError(
+            f"{where}: {file} is not JSON: {error.msg}, {at}; copy it again"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {file} is not JSON: {error}; copy it again") from error
+    except OSError:
+        return  # what the system says of it comes later
+
+
 def check_folder(source: Source, where: str) -> None:
     """Refuse a folder of something else than a model of transformers, by what it is.
 
@@ -198,7 +212,10 @@ def check_folder(source: Source, where: str) -> None:
         ConfigError: which says what there is, and what to do.
     """
     place = Path(source.place)
-    if source.on_hub or source.gguf_file or (place / "config.json").is_file():
+    if source.on_hub or source.gguf_file:
+        return
+    if (place / _CONFIG).is_file():
+        _check_json(place / _CONFIG, where)
         return
     what, todo = "no config.json", "give a folder that `save_pretrained` of transformers wrote"
     if (place / "model_index.json").is_file():

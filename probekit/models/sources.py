@@ -67,6 +67,10 @@ def locate(name: str, where: str) -> Source:
         if not is_file:
             raise ConfigError(f"{where}: there is no file {path.absolute()}")
         return Source(place=str(path.parent), gguf_file=path.name)
+    if is_file:
+        raise ConfigError(
+            f"{where}: {shorten(name)} is a file; expected a folder, a .gguf file or a hub id"
+        )
     if is_dir:
         return Source(place=str(path))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:

@@ -20,6 +20,7 @@ from probekit.wording import shorten
 
 _SHOWN = 5  # changed settings named in a message
 _LONG = 63  # characters of one
+_ALWAYS = ("model", "inputs", "store")  # sections of every config, written or all at default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +97,7 @@ def config_changes(earlier: str | None, now: str | None) -> str:
 
 def _sections(flat: Mapping[str, str]) -> set[str]:
     """Name the sections that something is written in, the config itself as an empty text."""
-    found = {""}
+    found = {"", *_ALWAYS}
     for key in flat:
         while key := key.rpartition(".")[0]:
             found.add(key)
