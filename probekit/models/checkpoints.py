@@ -365,10 +365,9 @@ def _short(error: Exception) -> str:
 def _out_of_reach(model: ModelConfig, source: Source) -> str:
     if not source.on_hub:
         return f"cannot be loaded from {source.gguf_file or source.place}"
-    reach = (
-        "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
-    ) + ", and there is no folder of that name here"
+    reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
     known = model.name.lower() in BUNDLED
+    reach += "" if known else ", and there is no folder of that name here"
     random = (
         "set model.weights: random for the same architecture with seeded random weights, or "
         if known

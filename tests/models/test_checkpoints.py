@@ -107,6 +107,11 @@ def test_the_sample_lies_in_the_package():
         ("~/no/such/model", r"there is no folder /home/someone/no/such/model"),
         ("a/b/c", r"there is no folder /.*/a/b/c"),
         ("nowhere/model.gguf", r"there is no file /.*/nowhere/model.gguf"),
+        ("a.yaml", r"a.yaml is a file; expected a folder, a .gguf file or a hub id"),
+        (
+            "nofolder",
+            r"the pretrained nofolder cannot be had.*, and there is no folder of",
+        ),
     ],
 )
 def test_a_name_of_nothing_says_what_is_missing(tmp_path, monkeypatch, name, said):
