@@ -197,8 +197,8 @@ def _why(spot: Where, example: _Read) -> str:
     covering = [tokens for span in spans if len(tokens := _covering(span, example))]
     if not covering:
         return "is there, but no such token among those that are kept"
-    if tokens := set(_tokens(spot, example)):
-        return f"is {counted(len(tokens), 'token')} there, so there is no number {spot.take}"
+    if found := set(_tokens(spot, example)):
+        return f"is {counted(len(found), 'token')} there, so there is no number {spot.take}"
     side, end = ("after", "last") if spot.after else ("before", "first")
     last = len(example.begins) - 1
     room = max(int(last - one[-1] if spot.after else one[0]) for one in covering)

@@ -280,7 +280,8 @@ def _hub_as_it_is(datasets: Any, wanted: DatasetInputs) -> Iterator[None]:
     if at_home(wanted.name).exists() or hub_in_reach():
         yield
         return
-    before = [(module, module.HF_HUB_OFFLINE) for module in (constants, datasets.config)]
+    modules: tuple[Any, ...] = (constants, datasets.config)
+    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
     try:
         for module, _ in before:
             module.HF_HUB_OFFLINE = True
