@@ -15,7 +15,11 @@ from .inputsconfig import (
     InputsConfig as InputsConfig,
     RandomInputs as RandomInputs,
 )
-from .loading import json_schema as json_schema, load_config as load_config
+from .loading import (
+    default_of as default_of,
+    json_schema as json_schema,
+    load_config as load_config,
+)
 from .nearmatches import (
     nearest as nearest,
     no_match as no_match,

@@ -26,7 +26,7 @@ from probekit.config.keyplaces import (
     path_text,
 )
 from probekit.config.probeconfig import ProbeConfig
-from probekit.config.pydanticwords import mistakes_of
+from probekit.config.pydanticwords import default_at, mistakes_of
 from probekit.config.yamltext import read_file, read_value
 from probekit.errors import ConfigError, Fault
 from probekit.wording import shorten, show_typed
@@ -74,6 +74,14 @@ def load_config(
         raise ConfigError.of([Fault(places.where(()), message)])
     places, unusable = _with_overrides(tree, places, overrides)
     return _validated(tree, places, mistakes, unusable)
+
+
+def default_of(key: str) -> Any:
+    """Give what a key means where it is left out of its section; None for nothing."""
+    try:
+        return default_at(parse_path(key), ProbeConfig)
+    except ConfigError:  # an odd name, which no key of ours has
+        return None
 
 
 def _validated(

@@ -151,6 +151,18 @@ def _hint(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
     return ""
 
 
+def default_at(path: KeyPath, root: type[BaseModel]) -> Any:
+    """Give the plain value that a key has where it is left out; None for none."""
+    try:
+        field = _field_of(path, root)
+    except KeyError:  # below a key that is unknown
+        return None
+    if field is None or field.is_required():
+        return None
+    default = field.get_default()
+    return default if isinstance(default, str | int | float) else None
+
+
 def _field_of(path: KeyPath, root: type[BaseModel]) -> FieldInfo | None:
     """Find the field that a path ends at; None for an item of one, and for a free key."""
     if not path or not isinstance(path[-1], str):

@@ -10,6 +10,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from probekit.arguments import at_home, no_path
 from probekit.config import DatasetInputs, ProbeConfig
 from probekit.errors import ConfigError, Fault
 from probekit.inputs.usercolumns import Wanted
+from probekit.models import hub_in_reach
 from probekit.wording import near, shorten
 
 _ROWS_AT_ONCE = 1000  # of Parquet
@@ -250,17 +252,43 @@ def _dataset(config: ProbeConfig, where: str) -> Iterator[Found]:
     try:
         rows = _saved_rows(datasets, wanted, where)
         if rows is None:
-            rows = datasets.load_dataset(
-                wanted.name, wanted.subset, split=wanted.split, revision=wanted.revision
-            )
+            with _hub_as_it_is(datasets, wanted):
+                rows = datasets.load_dataset(
+                    wanted.name, wanted.subset, split=wanted.split, revision=wanted.revision
+                )
     except ConfigError:
         raise
+    except ConnectionError as error:
+        raise ConfigError(
+            f"{where}: {wanted.name} cannot be loaded: the hub is out of reach, it is not in the "
+            "local cache, and there is no folder of that name here. Give a folder, or load it once "
+            f"where there is a network ({shorten(str(error), 200)})"
+        ) from error
     except Exception as error:
         # The hub client raises dozens of types; each means that the data set cannot be had.
         raise ConfigError(f"{where}: {wanted.name} cannot be loaded: {error}") from error
     fields = Fields.of(config)
     for number, row in enumerate(rows):
         yield _row(row, fields, f"{wanted.name}[{wanted.split}][{number}]", number)
+
+
+@contextmanager
+def _hub_as_it_is(datasets: Any, wanted: DatasetInputs) -> Iterator[None]:
+    """Take what the cache holds where the hub is out of reach: its client retries for 23 s."""
+    from huggingface_hub import constants
+
+    if at_home(wanted.name).exists() or hub_in_reach():
+        yield
+        return
+    modules: tuple[Any, ...] = (constants, datasets.config)
+    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
+    try:
+        for module, _ in before:
+            module.HF_HUB_OFFLINE = True
+        yield
+    finally:
+        for module, value in before:
+            module.HF_HUB_OFFLINE = value
 
 
 def _saved_rows(datasets: Any, wanted: DatasetInputs, where: str) -> Any:

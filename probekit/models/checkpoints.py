@@ -348,9 +348,10 @@ def explained(where: str, hint: str) -> Iterator[None]:
         yield
     except Exception as error:
         # Readers of damaged files raise whatever they stumble on, down to struct.error.
-        raise ConfigError(
-            f"{where}: {hint or 'the model cannot be built'} ({_short(error)})"
-        ) from error
+        reason = _short(error)
+        if "deserializing header" in reason:  # safetensors, which names no file
+            reason = f"a .safetensors file is cut short or damaged; copy it again: {reason}"
+        raise ConfigError(f"{where}: {hint or 'the model cannot be built'} ({reason})") from error
 
 
 def _short(error: Exception) -> str:
@@ -362,9 +363,10 @@ def _short(error: Exception) -> str:
 
 def _out_of_reach(model: ModelConfig, source: Source) -> str:
     if not source.on_hub:
-        return f"{model.name} cannot be loaded from {source.gguf_file or source.place}"
+        return f"cannot be loaded from {source.gguf_file or source.place}"
     reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
     known = model.name.lower() in BUNDLED
+    reach += "" if known else ", and there is no folder of that name here"
     random = (
         "set model.weights: random for the same architecture with seeded random weights, or "
         if known

@@ -128,7 +128,7 @@ def _missing(
     model: ModelConfig, source: Source, where: str, *, to_run: bool
 ) -> Iterator[Fault | ConfigError]:
     folder = Path(source.place)
-    said = f"{model.name} cannot be loaded from {source.gguf_file or folder}"
+    said = f"cannot be loaded from {source.gguf_file or folder}"
     if source.gguf_file is not None:
         if not _is_gguf(folder / source.gguf_file):
             yield Fault(where, f"{said} (it is no GGUF file: it lacks the magic first bytes)")

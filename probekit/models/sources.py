@@ -5,6 +5,7 @@ Knows names and whether the hub answers; loads nothing, and no torch.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from dataclasses import dataclass
@@ -72,6 +73,10 @@ def locate(name: str, where: str) -> Source:
         if not is_file:
             raise ConfigError(f"{where}: there is no file {path.absolute()}")
         return Source(place=str(path.parent), gguf_file=path.name)
+    if is_file:
+        raise ConfigError(
+            f"{where}: {shorten(name)} is a file; expected a folder, a .gguf file or a hub id"
+        )
     if is_dir:
         return Source(place=str(path))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -99,6 +104,20 @@ def hub_in_reach() -> bool:
         return False
 
 
+def _check_json(file: Path, where: str) -> None:
+    try:
+        json.loads(file.read_bytes())
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise ConfigError(
+            f"{where}: {file} is not JSON: {error.msg}, {at}; copy it again"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: {file} is not JSON: {error}; copy it again") from error
+    except OSError:
+        return  # what the system says of it comes later
+
+
 def check_folder(source: Source, where: str) -> None:
     """Refuse a folder of something else than a model of transformers, by what it is.
 
@@ -106,7 +125,10 @@ def check_folder(source: Source, where: str) -> None:
         ConfigError: which says what there is, and what to do.
     """
     place = Path(source.place)
-    if source.on_hub or source.gguf_file or (place / "config.json").is_file():
+    if source.on_hub or source.gguf_file:
+        return
+    if (place / "config.json").is_file():
+        _check_json(place / "config.json", where)
         return
     what, todo = "no config.json", "give a folder that `save_pretrained` of transformers wrote"
     if (place / "model_index.json").is_file():

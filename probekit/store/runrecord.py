@@ -6,20 +6,21 @@ Knows identity and provenance; nothing of shards.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from probekit.config import read_value
+from probekit.config import default_of, read_value
 from probekit.errors import ConfigError, StoreError
 from probekit.store.format import RUN_FILE, read_record
 from probekit.wording import shorten
 
 _SHOWN = 5  # changed settings named in a message
 _LONG = 63  # characters of one
+_ALWAYS = ("model", "inputs", "store")  # sections of every config, written or all at default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +84,32 @@ def config_changes(earlier: str | None, now: str | None) -> str:
         old, new = (_flat(read_value(text or "{}")) for text in (earlier, now))
     except ConfigError as error:
         return f"config: cannot be compared, {error}"
+    there = _sections(old), _sections(new)
     changed = [
-        f"{key}: was {old.get(key, 'not set')}, now {new.get(key, 'not set')}"
+        f"{key}: was {was}, now {now_is}"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not key.startswith("store.path")
+        if (was := _meant(key, old, there[0])) != (now_is := _meant(key, new, there[1]))
+        and not key.startswith("store.path")
     ]
     more = f", and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     return ", ".join(changed[:_SHOWN]) + more
+
+
+def _sections(flat: Mapping[str, str]) -> set[str]:
+    """Name the sections that something is written in, the config itself as an empty text."""
+    found = {"", *_ALWAYS}
+    for key in flat:
+        while key := key.rpartition(".")[0]:
+            found.add(key)
+    return found
+
+
+def _meant(key: str, flat: Mapping[str, str], sections: Container[str]) -> str:
+    """Say what a key means, also where it is left out of a section that is there."""
+    if key in flat:
+        return flat[key]
+    default = default_of(key) if key.rpartition(".")[0] in sections else None
+    return "not set" if default is None else _shown(default)
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:

@@ -535,12 +535,12 @@ def test_a_finished_run_is_opened_and_no_model_is_loaded(gpt2, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("change", "differs"),
     [
-        ({"store__dtype": "float16"}, "store.dtype: was not set, now float16"),
+        ({"store__dtype": "float16"}, "store.dtype: was auto, now float16"),
         (
             {"probes": [{"modules": "transformer.h.*.mlp.act", "layers": 0}]},
             r"probes\[0\].layers\[0\]: was not set, now 0",
         ),
-        ({"seed": 1}, "seed: was not set, now 1"),
+        ({"seed": 1}, "seed: was 0, now 1"),
         ({"inputs__texts": ["1 2 3"]}, r"inputs.texts\[0\]: was 5 17 99 3 3, now 1 2 3"),
     ],
 )

@@ -254,7 +254,7 @@ def test_a_module_that_is_no_attention_module_is_refused_with_one_that_is(tmp_pa
     saved(tmp_path, "llama")
     with pytest.raises(probekit.PlanError, match=r"no attention module.*self_attn"):
         probekit.plan(config(tmp_path, "llama", ["pattern"], probe={"modules": "**.mlp"}))
-    with pytest.raises(probekit.PlanError, match=r"heads 4 is out of range \(4 there: 0..3"):
+    with pytest.raises(probekit.PlanError, match=r"head 4 is out of range \(4 there: 0..3"):
         probekit.plan(config(tmp_path, "llama", ["pattern"], probe={"heads": 4}))
     with pytest.raises(probekit.PlanError, match="has no head axis"):
         probekit.plan(config(tmp_path, "llama", ["output"], probe={"heads": 0}))

@@ -21,7 +21,7 @@ from hypothesis import given, settings, strategies as st
 from probekit.config.loading import load_config
 from probekit.config.probeconfig import ProbeConfig
 from probekit.errors import ConfigError
-from probekit.inputs import making
+from probekit.inputs import making, texts as reading
 from probekit.inputs.examples import Encoded, Examples, Limits
 from probekit.inputs.making import look_through, make_examples
 
@@ -268,6 +268,14 @@ def test_a_data_set_that_cannot_be_had_is_named(dataset: str, tmp_path: Path) ->
         read(dataset={"name": str(tmp_path / "nowhere")})
     with pytest.raises(ConfigError, match=r"prompts cannot be loaded: Unknown split .validation."):
         read(dataset={"name": dataset, "split": "validation"})
+
+
+def test_a_hub_out_of_reach_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "hub_in_reach", lambda: False)
+    before = datasets.config.HF_HUB_OFFLINE
+    with pytest.raises(ConfigError, match=r"inputs\.dataset: imdb .*hub is out of reach, .*Give"):
+        read(dataset={"name": "imdb"})
+    assert before == datasets.config.HF_HUB_OFFLINE
 
 
 def test_a_data_set_without_the_field_says_which_there_are(dataset: str) -> None:

@@ -95,7 +95,10 @@ LOST = [
     ({"match": "nix"}, r"match: 'nix' is not there, in example 1 \('abc'\); the same in 1 more ex"),
     ({"column": "word"}, r"column: 'word' \(null\) is not there, in example 1"),
     ({"match": "f", "take": 2}, "take: 2 is 1 token there, so there is no number 2, in example 0"),
-    ({"after": {"match": "xyz"}}, "'xyz'} is not there: nothing comes after it, the last of the tok"),
+    (
+        {"after": {"match": "xyz"}},
+        "'xyz'} is not there: nothing comes after it, the last of",
+    ),
     ({"after": {"match": "nix"}, "offset": 3}, "there: only 1 token comes after it, in example 0"),
     ({"before": {"match": "abc"}, "offset": 2}, "there: only 1 token comes before it, in example"),
     ({"regex": "q*"}, "regex: 'q\\*' matches only empty text, in example 0"),

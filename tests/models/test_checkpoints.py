@@ -107,6 +107,11 @@ def test_the_sample_lies_in_the_package():
         ("~/no/such/model", r"there is no folder /home/someone/no/such/model"),
         ("a/b/c", r"there is no folder /.*/a/b/c"),
         ("nowhere/model.gguf", r"there is no file /.*/nowhere/model.gguf"),
+        ("a.yaml", r"a.yaml is a file; expected a folder, a .gguf file or a hub id"),
+        (
+            "nofolder",
+            r"the pretrained nofolder cannot be had.*, and there is no folder of",
+        ),
     ],
 )
 def test_a_name_of_nothing_says_what_is_missing(tmp_path, monkeypatch, name, said):
@@ -432,7 +437,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit_config(folder, n_inner=80),
         r"no fitting weights for 9 parameters .*c_fc.bias, \[72\] instead of \[80\]",
     ),
-    "weights cut short": (cut_weights, r"cannot be loaded from .*incomplete metadata"),
+    "weights cut short": (cut_weights, r"cannot be loaded from .*cut short or damaged; copy"),
     "empty weights": (
         lambda folder: (folder / "model.safetensors").write_bytes(b""),
         r"cannot be loaded from .*header too small",
@@ -447,7 +452,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a config that is not JSON": (
         lambda folder: (folder / "config.json").write_text("{nope"),
-        r"cannot be loaded from .*not a valid JSON",
+        r"config.json is not JSON: Expecting property name .*, line 1, column 2; copy it",
     ),
     "a config of another world": (
         lambda folder: edit_config(folder, model_type="blorp"),

@@ -89,7 +89,7 @@ OF_A_RUN: Mapping[str, tuple[dict[str, Any], str]] = {  # what a plan may still 
     ),
     "another run": (
         {"store.path": "begun"},
-        AT + r"store.path: begun holds another run \(seed: was 7, now not set\); give another",
+        AT + r"store.path: begun holds another run \(seed: was 7, now 0\); give another",
     ),
     "orphans": (
         {"store.path": "orphans"},

@@ -19,7 +19,7 @@ import pytest
 from probekit.errors import StoreError
 from probekit.store.folder import RunFolder, clear
 from probekit.store.format.records import write_record
-from probekit.store.runrecord import RunRecord, read_run
+from probekit.store.runrecord import RunRecord, config_changes, read_run
 
 RECORD = RunRecord(
     identity={"config_digest": "abc", "sites": [{"axes": ("token", "d_mlp")}], "shards": [{}, {}]},
@@ -450,3 +450,20 @@ def test_an_error_inside_the_block_frees_the_folder(path: Path) -> None:
         values[0]
     with RunFolder(path, RECORD) as folder:
         assert folder.sealed() == {0}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("inputs: {random: {examples: 2}}", "inputs: {random: {seed: 1, examples: 2}}",
+         "inputs.random.seed: was 0, now 1"),
+        ("seed: 0", "{}", ""),
+        ("seed: 7", "{}", "seed: was 7, now 0"),
+        ("{}", "generate: {strategy: sample}", "generate.strategy: was not set, now sample"),
+        ("probes: [{modules: a}]", "probes: [{modules: a, k: 3}]", "probes[0].k: was 5, now 3"),
+        ("{}", "probes: [{pool: mean}]", "probes[0].pool: was not set, now mean"),
+        ("{a: {b: 1}}", "{a: {b: 1, c: 2}}", "a.c: was not set, now 2"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_was_left_out_was_at_its_default(old: str, new: str, said: str) -> None:
+    assert config_changes(old, new) == said
