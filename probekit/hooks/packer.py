@@ -143,6 +143,11 @@ class Packer:
                 f"{list(shape)} (beams and several answers to a prompt are texts of their own: "
                 "repeat the mask's rows, mask.repeat_interleave(n, 0))"
             )
+        if isinstance(seen.given.get("logits_to_keep"), torch.Tensor):
+            raise CaptureError(
+                "record: mask: logits_to_keep is a tensor of positions, and whose rows the logits "
+                "are is not known; give the model a number, or leave it out"
+            )
         if seen.n_past is None:
             raise CaptureError(
                 "record: mask: the model goes on from a state that does not say how many tokens it "

@@ -7,7 +7,7 @@ in as a function, so this file needs no torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from probekit.errors import StoreError
-from probekit.inputs.usercolumns import column_of
+from probekit.inputs.usercolumns import columns_of
 from probekit.store import (
     INPUTS_FILE,
     ColumnType,
@@ -159,12 +159,15 @@ class Examples:
         """The columns of the user's own."""
         return () if self._columns is None else self._columns.types
 
-    def columns(self, begin: int, end: int) -> tuple[UserColumn, ...]:
-        """Give the user's columns over examples `begin` to `end`."""
-        if self._columns is None:
+    def columns(
+        self, begin: int, end: int, names: Collection[str] | None = None
+    ) -> tuple[UserColumn, ...]:
+        """Give the user's columns over examples `begin` to `end`, all or those of some names."""
+        types = [t for t in self.column_types if names is None or t.name in names]
+        if self._columns is None or not types:
             return ()
         rows = [bytes(self._columns.rows.piece(n, n + 1)) for n in range(begin, end)]
-        return tuple(column_of(type, rows) for type in self._columns.types)
+        return columns_of(types, rows)
 
     @property
     def string_bytes(self) -> Array:

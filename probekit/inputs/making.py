@@ -19,9 +19,7 @@ from probekit.inputs.examples import Encode, Examples, Limits
 from probekit.inputs.piecespool import PieceSpool
 from probekit.inputs.texts import Blank, Fields, Found, Text, read_texts
 from probekit.inputs.usercolumns import ColumnReading, storable
-from probekit.store import (
-    SealedColumns,
-)
+from probekit.store import SealedColumns
 from probekit.wording import by_count, counted
 
 Array = np.ndarray[Any, Any]
@@ -209,7 +207,7 @@ class _Sorting:
         return [*self.faults, Fault(self._foreign.where, self._foreign.message + more)]
 
     def _see_id(self, text: Text) -> None:
-        if text.id.isdecimal() and len(text.id) <= _DIGITS:
+        if text.id.isdecimal() and len(text.id) <= _DIGITS and str(int(text.id)) == text.id:
             (self._numbered if text.is_numbered else self._given).append(int(text.id))
 
     def check_ids(self) -> None:

@@ -116,7 +116,7 @@ def _reads(examples: Examples, names: Sequence[str]) -> Iterator[_Read]:
 
 
 def _some(examples: Examples, names: Sequence[str], begin: int, end: int) -> Iterator[_Read]:
-    columns = {c.type.name: c for c in examples.columns(begin, end) if c.type.name in names}
+    columns = {c.type.name: c for c in examples.columns(begin, end, names)}
     for number in range(begin, end):
         spans = examples.spans(number, number + 1)
         yield _Read(
@@ -177,10 +177,14 @@ def _said_missing(spot: Where, examples: Examples, empty: Sequence[int]) -> str:
     (example,) = _some(examples, spot.columns, empty[0], empty[0] + 1)
     place = spot.after or spot.before or spot
     value = "" if place.column is None else f" ({show(example.columns[place.column])})"
+    try:
+        why = _why(spot, example)
+    except TimeoutError:  # it was just in time before
+        why = "is not there"
     more = len(empty) - 1
     same = f"; the same in {more:,} more {by_count(more, 'example', 'examples')}" if more else ""
     return (
-        f"{spot}{value} {_why(spot, example)}, in example {example.number} "
+        f"{spot}{value} {why}, in example {example.number} "
         f"({shorten(example.text)!r}){same}. Mend the text, or write missing: skip"
     )
 

@@ -120,6 +120,11 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _txt(path: Path, fields: Fields) -> Iterator[Found]:
+    if fields.wanted.names:
+        raise ConfigError(
+            f"{path}: a .txt file has no fields, and so no columns; give a .jsonl, .csv or "
+            ".parquet file"
+        )
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             yield Text(where=f"{path}:{number}", id=str(number - 1), text=line.rstrip("\r\n"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ from probekit.wording import near, shorten, show
 _LOOKS = {  # of a cell of a .csv file; 007 is no number: it would come back as 7
     INT: re.compile(r"[+-]?(0|[1-9][0-9]{0,18})"),
     FLOAT: re.compile(
-        r"[+-]?((0|[1-9][0-9]*)?\.[0-9]+|(0|[1-9][0-9]*)\.?([eE][+-]?[0-9]+)|inf)|nan"
+        r"[+-]?((0|[1-9][0-9]*)?\.[0-9]+([eE][+-]?[0-9]+)?|(0|[1-9][0-9]*)(\.|\.?[eE][+-]?[0-9]+)|inf)|nan",
+        re.IGNORECASE,
     ),
     BOOL: re.compile(r"true|false", re.IGNORECASE),
 }
@@ -40,8 +41,7 @@ class Wanted:
         """Take the columns from a row."""
         if isinstance(self.names, str):
             return {name: value for name, value in row.items() if name not in self.beside}
-        names = [name for name in self.names if name not in self.beside]
-        if lost := [name for name in names if name not in row]:
+        if lost := [name for name in self.names if name not in row]:
             there = ", ".join(map(str, row))
             meant = near(lost[0], [*map(str, row)])
             hint = f"did you mean {' or '.join(meant)}? " if meant else ""
@@ -51,7 +51,7 @@ class Wanted:
                 f"{there}. "
                 "Write null where an example has no value",
             )
-        return {name: row[name] for name in names}
+        return {name: row[name] for name in self.names}
 
     @property
     def leaves_out(self) -> bool:
@@ -65,6 +65,7 @@ class _Seen:
 
     first: dict[str, str] = field(default_factory=dict)  # by type: where its first value stands
     n_values: int = 0  # missing ones aside
+    long: str | None = None  # where a whole number stands that no float64 holds
 
 
 class ColumnReading:
@@ -98,6 +99,8 @@ class ColumnReading:
             else:
                 values[name] = value
                 seen = self._seen.setdefault(name, _Seen())
+                if value is not None and kind == INT and int(float(value)) != int(value):
+                    seen.long = seen.long or where
                 if value is not None:
                     seen.first.setdefault(kind, where)
                     seen.n_values += 1
@@ -123,6 +126,12 @@ class ColumnReading:
             elif name not in self._left_out and self._dtype(seen) is None:
                 said = " and ".join(f"{_WORDS[kind]} ({at})" for kind, at in seen.first.items())
                 yield Fault(self._where, f"the column {name!r} holds {said}; give one kind")
+            elif self._dtype(seen) == FLOAT and seen.long is not None:
+                yield Fault(
+                    seen.long,
+                    f"the column {name!r} holds numbers with a point, beside which this whole "
+                    "number would be rounded; write the column as text",
+                )
 
     def notes(self) -> Iterator[str]:
         """Say what was left out."""
@@ -142,9 +151,13 @@ class ColumnReading:
         return next(iter(kinds), TEXT)
 
 
-def column_of(type: ColumnType, rows: Sequence[bytes]) -> UserColumn:
-    """Give a column over some examples, from their values as they waited."""
-    given = [json.loads(row).get(type.name) for row in rows]
+def columns_of(types: Iterable[ColumnType], rows: Sequence[bytes]) -> tuple[UserColumn, ...]:
+    """Give columns over some examples, from their values as they waited."""
+    parsed = [json.loads(row) for row in rows]
+    return tuple(_column(type, [row.get(type.name) for row in parsed]) for type in types)
+
+
+def _column(type: ColumnType, given: list[Scalar]) -> UserColumn:
     if type.dtype != TEXT:
         given = [_number(value) if isinstance(value, str) else value for value in given]
     return UserColumn.of(type, given)

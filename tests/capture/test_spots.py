@@ -121,3 +121,19 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(tmp_path: Path) -> N
     run(tmp_path / "run", probes)
     again = {p.name: p.read_bytes() for p in (tmp_path / "run" / "shards").glob("*.h5")}
     assert again == bytes_of
+
+
+def test_columns_of_the_users_own_are_not_the_traces_own_whatever_their_names(
+    tmp_path: Path,
+) -> None:
+    names = ("first_token", "n_tokens", "example", "step", "position")
+    rows = [{**row, **dict.fromkeys(names, 100 + n)} for n, row in enumerate(ROWS)]
+    found = run(
+        tmp_path / "said",
+        [{"sites": "resid_post"}],
+        inputs={"examples": rows},
+        generate={"max_new_tokens": 3},
+    )
+    assert len(list((tmp_path / "said" / "shards").glob("*.h5"))) > 1
+    for name in names:
+        assert found.columns[name].tolist() == [100, 101, 102, 103]

@@ -100,7 +100,8 @@ CELLS = {
     "long": (["12345678901234567890", "1", "2"], "text", ["12345678901234567890", "1", "2"]),
     "some": (["1", "two", "0.5"], "text", ["1", "two", "0.5"]),
     "none": (["", "", ""], "text", [None, None, None]),
-    "odd": (["nan", "inf", "-inf"], "float64", [np.nan, np.inf, -np.inf]),
+    "odd": (["NaN", "inf", "-Inf"], "float64", [np.nan, np.inf, -np.inf]),
+    "points": (["1.", ".5", "1.5e-3"], "float64", [1.0, 0.5, 0.0015]),
     "dated": (["2024-01-01", "2024-01-02", "1"], "text", ["2024-01-01", "2024-01-02", "1"]),
 }
 
@@ -129,10 +130,26 @@ def test_a_field_that_only_some_rows_have_is_missing_elsewhere(tmp_path: Path) -
     assert values_of(read(file=str(path), columns="all")) == {"n": [None, 2]}
 
 
-def test_the_id_is_no_column_but_the_name_of_the_example() -> None:
-    found = read(examples=[{"text": "a", "id": "x", "n": 1}], columns=["id", "n"])
+def test_the_id_names_the_example_and_is_a_column_where_it_is_named() -> None:
+    row = {"text": "a", "id": "x", "n": 1}
+    assert values_of(read(examples=[row])) == {"n": [1]}
+    found = read(examples=[row], columns=["id", "n"])
     assert found.id(0) == "x"
-    assert values_of(found) == {"n": [1]}
+    assert values_of(found) == {"id": ["x"], "n": [1]}
+
+
+@pytest.mark.parametrize("columns", ["all", ["label"]])
+def test_a_file_without_fields_has_no_columns(tmp_path: Path, columns: Any) -> None:
+    (tmp_path / "a.txt").write_text("one\n")
+    with pytest.raises(ConfigError, match=r"a\.txt: a \.txt file has no fields"):
+        read(file=str(tmp_path / "a.txt"), columns=columns)
+
+
+def test_a_whole_number_is_not_rounded_to_stand_beside_others() -> None:
+    rows = [{"text": "a", "n": 2**53 + 1}, {"text": "b", "n": 0.5}]
+    with pytest.raises(ConfigError, match=r"examples\[0\]: the column 'n' holds numbers with a"):
+        read(examples=rows)
+    assert values_of(read(examples=rows[:1])) == {"n": [2**53 + 1]}
 
 
 FAULTS = [

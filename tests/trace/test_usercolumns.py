@@ -118,6 +118,15 @@ def test_one_row_an_example_carries_its_own_columns(trace: Trace) -> None:
 def test_a_gap_that_a_tensor_cannot_show_is_refused_unless_left_out(trace: Trace) -> None:
     with pytest.raises(StoreError, match="example 1 has no seen, and a tensor of bool"):
         trace.dataset("resid_mid", batch_size=2, columns=["seen"])
+    whole = probekit.run(
+        config(
+            trace.path.parent.parent / "gaps",
+            [{"text": "a", "n": 1}, {"text": "b", "n": None}, {"text": "c", "n": 3}],
+        ),
+        self_check=False,
+    )
+    items = whole.map_dataset("resid_mid", columns=["n"], rows=np.array([0, 2]))
+    assert [int(items[n]["n"]) for n in range(2)] == [1, 3]
     known = ~np.ma.getmaskarray(trace.columns["seen"])
     data = trace.dataset("resid_mid", batch_size=4, columns=["seen"], rows=known)
     assert [batch["seen"].tolist() for batch in data] == [[True, False, True]]

@@ -98,7 +98,9 @@ class RowReader:
             self._values[name] = self.trace.columns[name]
         values = self._values[name][examples]
         if isinstance(values, np.ma.MaskedArray):
-            values = values.filled("" if values.dtype == object else np.nan)
+            # Of whole numbers and bools no gap is left here: `training` has seen to that.
+            nothing: Any = {"O": "", "f": np.nan}.get(values.dtype.kind, 0)
+            values = values.filled(nothing)
         return values.tolist() if values.dtype == object else torch.from_numpy(np.array(values))
 
     def expect(self, stretches: Array) -> None:

@@ -5,7 +5,7 @@ Knows layers, streams and calls; proves nothing. A name without a place says why
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -450,9 +450,3 @@ _ELSEWHERE: dict[str, Callable[[Run, Found], Place]] = {
     "ln_final_scale": _ln_final_scale,
     "logits": _logits,
 }
-
-
-def names_of(found: Found) -> Iterator[str]:
-    """Give the names that have a place."""
-    there = {name for name, _ in found.places}
-    return (name for name in PORTABLE_NAMES if name in there)

@@ -133,7 +133,8 @@ def _link_tables(
     for axis in known_axes():
         n_rows = [shard.count(axis.name) for shard in shards]
         for dataset in _columns(first, axis):
-            column = axis.column(dataset.name.rpartition("/")[2])
+            table, _, name = dataset.name.rpartition("/")
+            column = axis.column(name) if table == f"/{axis.table}" else None  # or a user's own
             numbers = None if column is None else column.numbers
             if numbers in local:
                 _write_numbers(file, dataset, folder, shards, numbers)
