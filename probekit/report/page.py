@@ -188,10 +188,7 @@ def _counted(trace: Trace) -> list[str]:
     """Give what the run counted of values that are not what they should be, site by site."""
     notes = []
     for shape, names in collapse(trace.site_names).items():
-        for key, what in (
-            ("n_nonfinite", ("is not finite", "are not finite")),
-            ("n_overflow", ("overflowed", "overflowed")),
-        ):
+        for key, what in _NOT_AS_THEY_SHOULD_BE.items():
             counts = (number_of(trace[name].attributes, key, name) or 0 for name in names)
             if n := sum(counts):
                 notes.append(f"{shape}: {counted(n, 'value')} {by_count(n, *what)}")
