@@ -18,7 +18,8 @@ from campaigns.runs import FOLDER, MADE, sealed
 from campaigns.tally import Runs, Tally
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ADVICE = "stopped; what is sealed stays, and the same command goes on from there"
+# The first where nothing had begun yet, or hardly: then there is nothing to stay.
+_SAID = ("stopped\n", "stopped; what is sealed stays, and the same command goes on from there\n")
 
 
 def stop(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
@@ -42,7 +43,8 @@ def stop(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> Non
             tally.count(f"{number.name} when it was done", [])
             continue
         problems = []
-        if ended.code != 128 + number or _ADVICE not in ended.err or "Traceback" in ended.err:
+        is_said = ended.err.endswith(_SAID)
+        if ended.code != 128 + number or not is_said or "Traceback" in ended.err:
             problems.append(str(ended))
         if len(ended.log) - n_before > 1:
             problems.append(f"{len(ended.log) - n_before} batches began after the signal")

@@ -89,16 +89,14 @@ def read_texts(config: ProbeConfig) -> Iterator[Found]:
 
 def _file(path: Path, fields: Fields, where: str) -> Iterator[Found]:
     reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        if path.is_dir():
-            raise ConfigError(f"{where}: {path} is a folder; expected a file, {_ENDINGS}")
-        meant = "did you mean .jsonl, one object a line? " if path.suffix == ".json" else ""
-        raise ConfigError(
-            f"{where}: {path} has an ending that is not known; {meant}expected {_ENDINGS}"
-        )
     try:
         if path.is_dir():
             raise ConfigError(f"{where}: {path} is a folder; expected a file, {_ENDINGS}")
+        if reader is None:
+            meant = "did you mean .jsonl, one object a line? " if path.suffix == ".json" else ""
+            raise ConfigError(
+                f"{where}: {path} has an ending that is not known; {meant}expected {_ENDINGS}"
+            )
         if not path.is_file():
             raise ConfigError(f"{where}: there is no file {path.absolute()}")
         yield from reader(path, fields)

@@ -13,7 +13,7 @@ from typing import Any
 
 import xxhash
 
-from probekit.config import default_of, read_value
+from probekit.config import read_value
 from probekit.errors import ConfigError, StoreError
 from probekit.store.format import RUN_FILE, read_record
 from probekit.wording import shorten
@@ -108,6 +108,8 @@ def _meant(key: str, flat: Mapping[str, str], sections: Container[str]) -> str:
     """Say what a key means, also where it is left out of a section that is there."""
     if key in flat:
         return flat[key]
+    from probekit.config import default_of  # not earlier: it imports pydantic; reading needs none
+
     default = default_of(key) if key.rpartition(".")[0] in sections else None
     return "not set" if default is None else _shown(default)
 

@@ -398,7 +398,7 @@ def test_info_of_an_unfinished_run_says_who_worked_on_it_last(probekit_, config,
     ended = probekit_("info", folder)
     assert ended.code == 2
     first, last = ended.err.splitlines()
-    assert first.startswith(f"error: {folder}: the run is not finished: 1 of 1 shard is sealed")
+    assert first.startswith(f"error: {folder}: the run has no index: 1 of 1 shard is sealed")
     began = json.loads((folder / "made.json").read_text())["sessions"][-1]["began"]
     where = f"on {platform.node()} at {began}"
     assert last == f"its last session was begun {where}: probekit run {config} -q"
