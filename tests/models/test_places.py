@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import probekit
 from probekit.errors import PlanError
 from probekit.models import families, places
-from probekit.models.forward import passed
+from probekit.models.forward import passed, scale
 from probekit.models.places.derive import derive
 from probekit.models.places.derived import derived, proved
 from probekit.models.places.identities import checked
@@ -380,3 +381,58 @@ def test_a_value_changed_in_place_is_another_value() -> None:
     torch.testing.assert_close(
         inner.gave, functional.linear(x, model[0].map.weight, model[0].map.bias)
     )
+
+
+def test_a_model_of_several_inside_is_refused_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers import Gemma3Config
+
+    module = importlib.import_module("probekit.models.places.derived")
+    monkeypatch.setattr(module, "tiny", lambda *_: pytest.fail("was built"))
+    with pytest.raises(PlanError, match="a model of several inside"):
+        derived(object, Gemma3Config())
+
+
+def test_what_cannot_be_derived_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import MistralConfig
+
+    tried = []
+
+    def fails(*_: object) -> None:
+        tried.append(1)
+        raise ValueError("odd sizes")
+
+    monkeypatch.setattr(importlib.import_module("probekit.models.places.derived"), "tiny", fails)
+    config = MistralConfig(hidden_size=1234)
+    for _ in range(3):
+        with pytest.raises(PlanError, match="shows where its places are: ValueError: odd sizes"):
+            derived(object, config)
+    assert len(tried) == 1
+
+
+def test_an_epsilon_that_stands_in_a_norms_code_is_known() -> None:
+    from transformers import OlmoConfig, OlmoForCausalLM
+
+    norm = OlmoForCausalLM(
+        OlmoConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
+    ).model.norm
+    read = torch.randn(5, 16) * 1e-3
+    centred = read - read.mean(-1, keepdim=True)
+    torch.testing.assert_close(centred / scale(norm, read, "std"), norm(read))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"multi_query": True, "new_decoder_architecture": False},
+        {"multi_query": False, "new_decoder_architecture": False, "alibi": True},
+        {"new_decoder_architecture": True, "num_kv_heads": 2},
+    ],
+)
+def test_every_form_of_falcon_has_its_names(form: dict[str, Any]) -> None:
+    from transformers import FalconConfig, FalconForCausalLM
+
+    sizes = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 8}
+    found = derived(FalconForCausalLM, FalconConfig(**sizes, vocab_size=99, **form))
+    assert {"resid_pre", "attn_out", "mlp_out", "resid_post", "ln_final"} <= set(found.places)

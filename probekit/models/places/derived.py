@@ -25,7 +25,7 @@ from probekit.models.places.names import PORTABLE_NAMES, Place, Unembedding
 from probekit.models.places.tinymodels import shrunk
 from probekit.models.places.tinyrun import Run, followed, one_thread, tiny
 
-_KEPT: dict[tuple[Any, str], Derived] = {}
+_KEPT: dict[tuple[Any, str], Derived | str] = {}  # by class and config; a text says why not
 _KEEPING = Lock()
 _MOST_KEPT = 16
 
@@ -51,26 +51,45 @@ def derived(kind: Any, config: Any) -> Derived:
     Raises:
         PlanError: if no tiny model can be made of it.
     """
-    key = (kind, config.to_json_string(use_diff=False))
+    if config.get_text_config() is not config:
+        # The sizes of what lies inside would stay as they are, and gigabytes be drawn at random.
+        raise PlanError(
+            f"model type {config.model_type!r} is not in the table of families, and is a model of "
+            "several inside, each with a config of its own: its places are not derived"
+        )
+    try:
+        key = (kind, config.to_json_string(use_diff=False))
+    except (TypeError, ValueError) as error:
+        raise PlanError(
+            f"the config of model type {config.model_type!r} cannot be written as JSON, so no tiny "
+            f"model is made of it: {error}"
+        ) from error
     with _KEEPING:
-        if key in _KEPT:
-            return _KEPT[key]
+        kept = _KEPT.get(key)
+    if kept is None:
+        kept = _tried(kind, config)
+        with _KEEPING:
+            while len(_KEPT) >= _MOST_KEPT:
+                del _KEPT[next(iter(_KEPT))]
+            _KEPT[key] = kept
+    if isinstance(kept, str):
+        raise PlanError(kept)
+    return kept
+
+
+def _tried(kind: Any, config: Any) -> Derived | str:
+    """Derive and prove; where no tiny model can be made, say why."""
     try:
         with one_thread():
             run = followed(tiny(kind, shrunk(config)))
-            found = proved(run, lambda kinds: _full(kind, config, kinds))
+            return proved(run, lambda kinds: _full(kind, config, kinds))
     except Exception as error:
         # Whatever a model's own code raises at sizes that it was not written for.
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise PlanError(
+        return (
             f"model type {config.model_type!r} is not in the table of families, and no tiny model "
             f"of it shows where its places are: {type(error).__name__}: {reason}"
-        ) from error
-    with _KEEPING:
-        while len(_KEPT) >= _MOST_KEPT:
-            del _KEPT[next(iter(_KEPT))]
-        _KEPT[key] = found
-    return found
+        )
 
 
 def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
@@ -96,12 +115,16 @@ def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
                 found.missing[key] = (
                     f"it is scaled, and the model itself does not show by how much: {error}"
                 )
+            _forget_readout(found)
     return _gathered(run, found, rows)
 
 
 def _take_factors(found: Found, full: Found) -> None:
     """Take the model's own factors: some depend on its sizes."""
-    found.before = full.before
+    if ("ln_final", None) in full.places:
+        found.before = full.before
+    else:
+        _forget_readout(found)
     for key, place in list(found.places.items()):
         if place.factor != 1.0:
             own = full.places.get(key)
@@ -110,6 +133,14 @@ def _take_factors(found: Found, full: Found) -> None:
                 found.missing[key] = "it is scaled, and the model itself does not show by how much"
             else:
                 found.places[key] = own
+
+
+def _forget_readout(found: Found) -> None:
+    """Leave out the final norm where what the head reads is scaled, nobody knows by how much."""
+    if found.before != 1.0 and found.places.pop(("ln_final", None), None) is not None:
+        found.missing["ln_final", None] = (
+            "what the head reads is scaled, and the model itself does not show by how much"
+        )
 
 
 def _full(kind: Any, config: Any, kinds: Kinds) -> Found:

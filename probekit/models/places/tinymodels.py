@@ -25,6 +25,7 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), N_HEADS),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), N_HEADS),
     **dict.fromkeys(("num_key_value_heads", "attention_head_dim_kv"), N_KV_HEADS),
+    "num_kv_heads": N_HEADS,  # of Falcon, which has as many in one of its three forms
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "emb_dim", "embed_dim", "dim"), D_MODEL),
     **dict.fromkeys(("word_embed_proj_dim", "embedding_size"), D_MODEL),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "hidden_dim"), D_MLP),
