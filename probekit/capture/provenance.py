@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 import platform
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from typing import Any
 
 import torch
 
 from probekit import models
-from probekit.capture.read import meanings_of
+from probekit.capture.read import meanings_of, version_of
 from probekit.config import digest_of_format_1
 from probekit.errors import StoreError
 from probekit.invocation import command_of_this_process
@@ -125,9 +123,8 @@ def session(plan: Plan) -> dict[str, Any]:
     }
 
 
-@cache  # finding one takes a millisecond, and every run asks twice
-def _versions() -> dict[str, str]:
-    return {f"{name}_version": metadata.version(name) for name in _LIBRARIES}
+def _versions() -> dict[str, str | None]:
+    return {f"{name}_version": version_of(name) for name in _LIBRARIES}
 
 
 def about_model(

@@ -126,12 +126,13 @@ def _stamp(path: Path) -> Stamp | None:
     return [there.st_size, there.st_mtime_ns, there.st_ctime_ns]
 
 
-@cache  # finding one takes a millisecond
 def _versions() -> dict[str, str | None]:
-    return {"probekit": __version__, **{name: _version(name) for name in _LIBRARIES}}
+    return {"probekit": __version__, **{name: version_of(name) for name in _LIBRARIES}}
 
 
-def _version(name: str) -> str | None:
+@cache  # finding one takes a millisecond, and every run asks twice
+def version_of(name: str) -> str | None:
+    """Give the version of a library; None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

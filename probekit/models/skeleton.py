@@ -31,6 +31,7 @@ from probekit.models.forward import (
     Slot,
     compared,
     mixtures_of,
+    numbers_positions_itself,
     observe,
 )
 
@@ -99,7 +100,7 @@ def build_skeleton(
             ) from error
         n_parameters = sum(p.numel() for p in model.parameters())
         arguments = frozenset(inspect.signature(model.forward).parameters)
-        if _numbers_positions_itself(model):
+        if numbers_positions_itself(model):
             arguments -= {"position_ids"}
         adds_tokens = _adds_tokens(model)
         head = model.get_output_embeddings()
@@ -157,14 +158,6 @@ def _adds_tokens(model: Any) -> bool:
         return False
     ids = prepared.get("input_ids")
     return ids is not None and tuple(ids.shape) != FIRST
-
-
-def _numbers_positions_itself(model: torch.nn.Module) -> bool:
-    """Say whether positions begin behind a padding index, as RoBERTa's do: 0, 1, ... are wrong."""
-    return any(
-        path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-        for path, module in model.named_modules()
-    )
 
 
 def forward_arguments(accepted: frozenset[str]) -> frozenset[str]:

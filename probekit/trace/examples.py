@@ -59,11 +59,12 @@ class Examples(AxisTable, Sequence[Example]):
             tokens=tuple(self._opened.token_text(int(i)) for i in ids),
             n_generated=n_generated,
             completion=self._opened.vocabulary.text(said) if said else "",
-            columns=self._users.of(number),
+            columns=self.users.of(number),
         )
 
     @cached_property
-    def _users(self) -> UserColumns:
+    def users(self) -> UserColumns:
+        """The values of the user's own beside the examples."""
         return UserColumns(self._opened, self)
 
     def texts(self) -> Iterator[str]:

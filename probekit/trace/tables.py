@@ -68,10 +68,10 @@ class Tables(Opened):
         """The tokens, one by one or column by column."""
         return cast(Tokens, self.table(TOKEN))
 
-    @cached_property
+    @property
     def columns(self) -> UserColumns:
         """The values of the user's own beside the examples: `columns["label"]` is `[example]`."""
-        return UserColumns(self, self.examples)
+        return self.examples.users
 
     @property
     def tables(self) -> tuple[AxisTable, ...]:

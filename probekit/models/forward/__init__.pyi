@@ -38,4 +38,5 @@ from .experts import (
 from .headwrites import LINEAR_CLASSES as LINEAR_CLASSES, head_writes as head_writes
 from .normscale import SCALE_KINDS as SCALE_KINDS, scale as scale
 from .places import Axes as Axes, places_first as places_first, sizes_of as sizes_of
+from .positions import numbers_positions_itself as numbers_positions_itself
 from .valuegraph import Passed as Passed, Passing as Passing, Value as Value, passed as passed

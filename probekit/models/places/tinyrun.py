@@ -17,6 +17,7 @@ from probekit.models.forward import (
     AttentionCall,
     AttentionTap,
     Passed,
+    numbers_positions_itself,
     passed,
 )
 from probekit.models.places.building import BUILDING
@@ -84,14 +85,6 @@ def _tokens(model: Any) -> dict[str, Any]:
         "use_cache": False,
     }
     wanted = inspect.signature(model.forward).parameters
-    if _numbers_positions_itself(model):
+    if numbers_positions_itself(model):
         given.pop("position_ids")
     return {name: value for name, value in given.items() if name in wanted}
-
-
-def _numbers_positions_itself(model: torch.nn.Module) -> bool:
-    """Say whether positions begin behind a padding index, as RoBERTa's do: 0, 1, ... are wrong."""
-    return any(
-        path.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
-        for path, module in model.named_modules()
-    )
