@@ -154,16 +154,10 @@ class Receiver(Attachment):
             position: whose numbers these are.
             n_prompt: positions before the first generated one.
         """
-        n_tokens, first = max(position, n_prompt) + 1, self._batch.first_example
         for number, site in enumerate(self._sites):
             if site.recipe.ending != ending or site.recipe.pool is not None:
                 continue
-            kept = [
-                place
-                for place, example in enumerate(examples)
-                if position
-                in self._choices.positions(site.choice, first + example, n_tokens, n_prompt)
-            ]
+            kept = self._keeping(site.choice, examples, position, n_prompt)
             if kept:
                 label = Label(
                     site=number,
@@ -174,6 +168,20 @@ class Receiver(Attachment):
                 rows = torch.from_numpy(values[kept]).to(self._dtypes[number])
                 self._transfer.send(self._out, label, rows)
                 self.n_bytes += len(kept) * site.spec.row_bytes
+
+    def _keeping(
+        self, choice: str, examples: Sequence[int], position: int, n_prompt: int
+    ) -> Sequence[int]:
+        """Say which of some examples a choice keeps a position of, by their place among them."""
+        n_tokens, first = max(position, n_prompt) + 1, self._batch.first_example
+        if choice not in self._choices.found:  # the same for all of them
+            is_kept = position in Choice(choice).positions(n_tokens, n_prompt)
+            return range(len(examples) if is_kept else 0)
+        return [
+            place
+            for place, example in enumerate(examples)
+            if position in self._choices.positions(choice, first + example, n_tokens, n_prompt)
+        ]
 
     def _take(self, numbers: list[int], tensor: torch.Tensor) -> None:
         if self._muted:

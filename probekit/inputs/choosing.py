@@ -124,7 +124,8 @@ class Choices:
     ) -> Array:
         """Count the rows of some examples, from number `first` on; see `count_rows`."""
         if rows in self.found:
-            return self.found[rows].sizes[first : first + len(n_tokens)]
+            ends = self.found[rows].ends[first : first + len(n_tokens) + 1]
+            return np.diff(ends)
         return count_rows(n_tokens, rows, n_prompt)
 
     def of_shard(

@@ -113,11 +113,12 @@ class _Making:
         tokens: Array,
         spans: Sequence[tuple[int, int]] | None = None,
         *,
-        columns: bytes = b"",
+        columns: bytes | None = None,
         n_cut: int = 0,
         about: bool = False,
     ) -> None:
-        self._columns.append(columns)
+        if columns is not None:
+            self._columns.append(columns)
         self._ids.append(id.encode())
         self._texts.append(text.encode())
         self._tokens.append(tokens.tobytes())
@@ -221,14 +222,15 @@ def _tokenize(
     found: Iterable[Found], encode: Encode, limits: Limits, config: ProbeConfig
 ) -> Examples:
     sorting = _Sorting(found, config.inputs.limit, config.where("inputs"))
-    reading = ColumnReading(Fields.of(config).wanted, _where_columns(config))
+    wanted = Fields.of(config).wanted
+    reading = ColumnReading(wanted, _where_columns(config)) if wanted.names else None
     with _Making(reading) as making:
         n_texts = 0
         for group in _groups(sorting.texts()):
             n_texts += len(group)
             encoded = encode([text.text for text in group])
             for number, (text, ids) in enumerate(zip(group, encoded.ids, strict=True)):
-                columns = reading.add(text.columns, text.where)
+                columns = None if reading is None else reading.add(text.columns, text.where)
                 if isinstance(columns, Fault):
                     sorting.tell(columns)
                     continue
@@ -246,14 +248,15 @@ def _tokenize(
                     text.id, text.text, kept, spans, columns=columns, n_cut=n_cut, about=about
                 )
         sorting.check_ids()
-        for fault in reading.faults():
+        for fault in () if reading is None else reading.faults():
             sorting.tell(fault)
         if faults := sorting.all_faults():
             raise ConfigError.of(faults)
         if not n_texts:
             raise ConfigError(_no_texts(config, sorting.n_blank))
         blank = f"{config.where('inputs.file')}: {sorting.n_blank} blank lines are left out"
-        return making.examples(notes=[*([blank] if sorting.n_blank else []), *reading.notes()])
+        left_out = () if reading is None else reading.notes()
+        return making.examples(notes=[*([blank] if sorting.n_blank else []), *left_out])
 
 
 def _no_texts(config: ProbeConfig, n_blank: int) -> str:
