@@ -200,7 +200,10 @@ class InputsConfig(Part):
             yield "columns", f"{bare} have no fields; {_GIVE_FIELDS}"
         ids = next((key for key in ("tokens", "random") if given.get(key) is not None), None)
         if ids is not None and given.get("special_tokens") in ("none", "bos"):
-            yield "special_tokens", f"{ids} are token ids as they are; leave it out"
+            yield (
+                "special_tokens",
+                f"{ids} are token ids already, and nothing is put beside them; leave it out",
+            )
         if tokens is not None and "field" in given:
             yield "field", "the examples are token ids, and inputs.tokens says where; leave it out"
         yield from _lists_in(given.get("examples"), tokens)
