@@ -34,7 +34,6 @@ from transformers import AutoTokenizer
 from probekit.config import load_config
 from probekit.inputs import Codec, Limits, Origin, decoding, read_inputs, tokenizing
 from probekit.models import locate
-from probekit.store import SealedInputs
 
 tokenizer = AutoTokenizer.from_pretrained(locate("sample:tiny-gpt2", "model.name").place)
 given, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
@@ -51,7 +50,7 @@ else:
     codec = Codec(encode=tokenizing.encoder(tokenizer, 1024), decode=decoding.decoder(tokenizer))
     begin = time.process_time(), time.perf_counter()
     examples, _ = read_inputs(origin, codec, sealed_in=None)
-    examples.sealed(origin.digests).write(folder)
+    examples.sealed(origin.digests).seal(folder)
 end = time.process_time(), time.perf_counter()
 print(json.dumps([end[0] - begin[0], end[1] - begin[1]]))
 """

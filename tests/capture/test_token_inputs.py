@@ -47,6 +47,16 @@ def run(given: dict[str, Any], **more: Any) -> probekit.Trace:
     return probekit.run(given, **{"self_check": False, **more})
 
 
+@pytest.fixture(scope="module")
+def of_texts(tmp_path_factory: pytest.TempPathFactory) -> probekit.Trace:
+    return run(config(tmp_path_factory.mktemp("texts") / "run", texts=TEXTS))
+
+
+@pytest.fixture(scope="module")
+def of_ids(tmp_path_factory: pytest.TempPathFactory, ids: list[list[int]]) -> probekit.Trace:
+    return run(config(tmp_path_factory.mktemp("ids") / "run", tokens=ids), self_check=True)
+
+
 def tables(path: Path) -> dict[str, bytes]:
     """Read all that stands in a trace's index with bare h5py."""
     found: dict[str, bytes] = {}
@@ -64,13 +74,11 @@ def tables(path: Path) -> dict[str, bytes]:
 
 
 def test_rows_are_those_of_the_text_that_has_these_ids(
-    tmp_path: Path, ids: list[list[int]]
+    of_texts: probekit.Trace, of_ids: probekit.Trace, ids: list[list[int]]
 ) -> None:
-    run(config(tmp_path / "texts", texts=TEXTS))
-    trace = run(config(tmp_path / "tokens", tokens=ids), self_check=True)
-    assert tables(tmp_path / "tokens") == tables(tmp_path / "texts")
-    assert [example.text for example in trace.examples] == TEXTS
-    assert [example.token_ids.tolist() for example in trace.examples] == ids
+    assert tables(of_ids.path.parent) == tables(of_texts.path.parent)
+    assert [example.text for example in of_ids.examples] == TEXTS
+    assert [example.token_ids.tolist() for example in of_ids.examples] == ids
 
 
 def test_rows_are_what_a_hook_sees_of_these_ids(tmp_path: Path) -> None:
@@ -106,11 +114,14 @@ def test_a_spot_is_found_in_what_the_ids_read_as(tmp_path: Path, ids: list[list[
     assert [t.text for t in view_example(plan, 0).tokens if t.probes] == [" Japan"]
 
 
-def test_a_trace_of_ids_is_checked_merged_and_shown(tmp_path: Path, ids: list[list[int]]) -> None:
-    trace = run(config(tmp_path / "run", tokens=ids))
-    assert not verify(tmp_path / "run").damages
-    trace.merge(tmp_path / "one.h5")
-    write_report(trace, tmp_path / "one.html")
+def test_a_trace_of_ids_is_checked_merged_and_shown(
+    tmp_path: Path, of_ids: probekit.Trace, ids: list[list[int]]
+) -> None:
+    assert not verify(of_ids.path.parent).damages
+    of_ids.merge(tmp_path / "one.h5")
+    with h5py.File(tmp_path / "one.h5") as file:
+        assert file["tokens/id"][:].tolist() == [id for one in ids for id in one]
+    write_report(of_ids, tmp_path / "one.html")
     assert "Tokyo" in (tmp_path / "one.html").read_text()
     assert json.dumps(probekit.plan(config(tmp_path / "plan", tokens=ids)).to_json())
 
@@ -126,7 +137,7 @@ def test_tokens_are_generated_behind_ids(tmp_path: Path, ids: list[list[int]]) -
 
 
 def test_a_run_goes_on_with_its_ids_and_not_with_others(
-    tmp_path: Path, ids: list[list[int]]
+    tmp_path: Path, of_ids: probekit.Trace, ids: list[list[int]]
 ) -> None:
     path = tmp_path / "ids.jsonl"
     path.write_text("\n".join(json.dumps({"ids": one}) for one in ids))
@@ -139,8 +150,7 @@ def test_a_run_goes_on_with_its_ids_and_not_with_others(
     with pytest.raises(KeyboardInterrupt):
         run(given, on_progress=stop)
     trace = run(given)
-    whole = run(config(tmp_path / "whole", tokens=ids))
-    rows, wanted = (np.array(t.select("logits")[:]) for t in (trace, whole))
+    rows, wanted = (np.array(t.select("logits")[:]) for t in (trace, of_ids))
     np.testing.assert_allclose(rows, wanted, rtol=1e-4, atol=1e-5)  # in other batches
     path.write_text("\n".join(json.dumps({"ids": one[::-1]}) for one in ids))
     with pytest.raises(StoreError, match="another run"):
