@@ -236,6 +236,9 @@ PATHS = (
             "columns",
             "file",
             "dataset",
+            "tokens",
+            "special_tokens",
+            "field",
             "limit",
             "max_tokens",
             "too_long",
@@ -299,6 +302,31 @@ EXAMPLES = st.lists(
     min_size=1,
     max_size=3,
 )
+TOKEN_ID = st.integers(0, 60_000) | st.integers(-2, 9) | ABSURD_NUMBERS | WORDS | st.booleans()
+TOKEN_LIST = st.lists(st.integers(0, 1600), max_size=30) | st.lists(TOKEN_ID, max_size=4)
+TOKEN_LISTS = st.lists(TOKEN_LIST, max_size=4) | TOKEN_LIST | HUGE_LISTS
+TOKEN_INPUTS = st.fixed_dictionaries(
+    {"tokens": TOKEN_LISTS},
+    optional={
+        "special_tokens": st.sampled_from(["auto", "none", "bos"]),
+        "too_long": st.sampled_from(["error", "truncate"]),
+        "max_tokens": NUMBERS,
+        "field": WORDS,
+        "columns": st.just("all"),
+    },
+) | st.fixed_dictionaries(
+    {
+        "examples": st.lists(
+            st.fixed_dictionaries(
+                {"ids": TOKEN_LIST | WORDS}, optional={"n": NUMBERS | TOKEN_LIST}
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+        "tokens": st.sampled_from(["ids", "ids", "n", "x"]),
+    },
+    optional={"columns": st.just("all") | st.just(["n"])},
+)
 COLUMNS = st.just("all") | st.lists(WORDS | st.just("label"), max_size=2)
 SPOTS = st.fixed_dictionaries(
     {},
@@ -320,6 +348,17 @@ PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("model", "dtype"), st.sampled_from(["float32", "bfloat16", "float16", "float64"])),
     (("model", "attention"), st.sampled_from(["eager", "sdpa", "flash_attention_2"])),
     (("inputs",), st.fixed_dictionaries({"examples": EXAMPLES}, optional={"columns": COLUMNS})),
+    (("inputs",), TOKEN_INPUTS),
+    (
+        ("inputs",),
+        st.fixed_dictionaries(
+            {"texts": st.lists(WORDS, max_size=2)},
+            optional={
+                "special_tokens": WORDS | st.sampled_from(["auto", "none", "bos"]),
+                "field": WORDS,
+            },
+        ),
+    ),
     (("inputs", "random", "examples"), st.integers(0, 300)),
     (("inputs", "random", "max_tokens"), st.integers(0, 300)),
     (("inputs", "batch_tokens"), st.integers(0, 300)),
