@@ -45,7 +45,7 @@ def plot_readout(found: Readout, *, ax: Axes | None = None) -> Figure:
     if found.layers[0].shuffled:
         each = np.array([one.shuffled for one in found.layers])  # [layer, shuffle]
         _band(ax, at, each.mean(1), each.min(1), each.max(1), color=COLORS[1], marker=MARKERS[1],
-              label=f"labels shuffled, {counted(each.shape[1], "time")}")  # fmt: skip
+              label=f"labels shuffled, {counted(each.shape[1], 'time')}")  # fmt: skip
     ax.axhline(
         found.baseline, color="0.35", linewidth=1, linestyle="--", label="always the same answer"
     )
@@ -60,8 +60,8 @@ def plot_readout(found: Readout, *, ax: Axes | None = None) -> Figure:
         number_ticks(ax, "x", [one.site for one in found.layers])
     name_axes(
         ax, "layer", f"{name} on what was held out",
-        f"{found.target} from {found.place} of {found.model}, "
-        f"{counted(found.n_test, 'example')} held out",
+        f"{found.target} from {found.place} of {found.model}\n"
+        f"{found.said_method()}; {counted(found.n_test, 'example')} held out",
     )  # fmt: skip
     ax.legend(fontsize=SMALL, frameon=False)
     return figure_of(ax)

@@ -7,6 +7,8 @@ scored. What is held at a time is bounded: rows that do not fit are streamed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ Array = np.ndarray[Any, Any]
 
 MEMORY_BYTES = 1 << 30
 _FOLDS = 3
+_ROW_FACTOR = 2 * 8  # bytes a feature: float64, and each fold holds the rows once more
+_SMALL_BYTES = 32 << 20  # of rows
 _FEW_UNITS = 10  # below which a bootstrap's interval is rough
 
 
@@ -132,13 +136,13 @@ def fit_readout(
     )
     chosen = places_of(trace, sites)
     data, held, notes = sides_of(trace, chosen[0], said, split, group, options)
-    layers, tallies = [], []
-    for site in chosen:
-        rows = SiteRows(site, options.pool)
-        fitted, tally = _fit(rows, said, data, held, options)
-        layers.append(fitted)
-        tallies.append(tally)
     rows = SiteRows(chosen[0], options.pool)
+    layers, tallies = [], []
+    with _few_threads(_held_bytes(rows, data.examples)):
+        for site in chosen:
+            fitted, tally = _fit(SiteRows(site, options.pool), said, data, held, options)
+            layers.append(fitted)
+            tallies.append(tally)
     return Readout(
         path=str(trace.path),
         model=model_of(trace),
@@ -160,9 +164,22 @@ def fit_readout(
         n_test=int(held.sum()),
         n_train_rows=int(rows.counts(data.examples[~held]).sum()),
         n_test_rows=int(rows.counts(data.examples[held]).sum()),
-        notes=(*notes, *_careful(data, held, tallies[0], options, group)),
+        notes=(
+            *notes,
+            *_careful(data, held, tallies[0], options, group),
+            *_how_streamed(rows, said, data.part(~held), options),
+        ),
         layers=tuple(layers),
     )
+
+
+def _few_threads(n_bytes: int) -> AbstractContextManager[object]:
+    """Let small products be computed by one thread: several wait for each other longer."""
+    if n_bytes > _SMALL_BYTES or find_spec("threadpoolctl") is None:
+        return nullcontext()
+    pools = load_extra("threadpoolctl", extra="analysis", purpose="fit_readout")
+    limited: AbstractContextManager[object] = pools.threadpool_limits(1)
+    return limited
 
 
 def _fit(
@@ -208,9 +225,7 @@ def _solved(
 
     if target.method == MEAN_DIFFERENCE:
         return None, *mean_differences(blocks, labels, rows.n_features)
-    n_rows = int(rows.counts(train.examples).sum())
-    # scikit-learn, and each fold, may hold the rows once more.
-    if 2 * 8 * n_rows * rows.n_features > options.memory_bytes:
+    if _held_bytes(rows, train.examples) > options.memory_bytes:
         return _solved_streamed(rows, target, train, labels, blocks, options)
     owners, matrix = rows.matrix(train.examples)
     scaling = scaling_of([matrix], rows.n_features)
@@ -257,11 +272,35 @@ def _solved_streamed(
     return strength, *scaling.unscaled(*found)
 
 
+def _how_streamed(
+    rows: SiteRows, target: Target, train: Labelled, options: Options
+) -> Iterator[str]:
+    """Say that rows were streamed, and what the strength was chosen on."""
+    n_bytes = _held_bytes(rows, train.examples)
+    if target.method == MEAN_DIFFERENCE or n_bytes <= options.memory_bytes:
+        return
+    yield (
+        f"a layer's rows were streamed: in memory they would take {human_bytes(n_bytes)}, and "
+        f"memory_bytes is {human_bytes(options.memory_bytes)}"
+    )
+    if options.strength is None:
+        n_tried = len(_some(rows, train, options).examples)
+        yield (
+            "the strength was chosen on "
+            f"{counted(n_tried, 'example', of=len(train.examples))} to train on"
+        )
+
+
 def _some(rows: SiteRows, train: Labelled, options: Options) -> Labelled:
     """Draw examples whose rows fit into memory, to choose a strength on."""
     order = np.random.default_rng([options.seed, 4]).permutation(len(train.examples))
-    taken = 2 * 8 * rows.n_features * np.cumsum(rows.counts(train.examples[order]))
+    taken = _ROW_FACTOR * rows.n_features * np.cumsum(rows.counts(train.examples[order]))
     return train.part(np.sort(order[: np.searchsorted(taken, options.memory_bytes, side="right")]))
+
+
+def _held_bytes(rows: SiteRows, examples: Array) -> int:
+    """Say what a fit in memory holds."""
+    return _ROW_FACTOR * rows.n_features * int(rows.counts(examples).sum())
 
 
 def _baseline(
