@@ -207,7 +207,7 @@ def test_equal_calls_give_equal_readouts_and_another_seed_another_split(trace: T
 def test_what_is_not_said_is_chosen_by_the_column(trace: Trace) -> None:
     methods = {c: trace.fit_readout("resid_post", target=c, shuffles=0).method
                for c in ("label", "truth", "kind", "height")}  # fmt: skip
-    assert methods == dict(label="logistic", truth="logistic", kind="logistic", height="ridge")
+    assert list(methods.values()) == ["logistic", "logistic", "logistic", "ridge"]
     numbers = trace.fit_readout("resid_post", target="label", method="ridge", shuffles=0)
     assert numbers.classes == ()
     assert numbers.measure == "r2"
