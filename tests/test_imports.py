@@ -13,6 +13,7 @@ from pathlib import Path
 
 import by_hand
 import pytest
+from labelled_traces import labelled_trace, planted
 
 import probekit
 from probekit.store.format.records import write_record
@@ -356,9 +357,22 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "trace.to_pandas('tokens'), trace.to_xarray().load()\n"
         "trace.to_safetensors(sys.argv[1] + '.safetensors')\n"
         "trace.merge(sys.argv[1] + '.h5')\n"
+        "probekit.fit_readout, probekit.load_readout\n"
         "from probekit import Site, Trace, StoreError\n"
         "from probekit.trace.summary import summarize_trace; summarize_trace(trace)\n"
         "trace.report(sys.argv[1] + '.html')\n"
+    )
+    assert loaded(code, tmp_path / "t") == "[]"
+
+
+def test_fitting_a_readout_loads_no_torch(tmp_path):
+    rows, labels, _ = planted(40, 4)
+    labelled_trace(tmp_path / "t", [rows], {"label": labels.tolist()})
+    code = (
+        "import sys, probekit\n"
+        "trace = probekit.open(sys.argv[1])\n"
+        "readout = trace.fit_readout('resid_post', target='label', shuffles=1)\n"
+        "readout.plot(), readout.apply(trace).to_pandas()\n"
     )
     assert loaded(code, tmp_path / "t") == "[]"
 
