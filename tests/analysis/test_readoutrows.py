@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,31 @@ def test_rows_stored_as_float64_are_read_and_not_changed(tmp_path: Path) -> None
     for target in columns:
         trace.fit_readout("resid_post", target=target, memory_bytes=300, shuffles=0)
     np.testing.assert_array_equal(trace.select("resid_post")[:], rows.astype(np.float64))
+
+
+@pytest.mark.parametrize("given", [{}, {"pool": "mean"}, {"method": "mean_difference"}, {"y": 1}])
+def test_memory_does_not_grow_with_rows(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20,000 rows of 64 features, 10 MiB in float64, with a few blocks of 256 KiB at a time."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    rows = draw.normal(size=(20_000, 64)).astype(np.float32) + np.repeat(labels, 100)[:, None] / 4
+    trace = labelled_trace(
+        tmp_path / "run",
+        [rows.astype(np.float32)],
+        {"label": labels.tolist(), "y": (labels + draw.random(200)).tolist()},
+        rows="all",
+        lengths=[100] * 200,
+    )
+    monkeypatch.setattr("probekit.trace.rowblocks.BLOCK_BYTES", 256 << 10)
+    asked = {"target": "y" if "y" in given else "label", "strength": 0.1, "shuffles": 1}
+    asked |= {k: v for k, v in given.items() if k != "y"}
+    site = trace.select("resid_post")
+    trace.fit_readout(site.name, **asked, memory_bytes=64 << 10)  # libraries are loaded by now
+    tracemalloc.start()
+    found = trace.fit_readout(site.name, **asked, memory_bytes=64 << 10)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    assert found.layers[0].score > (0.3 if "y" in given else 0.8)
