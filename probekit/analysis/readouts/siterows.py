@@ -15,7 +15,7 @@ import numpy as np
 from probekit.errors import StoreError
 from probekit.store import EXAMPLE, FLOATS, is_choice
 from probekit.trace import float64, row_slices
-from probekit.wording import counted, one_of, show
+from probekit.wording import one_of, show
 
 if TYPE_CHECKING:
     from probekit.trace import Site
@@ -132,15 +132,6 @@ def check_pool(pool: object) -> str | None:
     if pool is None or (isinstance(pool, str) and pool in POOLS):
         return pool
     raise StoreError(f"pool is {show(pool)}; {one_of(pool, POOLS)}, or None for every row")
-
-
-def said_rows(site: Site, pool: str | None) -> str:
-    """Say which rows of the examples are seen."""
-    if pool is not None:
-        return f"{pool} over the rows of each example"
-    if site.axis == EXAMPLE:
-        return "one row an example"
-    return f"{counted(len(site), 'row')}, positions: {site.rows}"
 
 
 def _extents(site: Site) -> tuple[Array, Array]:
