@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from probekit.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from probekit.analysis import compare, lens
+    from probekit.analysis import compare, fit_readout, lens, load_readout
     from probekit.capture import run
     from probekit.errors import (
         CaptureError,
@@ -37,7 +37,9 @@ _HOMES = {
     "StoreError": ("probekit.errors", "StoreError"),
     "Trace": ("probekit.trace", "Trace"),
     "compare": ("probekit.analysis", "compare"),
+    "fit_readout": ("probekit.analysis", "fit_readout"),
     "lens": ("probekit.analysis", "lens"),
+    "load_readout": ("probekit.analysis", "load_readout"),
     "open": ("probekit.trace", "open_trace"),
     "plan": ("probekit.planning", "plan"),
     "record": ("probekit.hooks", "record"),
@@ -55,7 +57,9 @@ __all__ = [
     "StoreError",
     "Trace",
     "compare",
+    "fit_readout",
     "lens",
+    "load_readout",
     "open",
     "plan",
     "record",

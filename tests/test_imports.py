@@ -13,6 +13,7 @@ from pathlib import Path
 
 import by_hand
 import pytest
+from labelled_traces import labelled_trace, planted
 
 import probekit
 from probekit.store.format.records import write_record
@@ -22,7 +23,8 @@ PACKAGE = Path(probekit.__file__).parent
 # The rooms, the highest first: a file imports from rooms below its own, and inside its own room
 # without a circle. A new room gets its place here, and a line in CONTRIBUTING.md.
 ROOMS = (
-    *("cli", "report", "plots", "handover", "handover.torch", "analysis.logitlens", "analysis"),
+    *("cli", "report", "plots", "handover", "handover.torch"),
+    *("analysis.logitlens", "analysis.readouts", "analysis"),
     *("capture", "hooks", "planning", "inputs", "models", "models.places", "models.forward"),
     *("trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config"),
@@ -355,9 +357,22 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "trace.to_pandas('tokens'), trace.to_xarray().load()\n"
         "trace.to_safetensors(sys.argv[1] + '.safetensors')\n"
         "trace.merge(sys.argv[1] + '.h5')\n"
+        "probekit.fit_readout, probekit.load_readout\n"
         "from probekit import Site, Trace, StoreError\n"
         "from probekit.trace.summary import summarize_trace; summarize_trace(trace)\n"
         "trace.report(sys.argv[1] + '.html')\n"
+    )
+    assert loaded(code, tmp_path / "t") == "[]"
+
+
+def test_fitting_a_readout_loads_no_torch(tmp_path):
+    rows, labels, _ = planted(40, 4)
+    labelled_trace(tmp_path / "t", [rows], {"label": labels.tolist()})
+    code = (
+        "import sys, probekit\n"
+        "trace = probekit.open(sys.argv[1])\n"
+        "readout = trace.fit_readout('resid_post', target='label', shuffles=1)\n"
+        "readout.plot(), readout.apply(trace).to_pandas()\n"
     )
     assert loaded(code, tmp_path / "t") == "[]"
 
@@ -390,7 +405,18 @@ def test_the_public_names_are_these():
     assert sorted(probekit.__all__) == [
         *("CaptureError", "ConfigError", "PlanError", "ProbekitError"),
         *("ProbekitWarning", "Site", "StoreError"),
-        *("Trace", "compare", "lens", "open", "plan", "record", "run", "verify"),
+        *(
+            "Trace",
+            "compare",
+            "fit_readout",
+            "lens",
+            "load_readout",
+            "open",
+            "plan",
+            "record",
+            "run",
+            "verify",
+        ),
     ]
     assert dir(probekit) == probekit.__all__
 
@@ -406,8 +432,8 @@ def test_every_public_name_is_what_its_home_says_and_is_documented(name):
 
 
 def test_options_of_public_functions_are_keywords_only():
-    more = {"record": ["patterns"], "compare": ["b"]}
-    for name in ("run", "plan", "record", "open", "compare", "lens", "verify"):
+    more = {"record": ["patterns"], "compare": ["b"], "fit_readout": ["sites"]}
+    for name in [name for name in probekit.__all__ if name[0].islower()]:
         first, *others = inspect.signature(getattr(probekit, name)).parameters.values()
         positional = [p.name for p in others if p.kind is not p.KEYWORD_ONLY]
         assert positional == more.get(name, [])

@@ -26,7 +26,12 @@ INSIDES = re.compile(r"object at 0x|NoneType|Traceback|pydantic|dtype\('|unhasha
 def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {
         "model": {"name": "sample:tiny-gpt2"},
-        "inputs": {"texts": ["a cat sat on a mat", "the dog ran away"]},
+        "inputs": {
+            "examples": [
+                {"text": text, "label": n % 2}
+                for n, text in enumerate(["a cat sat on a mat", "the dog ran away"] * 4)
+            ]
+        },
         "probes": [
             {"sites": ["resid_post", "pattern", "mlp_post", "logits"]},
             {"modules": "lm_head", "record": "top_k"},
@@ -39,6 +44,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def trace(config: dict[str, Any]) -> Any:
     return probekit.run(config)
+
+
+def readout(trace: Any, **given: Any) -> Any:
+    """Fit one, quickly, of a site with a row an example."""
+    usual = {"target": "label", "pool": "last", "method": "mean_difference", "shuffles": 0}
+    return trace.fit_readout("transformer.h.0", **{**usual, **given})
 
 
 Call = Callable[[Any, Any], Any]  # with a trace, and what is odd
@@ -76,6 +87,23 @@ CALLS: dict[str, Call] = {
     "the best heads": lambda trace, odd: trace.head_scores().best(odd),
     "head_scores, drawn": lambda trace, odd: trace.head_scores().plot(odd),
     "axes": lambda trace, odd: trace.head_scores().plot(ax=odd),
+    "fit_readout": lambda trace, odd: probekit.fit_readout(odd, "resid_post", target="label"),
+    "fit_readout, sites": lambda trace, odd: trace.fit_readout(odd, target="label"),
+    "fit_readout, target": lambda trace, odd: readout(trace, target=odd),
+    "fit_readout, split": lambda trace, odd: readout(trace, split=odd),
+    "fit_readout, group": lambda trace, odd: readout(trace, group=odd),
+    "fit_readout, method": lambda trace, odd: readout(trace, method=odd),
+    "fit_readout, pool": lambda trace, odd: readout(trace, pool=odd),
+    "fit_readout, strength": lambda trace, odd: readout(trace, strength=odd),
+    "fit_readout, measure": lambda trace, odd: readout(trace, measure=odd),
+    "fit_readout, shuffles": lambda trace, odd: readout(trace, shuffles=odd),
+    "fit_readout, confidence": lambda trace, odd: readout(trace, confidence=odd),
+    "fit_readout, seed": lambda trace, odd: readout(trace, seed=odd),
+    "fit_readout, memory_bytes": lambda trace, odd: readout(trace, memory_bytes=odd),
+    "a readout's layer": lambda trace, odd: readout(trace).layer(odd),
+    "a readout, applied": lambda trace, odd: readout(trace).apply(odd),
+    "a readout, saved": lambda trace, odd: readout(trace).save(odd),
+    "load_readout": lambda trace, odd: probekit.load_readout(odd),
     "statistics": lambda trace, odd: trace.statistics(odd),
     "statistics, magnitude": lambda trace, odd: trace.statistics("resid_post", magnitude=odd),
     "statistics of a site": lambda trace, odd: trace.statistics("**.mlp.act")[odd],

@@ -9,7 +9,12 @@ from .expertload import (
 )
 from .headscores import HeadScores as HeadScores, head_scores as head_scores
 from .logitlens import Lens as Lens, LensExample as LensExample, lens as lens
-from .moments import pooled as pooled
+from .moments import (
+    merged as merged,
+    moments_of as moments_of,
+    no_moments as no_moments,
+    pooled as pooled,
+)
 from .neurons import (
     Neuron as Neuron,
     TopExamples as TopExamples,
@@ -18,5 +23,13 @@ from .neurons import (
     top_rows as top_rows,
 )
 from .predictions import NextTokens as NextTokens, next_ids as next_ids, next_tokens as next_tokens
+from .readouts import (
+    Applied as Applied,
+    Readout as Readout,
+    apply_readout as apply_readout,
+    fit_readout as fit_readout,
+    load_readout as load_readout,
+    save_readout as save_readout,
+)
 from .sitestats import SiteStatistics as SiteStatistics, site_statistics as site_statistics
 from .tracestats import TraceStatistics as TraceStatistics, trace_statistics as trace_statistics

@@ -8,18 +8,23 @@ from probekit.extras import load_extra
 from probekit.methods.naming import method_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from probekit.analysis import (
+        Applied,
         CKAMatrix,
         Comparison,
         HeadScores,
         Lens,
         LensExample,
+        Readout,
         SiteStatistics,
         TraceStatistics,
     )
+    from probekit.trace import Trace
 
 
 @method_of("SiteStatistics", "plot")
@@ -97,3 +102,60 @@ def plot_lens(lens: Lens, *, ax: Axes | None = None) -> Figure:
     from probekit import plots
 
     return plots.plot_lens(lens, ax=ax)
+
+
+@method_of("Readout", "plot")
+def plot_readout(readout: Readout, *, ax: Axes | None = None) -> Figure:
+    """Draw the score by layer with its interval, beside that of shuffled labels."""
+    load_extra("matplotlib", extra="analysis", purpose="plot()")
+    from probekit import plots
+
+    return plots.plot_readout(readout, ax=ax)
+
+
+@method_of("Readout", "apply")
+def apply_readout(readout: Readout, trace: Trace | str | Path) -> Applied:
+    """Say what it says of the rows of another trace, at the same place and layers.
+
+    Places are the same by their portable name; of other sites by the site's own. All examples that
+    have rows there are told, whether or not they have a label.
+
+    Args:
+        trace: a trace, or its path.
+
+    Returns:
+        Scores and what is said, layer by layer, and whose each row is. They are held in memory.
+
+    Raises:
+        StoreError: if the place was not recorded there, has rows of another shape, or holds values
+            that are not finite.
+
+    Example:
+        >>> readout.apply("runs/cities").layer(6).scores
+    """
+    from probekit import analysis
+
+    return analysis.apply_readout(readout, trace)
+
+
+@method_of("Readout", "save")
+def save_readout(readout: Readout, path: str | Path, *, overwrite: bool = False) -> Path:
+    """Write it into a safetensors file: one direction a layer, called `layer6`, in float32.
+
+    A direction has the shape of a row of the site, `[d_model]`, or `[class, d_model]` of more than
+    two classes. All else stands as JSON in the file's metadata, under `probekit_readout`: biases,
+    classes, method, model, sites, scores. `probekit.load_readout` reads it all back.
+
+    Args:
+        path: of the file; an earlier readout that is there is replaced.
+        overwrite: whether a file of this name that is no readout may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        StoreError: if something is there that must stay, or the file cannot be written.
+    """
+    from probekit import analysis
+
+    return analysis.save_readout(readout, path, overwrite=overwrite)

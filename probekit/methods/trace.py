@@ -13,7 +13,14 @@ from probekit.wording import show_typed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from probekit.analysis import HeadScores, Neuron, NextTokens, TopExamples, TraceStatistics
+    from probekit.analysis import (
+        HeadScores,
+        Neuron,
+        NextTokens,
+        Readout,
+        TopExamples,
+        TraceStatistics,
+    )
     from probekit.report import Report
     from probekit.trace import Patterns, Site, Trace
 
@@ -160,6 +167,43 @@ def statistics(
         sites,
         magnitude=arguments.positive("magnitude", magnitude),
         tokens=arguments.positive("tokens", tokens),
+    )
+
+
+@method_of("Trace")
+def fit_readout(
+    trace: Trace,
+    sites: Patterns,
+    *,
+    target: str,
+    split: float | str = 0.2,
+    group: str | None = None,
+    method: str | None = None,
+    pool: str | None = None,
+    strength: float | None = None,
+    measure: str | None = None,
+    shuffles: int = 5,
+    confidence: float = 0.95,
+    seed: int = 0,
+    memory_bytes: int = 1 << 30,
+) -> Readout:
+    """Fit a linear readout of a column on the rows of a place; see `probekit.fit_readout`."""
+    from probekit import analysis
+
+    return analysis.fit_readout(
+        trace,
+        sites,
+        target=target,
+        split=split,
+        group=group,
+        method=method,
+        pool=pool,
+        strength=strength,
+        measure=measure,
+        shuffles=shuffles,
+        confidence=confidence,
+        seed=seed,
+        memory_bytes=memory_bytes,
     )
 
 

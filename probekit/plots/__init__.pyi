@@ -1,3 +1,4 @@
+from .readoutplots import plot_readout as plot_readout
 from .resultplots import (
     plot_comparison as plot_comparison,
     plot_head_scores as plot_head_scores,

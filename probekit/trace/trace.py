@@ -168,6 +168,7 @@ class Trace(Tables):
     top_examples = methods.top_examples
     head_scores = methods.head_scores
     statistics = methods.statistics
+    fit_readout = methods.fit_readout
     report = methods.report
     dataset = handover.dataset
     map_dataset = handover.map_dataset
