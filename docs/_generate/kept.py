@@ -10,9 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import inspect
-import os
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +80,12 @@ def execute(source: Path, folder: Path) -> Any:
     Raises:
         nbclient.exceptions.CellExecutionError: A cell failed.
     """
-    from myst_nb.core.config import NbParserConfig
     from myst_nb.core.read import read_myst_markdown_notebook
+    from myst_parser.config.main import MdParserConfig
     from nbclient import NotebookClient
 
     text = source.read_text(encoding="utf-8")
-    notebook = read_myst_markdown_notebook(text, NbParserConfig(), path=str(source))
+    notebook = read_myst_markdown_notebook(text, MdParserConfig(), path=str(source))
     NotebookClient(
         notebook, timeout=900, resources={"metadata": {"path": str(folder)}}, kernel_name="python3"
     ).execute()
@@ -112,27 +109,3 @@ def picture_of(notebook: Any) -> bytes | None:
         if PICTURE_TAG in cell.metadata.get("tags", ()):
             return next(base64.b64decode(o.data["image/png"]) for o in cell.outputs if "data" in o)
     return None
-
-
-def main() -> None:
-    """Run all of them anew, or those that are named: gallery, induction-hunt, ..."""
-    import nbformat
-
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(DOCS.parent), os.environ.get("PYTHONPATH")))
-    )
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
-    for source in SOURCES:
-        if sys.argv[1:] and source.stem not in sys.argv[1:]:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            notebook = execute(source, Path(folder))
-        made = source.with_suffix(".ipynb")
-        nbformat.write(notebook, made)
-        if (picture := picture_of(notebook)) is not None:
-            PICTURE.write_bytes(picture)
-        print(f"{made.relative_to(DOCS.parent)}: {made.stat().st_size / 1024:.0f} KiB")
-
-
-if __name__ == "__main__":
-    main()
