@@ -2,7 +2,7 @@
 
 `configkeys`, `commandline` and `columns` each write one part of the reference to docs/_made, which a
 page includes; `kept` knows the notebooks whose outputs are committed; `names` finds what a type in a
-signature means. Knows Sphinx; nothing of what a page says.
+signature means, `fields` what a result holds. Knows Sphinx; nothing of what a page says.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sphinx.errors import ExtensionError
 from _generate.columns import columns_page
 from _generate.commandline import commands_page
 from _generate.configkeys import keys_page
+from _generate.fields import describe_fields, say_plainly
 from _generate.kept import stale_notebooks
 from _generate.names import resolve
 
@@ -43,4 +44,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Join the build."""
     app.connect("config-inited", _prepare)
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-process-docstring", describe_fields, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", say_plainly, priority=600)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
