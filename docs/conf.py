@@ -65,6 +65,7 @@ nb_execution_show_tb = True
 nb_output_stderr = "remove-warn"
 nb_merge_streams = False
 
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "separated"

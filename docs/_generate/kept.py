@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def surface_hash() -> str:
 
 def _signature(value: Any) -> str:
     try:
-        return str(inspect.signature(value))
+        return re.sub(" at 0x[0-9a-f]+", "", str(inspect.signature(value)))  # a default's place
     except (TypeError, ValueError):  # a property, or a class of C
         return f": {type(value).__name__}"
 
