@@ -21,6 +21,7 @@ os.environ |= {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TQDM_DISABLE": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, of a Jupyter without widgets
 }
 python_path = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, python_path))
@@ -39,7 +40,7 @@ extensions = [
     "_generate",
 ]
 
-# The notebooks on SmolLM2 are read as .ipynb, with their outputs; the .md beside each is its source.
+# The notebooks on SmolLM2 are read as .ipynb, with their outputs; each .md beside is the source.
 exclude_patterns = ["_build", "_made", "_generate", "examples/*.md", "gallery.md"]
 
 smartquotes = False  # they would make one dash of the two of an option
@@ -76,12 +77,10 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
 # Names of other projects, whose inventories would have to be fetched, and of Python itself.
-_ELSEWHERE = "|".join(
-    (
-        "builtins collections contextlib dataclasses os pathlib typing types abc enum re "
-        "einops h5py matplotlib mpl_toolkits numpy np npt pandas pd pydantic rich torch "
-        "transformers xarray xr"
-    ).split()
+_ELSEWHERE = (
+    "builtins|collections|contextlib|dataclasses|os|pathlib|typing|types|abc|enum|re|"
+    "einops|h5py|matplotlib|mpl_toolkits|numpy|np|npt|pandas|pd|pydantic|rich|torch|"
+    "transformers|xarray|xr"
 )
 # And classes that a signature names and that no reader holds.
 _PLUMBING = r"probekit\.(config|handover|hooks|inputs|models|planning|store|trace)\."

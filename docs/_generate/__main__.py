@@ -1,4 +1,4 @@
-"""Run the notebooks on SmolLM2 anew: `make docs-full`, or `python -m _generate gallery` in docs/."""
+"""Run the notebooks on SmolLM2 anew: `make docs-full`; in docs/ `python -m _generate gallery`."""
 
 from __future__ import annotations
 

@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
 from probekit.config import ProbeConfig, json_schema
 from probekit.config.fields import Expected
 from probekit.config.section import FREE, Part
 from probekit.wording import human_bytes
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 _LARGE = 100_000  # a bound from here on says nothing to a reader
 _WORDS = {"boolean": "true or false", "integer": "a whole number", "number": "a number"}
@@ -43,11 +44,14 @@ def _sections(
         whole = f"{path}.{name}" if path else name
         if below is not None and below.__name__ not in seen:
             inner.append((f"{whole}[n]" if is_list else whole, below))
-        yield f"| `{name}` | {_takes(field, found, below, is_list)} | {_default(field)} | {_said(field)} |"
+        takes = _takes(field, found, below, is_list)
+        yield f"| `{name}` | {takes} | {_default(field)} | {_said(field)} |"
     yield ""
     for whole, below in inner:
         if below.__name__ not in seen:
-            yield from _sections(below, whole, defs.get(below.__name__, below.model_json_schema()), defs, seen)
+            yield from _sections(
+                below, whole, defs.get(below.__name__, below.model_json_schema()), defs, seen
+            )
 
 
 def _takes(field: FieldInfo, schema: Any, below: type[BaseModel] | None, is_list: bool) -> str:

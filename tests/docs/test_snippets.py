@@ -1,4 +1,4 @@
-"""Every command, snippet and config of the README and of the docs, run as a reader would run them."""
+"""Every command, snippet and config of the README and the docs, run as a reader would."""
 
 import os
 import re
