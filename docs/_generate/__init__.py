@@ -1,8 +1,8 @@
 """What the docs take from the code, written before Sphinx reads a page.
 
 `configkeys`, `commandline` and `columns` each write one part of the reference to docs/_made, which
-a page includes. `kept` knows the notebooks whose outputs are committed; `names` finds what a type in
-a signature means, `fields` what a result holds. Knows Sphinx; nothing of what a page says.
+a page includes. `kept` knows the notebooks whose outputs are committed; `names` finds what a type
+in a signature means, `fields` what a result holds. Knows Sphinx; nothing of what a page says.
 """
 
 from __future__ import annotations
