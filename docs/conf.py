@@ -43,7 +43,8 @@ extensions = [
 # The notebooks on SmolLM2 are read as .ipynb, with their outputs; each .md beside is the source.
 exclude_patterns = ["_build", "_made", "_generate", "examples/*.md", "gallery.md"]
 
-smartquotes = False  # they would make one dash of the two of an option
+smartquotes_action = "qe"  # no dashes: they would make one of the two of an option
+default_role = "code"  # what docstrings mean by single backticks
 
 html_theme = "furo"
 html_title = f"probekit {release}"
