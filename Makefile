@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow check browser bench bench-report faults format models schema clean
+.PHONY: demo test test-slow check browser docs docs-full bench bench-report faults format models schema clean
 
 # What a user gets: the package and its constraints. "compat" puts this folder on the import path:
 # with setuptools' finder, a script beside a clone named probekit would import the folder instead.
@@ -51,6 +51,24 @@ test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=anew
 
+# The docs, into docs/_build/html; every warning is an error, and nothing is asked of a network. Then
+# the built pages are tested: in a browser, where `make browser` has put what drives it.
+docs: $(STAMP)-docs
+	$(BIN)/sphinx-build --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@$(MAKE) --silent browser || echo "without npm, the tests in a browser are skipped"
+	$(BIN)/python -m pytest -m site tests/docs
+
+# Runs the notebooks on SmolLM2 anew, whose outputs are committed; some minutes. Commit what it wrote.
+docs-full: $(STAMP)-docs
+	cd docs && ../$(BIN)/python -m _generate
+	@$(MAKE) docs
+
+# As for developers, with what builds the docs and what their tests need.
+$(STAMP)-docs: $(STAMP)-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --config-settings editable_mode=compat --editable ".[dev,docs]"
+	touch $@
+
 # BENCH=--quick for two minutes instead of half an hour. gpu.py says so where there is no GPU.
 BENCHMARKS := startup overhead ragged write checksum read memory order resume inputs dataset peers gpu
 bench: $(STAMP)-bench
@@ -83,4 +101,4 @@ schema: $(STAMP)
 	$(BIN)/probekit schema > configs/probe.schema.json
 
 clean:
-	rm -rf $(VENV) tests/report/browser/node_modules runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/report/browser/node_modules docs/_build docs/_made runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

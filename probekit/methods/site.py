@@ -56,11 +56,9 @@ def plot(
 ) -> Figure:
     """Draw it: attention as a map, values over the tokens of an example, or its statistics.
 
-    | site | `plot()` draws |
-    |---|---|
-    | attention | with `head`, its map over the tokens of `example`; without, all heads |
-    | other, `example` given | the L2 norm of each token's row, or a single `neuron`'s value |
-    | other | mean and deviation of every dimension, outliers named |
+    - Of attention: with `head`, its map over the tokens of `example`; without, all heads.
+    - Of another site, with `example`: the L2 norm of each token's row, or a `neuron`'s value.
+    - Of another site without: mean and deviation of every dimension, outliers named.
 
     Args:
         example: its number; 0 where one is needed and it is not said.

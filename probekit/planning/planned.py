@@ -119,7 +119,7 @@ class Plan:
         return self.site_rows(spec) * spec.row_bytes
 
     def to_json(self) -> dict[str, Any]:
-        """Give the plan as plain JSON values; see the README for what each means."""
+        """Give the plan as plain JSON values; sizes carry `_bytes`."""
         known = self.examples is not None
         return {
             "model": self.config.model.name,

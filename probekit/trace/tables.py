@@ -70,7 +70,7 @@ class Tables(Opened):
 
     @property
     def columns(self) -> UserColumns:
-        """The values of the user's own beside the examples: `columns["label"]` is `[example]`."""
+        """The user's own values beside the examples; `columns["label"]` is `[example]`."""
         return self.examples.users
 
     @property

@@ -100,6 +100,9 @@ class Page:
         for key in keys:
             self.ask("press", key=key)
 
+    def resize(self, width: int, height: int) -> None:
+        self.ask("resize", width=width, height=height)
+
     def select(self, selector: str, index: int) -> None:
         self.ask("select", selector=selector, index=index)
 

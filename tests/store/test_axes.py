@@ -234,15 +234,6 @@ def test_the_declaration_is_what_lies_on_disk(tmp_path: Path) -> None:
     }
 
 
-def test_the_readme_names_every_column() -> None:
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
-    for axis in AXES.values():
-        for column in axis.columns:
-            name = f"`/{axis.table}/{column.name}`"
-            line = f"| {name} | {column.means} | {column.unit} | {column.source} |"
-            assert line in readme, line
-
-
 @pytest.mark.parametrize("column", ["examples/id", "examples/text", "tokens/position"])
 def test_columns_of_unequal_length_are_refused(tmp_path: Path, column: str) -> None:
     made = write_trace(tmp_path)

@@ -49,6 +49,9 @@ const commands = {
   async select({ page, selector, index }) {
     await page.selectOption(selector, { index });
   },
+  async resize({ page, width, height }) {
+    await page.setViewportSize({ width, height });
+  },
   async print({ page, media }) {
     await page.emulateMedia({ media });
   },
