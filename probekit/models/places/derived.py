@@ -18,10 +18,12 @@ from transformers.initialization import no_init_weights
 from probekit.errors import PlanError
 from probekit.models.forward import Answers
 from probekit.models.places.building import BUILDING
-from probekit.models.places.derive import Found, Missing, derive, final_norm, head_call
-from probekit.models.places.identities import Checked, checked
+from probekit.models.places.derive import derive
+from probekit.models.places.found import Found, Missing
+from probekit.models.places.identities import Checked, checked, refuse_unshown
 from probekit.models.places.layers import Kinds
 from probekit.models.places.names import PORTABLE_NAMES, Place, Unembedding
+from probekit.models.places.outside import final_norm, head_call
 from probekit.models.places.tinymodels import shrunk
 from probekit.models.places.tinyrun import Run, followed, one_thread, tiny
 
@@ -101,10 +103,7 @@ def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
     """
     found = derive(run)
     rows = checked(run, found)
-    for row in rows:
-        if not row.holds:
-            for name in row.names:
-                found.refuse(name, row.reason)
+    refuse_unshown(found, rows)
     factors = [found.before, *(place.factor for place in found.places.values())]
     if full is not None and any(factor != 1.0 for factor in factors):
         try:
