@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from probekit.errors import PlanError
+from probekit.errors import ConfigError, PlanError
 from probekit.models.places import (
     ATTENTION_NAMES,
     PORTABLE_NAMES,
@@ -373,7 +373,11 @@ def derived_of(config: Any) -> Derived:
             "and is no model of transformers; name the modules instead: globs, in a config under "
             "`modules:`"
         )
-    return derived(model_class(config), config)
+    try:
+        kind = model_class(config)
+    except ConfigError as error:
+        raise PlanError(f"portable names: {error}") from error
+    return derived(kind, config)
 
 
 def unembedding(config: object) -> Unembedding:
@@ -382,16 +386,17 @@ def unembedding(config: object) -> Unembedding:
     Raises:
         PlanError: as `places` does, where there is no final norm.
     """
-    (norm,) = places(config, "ln_final").values()
     family = family_of(_model_type(config))
     if family is None:
-        found = derived_of(config).unembedding
-        if found is None:
+        found = derived_of(config)
+        if found.unembedding is None:
+            places(config, "ln_final")  # it says why, where there is none
             raise PlanError(
                 f"this {_model_type(config)} makes its logits of the final norm's output in a way "
-                f"that is not known: {derived_of(config).refused.get('logits', '')}"
+                f"that is not known: {found.refused.get('logits', '')}"
             )
-        return found
+        return found.unembedding
+    (norm,) = places(config, "ln_final").values()
     cap = getattr(config, "final_logit_softcapping", None)
     return Unembedding(norm=norm.module, head=_place(family.templates["logits"]).module, cap=cap)
 

@@ -103,7 +103,8 @@ def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
     """
     found = derive(run)
     rows = checked(run, found)
-    refuse_unshown(found, rows)
+    refuse_unshown(run, found, rows)
+    found.reads_out = any(row.names == ("logits",) and row.holds for row in rows)
     factors = [found.before, *(place.factor for place in found.places.values())]
     if full is not None and any(factor != 1.0 for factor in factors):
         try:
@@ -136,6 +137,7 @@ def _take_factors(found: Found, full: Found) -> None:
 
 def _forget_readout(found: Found) -> None:
     """Leave out the final norm where what the head reads is scaled, nobody knows by how much."""
+    found.reads_out &= found.before == 1.0
     if found.before != 1.0 and found.places.pop(("ln_final", None), None) is not None:
         found.missing["ln_final", None] = (
             "what the head reads is scaled, and the model itself does not show by how much"
@@ -184,7 +186,7 @@ def _gathered(run: Run, found: Found, rows: tuple[Checked, ...]) -> Derived:
 
 
 def _unembedding(run: Run, found: Found) -> Unembedding | None:
-    if ("ln_final", None) not in found.places:
+    if not found.reads_out:
         return None
     try:
         (norm, _), head = final_norm(run, found), head_call(run)

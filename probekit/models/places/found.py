@@ -26,6 +26,7 @@ class Found:
     places: dict[Key, Place] = field(default_factory=dict)
     missing: dict[Key, str] = field(default_factory=dict)
     cap: float | None = None  # of logits
+    reads_out: bool = True  # it is known how logits are made of the final norm's output
     before: float = 1.0  # what the final norm gives is multiplied with it before the head
 
     def refuse(self, name: str, reason: str) -> None:

@@ -9,8 +9,8 @@ only if a row that would fail were it wrong has been compared, and held:
 | embed | embed = first resid_pre, but for what no token changes |
 | resid_pre, resid_mid, resid_post | the sums of a layer, or its steps; the hand-on; the norms |
 | attn_in, mixer_in, mlp_in | the norm of the stream |
-| q, q_pre_rot, k, k_pre_rot, scores | softmax of q @ k = pattern |
-| v, pattern | pattern @ v |
+| q, q_pre_rot, k, k_pre_rot, v | the kernel, called again with them |
+| pattern, scores | pattern @ v; the softmax of scores |
 | z | the projection |
 | head_out, attn_out | the sum over heads; attn_out in the sums of a layer, or its steps, too |
 | mixer_out, mlp_out | the sums of a layer, or its steps; mlp_out by its last map, too |
@@ -33,8 +33,10 @@ from torch import Tensor
 
 from probekit.models.places import insiderows, streamrows
 from probekit.models.places.found import Found, Key
+from probekit.models.places.names import Place
 from probekit.models.places.tinyrun import Run
 from probekit.models.places.values import Pair, Values
+from probekit.wording import counted
 
 LIMIT = 1e-4  # of the largest value
 
@@ -98,20 +100,24 @@ def _row(identity: Identity, values: Values) -> Checked | None:
     )
 
 
-def refuse_unshown(found: Found, rows: tuple[Checked, ...]) -> None:
+def refuse_unshown(run: Run, found: Found, rows: tuple[Checked, ...]) -> None:
     """Refuse places that are wrong where a row fails, and those that no row shows right."""
     for row in rows:
         if not row.holds:
             for name in row.names:
                 found.refuse(name, row.reason)
     shown = frozenset().union(*(row.shown for row in rows))
-    for key in [key for key in found.places if key not in shown]:
+    for key, place in [one for one in found.places.items() if one[0] not in shown]:
         del found.places[key]
         failing = [row.reason for row in rows if key in row.unlike]
-        found.missing[key] = next(iter(failing), UNSHOWN)
+        found.missing[key] = next(iter(failing), _unshown(run, place))
 
 
-UNSHOWN = "nothing that would fail were it another tensor could be compared on the tiny model"
+def _unshown(run: Run, place: Place) -> str:
+    n_calls = sum(call.path == place.module for call in run.passed.calls)
+    if n_calls > 1:
+        return f"the module where it lies runs {counted(n_calls, 'time')} in a forward pass"
+    return "nothing that would fail were it another tensor could be compared on the tiny model"
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
@@ -159,6 +165,12 @@ IDENTITIES = (
         ("resid_pre", *_MIXED, "mlp_out"),
     ),
     _says(
+        "the layer of resid_pre again = what it gave, where no sum leads through it",
+        (),
+        streamrows.runs_again,
+        ("resid_pre",),
+    ),
+    _says(
         "resid_post of a layer = resid_pre of the next",
         ("resid_pre", "resid_post"),
         streamrows.hand_on,
@@ -181,12 +193,12 @@ IDENTITIES = (
         streamrows.read_by("mlp_in", "mlp"),
         ("resid_pre", "resid_mid"),
     ),
-    _says("pattern @ v = what the kernel gives", ("pattern", "scores"), insiderows.attends, ("v",)),
+    _says("pattern @ v = what the kernel gives", ("pattern", "scores"), insiderows.attends),
+    _says("softmax(scores) = pattern", ("scores",), insiderows.looks),
     _says(
-        "softmax(q @ k), masked = pattern",
-        ("scores",),
-        insiderows.looks,
-        ("q", "q_pre_rot", "k", "k_pre_rot"),
+        "the kernel of q, k and v again = what it gave",
+        ("q", "q_pre_rot", "k", "k_pre_rot", "v"),
+        insiderows.attends_again,
     ),
     _says("projection(z) = attn_out", ("z", "head_out"), insiderows.projects),
     _says(

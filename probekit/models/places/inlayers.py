@@ -128,7 +128,7 @@ def entry(layer: Layer, kind: str) -> tuple[Place, Value]:
         call = call if first.entered > call.entered else top_call(layer.givers, first)
     if call.reads is None:
         raise Missing(f"{_named(layer, call)} is given no tensor")
-    if _on_stream(layer, call.reads):
+    if is_on_stream(layer, call.reads):
         for inner in layer.givers.calls:
             is_inside = inner.path.startswith(f"{call.path}.") and is_norm(inner.module)
             reads_it = inner.reads is not None and inner.reads.origin is call.reads.origin
@@ -159,17 +159,20 @@ def _stream_values(layer: Layer) -> frozenset[Value]:
     stream = layer.stream
     if stream is None:
         return frozenset()
-    return frozenset({stream.start, *(i.before for i in stream.increments)})
+    # Of a stream that is normed on its way, what is behind a norm and what before has no one name.
+    sums = () if stream.normed else (step.after for step in stream.steps)
+    return frozenset({stream.start, *sums, *(i.before for i in stream.increments)})
 
 
-def _on_stream(layer: Layer, value: Value) -> bool:
+def is_on_stream(layer: Layer, value: Value) -> bool:
+    """Say whether a value is the stream at one point, before any norm of it."""
     return value.origin in _stream_values(layer)
 
 
 def _read_by(kind: str) -> Callable[[Layer], Place]:
     def find(layer: Layer) -> Place:
         place, value = entry(layer, kind)
-        if _on_stream(layer, value) and kind != "mixer":
+        if is_on_stream(layer, value) and kind != "mixer":
             raise Missing("it reads the stream as it is: there is no norm before it")
         return place
 
@@ -180,7 +183,7 @@ def norm_before(layer: Layer, kind: str) -> Passing:
     """Find the norm between the stream and a half."""
     _, value = entry(layer, kind)
     for call in layer.givers.giving(value):
-        if is_norm(call.module) and call.reads is not None and _on_stream(layer, call.reads):
+        if is_norm(call.module) and call.reads is not None and is_on_stream(layer, call.reads):
             return call
     raise Missing("it reads the stream without a norm of its own")
 

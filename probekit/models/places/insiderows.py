@@ -16,18 +16,18 @@ from probekit.models.forward import (
     AttentionCall,
     Passing,
     Value,
+    attended,
     head_writes,
     scale,
 )
 from probekit.models.places.found import Key, Missing
-from probekit.models.places.inlayers import activation, down
+from probekit.models.places.inlayers import activation, down, norm_before
 from probekit.models.places.layers import Layer, given
 from probekit.models.places.outside import final_norm
-from probekit.models.places.stream import Increment
-from probekit.models.places.streamrows import norm_or_none
+from probekit.models.places.stream import Increment, is_linear
 from probekit.models.places.values import Pair, Values, flat, mapped, normed_after, projection
 
-_KNOWN_OPTIONS = {"scaling", "softcap", "s_aux", "position_bias"}  # that change what is attended to
+_GIVEN_TO_KERNEL = {"query": ("q", "q_pre_rot"), "key": ("k", "k_pre_rot"), "value": ("v",)}
 _SMALLEST = 1e-4  # of what norms are tried on: an epsilon shows only where inputs are small
 
 # --- attention
@@ -36,21 +36,16 @@ _SMALLEST = 1e-4  # of what norms are tried on: an epsilon shows only where inpu
 def attends(values: Values) -> Iterator[Pair]:
     """Give the pairs: values, weighted by the pattern and summed, and what the kernel gives."""
     for layer in values.found.layers:
-        own = None if layer.kernel is None else layer.kernel.call
-        if own is None or own.weights is None:
+        own, other = layer.kernel, values.kernel("pattern", layer.number)
+        if own is None or other is None or other.weights is None:
             continue
-        for name in ("pattern", "v"):
-            other = values.kernel(name, layer.number)
-            weights = own.weights if name == "v" else None if other is None else other.weights
-            held = own.value if name == "pattern" else None if other is None else other.value
-            if weights is None or held is None or weights.shape[-1] != held.shape[2]:
-                continue
-            groups = weights.shape[1] // held.shape[1]
-            seen = weights @ held.repeat_interleave(groups, dim=1)
+        held, weights = own.call.value, other.weights
+        if weights.shape[-1] == held.shape[2]:
+            seen = weights @ held.repeat_interleave(weights.shape[1] // held.shape[1], dim=1)
             yield Pair(
-                keys=((name, layer.number),),
+                keys=(("pattern", layer.number),),
                 worked_out=seen.transpose(1, 2),
-                given=own.output,
+                given=own.call.output,
             )
 
 
@@ -58,17 +53,29 @@ def looks(values: Values) -> Iterator[Pair]:
     """Give the pairs: the softmax of queries times keys, and the weights that the kernel shows."""
     for layer in values.found.layers:
         own = None if layer.kernel is None else layer.kernel.call
-        if own is None or own.weights is None:
-            continue
-        for name in ("q", "q_pre_rot", "k", "k_pre_rot", "scores"):
-            other = values.kernel(name, layer.number)
-            if other is None:
-                continue
-            asked = own if name.startswith("k") else other
-            held = own if name.startswith("q") else other
-            weights = _weights(replace(own, query=asked.query, key=held.key))
+        other = values.kernel("scores", layer.number)
+        if own is not None and own.weights is not None and other is not None:
+            weights = _weights(other)
             if weights is not None and weights.shape == own.weights.shape:
-                yield Pair(keys=((name, layer.number),), worked_out=weights, given=own.weights)
+                yield Pair(keys=(("scores", layer.number),), worked_out=weights, given=own.weights)
+
+
+def attends_again(values: Values) -> Iterator[Pair]:
+    """Give the pairs: the kernel of the same queries, keys and values again, and what it gave."""
+    for layer in values.found.layers:
+        if layer.kernel is None:
+            continue
+        own, module = layer.kernel.call, values.run.model.get_submodule(layer.kernel.path)
+        for field, names in _GIVEN_TO_KERNEL.items():
+            for name in names:
+                other = values.kernel(name, layer.number)
+                if other is not None:
+                    asked = replace(own, **{field: getattr(other, field)})
+                    yield Pair(
+                        keys=((name, layer.number),),
+                        worked_out=attended(module, asked),
+                        given=own.output,
+                    )
 
 
 def _weights(call: AttentionCall) -> Tensor | None:
@@ -95,19 +102,30 @@ def _weights(call: AttentionCall) -> Tensor | None:
 def _heads(values: Values, name: str, layer: Layer) -> Tensor | None:
     """Give what heads give to the projection, at the attention where a name is read."""
     there = values.attending(name, layer.number)
-    last = None if there is None else projection(there)
+    last = None if there is None else _reader(there)
     if there is None or there.kernel is None or last is None or last.read is None:
         return None
     return last.read if last.read.numel() == there.kernel.call.output.numel() else None
 
 
+def _reader(layer: Layer) -> Passing | None:
+    """Find the projection: of what is added, or, where nothing is said of that, of the kernel."""
+    kernel = layer.kernel
+    if layer.half("attention") is not None or kernel is None:
+        return projection(layer)
+    maps = (c for c in layer.givers.calls if is_linear(c.module) and c.reads is not None)
+    return next((c for c in maps if c.reads and c.reads.comes_of(kernel.value)), None)
+
+
 def projects(values: Values) -> Iterator[Pair]:
     """Give the pairs: the projection of what heads give, and what it gives."""
     for layer in values.found.layers:
-        last, half, z = projection(layer), layer.half("attention"), _heads(values, "z", layer)
-        gave = None if half is None or half.core is None else half.core.gave
-        if z is not None and gave is not None and last is not None:
-            yield Pair(keys=(("z", layer.number),), worked_out=mapped(last.module, z), given=gave)
+        last, half, z = _reader(layer), layer.half("attention"), _heads(values, "z", layer)
+        core = last if half is None else half.core
+        if z is not None and last is not None and core is not None and core.gave is not None:
+            yield Pair(
+                keys=(("z", layer.number),), worked_out=mapped(last.module, z), given=core.gave
+            )
 
 
 def heads_write(values: Values) -> Iterator[Pair]:
@@ -193,6 +211,14 @@ def _gates(layer: Layer, value: Value, width: int) -> Iterator[Tensor]:
 # --- norms
 
 
+def _norm_or_none(layer: Layer, half: str) -> Passing | None:
+    """Give the norm between the stream and a half, if there is one."""
+    try:
+        return norm_before(layer, half)
+    except Missing:
+        return None
+
+
 def scales(name: str, *halves: str) -> Callable[[Values], Iterator[Pair]]:
     """Give the pairs of a norm's scale: its output, and what is best fitted to input over scale.
 
@@ -202,7 +228,7 @@ def scales(name: str, *halves: str) -> Callable[[Values], Iterator[Pair]]:
     def pairs(values: Values) -> Iterator[Pair]:
         for layer in values.found.layers:
             there = [half for half in halves if layer.halves.get(half)]
-            norm = norm_or_none(layer, (there or halves)[0])
+            norm = _norm_or_none(layer, (there or halves)[0])
             if norm is not None:
                 yield from _scaled(values, (name, layer.number), norm)
 

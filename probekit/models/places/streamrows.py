@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from probekit.models.forward import Passing
+from probekit.models.forward import Value
 from probekit.models.places.found import Key, Missing
-from probekit.models.places.inlayers import entry, is_sequential, norm_before
-from probekit.models.places.layers import Layer
+from probekit.models.places.inlayers import entry, is_on_stream, is_sequential
+from probekit.models.places.layers import Layer, given
 from probekit.models.places.outside import final_norm, head_call
 from probekit.models.places.stream import Increment
-from probekit.models.places.tinyrun import REPEATED
+from probekit.models.places.tinyrun import N_EXAMPLES, N_POSITIONS, REPEATED
 from probekit.models.places.values import Pair, Values, applied, flat, mapped
 
 
@@ -67,8 +67,8 @@ def step_by_step(values: Values) -> Iterator[Pair]:
         end = layer.call.gave
         if stream is None or pre is None or end is None:
             continue
-        if not (stream.normed or stream.factor != 1.0):
-            continue  # the sums say it
+        if stream.factor != stream.factor or (stream.factor == 1.0 and not stream.normed):
+            continue  # a weight decides it, or the sums say it
         keys: tuple[Key, ...] = (("resid_pre", layer.number),)
         value: Tensor | None = flat(pre)
         for step in stream.steps:
@@ -110,6 +110,16 @@ def _weighted(layer: Layer, value: Tensor) -> Tensor:
     return value if is_known else torch.full_like(value, torch.nan)
 
 
+def runs_again(values: Values) -> Iterator[Pair]:
+    """Give the pairs where no sum leads through a layer: what it makes of `resid_pre`, and made."""
+    for layer in values.found.layers:
+        pre, gave = values.of("resid_pre", layer.number), layer.call.gave
+        if layer.stream is None and pre is not None and gave is not None:
+            yield Pair(
+                keys=(("resid_pre", layer.number),), worked_out=given(layer.call, pre), given=gave
+            )
+
+
 def hand_on(values: Values) -> Iterator[Pair]:
     """Give the pairs: what a layer leaves, and what the next one finds."""
     for layer in values.found.layers:
@@ -119,31 +129,40 @@ def hand_on(values: Values) -> Iterator[Pair]:
             yield Pair(keys=keys, worked_out=post, given=pre)
 
 
-def norm_or_none(layer: Layer, half: str) -> Passing | None:
-    """Give the norm between the stream and a half, if there is one."""
-    try:
-        return norm_before(layer, half)
-    except Missing:
-        return None
-
-
 def read_by(name: str, half: str) -> Callable[[Values], Iterator[Pair]]:
     """Give the pairs of a half: the norm of the stream, or the stream, and what the half reads."""
 
     def pairs(values: Values) -> Iterator[Pair]:
         for layer in values.found.layers:
-            value, norm = values.of(name, layer.number), norm_or_none(layer, half)
-            if value is None:
-                continue
-            reads = norm.reads if norm is not None else entry(layer, half)[1]
-            keys, stream = ((), None) if reads is None else values.on_stream(layer, reads)
-            if norm is not None:
-                begin = norm.read if stream is None else stream
-                stream = None if begin is None else applied(norm, begin)
-            if stream is not None:
-                yield Pair(keys=(*keys, (name, layer.number)), worked_out=stream, given=value)
+            value = values.of(name, layer.number)
+            reads = None if value is None else entry(layer, half)[1]
+            if value is not None and reads is not None:
+                keys, stream = _normed(values, layer, reads)
+                if stream is not None:
+                    keys = (*keys, (name, layer.number))
+                    yield Pair(keys=keys, worked_out=stream, given=value)
 
     return pairs
+
+
+def _normed(values: Values, layer: Layer, reads: Value) -> tuple[tuple[Key, ...], Tensor | None]:
+    """Work out a norm of the stream, or the stream; None where what is read is another thing."""
+    factor, value = 1.0, reads.origin
+    while value.made == "scaled":
+        (factor, value) = factor * value.factors[0], value.of[0].origin
+    for call in layer.givers.giving(value):
+        is_norm = "norm" in type(call.module).__name__.lower()  # AX-K2's has matrices
+        if is_norm and call.reads is not None and _is_stream(layer, call.reads):
+            keys, stream = values.on_stream(layer, call.reads)
+            begin = call.read if stream is None else stream
+            return keys, None if begin is None else applied(call, begin) * factor
+    keys, stream = values.on_stream(layer, value)
+    return keys, None if stream is None else stream * factor
+
+
+def _is_stream(layer: Layer, value: Value) -> bool:
+    steps = () if layer.stream is None else layer.stream.steps
+    return is_on_stream(layer, value) or any(step.after is value.origin for step in steps)
 
 
 def final(values: Values) -> Iterator[Pair]:
@@ -203,5 +222,6 @@ def embeds(values: Values) -> Iterator[Pair]:
     rest = first - embed
     keys = (("embed", None), *([] if begin is None else [("resid_pre", 0)]))
     yield Pair(keys=keys, worked_out=embed[0] + rest[1], given=first[0])
+    by_position = embed if embed.shape[:2] == (N_POSITIONS, N_EXAMPLES) else embed.transpose(0, 1)
     one, other = REPEATED
-    yield Pair(keys=(), worked_out=embed[:, one], given=embed[:, other])
+    yield Pair(keys=(), worked_out=by_position[one], given=by_position[other])
