@@ -1,5 +1,3 @@
-from . import tinymodels as tinymodels
-from .building import BUILDING as BUILDING
 from .derived import Derived as Derived, derived as derived
 from .identities import IDENTITIES as IDENTITIES
 from .names import (
@@ -10,3 +8,4 @@ from .names import (
     Unembedding as Unembedding,
     in_order as in_order,
 )
+from .tiny import BUILDING as BUILDING, tinymodels as tinymodels

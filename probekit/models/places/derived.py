@@ -5,7 +5,6 @@ Knows how the parts of this room go together; what cannot be proved is refused w
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
@@ -13,18 +12,16 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
 from probekit.models.forward import Answers
-from probekit.models.places.building import BUILDING
 from probekit.models.places.derive import derive
 from probekit.models.places.found import Found, Missing
 from probekit.models.places.identities import Checked, checked, refuse_unshown
 from probekit.models.places.layers import Kinds
 from probekit.models.places.names import PORTABLE_NAMES, Place, Unembedding
 from probekit.models.places.outside import final_norm, head_call
-from probekit.models.places.tinymodels import shrunk
+from probekit.models.places.tiny import outline, shrunk, unlike, without_weights
 from probekit.models.places.tinyrun import Run, followed, one_thread, tiny
 
 _KEPT: dict[tuple[Any, str], Derived | str] = {}  # by class and config; a text says why not
@@ -82,16 +79,22 @@ def derived(kind: Any, config: Any) -> Derived:
 def _tried(kind: Any, config: Any) -> Derived | str:
     """Derive and prove; where no tiny model can be made, say why."""
     try:
-        with one_thread():
-            run = followed(tiny(kind, shrunk(config)))
-            return proved(run, lambda kinds: _full(kind, config, kinds))
+        mode = FakeTensorMode()
+        small = shrunk(config)
+        itself = without_weights(kind, config, mode)
+        reason = unlike(outline(itself), outline(without_weights(kind, small, mode)))
+        if not reason:
+            with one_thread():
+                run = followed(tiny(kind, small))
+                return proved(run, lambda kinds: _full(itself, mode, kinds))
     except Exception as error:
         # Whatever a model's own code raises at sizes that it was not written for.
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        return (
-            f"model type {config.model_type!r} is not in the table of families, and no tiny model "
-            f"of it shows where its places are: {type(error).__name__}: {reason}"
-        )
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = f"{type(error).__name__}: {said}"
+    return (
+        f"model type {config.model_type!r} is not in the table of families, and no tiny model "
+        f"of it shows where its places are: {reason}"
+    )
 
 
 def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
@@ -144,14 +147,9 @@ def _forget_readout(found: Found) -> None:
         )
 
 
-def _full(kind: Any, config: Any, kinds: Kinds) -> Found:
+def _full(model: Any, mode: FakeTensorMode, kinds: Kinds) -> Found:
     """Derive the places of the model itself, without weights: it proves nothing."""
-    with BUILDING, FakeTensorMode(), Answers(), torch.no_grad():  # type: ignore[no-untyped-call]
-        with no_init_weights():
-            model = kind._from_config(
-                copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
-            ).eval()
-        model.tie_weights()
+    with mode, Answers(), torch.no_grad():  # type: ignore[no-untyped-call]
         if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
             model.set_experts_implementation("batched_mm")  # others refuse fake float32
         return derive(followed(model), kinds)

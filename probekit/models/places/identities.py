@@ -7,7 +7,7 @@ only if a row that would fail were it wrong has been compared, and held:
 | name | fails, were it another tensor |
 |---|---|
 | embed | embed = first resid_pre, but for what no token changes |
-| resid_pre, resid_mid, resid_post | the sums of a layer, or its steps; the hand-on; the norms |
+| resid_pre, resid_mid, resid_post | the sums of a layer, or its steps; the hand-on |
 | attn_in, mixer_in, mlp_in | the norm of the stream |
 | q, q_pre_rot, k, k_pre_rot, v | the kernel, called again with them |
 | pattern, scores | pattern @ v; the softmax of scores |
@@ -19,6 +19,7 @@ only if a row that would fail were it wrong has been compared, and held:
 | ln_final | the norm of the last resid_post |
 | logits | what the model returns, and the head of the final norm |
 
+A norm hides by how much its input is multiplied: it shows what it gives alone.
 Where in an attention module q, k and z lie is said by a plan; here it is shown that it is the
 right module. Knows arithmetic; the places come from elsewhere.
 """
@@ -168,7 +169,7 @@ IDENTITIES = (
         "the layer of resid_pre again = what it gave, where no sum leads through it",
         (),
         streamrows.runs_again,
-        ("resid_pre",),
+        ("resid_pre", "resid_post"),
     ),
     _says(
         "resid_post of a layer = resid_pre of the next",
@@ -179,19 +180,16 @@ IDENTITIES = (
         "norm(resid_pre) = attn_in",
         ("attn_in",),
         streamrows.read_by("attn_in", "attention"),
-        ("resid_pre",),
     ),
     _says(
         "norm(resid_pre) = mixer_in",
         ("mixer_in",),
         streamrows.read_by("mixer_in", "mixer"),
-        ("resid_pre",),
     ),
     _says(
         "norm(stream) = mlp_in",
         ("mlp_in",),
         streamrows.read_by("mlp_in", "mlp"),
-        ("resid_pre", "resid_mid"),
     ),
     _says("pattern @ v = what the kernel gives", ("pattern", "scores"), insiderows.attends),
     _says("softmax(scores) = pattern", ("scores",), insiderows.looks),
@@ -229,7 +227,7 @@ IDENTITIES = (
         ("ln_final_scale",),
         insiderows.final_scale,
     ),
-    _says("norm(last resid_post) = ln_final", ("ln_final",), streamrows.final, ("resid_post",)),
+    _says("norm(last resid_post) = ln_final", ("ln_final",), streamrows.final),
     _says("head(ln_final) = logits", ("logits",), streamrows.says),
     _says(
         "embed = first resid_pre, but for what no token changes",

@@ -113,11 +113,11 @@ def _weighted(layer: Layer, value: Tensor) -> Tensor:
 def runs_again(values: Values) -> Iterator[Pair]:
     """Give the pairs where no sum leads through a layer: what it makes of `resid_pre`, and made."""
     for layer in values.found.layers:
-        pre, gave = values.of("resid_pre", layer.number), layer.call.gave
+        pre, post = (values.of(name, layer.number) for name in ("resid_pre", "resid_post"))
+        gave = layer.call.gave if post is None else post
         if layer.stream is None and pre is not None and gave is not None:
-            yield Pair(
-                keys=(("resid_pre", layer.number),), worked_out=given(layer.call, pre), given=gave
-            )
+            keys = (("resid_pre", layer.number), ("resid_post", layer.number))
+            yield Pair(keys=keys, worked_out=given(layer.call, pre), given=gave)
 
 
 def hand_on(values: Values) -> Iterator[Pair]:
