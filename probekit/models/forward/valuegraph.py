@@ -134,6 +134,10 @@ class ValueGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
             found = self._note(tensor, "other", (), ())
         return found
 
+    def scaled_by(self, factor: float) -> Iterator[Value]:
+        """Give what was multiplied with a number and was not changed since."""
+        return (v for v in self._values.values() if v.made == "scaled" and v.factors == (factor,))
+
     def __torch_dispatch__(
         self,
         func: Any,

@@ -6,7 +6,8 @@ Knows how the parts of this room go together; what cannot be proved is refused w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from threading import Lock
 from typing import Any
 
@@ -22,7 +23,7 @@ from probekit.models.places.layers import Kinds
 from probekit.models.places.names import PORTABLE_NAMES, Place, Unembedding
 from probekit.models.places.outside import final_norm, head_call
 from probekit.models.places.tiny import outline, shrunk, unlike, without_weights
-from probekit.models.places.tinyrun import Run, followed, one_thread, tiny
+from probekit.models.places.tinyrun import N_EXAMPLES, N_POSITIONS, Run, followed, one_thread, tiny
 
 _KEPT: dict[tuple[Any, str], Derived | str] = {}  # by class and config; a text says why not
 _KEEPING = Lock()
@@ -109,7 +110,8 @@ def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
     refuse_unshown(run, found, rows)
     found.reads_out = any(row.names == ("logits",) and row.holds for row in rows)
     factors = [found.before, *(place.factor for place in found.places.values())]
-    if full is not None and any(factor != 1.0 for factor in factors):
+    is_scaled = any(factor != 1.0 for factor in factors) or _multiplies_by_one(run)
+    if full is not None and is_scaled:
         try:
             _take_factors(found, full(found.kinds))
         except Exception as error:  # whatever its code raises on tensors without values
@@ -122,6 +124,19 @@ def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
     return _gathered(run, found, rows)
 
 
+def _multiplies_by_one(run: Run) -> bool:
+    """Say whether a number that is 1 here is a factor of tokens' values: it may be of the sizes."""
+    graph = run.passed.graph
+    n_tokens = N_EXAMPLES * N_POSITIONS
+    config = run.model.config
+    sizes = {getattr(config, "hidden_size", None), getattr(config, "vocab_size", None)}
+    return graph is not None and any(
+        value.shape[-1] in sizes and prod(value.shape[:-1]) == n_tokens
+        for value in graph.scaled_by(1.0)
+        if value.shape
+    )
+
+
 def _take_factors(found: Found, full: Found) -> None:
     """Take the model's own factors: some depend on its sizes."""
     if ("ln_final", None) in full.places:
@@ -129,13 +144,12 @@ def _take_factors(found: Found, full: Found) -> None:
     else:
         _forget_readout(found)
     for key, place in list(found.places.items()):
-        if place.factor != 1.0:
-            own = full.places.get(key)
-            if own is None or own.module != place.module:
-                del found.places[key]
-                found.missing[key] = "it is scaled, and the model itself does not show by how much"
-            else:
-                found.places[key] = own
+        own = full.places.get(key)
+        if own is not None and (own.module, own.kind) == (place.module, place.kind):
+            found.places[key] = replace(place, factor=own.factor)
+        elif place.factor != 1.0:
+            del found.places[key]
+            found.missing[key] = "it is scaled, and the model itself does not show by how much"
 
 
 def _forget_readout(found: Found) -> None:

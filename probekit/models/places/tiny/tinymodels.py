@@ -101,14 +101,14 @@ OWN: dict[str, dict[str, Any]] = {  # what a family wants otherwise
     "zaya": {"num_experts_per_tok": 1},
 }
 
-# What a family has in its config and leaves at 1: a factor that does nothing would prove nothing.
-_GRANITE = {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0}
-_TELLING: dict[str, dict[str, Any]] = {
-    "granite": _GRANITE,
-    "granitemoe": _GRANITE,
-    "granitemoehybrid": _GRANITE,
-    "granitemoeshared": _GRANITE,
-    "granite_swa": _GRANITE,
+# What configs have and leave at 1: a factor that does nothing would prove nothing.
+_TELLING: dict[str, float] = {
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 8.0,
+    "lm_head_multiplier": 0.04,
+    "attention_out_multiplier": 0.9,
+    "ssm_out_multiplier": 0.24,
 }
 
 # Those that are not built from these sizes, and why.
@@ -159,7 +159,10 @@ def known_to(kind: Any, family: str) -> dict[str, Any]:
 
 def tiny_config(family: str) -> Any:
     """Give the tiny config of a family."""
-    return CONFIG_MAPPING[family](**known(family), **_TELLING.get(family, {}))
+    kind = CONFIG_MAPPING[family]
+    names = {field.name for field in dataclasses.fields(kind)}
+    telling: dict[str, Any] = {name: factor for name, factor in _TELLING.items() if name in names}
+    return kind(**known(family), **telling)
 
 
 def build(family: str) -> PreTrainedModel:
