@@ -55,6 +55,7 @@ HEAVY = (
 )
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
 EXCEPT_HEAVY += ("models.places.names", "models.places.tiny.building")
+EXCEPT_HEAVY += ("models.places.familyrows",)
 EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.spool")
 # What comes before torch is imported: what can be told at once.
 EXCEPT_HEAVY += ("capture.beginning", "capture.read", "planning.asking", "planning.firstlook")

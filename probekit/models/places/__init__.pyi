@@ -1,4 +1,5 @@
 from .derived import Derived as Derived, derived as derived
+from .familyrows import FAMILIES as FAMILIES, Family as Family, Refusal as Refusal
 from .identities import IDENTITIES as IDENTITIES
 from .names import (
     ATTENTION_NAMES as ATTENTION_NAMES,
