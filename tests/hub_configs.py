@@ -1,4 +1,4 @@
-"""What the config.json files of known checkpoints say, as far as it decides what a model is made of.
+"""Configs of known checkpoints, as far as their config.json files decide what a model is made of.
 
 Layers are as many as show every kind of one, where a config does not name each by itself.
 """
