@@ -48,6 +48,7 @@ _RARE: dict[str, Any] = {
 }
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _KV_HEADS = ("num_key_value_heads", "attention_head_dim_kv", "num_kv_heads")
+_BY_LAYER = object()
 _EMBEDDED = ("word_embed_proj_dim", "embedding_size")
 
 
@@ -60,7 +61,7 @@ def shrunk(config: Any) -> Any:
     rare = {name: size for name, size in _RARE.items() if name in names}
     for key, value in (rare | known_to(kind, config.model_type)).items():
         if key not in _OF_LAYERS:
-            own = said_by(config, key)
+            own = said_by(config, key, otherwise=_BY_LAYER)
             several = isinstance(own, list | tuple)
             said[key] = (
                 [_small(config, key, one, value) for one in own]
@@ -75,6 +76,8 @@ def _small(config: Any, key: str, own: Any, value: Any) -> Any:
     if key in _TOKENS:
         is_there = type(own) is int and 0 <= own < D_VOCAB
         return own if own is None or is_there else value
+    if own is _BY_LAYER:
+        return value
     if own is None or own == 0 or own == 1:
         return own
     if key in OWN.get(config.model_type, {}):
@@ -91,12 +94,12 @@ def _small(config: Any, key: str, own: Any, value: Any) -> Any:
     return value
 
 
-def said_by(config: Any, name: str) -> Any:
-    """Give what a config says, or None: some raise where every layer has its own."""
+def said_by(config: Any, name: str, otherwise: Any = None) -> Any:
+    """Give what a config says of the whole model: some raise where every layer has its own."""
     try:
         return getattr(config, name, None)
     except RuntimeError:
-        return None
+        return otherwise
 
 
 def _of_positions(said: dict[str, Any]) -> dict[str, Any]:
