@@ -24,7 +24,7 @@ from probekit.models.places.found import Key, Missing
 from probekit.models.places.inlayers import activation, down, norm_before
 from probekit.models.places.layers import Layer, given
 from probekit.models.places.outside import final_norm
-from probekit.models.places.stream import Increment, is_linear
+from probekit.models.places.stream import Increment
 from probekit.models.places.values import Pair, Values, flat, mapped, normed_after, projection
 
 _GIVEN_TO_KERNEL = {"query": ("q", "q_pre_rot"), "key": ("k", "k_pre_rot"), "value": ("v",)}
@@ -113,7 +113,7 @@ def _reader(layer: Layer) -> Passing | None:
     kernel = layer.kernel
     if layer.half("attention") is not None or kernel is None:
         return projection(layer)
-    maps = (c for c in layer.givers.calls if is_linear(c.module) and c.reads is not None)
+    maps = (c for c in layer.givers.calls if type(c.module).__name__ in LINEAR_CLASSES)
     return next((c for c in maps if c.reads and c.reads.comes_of(kernel.value)), None)
 
 
