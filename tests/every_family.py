@@ -1,6 +1,6 @@
 """Every causal family that transformers builds from a few sizes in all their spellings."""
 
-from probekit.models.places.tinymodels import (
+from probekit.models.places.tiny.tinymodels import (
     D_HEAD as D_HEAD,
     D_MLP as D_MLP,
     D_MODEL as D_MODEL,

@@ -25,7 +25,8 @@ PACKAGE = Path(probekit.__file__).parent
 ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch"),
     *("analysis.logitlens", "analysis.readouts", "analysis"),
-    *("capture", "hooks", "planning", "inputs", "models", "models.places", "models.forward"),
+    *("capture", "hooks", "planning", "inputs", "models", "models.places"),
+    *("models.places.tiny", "models.forward"),
     *("trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config"),
 )
@@ -50,11 +51,13 @@ HEAVY = (
         "models",
         "models.forward",
         "models.places",
+        "models.places.tiny",
     ),
     *("inputs.tokenizing", "inputs.decoding"),
 )
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
-EXCEPT_HEAVY += ("models.places.names", "models.places.building")
+EXCEPT_HEAVY += ("models.places.names", "models.places.tiny.building")
+EXCEPT_HEAVY += ("models.places.familyrows",)
 EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.spool")
 # What comes before torch is imported: what can be told at once.
 EXCEPT_HEAVY += ("capture.beginning", "capture.read", "planning.asking", "planning.firstlook")

@@ -3,7 +3,7 @@
 Two texts of the run are recorded into a scratch folder by the very code that will record the run:
 
 - together in a batch, while bare torch hooks watch the same forward passes: what is stored must be
-  what they saw, bit for bit;
+  what they saw, bit for bit, and a multiple of that to within its dtype's rounding;
 - the short text alone, before that batch and behind it, and the long one alone: each must have the
   rows that it had in the batch, to rounding, whatever ran before.
 
@@ -216,7 +216,7 @@ def _against_hooks(
         seen = _expected(site, hooks.rows.get(name), len(tokens))
         n_seen += bool(len(seen))
         stored = stored[: len(seen)] if plan.config.generate else stored
-        if stored.tobytes() != seen.tobytes():
+        if not _is_alike(site, stored, seen):
             wrong.append(f"{name} by {_largest(stored, seen, site.spec.dtype)}")
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
@@ -229,13 +229,28 @@ def _against_hooks(
 
 
 def _is_plain(site: SitePlan) -> bool:
-    """Say whether a site's rows are a tensor of the model as it is, but for a choice of entries."""
+    """Say whether a site's rows are a tensor of the model, or a multiple, or some entries of it.
+
+    What is computed of one in another way (norms' scales, what heads write) no hook sees.
+    """
     chosen = Recipe(heads=site.recipe.heads, neurons=site.recipe.neurons)
+    source = site.source
     return (
-        site.source.side in ("input", "output")
+        source.side in ("input", "output")
         and site.recipe == chosen
-        and not (site.source.n_keys or site.source.is_computed)
+        and not (source.n_keys or source.scale or source.projection)
     )
+
+
+def _is_alike(site: SitePlan, stored: Array, seen: Array) -> bool:
+    """Compare stored bits: a multiple may be rounded once more than by hand, in either dtype."""
+    if site.source.factor == 1.0 or stored.shape != seen.shape:
+        return stored.tobytes() == seen.tobytes()
+    dtypes = (site.spec.dtype, site.spec.source_dtype)
+    rounding = max(torch.finfo(getattr(torch, dtype)).eps for dtype in dtypes)
+    ours, theirs = (_numbers(bits, site.spec.dtype) for bits in (stored, seen))
+    least = torch.finfo(getattr(torch, site.spec.dtype)).tiny
+    return np.allclose(ours, theirs, rtol=2 * rounding, atol=least, equal_nan=True)
 
 
 def _expected(site: SitePlan, seen: torch.Tensor | None, n_tokens: int) -> Array:
@@ -249,6 +264,8 @@ def _expected(site: SitePlan, seen: torch.Tensor | None, n_tokens: int) -> Array
         rows = rows[:, list(site.recipe.heads)]
     if site.recipe.neurons is not None:
         rows = rows[..., list(site.recipe.neurons)]
+    if site.source.factor != 1.0:
+        rows = (rows.double() * site.source.factor).to(rows.dtype)
     stored = rows.to(getattr(torch, site.spec.dtype)).cpu().contiguous()
     return packing.to_storage(stored)
 

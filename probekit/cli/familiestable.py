@@ -22,7 +22,9 @@ hand.
 A portable name means the same tensor on every model. Where it lies is derived from the structure
 of a model: what is added to the residual stream, and by which module. Each place is then proved on
 a tiny model of the family with random weights: the identities below hold to within 1e-4 of the
-largest value, or the name is refused, with the number. Some families stand in a table as well
+largest value, or the name is refused, with the number. What no identity that would fail, were it
+another tensor, could be compared with is refused too, and so is every name of a model whose tiny
+one would be made of other modules. Some families stand in a table as well
 (`table`), which costs no proof when a run is planned; the others are derived then (`derived`).
 
 | identity | proves |
@@ -31,7 +33,7 @@ largest value, or the name is refused, with the number. Some families stand in a
 
 `head_out` is computed of `z` and the output projection's weight: summed over heads, with the
 projection's bias, it is what attention gives (before a norm of that, where there is one). `rms`
-and `std` are computed of what a norm reads and its epsilon. These, and scores, cannot be changed
+and `std` are computed of what a norm reads and its epsilon, which shows on small inputs. These, and scores, cannot be changed
 where they are read; a value that no module holds is changed by way of what it is a multiple of.
 Scales are `[token, 1]`, `head_out` is `[token, head, d_model]`.
 
@@ -98,7 +100,7 @@ def page(rows: Sequence[Row]) -> str:
     from probekit.models.places import IDENTITIES
     from probekit.planning import to_markdown
 
-    identities = "\n".join(f"| {one.says} | {', '.join(one.names)} |" for one in IDENTITIES)
+    identities = "\n".join(f"| {one.says} | {', '.join(one.shows)} |" for one in IDENTITIES)
     head = _HEAD.format(versions=_versions(), identities=identities)
     return head + to_markdown(rows)
 

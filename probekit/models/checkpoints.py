@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import torch
@@ -29,12 +28,10 @@ from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
 from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
+from probekit.models.places import BUILDING
 from probekit.models.sources import BUNDLED, IN_PYTHON, Source, check_folder, hub_in_reach, locate
 from probekit.wording import counted, human_bytes, shorten, show_typed
 
-# How transformers builds a model, and torch's seed, are settings of the whole process: one thread
-# at a time, or another one's random weights are never drawn.
-BUILDING = RLock()
 _REASON = 400  # characters of what a library says
 # What huggingface_hub says of a setting's type, and the words of it.
 _WRONG_TYPE = re.compile(

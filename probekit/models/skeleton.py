@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
-from probekit.models.checkpoints import BUILDING, instead_of_tokens, model_class
+from probekit.models.checkpoints import instead_of_tokens, model_class
 from probekit.models.details import Details, describe
 from probekit.models.forward import (
     FIRST,
@@ -34,6 +34,7 @@ from probekit.models.forward import (
     numbers_positions_itself,
     observe,
 )
+from probekit.models.places import BUILDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

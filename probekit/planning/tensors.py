@@ -188,7 +188,8 @@ def _scaled(skeleton: Skeleton, module: str, kind: RecordKind, factor: float) ->
         found,
         kind="scaled",
         source=replace(found.source, factor=factor),
-        details={"of": str(kind), "factor": factor},
+        # Where the model multiplies in several steps, it rounds in each.
+        details={"of": str(kind), "factor": factor, "exactness": "derived, within rounding"},
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import by_hand
+import every_family
 import numpy as np
 import pytest
 import tiny_models as tiny
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 import probekit
 from probekit import models
-from probekit.capture import packing
+from probekit.capture import packing, receiver
 from probekit.capture.rehearsal import rehearsals
 from probekit.cli.commands import app
 from probekit.errors import CaptureError
@@ -119,6 +120,33 @@ def test_every_kind_of_run_is_checked(gpt2, tmp_path, probes, n_sites, more):
     assert found["self_check"] == "passed"
     assert found["self_check_sites"] == n_sites
     assert found["self_check_difference"] <= 1e-5
+
+
+MULTIPLES = [{"sites": ["attn_out", "embed"]}]
+
+
+@pytest.fixture(scope="module")
+def granite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = every_family.build("granite")
+    return by_hand.save_model(tmp_path_factory.mktemp("granite") / "model", model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "store"), [("float32", "auto"), ("bfloat16", "auto"), ("bfloat16", "float16")]
+)
+def test_a_multiple_of_what_a_module_gives_is_checked_too(granite, tmp_path, dtype, store):
+    found = checked(granite, tmp_path / "t", MULTIPLES, model__dtype=dtype, store__dtype=store)
+    assert (found["self_check"], found["self_check_sites"]) == ("passed", 5)
+    with probekit.open(tmp_path / "t") as trace:
+        site = trace.select("attn_out", layer=1)
+        assert site.attributes["exactness"] == "derived, within rounding"
+
+
+def test_another_multiple_than_the_models_is_found(granite, tmp_path, monkeypatch):
+    multiplied = receiver.computed
+    monkeypatch.setattr(receiver, "computed", lambda *given: multiplied(*given) * 1.01)
+    with pytest.raises(CaptureError, match=r"embed_tokens/scaled by up to"):
+        checked(granite, tmp_path / "t", MULTIPLES)
 
 
 def test_one_text_alone_is_compared_with_hooks_only(gpt2, tmp_path):

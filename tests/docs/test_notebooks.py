@@ -16,6 +16,7 @@ EXECUTED = (
     "examples/induction-hunt",
     "examples/linear-probe",
     "examples/compare-models",
+    "tutorials/labelled-probe",
     "gallery",
 )
 smollm2 = pytest.mark.skipif(
@@ -71,7 +72,7 @@ def check_comparison(text):
     assert all(0.1 < s < 0.9 for s in similarities)
 
 
-CHECKS = dict(zip(EXECUTED, (check_hunt, check_probe, check_comparison, None), strict=True))
+CHECKS = dict(zip(EXECUTED, (check_hunt, check_probe, check_comparison, None, None), strict=True))
 
 
 @pytest.mark.parametrize("name", EXECUTED)

@@ -395,7 +395,7 @@ def test_a_model_of_several_inside_is_refused_before_anything_is_built(
 
 
 def test_what_cannot_be_derived_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import MistralConfig
+    from transformers import MistralConfig, MistralForCausalLM
 
     tried = []
 
@@ -404,10 +404,10 @@ def test_what_cannot_be_derived_is_tried_once(monkeypatch: pytest.MonkeyPatch) -
         raise ValueError("odd sizes")
 
     monkeypatch.setattr(importlib.import_module("probekit.models.places.derived"), "tiny", fails)
-    config = MistralConfig(hidden_size=1234)
+    config = MistralConfig(hidden_size=128, num_hidden_layers=1, vocab_size=77)
     for _ in range(3):
         with pytest.raises(PlanError, match="shows where its places are: ValueError: odd sizes"):
-            derived(object, config)
+            derived(MistralForCausalLM, config)
     assert len(tried) == 1
 
 

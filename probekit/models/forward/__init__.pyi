@@ -5,6 +5,7 @@ from .attention import (
     AttentionCall as AttentionCall,
     AttentionListener as AttentionListener,
     AttentionTap as AttentionTap,
+    attended as attended,
     shown_weights as shown_weights,
 )
 from .attentionshape import (

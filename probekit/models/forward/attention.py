@@ -75,6 +75,13 @@ def shown_weights(weights: torch.Tensor) -> AttentionCall:
     )
 
 
+def attended(module: torch.nn.Module, call: AttentionCall) -> torch.Tensor:
+    """Carry a call out again with the kernel it was made to, `[batch, query, head, d_head]`."""
+    own = AttentionInterface._global_mapping.get(call.kernel) or _eager_of(module)
+    output, _ = own(module, call.query, call.key, call.value, call.mask, **call.options)
+    return output  # type: ignore[no-any-return]
+
+
 AttentionListener = Callable[[AttentionCall], None]
 
 

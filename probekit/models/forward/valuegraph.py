@@ -6,6 +6,7 @@ another value afterwards. Runs on tensors with values and on those without.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -97,15 +98,23 @@ class Passed:
     result: Any = None
     logits: Value | None = None
     graph: ValueGraph | None = None
+    _by_path: dict[str, list[Passing]] = field(default_factory=dict)
+
+    def add(self, call: Passing) -> None:
+        """Note a call that begins."""
+        self.calls.append(call)
+        self._by_path.setdefault(call.path, []).append(call)
 
     def at(self, path: str) -> Passing | None:
         """Give the only call of a module; None where it ran never, or more than once."""
-        found = [call for call in self.calls if call.path == path]
+        found = self._by_path.get(path, ())
         return found[0] if len(found) == 1 else None
 
     def under(self, outer: Passing) -> Iterator[Passing]:
         """Give the calls that were made within another, outer ones first."""
-        return (c for c in self.calls if outer.entered < c.entered and c.left < outer.left)
+        first = bisect_right(self.calls, outer.entered, key=lambda call: call.entered)
+        last = bisect_left(self.calls, outer.left, key=lambda call: call.entered)
+        return iter(self.calls[first:last])
 
 
 class ValueGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -124,6 +133,10 @@ class ValueGraph(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is None:
             found = self._note(tensor, "other", (), ())
         return found
+
+    def scaled_by(self, factor: float) -> Iterator[Value]:
+        """Give what was multiplied with a number and was not changed since."""
+        return (v for v in self._values.values() if v.made == "scaled" and v.factors == (factor,))
 
     def __torch_dispatch__(
         self,
@@ -239,7 +252,7 @@ def passed(
             reads=None if tensor is None else graph.value(tensor),
             read=_copy(tensor),
         )
-        found.calls.append(call)
+        found.add(call)
         stack.append(call)
 
     def leave(module: torch.nn.Module, args: Any, output: Any) -> None:

@@ -1,6 +1,5 @@
-from . import tinymodels as tinymodels
-from .building import BUILDING as BUILDING
 from .derived import Derived as Derived, derived as derived
+from .familyrows import FAMILIES as FAMILIES, Family as Family, Refusal as Refusal
 from .identities import IDENTITIES as IDENTITIES
 from .names import (
     ATTENTION_NAMES as ATTENTION_NAMES,
@@ -10,3 +9,4 @@ from .names import (
     Unembedding as Unembedding,
     in_order as in_order,
 )
+from .tiny import BUILDING as BUILDING, tinymodels as tinymodels

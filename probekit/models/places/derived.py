@@ -5,25 +5,25 @@ Knows how the parts of this room go together; what cannot be proved is refused w
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from threading import Lock
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
 from probekit.models.forward import Answers
-from probekit.models.places.building import BUILDING
-from probekit.models.places.derive import Found, Missing, derive, final_norm, head_call
-from probekit.models.places.identities import Checked, checked
+from probekit.models.places.derive import derive
+from probekit.models.places.found import Found, Missing
+from probekit.models.places.identities import Checked, checked, refuse_unshown
 from probekit.models.places.layers import Kinds
 from probekit.models.places.names import PORTABLE_NAMES, Place, Unembedding
-from probekit.models.places.tinymodels import shrunk
-from probekit.models.places.tinyrun import Run, followed, one_thread, tiny
+from probekit.models.places.outside import final_norm, head_call
+from probekit.models.places.tiny import outline, shrunk, unlike, without_weights
+from probekit.models.places.tinyrun import N_EXAMPLES, N_POSITIONS, Run, followed, one_thread, tiny
 
 _KEPT: dict[tuple[Any, str], Derived | str] = {}  # by class and config; a text says why not
 _KEEPING = Lock()
@@ -80,16 +80,22 @@ def derived(kind: Any, config: Any) -> Derived:
 def _tried(kind: Any, config: Any) -> Derived | str:
     """Derive and prove; where no tiny model can be made, say why."""
     try:
-        with one_thread():
-            run = followed(tiny(kind, shrunk(config)))
-            return proved(run, lambda kinds: _full(kind, config, kinds))
+        mode = FakeTensorMode()
+        small = shrunk(config)
+        itself = without_weights(kind, config, mode)
+        reason = unlike(outline(itself), outline(without_weights(kind, small, mode)))
+        if not reason:
+            with one_thread():
+                run = followed(tiny(kind, small))
+                return proved(run, lambda kinds: _full(itself, mode, kinds))
     except Exception as error:
         # Whatever a model's own code raises at sizes that it was not written for.
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        return (
-            f"model type {config.model_type!r} is not in the table of families, and no tiny model "
-            f"of it shows where its places are: {type(error).__name__}: {reason}"
-        )
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = f"{type(error).__name__}: {said}"
+    return (
+        f"model type {config.model_type!r} is not in the table of families, and no tiny model "
+        f"of it shows where its places are: {reason}"
+    )
 
 
 def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
@@ -101,12 +107,11 @@ def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
     """
     found = derive(run)
     rows = checked(run, found)
-    for row in rows:
-        if not row.holds:
-            for name in row.names:
-                found.refuse(name, row.reason)
+    refuse_unshown(run, found, rows)
+    found.reads_out = any(row.names == ("logits",) and row.holds for row in rows)
     factors = [found.before, *(place.factor for place in found.places.values())]
-    if full is not None and any(factor != 1.0 for factor in factors):
+    is_scaled = any(factor != 1.0 for factor in factors) or _multiplies_by_one(run)
+    if full is not None and is_scaled:
         try:
             _take_factors(found, full(found.kinds))
         except Exception as error:  # whatever its code raises on tensors without values
@@ -119,6 +124,19 @@ def proved(run: Run, full: Callable[[Kinds], Found] | None = None) -> Derived:
     return _gathered(run, found, rows)
 
 
+def _multiplies_by_one(run: Run) -> bool:
+    """Say whether a number that is 1 here is a factor of tokens' values: it may be of the sizes."""
+    graph = run.passed.graph
+    n_tokens = N_EXAMPLES * N_POSITIONS
+    config = run.model.config
+    sizes = {getattr(config, "hidden_size", None), getattr(config, "vocab_size", None)}
+    return graph is not None and any(
+        value.shape[-1] in sizes and prod(value.shape[:-1]) == n_tokens
+        for value in graph.scaled_by(1.0)
+        if value.shape
+    )
+
+
 def _take_factors(found: Found, full: Found) -> None:
     """Take the model's own factors: some depend on its sizes."""
     if ("ln_final", None) in full.places:
@@ -126,31 +144,26 @@ def _take_factors(found: Found, full: Found) -> None:
     else:
         _forget_readout(found)
     for key, place in list(found.places.items()):
-        if place.factor != 1.0:
-            own = full.places.get(key)
-            if own is None or own.module != place.module:
-                del found.places[key]
-                found.missing[key] = "it is scaled, and the model itself does not show by how much"
-            else:
-                found.places[key] = own
+        own = full.places.get(key)
+        if own is not None and (own.module, own.kind) == (place.module, place.kind):
+            found.places[key] = replace(place, factor=own.factor)
+        elif place.factor != 1.0:
+            del found.places[key]
+            found.missing[key] = "it is scaled, and the model itself does not show by how much"
 
 
 def _forget_readout(found: Found) -> None:
     """Leave out the final norm where what the head reads is scaled, nobody knows by how much."""
+    found.reads_out &= found.before == 1.0
     if found.before != 1.0 and found.places.pop(("ln_final", None), None) is not None:
         found.missing["ln_final", None] = (
             "what the head reads is scaled, and the model itself does not show by how much"
         )
 
 
-def _full(kind: Any, config: Any, kinds: Kinds) -> Found:
+def _full(model: Any, mode: FakeTensorMode, kinds: Kinds) -> Found:
     """Derive the places of the model itself, without weights: it proves nothing."""
-    with BUILDING, FakeTensorMode(), Answers(), torch.no_grad():  # type: ignore[no-untyped-call]
-        with no_init_weights():
-            model = kind._from_config(
-                copy.deepcopy(config), dtype=torch.float32, attn_implementation="eager"
-            ).eval()
-        model.tie_weights()
+    with mode, Answers(), torch.no_grad():  # type: ignore[no-untyped-call]
         if getattr(model.config.get_text_config(), "_experts_implementation", None) is not None:
             model.set_experts_implementation("batched_mm")  # others refuse fake float32
         return derive(followed(model), kinds)
@@ -185,7 +198,7 @@ def _gathered(run: Run, found: Found, rows: tuple[Checked, ...]) -> Derived:
 
 
 def _unembedding(run: Run, found: Found) -> Unembedding | None:
-    if ("ln_final", None) not in found.places:
+    if not found.reads_out:
         return None
     try:
         (norm, _), head = final_norm(run, found), head_call(run)

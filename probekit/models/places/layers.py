@@ -5,7 +5,7 @@ Knows calls of modules, streams and what transformers says of itself; nothing of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -72,17 +72,14 @@ def layer_calls(model: Any, passed: Passed) -> list[Passing]:
             if len(found) == len(module) and in_order:
                 is_named = any(isinstance(m, tuple(named)) for m in module) if named else False
                 lists.append((is_named, len(found), -path.count("."), found))
-    outer = [one for one in lists if not _inside_another(one[3], lists)]
+    listed = {call.path for *_, found in lists for call in found}
+    outer = [one for one in lists if not _inside_another(one[3][0].path, listed)]
     return max(outer, key=lambda one: one[:3])[3] if outer else []
 
 
-def _inside_another(calls: list[Passing], lists: Iterable[Any]) -> bool:
-    return any(
-        calls[0].path.startswith(f"{call.path}.")
-        for *_, others in lists
-        if others is not calls
-        for call in others
-    )
+def _inside_another(path: str, listed: Set[str]) -> bool:
+    """Say whether a module lies within one of a list."""
+    return any(path[:end] in listed for end, letter in enumerate(path) if letter == ".")
 
 
 def _classes(model: Any, what: str) -> list[type]:
@@ -193,7 +190,7 @@ def _mixes(call: Passing) -> bool:
             return False
         other[:, 0] += torch.linspace(1.0, 2.0, other.shape[-1], dtype=other.dtype)
         try:
-            again = _given(call, other)
+            again = given(call, other)
         except Exception:  # whatever its own code wants besides what it was given once
             return True
     n_batch, n_positions = other.shape[:2]
@@ -204,7 +201,8 @@ def _mixes(call: Passing) -> bool:
     return bool(changed > 1e-5 * call.gave.abs().max())
 
 
-def _given(call: Passing, first: torch.Tensor) -> Any:
+def given(call: Passing, first: torch.Tensor) -> Any:
+    """Run a module again with another first tensor, and give the first that comes out."""
     replaced = False
 
     def swap(value: Any) -> Any:

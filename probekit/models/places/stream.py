@@ -26,12 +26,22 @@ class Increment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Step:
+    """One step of a stream: a norm of it, or a multiple of it and what is added to that."""
+
+    after: Value
+    norm: Passing | None
+    factor: float  # NaN where a weight decides it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stream:
     """How a layer makes its output of its input."""
 
     start: Value
     end: Value
     increments: tuple[Increment, ...]  # in the order they are added
+    steps: tuple[Step, ...]  # in their order
     normed: bool  # the stream itself goes through a norm on its way
     factor: float  # of the input in the output; NaN where a weight decides it
     first_norm: Passing | None  # the stream begins behind it, in the first layer (RWKV)
@@ -117,14 +127,15 @@ def back_to(start: Value, end: Value) -> tuple[float, list[tuple[Value, float]]]
 
 def _followed(givers: Givers, start: Value, end: Value, through_norms: bool) -> Stream | None:
     lead = _Lead(start, givers if through_norms else None)
-    value, factor, normed = end, 1.0, False
+    value, factor = end, 1.0
     found: list[Increment] = []
+    steps: list[Step] = []
     while value is not start:
         step = lead.step(value)
         if step is None:
             return None
-        before, by, others, crossed = step
-        normed |= crossed
+        before, by, others, norm = step
+        steps.append(Step(after=value, norm=norm, factor=by))
         for other, sign in others:
             parts = list(_parts(givers, other, sign, start))
             found += [_increment(givers, part, f, before, value) for part, f in parts]
@@ -132,11 +143,17 @@ def _followed(givers: Givers, start: Value, end: Value, through_norms: bool) -> 
     # What is added first was found last; of one sum, what was computed first comes first.
     found.sort(key=lambda i: (i.after.number, i.value.number))
     return Stream(
-        start=start, end=end, increments=tuple(found), normed=normed, factor=factor, first_norm=None
+        start=start,
+        end=end,
+        increments=tuple(found),
+        steps=tuple(reversed(steps)),
+        normed=any(step.norm is not None for step in steps),
+        factor=factor,
+        first_norm=None,
     )
 
 
-_Step = tuple[Value, float, list[tuple[Value, float]], bool]
+_Back = tuple[Value, float, list[tuple[Value, float]], Passing | None]
 
 
 class _Lead:
@@ -147,22 +164,22 @@ class _Lead:
         self._givers = givers  # given where norms are crossed
         self._known: dict[Value, bool] = {start: True}
 
-    def step(self, value: Value) -> _Step | None:
-        """Go one step back: the stream before, its factor, what was added, and if a norm was."""
+    def step(self, value: Value) -> _Back | None:
+        """Go one step back: the stream before, its factor, what was added, or a norm of it."""
         if value.made == "scaled":
             (before,), (factor,) = value.of, value.factors
-            return (before.origin, factor, [], False) if self._leads(before.origin) else None
+            return (before.origin, factor, [], None) if self._leads(before.origin) else None
         if value.made == "sum":
             parts = list(zip((v.origin for v in value.of), value.factors, strict=True))
             there = [self._leads(part) for part, _ in parts]
             if there.count(True) == 1:
                 place = there.index(True)
                 before, factor = parts[place]
-                return before, factor, [parts[1 - place]], False
+                return before, factor, [parts[1 - place]], None
             return None
-        before_norm = self._before_norm(value)
-        if before_norm is not None and self._leads(before_norm):
-            return before_norm, 1.0, [], True
+        norm = self._norm(value)
+        if norm is not None and norm.reads is not None and self._leads(norm.reads.origin):
+            return norm.reads.origin, 1.0, [], norm
         return None
 
     def _leads(self, value: Value) -> bool:
@@ -186,13 +203,14 @@ class _Lead:
             return []
         if value.made in ("sum", "scaled"):
             return [v.origin for v in value.of]
-        before_norm = self._before_norm(value)
-        return [] if before_norm is None else [before_norm]
+        norm = self._norm(value)
+        return [] if norm is None or norm.reads is None else [norm.reads.origin]
 
-    def _before_norm(self, value: Value) -> Value | None:
+    def _norm(self, value: Value) -> Passing | None:
+        """Give the norm whose output a value is, where norms are crossed."""
         for call in self._givers.giving(value) if self._givers is not None else ():
             if is_norm(call.module) and call.reads is not None:
-                return call.reads.origin
+                return call
         return None
 
 

@@ -20,11 +20,11 @@ from probekit.models.forward import (
     numbers_positions_itself,
     passed,
 )
-from probekit.models.places.building import BUILDING
 from probekit.models.places.layers import Kernel
-from probekit.models.places.tinymodels import D_VOCAB, moved
+from probekit.models.places.tiny import BUILDING, tinymodels
 
 N_EXAMPLES, N_POSITIONS = 2, 7
+REPEATED = (1, 4)  # positions of one token: an embedding knows nothing of where it stands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def tiny(kind: Any, config: Any) -> Any:
     with BUILDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = kind._from_config(config, dtype=torch.float32, attn_implementation="eager")
-    moved(model)
+    tinymodels.moved(model)
     return model.eval()
 
 
@@ -78,8 +78,10 @@ def _listener(listen: Any, path: str) -> Any:
 def _tokens(model: Any) -> dict[str, Any]:
     drawn = torch.Generator().manual_seed(0)
     shape = (N_EXAMPLES, N_POSITIONS)
+    ids = torch.randint(3, tinymodels.D_VOCAB, shape, generator=drawn)
+    ids[:, REPEATED[1]] = ids[:, REPEATED[0]]
     given = {
-        "input_ids": torch.randint(3, D_VOCAB, shape, generator=drawn),
+        "input_ids": ids,
         "attention_mask": torch.ones(shape, dtype=torch.long),
         "position_ids": torch.arange(N_POSITIONS).expand(N_EXAMPLES, -1),
         "use_cache": False,

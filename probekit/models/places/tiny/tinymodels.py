@@ -6,7 +6,6 @@ places.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from probekit.models.places.building import BUILDING
+from probekit.models.places.tiny.building import BUILDING
 
 N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD, D_MODEL, D_MLP, D_VOCAB, N_CTX = 4, 4, 2, 8, 32, 64, 101, 64
 
@@ -36,7 +35,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("num_experts_per_tok", "experts_per_token"), 2),
     "vocab_size": D_VOCAB,
     "head_dim": D_HEAD,
-    "sliding_window": 8,
+    "sliding_window": 4,  # shorter than the texts it is tried on
+    **dict.fromkeys(("attention_window_size", "sliding_window_size"), 4),
     "vocab_size_per_layer_input": D_VOCAB,
     "rotary_dim": 4,
     "pad_token_id": 0,
@@ -75,7 +75,7 @@ OWN: dict[str, dict[str, Any]] = {  # what a family wants otherwise
     "gemma4_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8},
     "glm4_moe_lite": MLA,
     "glm_moe_dsa": INDEXED,
-    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 4},
     "granitemoehybrid": MAMBA | {"layer_types": ["mamba", "attention"] * 2},
     "hy_v4": MLA,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
@@ -101,14 +101,14 @@ OWN: dict[str, dict[str, Any]] = {  # what a family wants otherwise
     "zaya": {"num_experts_per_tok": 1},
 }
 
-# What a family has in its config and leaves at 1: a factor that does nothing would prove nothing.
-_GRANITE = {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0}
-_TELLING: dict[str, dict[str, Any]] = {
-    "granite": _GRANITE,
-    "granitemoe": _GRANITE,
-    "granitemoehybrid": _GRANITE,
-    "granitemoeshared": _GRANITE,
-    "granite_swa": _GRANITE,
+# What configs have and leave at 1: a factor that does nothing would prove nothing.
+_TELLING: dict[str, float] = {
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 8.0,
+    "lm_head_multiplier": 0.04,
+    "attention_out_multiplier": 0.9,
+    "ssm_out_multiplier": 0.24,
 }
 
 # Those that are not built from these sizes, and why.
@@ -145,25 +145,13 @@ OTHERS = {
 FAMILIES = tuple(sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(OTHERS)))
 
 
-# What says how many layers there are, and which is of which kind: a model keeps its own.
-_OF_LAYERS = frozenset(
-    (
-        *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers"),
-        *("decoder_layers", "layer_types", "layers_block_type", "attention_types", "attn_layers"),
-        *("first_k_dense_replace", "num_kv_shared_layers", "languages", "default_language"),
-    )
-)
-
-
-_NOT_ASKED = frozenset(("model_type", "transformers_version", "architectures", "dtype"))
-
-
 def known(family: str) -> dict[str, Any]:
     """Give our sizes under the names that a family's config knows."""
-    return _known(CONFIG_MAPPING[family], family)
+    return known_to(CONFIG_MAPPING[family], family)
 
 
-def _known(kind: Any, family: str) -> dict[str, Any]:
+def known_to(kind: Any, family: str) -> dict[str, Any]:
+    """Give our sizes under the names that a class of configs knows."""
     names = {field.name for field in dataclasses.fields(kind)} | set(kind.attribute_map)
     wanted = SIZES | OWN.get(family, {})
     return {name: size for name, size in wanted.items() if name in names}
@@ -171,44 +159,10 @@ def _known(kind: Any, family: str) -> dict[str, Any]:
 
 def tiny_config(family: str) -> Any:
     """Give the tiny config of a family."""
-    return CONFIG_MAPPING[family](**known(family), **_TELLING.get(family, {}))
-
-
-def shrunk(config: Any) -> Any:
-    """Give a config of few sizes that is like another in everything else, its layers included."""
-    kind = type(config)
-    sizes = _known(kind, config.model_type)
-    # What is no field of it was worked out of these, for other sizes.
-    names = {field.name for field in dataclasses.fields(kind)} - _NOT_ASKED
-    said = {k: v for k, v in copy.deepcopy(config.to_diff_dict()).items() if k in names}
-    for key, value in sizes.items():
-        if key not in _OF_LAYERS:
-            own = getattr_or_none(config, key)
-            said[key] = [value] * len(own) if isinstance(own, list) else value
-    return kind(**{**said, **_of_positions(said)})
-
-
-def getattr_or_none(config: Any, name: str) -> Any:
-    """Give what a config says, or None: some raise where every layer has its own."""
-    try:
-        return getattr(config, name, None)
-    except RuntimeError:
-        return None
-
-
-def _of_positions(said: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what stretches positions with a number for each channel: there are fewer here."""
-    rope = said.get("rope_parameters")
-    if not isinstance(rope, dict):
-        return {}
-
-    def simple(one: dict[str, Any]) -> dict[str, Any]:
-        short = {key: value for key, value in one.items() if not isinstance(value, list)}
-        return short if len(short) == len(one) else short | {"rope_type": "default"}
-
-    by_kind = all(isinstance(value, dict) for value in rope.values()) and bool(rope)
-    plain = {key: simple(value) for key, value in rope.items()} if by_kind else simple(rope)
-    return {"rope_parameters": plain}
+    kind = CONFIG_MAPPING[family]
+    names = {field.name for field in dataclasses.fields(kind)}
+    telling: dict[str, Any] = {name: factor for name, factor in _TELLING.items() if name in names}
+    return kind(**known(family), **telling)
 
 
 def build(family: str) -> PreTrainedModel:
