@@ -54,6 +54,7 @@ HEAVY = (
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
 EXCEPT_HEAVY += ("models.places.names", "models.places.building")
 EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.spool")
+EXCEPT_HEAVY += ("analysis.logitlens.choosing", "analysis.logitlens.athand")
 # What comes before torch is imported: what can be told at once.
 EXCEPT_HEAVY += ("capture.beginning", "capture.read", "planning.asking", "planning.firstlook")
 EXCEPT_HEAVY += ("models.files", "models.listing", "models.sources", "models.trust")
