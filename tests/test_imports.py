@@ -358,9 +358,14 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "trace.merge(sys.argv[1] + '.h5')\n"
         "from probekit import Site, Trace, StoreError\n"
         "from probekit.trace.summary import summarize_trace; summarize_trace(trace)\n"
-        "trace.report(sys.argv[1] + '.html')\n"
+        "trace.report(sys.argv[1] + '.html', lens=False)\n"
     )
     assert loaded(code, tmp_path / "t") == "[]"
+    (tmp_path / "model").rename(tmp_path / "elsewhere")  # nothing to look through the lens with
+    code = "import sys, probekit; probekit.open(sys.argv[1]).report(sys.argv[1] + '.html')"
+    assert loaded(code, tmp_path / "t") == "[]"
+    page = (tmp_path / "t.html").read_text(encoding="utf-8")
+    assert "There is no lens here: " in page and "there is no folder" in page
 
 
 def test_the_light_commands_load_no_torch(tmp_path):

@@ -17,6 +17,7 @@ from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, Stream
 from probekit.report.streams import norms_of, rounded
 from probekit.trace import Site, Trace, axis_rows, blocks, examples_of
+from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 
@@ -52,7 +53,9 @@ def describe(trace: Trace, roles: Roles) -> Overview:
     n_listed = min(n_all, MOST)
     left_out = []
     if n_listed < n_all:
-        left_out.append(f"the overview lists the first {n_listed:,} of {n_all:,} examples")
+        left_out.append(
+            f"the overview lists only the first {counted(n_listed, 'example', of=n_all)}"
+        )
     longest = max(_SHORTEST, min(_LONGEST, _CHARACTERS // max(1, n_listed)))
     surprise = _within(_surprise_site(roles), "surprise", left_out)
     stream = next(iter((*roles.streams, *roles.columns)), None)

@@ -233,6 +233,8 @@ class _Parts:
         if numbers:
             found = scores.describe(self._trace, self._roles, numbers)
             self.opens = found["opens"]
+            if found["why"]:
+                self.left_out.append(f"the head scores: {found['why']}")
             self.scores = self._add("scores", found, "the head scores")
 
     def add_neurons(self, n_neurons: int) -> None:
