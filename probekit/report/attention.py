@@ -25,7 +25,8 @@ Array = np.ndarray[Any, Any]
 
 # Fine codes of so many weights take about 4 MB; GPT-2's 144 heads reach it at 235 tokens.
 _FINE_WEIGHTS = 4_000_000
-_DRAWN_WEIGHTS = 400_000  # so many a browser shrinks itself, at once; of more it is given pictures
+# So much a browser unpacks and shrinks itself, at once; of more it is given the pictures.
+_DRAWN_WEIGHTS, _DRAWN_HEADS = 400_000, 200
 
 
 def n_weights(roles: Roles, n_tokens: int) -> int:
@@ -43,7 +44,9 @@ def attention_blocks(trace: Trace, roles: Roles, number: int) -> Iterator[Block]
     """
     _, n_tokens = trace.examples.extent(number)
     n_all = n_weights(roles, n_tokens)
-    fine, drawn = n_all <= _FINE_WEIGHTS, n_all <= _DRAWN_WEIGHTS
+    fine = n_all <= _FINE_WEIGHTS
+    n_heads = sum(site.shape[1] for site in roles.attention)
+    drawn = n_all <= _DRAWN_WEIGHTS and n_heads <= _DRAWN_HEADS
     scale = codes.Scale.fine() if fine else codes.Scale.coarse(n_tokens)
     maps, small = [], []
     with ThreadPoolExecutor() as pool:  # zlib and numpy let other threads run

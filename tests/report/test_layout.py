@@ -15,7 +15,7 @@ from tiny_traces import site
 MISSING = browsing.what_is_missing()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-LENGTHS = (1, 2, 3, 4, 13, 40, 150, 600)
+LENGTHS = (1, 2, 3, 4, 13, 40, 600)
 WIDTHS = (390, 1100, 1600)
 TOKENS = ["a", " token", "\u05e9\u05dc\u05d5\u05dd", "日本語のテキスト", "🙂", "x" * 90, "\n", " "]
 
@@ -114,17 +114,17 @@ def test_labels_follow_zoom_and_fonts(browser, report, change):
 
 def test_pictures_of_heads_stand_below_their_numbers(browser, tmp_path):
     draw = np.random.default_rng(0)
-    rows = [(attention_site(n, 20, 5), attention(draw, (5,), 20)) for n in range(30)]
+    rows = [(attention_site(n, 20, 5), attention(draw, (5,), 20)) for n in range(12)]
     trace = report_traces.write(tmp_path / "t", rows, (5,))
     path = trace.report(tmp_path / "r.html").path
-    for width in WIDTHS:
+    for width in (390, 1100):
         with browser.open(path, viewport={"width": width, "height": 900}) as page:
             drawn(page, 0)
             page.wait("document.querySelector('.headgrid .labels.rows span')")
             found = page.evaluate(f"{BOXES}('.headgrid')")
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             pitch = found["size"][0] / 20
-            assert found["size"][1] == pytest.approx(30 * pitch)
+            assert found["size"][1] == pytest.approx(12 * pitch)
             for name in ("rows", "columns"):
                 for text, centre, *_ in found[name]:
                     assert centre == pytest.approx((int(text) + 0.5) * pitch, abs=0.6)
@@ -137,7 +137,7 @@ def test_no_token_is_broken_and_nothing_is_pushed_off_a_phone(browser, report):
             "[...document.querySelectorAll('.token')].filter((e) => e.offsetParent)"
             ".map((e) => e.getClientRects().length)"
         )
-        assert len(lines) > 100
+        assert len(lines) > 80
         assert set(lines) == {1}
         outside = page.evaluate(
             "[...document.querySelectorAll('main *, nav *, header *')].filter((e) =>"
