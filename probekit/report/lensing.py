@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.analysis import what_lens_lacks
+from probekit.errors import ProbekitError
 from probekit.report.characters import visible_token
 from probekit.report.parts import has_one_row
 from probekit.report.streams import COLUMNS, positions_of, rounded
@@ -43,20 +44,25 @@ def is_recorded(trace: Trace) -> bool:
 
 def look(trace: Trace, numbers: Sequence[int]) -> Looked:
     """Look through the lens at some examples, or say in one line why not."""
-    if (lacks := what_lens_lacks(trace)) is not None:
-        return Looked(lens=None, why=_line(trace, lacks))
+    try:
+        if (lacks := what_lens_lacks(trace)) is not None:
+            return Looked(lens=None, why=_line(trace, lacks))
+        return _look(trace, numbers)
+    except ProbekitError as error:
+        return Looked(lens=None, why=_line(trace, str(error)))
+    except Exception as error:  # whatever loading a stranger's model brings: the page says it
+        return Looked(lens=None, why=_line(trace, f"{type(error).__name__}: {error}"))
+
+
+def _look(trace: Trace, numbers: Sequence[int]) -> Looked:
+    from probekit.analysis import lens  # torch
+
     sites = [trace[n] for n in trace if trace[n].portable == "resid_post"]
     by_example = has_one_row(sites[0])
     if by_example:
         numbers = range(min(len(trace.examples), COLUMNS))
     chosen = _within_reason(trace, numbers, sites)
-    try:
-        from probekit.analysis import lens
-
-        found = lens(trace, k=_K, examples=chosen)
-    except Exception as error:  # whatever loading a stranger's model brings: the page says it
-        kind = "" if hasattr(error, "faults") else f"{type(error).__name__}: "
-        return Looked(lens=None, why=_line(trace, f"{kind}{error}"))
+    found = lens(trace, k=_K, examples=chosen)
     return Looked(lens=found, examples=tuple(chosen), by_example=by_example)
 
 

@@ -102,6 +102,7 @@ def _surprise(trace: Trace, site: Site) -> Array:
 
 def _logprob_of_next(trace: Trace, tokens: Array, logits: Array) -> Array:
     came = next_ids(trace, tokens)
+    came[came >= logits.shape[1]] = -1  # a stranger's
     highest = logits.max(-1, keepdims=True)
     chosen = np.take_along_axis(logits, np.maximum(came, 0)[:, None], -1) - highest
     with np.errstate(invalid="ignore"):

@@ -331,6 +331,6 @@ def test_a_report_never_replaces_the_trace(trace, tmp_path):
 def test_the_method_has_the_functions_options():
     method = inspect.signature(Trace.report).parameters
     function = inspect.signature(write_report).parameters
-    for name in ("examples", "neurons", "max_bytes", "overwrite"):
+    for name in ("examples", "neurons", "lens", "max_bytes", "overwrite"):
         assert method[name].default == function[name].default
         assert method[name].kind == function[name].kind

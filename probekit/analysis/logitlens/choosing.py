@@ -6,7 +6,7 @@ Knows names, axes and positions of sites; neither models nor torch.
 from __future__ import annotations
 
 from probekit.errors import StoreError
-from probekit.store import TOKEN
+from probekit.store import TOKEN, number_of
 from probekit.trace import Site, Trace
 
 RESIDUALS = ("resid_pre", "resid_mid", "resid_post")
@@ -40,7 +40,7 @@ def final_of(trace: Trace, rows: str) -> Site:
     Raises:
         StoreError: if there is none at these positions.
     """
-    last = int(trace.provenance.get("n_layers", 0)) - 1
+    last = (number_of(trace.provenance, "n_layers", str(trace.path)) or 0) - 1
     for name, layer in (("resid_post", last), ("ln_final", None), ("logits", None)):
         for site in (trace[n] for n in trace):
             whole = len(site.axes) == 2 and site.axes[1] in ("d_model", "d_vocab")
