@@ -1,7 +1,7 @@
 """Reports: how large they are, and how soon they show in a browser.
 
-Two of the sample model's patterns, on 8 and on 3 000 examples of 64 random tokens, and one of 32
-layers x 32 heads x 512 tokens. The attention of the last is synthetic, written through the
+Two of the sample model's patterns, on 8 and on 3 000 texts of 64 tokens of its own world, and one of
+32 layers x 32 heads x 512 tokens. The attention of the last is synthetic, written through the
 project's own writer: each head is a softmax over a first token that draws attention, near tokens,
 and noise, in proportions of its own. Chromium opens a page anew each time; `make browser` installs
 what drives it.
@@ -23,6 +23,7 @@ import numpy as np
 
 import probekit
 from probekit.report import write_report
+from probekit.samples.world import documents
 from probekit.store.format.schema import ShardSpec, SiteSpec
 from probekit.store.writing.index import build_index
 from probekit.store.writing.layout import ShardTables
@@ -121,16 +122,18 @@ def visits(report: Path, chromium: str, times: int) -> list[dict[str, float]]:
 
 
 def sample_trace(folder: Path, n_examples: int) -> None:
-    """Record the sample model's patterns on random tokens, drawn alike each time."""
-    texts = {"examples": n_examples, "min_tokens": N_TOKENS, "max_tokens": N_TOKENS}
-    probekit.run(
+    """Record the sample model's patterns on texts of its own world, cut to one length."""
+    sentences = documents(1, 8 * n_examples)
+    texts = [" ".join(next(sentences) for _ in range(8)) for _ in range(n_examples)]
+    trace = probekit.run(
         {
             "model": {"name": "sample:tiny-gpt2"},
-            "inputs": {"random": texts},
+            "inputs": {"texts": texts, "max_tokens": N_TOKENS},
             "probes": [{"sites": "pattern"}],
             "store": {"path": str(folder)},
         }
     )
+    assert len(trace.tokens) == n_examples * N_TOKENS
 
 
 def measure(trace: Path, chromium: str, times: int) -> tuple[dict[str, float], list[float]]:

@@ -57,7 +57,8 @@ def look(trace: Trace, numbers: Sequence[int]) -> Looked:
 def _look(trace: Trace, numbers: Sequence[int]) -> Looked:
     from probekit.analysis import lens  # torch
 
-    sites = [trace[n] for n in trace if trace[n].portable == "resid_post"]
+    streams = [trace[n] for n in trace if trace[n].portable == "resid_post"]
+    sites = [site for site in streams if site.axes[1:] == ("d_model",)]
     by_example = has_one_row(sites[0])
     if by_example:
         numbers = range(min(len(trace.examples), COLUMNS))
