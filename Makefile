@@ -80,7 +80,7 @@ $(STAMP)-bench: $(STAMP)
 		--constraint constraints.txt --config-settings editable_mode=compat --editable ".[bench]"
 	touch $@
 
-# How large a report of 32 layers x 32 heads x 512 tokens is, and how soon a browser shows it.
+# How large reports are, and how soon a browser shows them.
 bench-report: $(STAMP) $(BROWSER)
 	$(BIN)/python benchmarks/report.py $(BENCH)
 

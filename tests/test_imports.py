@@ -59,6 +59,7 @@ EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.famili
 EXCEPT_HEAVY += ("models.places.names", "models.places.tiny.building")
 EXCEPT_HEAVY += ("models.places.familyrows",)
 EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.spool")
+EXCEPT_HEAVY += ("analysis.logitlens.choosing", "analysis.logitlens.athand")
 # What comes before torch is imported: what can be told at once.
 EXCEPT_HEAVY += ("capture.beginning", "capture.read", "planning.asking", "planning.firstlook")
 EXCEPT_HEAVY += ("models.files", "models.listing", "models.sources", "models.trust")
@@ -363,9 +364,14 @@ def test_reading_a_trace_loads_no_torch(tmp_path):
         "probekit.fit_readout, probekit.load_readout\n"
         "from probekit import Site, Trace, StoreError\n"
         "from probekit.trace.summary import summarize_trace; summarize_trace(trace)\n"
-        "trace.report(sys.argv[1] + '.html')\n"
+        "trace.report(sys.argv[1] + '.html', lens=False)\n"
     )
     assert loaded(code, tmp_path / "t") == "[]"
+    (tmp_path / "model").rename(tmp_path / "elsewhere")  # nothing to look through the lens with
+    code = "import sys, probekit; probekit.open(sys.argv[1]).report(sys.argv[1] + '.html')"
+    assert loaded(code, tmp_path / "t") == "[]"
+    page = (tmp_path / "t.html").read_text(encoding="utf-8")
+    assert "There is no lens here: " in page and "there is no folder" in page
 
 
 def test_fitting_a_readout_loads_no_torch(tmp_path):

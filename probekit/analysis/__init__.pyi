@@ -8,7 +8,12 @@ from .expertload import (
     holds_choices as holds_choices,
 )
 from .headscores import HeadScores as HeadScores, head_scores as head_scores
-from .logitlens import Lens as Lens, LensExample as LensExample, lens as lens
+from .logitlens import (
+    Lens as Lens,
+    LensExample as LensExample,
+    lens as lens,
+    what_lens_lacks as what_lens_lacks,
+)
 from .moments import (
     merged as merged,
     moments_of as moments_of,

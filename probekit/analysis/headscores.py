@@ -24,7 +24,9 @@ from probekit.trace import (
     blocks,
     choose_sites,
     examples_of,
+    float64,
     recorded,
+    row_slices,
 )
 from probekit.wording import counted
 
@@ -138,10 +140,12 @@ def _check_kind(kind: str) -> None:
         raise StoreError(f"there is no kind of head {kind!r}; expected one of: {', '.join(KINDS)}")
 
 
-def head_scores(trace: Trace, sites: Patterns | None) -> HeadScores:
-    """Score every recorded head; see `Trace.head_scores`."""
+def head_scores(
+    trace: Trace, sites: Patterns | None, examples: Sequence[int] | None = None
+) -> HeadScores:
+    """Score every recorded head, over all examples or some; see `Trace.head_scores`."""
     chosen = _patterns(trace, sites)
-    tallies = [_tally(site) for site in chosen]
+    tallies = [_tally(site, examples) for site in chosen]
     n_queries = tallies[0].n_queries
     heads = [
         HeadScore(
@@ -191,10 +195,10 @@ class _Sums:
     n_queries: Array  # int64 [kind]: tokens that have something of the kind to look at
 
 
-def _tally(site: Site) -> _Sums:
+def _tally(site: Site, examples: Sequence[int] | None) -> _Sums:
     sums = np.zeros((len(KINDS), site.shape[1]))
     uniform, n_queries = np.zeros(len(KINDS)), np.zeros(len(KINDS), dtype=np.int64)
-    for rows, pattern in blocks(site):
+    for rows, pattern in blocks(site) if examples is None else _blocks_of(site, examples):
         for part, queries, ids in _by_example(site, rows):
             seen = pattern[part, :, : len(ids)]  # [query, head, key]
             for number, looked_at in enumerate(_targets(queries, ids)):
@@ -203,6 +207,15 @@ def _tally(site: Site) -> _Sums:
                 uniform[number] += (n_targets / (queries + 1)).sum()
                 n_queries[number] += np.count_nonzero(n_targets)
     return _Sums(sums=sums, uniform=uniform, n_queries=n_queries)
+
+
+def _blocks_of(site: Site, examples: Sequence[int]) -> Iterator[tuple[slice, Array]]:
+    for number in examples:
+        of_example = site.rows_of(number)
+        first = of_example.start
+        for part in row_slices(of_example.stop - first, site.shape[1:]):
+            rows = slice(first + part.start, first + part.stop)
+            yield rows, float64(site[rows])
 
 
 def _by_example(site: Site, rows: slice) -> Iterator[tuple[slice, Array, Array]]:

@@ -291,6 +291,10 @@ def report(
             help="How many neurons of each site, the liveliest; or 0.",
         ),
     ] = 32,
+    lens: Annotated[
+        bool,
+        typer.Option("--lens/--no-lens", help="Look through the logit lens, which needs torch."),
+    ] = True,
     max_bytes: Annotated[
         int,
         typer.Option(
@@ -317,6 +321,7 @@ def report(
         out,
         examples=example or examples,
         neurons=neurons,
+        lens=lens,
         max_bytes=max_bytes,
         overwrite=overwrite,
     )

@@ -53,10 +53,11 @@ def report(
     *,
     examples: int | Sequence[int] = 8,
     neurons: int = 32,
+    lens: bool = True,
     max_bytes: int = 128 << 20,
     overwrite: bool = False,
 ) -> Report:
-    """Write a page to look at: attention, next tokens, norms, neurons, execution order.
+    """Write a page to look at: attention, next tokens, the lens, norms, neurons, execution order.
 
     The page is one HTML file; it opens in any browser, without a network or a server.
 
@@ -65,6 +66,8 @@ def report(
         examples: the first so many, or the numbers of those to show.
         neurons: how many of each site's neurons to include, the liveliest. To find them, every
             row of these sites is read three times; 0 leaves that out.
+        lens: whether to look through the logit lens where `resid_post` was recorded and the model
+            lies on this machine; torch is imported for it.
         max_bytes: how large the file may become; what does not fit is left out, and said so.
         overwrite: whether a file of this name that is no report may be replaced.
 
@@ -82,6 +85,7 @@ def report(
         path,
         examples=examples,
         neurons=neurons,
+        lens=lens,
         max_bytes=max_bytes,
         overwrite=overwrite,
     )

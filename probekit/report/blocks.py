@@ -30,7 +30,12 @@ class Block:
     def of_json(cls, name: str, value: Any) -> Self:
         """Write plain values as strict JSON: no NaN, and half a surrogate pair as an escape."""
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-        return cls(name=name, data=zlib.compress(text.encode("ascii")))
+        return cls(name=name, data=zlib.compress(text.encode("ascii"), 9))
+
+    @classmethod
+    def of_text(cls, name: str, text: str) -> Self:
+        """Pack a text."""
+        return cls(name=name, data=zlib.compress(text.encode(), 9))
 
     def element(self) -> bytes:
         """Give the script element; base64 holds nothing that could end it."""

@@ -1,10 +1,10 @@
-"""Attention weights as small numbers: two bytes each, packed so that they compress well.
+"""Attention weights as small numbers: one byte or two, packed so that they compress well.
 
-A fine code is p * 65534: every weight to within 0.00001. That is too much for long examples, since
-the low bytes of many small weights are noise, which no compression takes away. Coarse codes give
-weights below 0.02 the high byte alone, in a step that follows the length of the text: a head that
-looks at all tokens alike is still even, and everything small that is told apart is a few steps
-apart. High and low bytes are stored apart: the high ones repeat.
+A weight from 0.02 up is known in steps of 0.0001 and takes two bytes; what lies below takes one. In
+examples of moderate size these small ones have the same step. In long ones that is too much, since
+many small weights are noise, which no compression takes away: there the step follows the length of
+the text, so that a head that looks at all tokens alike is still even, and everything small that is
+told apart is a few steps apart. First bytes and second bytes are stored apart: the first repeat.
 """
 
 from __future__ import annotations
@@ -17,63 +17,68 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-TOP = 65534  # the code of 1
 NOT_A_NUMBER = 65535
 THUMBNAIL = 32  # cells of a thumbnail's side, at most
-_SMALL = 0.02  # of coarse codes: below it a weight has the high byte alone
-_STEPS_OF_EVEN = 4  # steps of a weight that is spread evenly over all tokens
+_SMALL = 0.02  # below it a weight has the first byte alone
+_STEP = 1e-4
+_STEPS_OF_EVEN = 4  # of coarse codes: steps of a weight that is spread evenly over all tokens
 _MOST_LEVELS = 128
 _TOLERANCE = 1e-3  # rounding in 16 bits may take a weight this far beyond 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How weights and codes go together; the page reads `below` and `levels`.
+    """How weights and codes go together; the page reads all three numbers.
 
-    A code whose high byte h is less than `levels` is the weight `h / levels * below`; the others
-    run evenly from `below` to 1.
+    A code whose first byte h is less than `levels` is the weight `h / levels * below`; the others
+    run evenly, in so many `steps`, from `below` to 1.
     """
 
     below: float
     levels: int
+    steps: int
 
     @classmethod
     def fine(cls) -> Scale:
-        """Give the scale of short examples."""
-        return cls(below=0.0, levels=0)
+        """Give the scale of examples of moderate size."""
+        return cls._of(round(_SMALL / _STEP))
 
     @classmethod
     def coarse(cls, n_tokens: int) -> Scale:
         """Give the scale of long examples."""
-        levels = min(_MOST_LEVELS, max(1, round(_SMALL * _STEPS_OF_EVEN * n_tokens)))
-        return cls(below=_SMALL, levels=levels)
+        return cls._of(min(_MOST_LEVELS, max(1, round(_SMALL * _STEPS_OF_EVEN * n_tokens))))
+
+    @classmethod
+    def _of(cls, levels: int) -> Scale:
+        return cls(below=_SMALL, levels=levels, steps=round((1 - _SMALL) / _STEP))
 
     def error(self) -> float:
         """Give how far a weight that is read from the page may lie from the trace's."""
-        return self.below / self.levels / 2 if self.levels else 1e-5
+        return max(self.below / self.levels, _STEP) / 2
 
     def says(self) -> str:
         """Say the precision in words."""
-        if not self.levels:
-            return "within 0.00001 of the trace's"
+        if self.error() <= _STEP / 2:
+            return "within 0.00005 of the trace's"
         below = math.ceil(self.error() * 1e5) / 1e5
-        return f"within 0.00002 of the trace's from {self.below} up, within {below:.5f} below"
+        return f"within 0.00005 of the trace's from {self.below} up, within {below:.5f} below"
 
     def codes(self, weights: Array) -> Array:
         """Give the codes of weights in 0..1, uint16 in their shape."""
         first = 256 * self.levels
         with np.errstate(invalid="ignore"):
             above = (weights - self.below) / (1 - self.below)
-            codes = np.rint(np.clip(first + above * (TOP - first), 0, TOP))
-            if self.levels:
-                small = weights < self.below
-                codes[small] = 256 * np.rint(weights[small] / self.below * self.levels)
+            codes = first + np.rint(np.clip(above, 0, 1) * self.steps)
+            small = weights < self.below
+            low = np.clip(weights[small] / self.below, 0, 1) * self.levels
+            codes[small] = 256 * np.rint(low)
         return np.where(np.isnan(codes), NOT_A_NUMBER, codes).astype(np.uint16)
 
-
-def planes_of(codes: Array) -> bytes:
-    """Give all high bytes, then all low bytes, of uint16 codes."""
-    return (codes >> 8).astype(np.uint8).tobytes() + (codes & 0xFF).astype(np.uint8).tobytes()
+    def packed(self, codes: Array) -> bytes:
+        """Give all first bytes, then the second ones of those codes that have one."""
+        first = (codes >> 8).astype(np.uint8)
+        second = (codes & 0xFF).astype(np.uint8)
+        return first.tobytes() + second[first >= self.levels].tobytes()
 
 
 def are_weights(pattern: Array) -> bool:

@@ -10,33 +10,16 @@ from typing import Any
 import numpy as np
 
 from probekit.report.characters import visible, visible_token
-from probekit.report.parts import Roles, Stream
-from probekit.store import Scalar, is_choice
-from probekit.trace import Site, Trace
+from probekit.report.parts import Roles
+from probekit.report.streams import by_token, positions_of, rounded, spread
+from probekit.store import Scalar
+from probekit.trace import Trace
 
 Array = np.ndarray[Any, Any]
 
 _CANDIDATES = 5  # of full logits; a top_k site has the k it was recorded with
 _LOGIT_ROWS = 64  # rows of full logits that are worked on at once
 _LONGEST_VALUE = 300  # characters of a column's value
-_DIGITS = 6  # significant digits of every number but attention
-
-
-def rounded(values: Any) -> Any:
-    """Give numbers to 6 significant digits, as nested lists; what is not finite is None."""
-    flat = np.asarray(values, dtype=np.float64)
-    if flat.ndim:
-        return [rounded(part) for part in flat]
-    return float(f"{flat:.{_DIGITS}g}") if np.isfinite(flat) else None
-
-
-def positions_of(trace: Trace, site: Site, number: int) -> Array:
-    """Give the positions in an example that a site has rows for, int64 `[row]`."""
-    first, n_tokens = trace.examples.extent(number)
-    if not is_choice(site.rows):
-        return np.arange(n_tokens)
-    rows = site.token_rows()
-    return rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + n_tokens)] - first
 
 
 def describe(trace: Trace, roles: Roles, number: int) -> dict[str, Any]:
@@ -61,7 +44,7 @@ def describe(trace: Trace, roles: Roles, number: int) -> dict[str, Any]:
         "candidates": _candidates(trace, roles, number, n_tokens),
         "probability": _probability(trace, roles, number, n_tokens),
         "entropy": _entropy(trace, roles, number, n_tokens),
-        "streams": [_stream(trace, stream, number, n_tokens) for stream in roles.streams],
+        "streams": [by_token(trace, stream, number) for stream in roles.streams],
     }
 
 
@@ -70,13 +53,6 @@ def _shown(value: Scalar) -> str:
         return "\u2013"  # no value
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return visible(text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}...")
-
-
-def _spread(values: Array, positions: Array, n_tokens: int) -> Array:
-    """Put numbers at their positions, float64 `[token]`, NaN elsewhere."""
-    spread = np.full(n_tokens, np.nan)
-    spread[positions] = values
-    return spread
 
 
 def _candidates(trace: Trace, roles: Roles, number: int, n_tokens: int) -> list[Any] | None:
@@ -114,7 +90,7 @@ def _probability(trace: Trace, roles: Roles, number: int, n_tokens: int) -> list
     if site is None:
         return None
     # A row says how likely the token after it was.
-    after = _spread(site.example(number), positions_of(trace, site, number), n_tokens)
+    after = spread(site.example(number), positions_of(trace, site, number), n_tokens)
     values: list[Any] = rounded(np.concatenate([[np.nan], np.exp(after[:-1])]))
     return values
 
@@ -124,19 +100,5 @@ def _entropy(trace: Trace, roles: Roles, number: int, n_tokens: int) -> list[Any
     if site is None:
         return None
     positions = positions_of(trace, site, number)
-    values: list[Any] = rounded(_spread(site.example(number), positions, n_tokens))
+    values: list[Any] = rounded(spread(site.example(number), positions, n_tokens))
     return values
-
-
-def _stream(trace: Trace, stream: Stream, number: int, n_tokens: int) -> dict[str, Any]:
-    values = []
-    for site in stream.sites:
-        rows = np.asarray(site.example(number), dtype=np.float64)
-        numbers = rows if stream.reduced else np.sqrt(np.einsum("td,td->t", rows, rows))
-        values.append(rounded(_spread(numbers, positions_of(trace, site, number), n_tokens)))
-    return {
-        "name": visible_token(stream.name),
-        "unit": stream.unit,
-        "layers": [site.layer for site in stream.sites],
-        "values": values,
-    }

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from probekit.report.characters import visible_token
-from probekit.report.example import rounded
+from probekit.report.streams import rounded
 from probekit.store import Execution
 from probekit.trace import Trace
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from probekit.analysis import expert_load
 from probekit.report.characters import visible_token
-from probekit.report.example import positions_of
 from probekit.report.parts import Roles, map_labels
+from probekit.report.streams import positions_of
 from probekit.trace import Site, Trace
 
 Array = np.ndarray[Any, Any]

@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit.analysis import top_rows
 from probekit.report.characters import visible_token
-from probekit.report.example import rounded
+from probekit.report.streams import rounded
 from probekit.store import is_choice
 from probekit.trace import Site, Trace, axis_rows, blocks
 

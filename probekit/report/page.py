@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,28 @@ from typing import Any
 import jinja2
 
 from probekit.errors import StoreError
+from probekit.report import neurons, overview, scores
+from probekit.report.blocks import Block
 from probekit.report.characters import visible, visible_token
-from probekit.report.neurons import RULE
-from probekit.report.parts import MISSING, Roles
+from probekit.report.lensing import is_recorded
+from probekit.report.parts import MISSING, TITLES, Roles
 from probekit.store import INDEX_FILE, number_of, read_run
 from probekit.trace import Trace, collapse, summarize_trace
 from probekit.wording import by_count, counted, human_bytes
 
-# Joined in this order into one script; each file says what it gives to those after it.
+# Joined in this order into one script; each file says what it gives to those after it. It travels
+# packed, as the data do: it would be a quarter of a small page.
 SCRIPTS = (
-    *("elements.js", "blocks.js", "numbers.js", "colours.js", "state.js", "heatmap.js"),
-    *("tokens.js", "attention.js", "heads.js", "streams.js", "experts.js", "generation.js"),
+    *("elements.js", "blocks.js", "numbers.js", "colours.js", "state.js", "labels.js"),
+    *("heatmap.js", "overview.js", "tokens.js", "attention.js", "heads.js", "scores.js"),
+    *("lens.js", "streams.js", "experts.js", "generation.js"),
     *("neurons.js", "execution.js", "passes.js", "start.js"),
 )
-STYLES = ("base.css", "page.css", "maps.css", "sections.css", "media.css")
+UNPACKING = ("unpacking.js",)
+STYLES = ("base.css", "page.css", "overview.css", "maps.css", "sections.css", "media.css")
 _BLOCKS_HERE = "<!-- blocks -->"  # the template's mark; escaped text holds no "<"
 _CONFIG_CHARACTERS = 50_000
+_DIGEST = re.compile(r"\b([0-9a-f]{10})[0-9a-f]{22,}\b")
 _LIBRARIES = ("probekit", "torch", "transformers", "numpy", "h5py", "python")
 
 
@@ -54,15 +61,20 @@ def render(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     environment.filters.update(visible=visible, visible_token=visible_token)
     style, script = "\n".join(_read(STYLES)), _script(_read(SCRIPTS))
+    unpacking = _script(_read(UNPACKING))
     text = environment.get_template("report.html.jinja").render(
         style=style,
-        script=script,
+        unpacking=unpacking,
+        packed=Block.of_text("script", script).element().decode(),
         style_digest=_digest(style),
-        script_digest=_digest(script),
+        script_digests=(_digest(unpacking), _digest(script)),
         start=start,
         left_out=left_out,
         missing=_missing(trace, roles, start),
-        rule=RULE,
+        titles=TITLES,
+        rule=neurons.RULE,
+        opening_rule=scores.RULE,
+        norms_rule=overview.NORMS,
         **_about(trace),
     )
     before, _, after = text.partition(_BLOCKS_HERE)
@@ -90,7 +102,8 @@ def _missing(trace: Trace, roles: Roles, start: dict[str, Any]) -> dict[str, tup
     there = {
         "attention": bool(roles.attention),
         "candidates": roles.top_k is not None or roles.logits is not None,
-        "streams": bool(roles.streams),
+        "streams": bool(roles.streams or roles.columns),
+        "lens": is_recorded(trace),
         "generation": not start["examples"] or any(e["n_generated"] for e in start["examples"]),
         "neurons": bool(roles.neurons),
         "execution": trace.execution is not None,
@@ -118,7 +131,8 @@ def _about(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _facts(trace: Trace) -> list[tuple[str, str]]:
+def _facts(trace: Trace) -> list[tuple[str, str, str]]:
+    """Give what is known of the run: a label, a value, and the value with its digests cut short."""
     made = trace.provenance
 
     def known(*keys: str) -> str:
@@ -152,7 +166,7 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
         ("Made by", ", ".join(versions)),
         ("Config digest", known("config_digest")),
     ]
-    return [(label, value) for label, value in facts if value]
+    return [(label, value, _DIGEST.sub(r"\1…", value)) for label, value in facts if value]
 
 
 def _count(value: object) -> str:

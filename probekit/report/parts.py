@@ -1,6 +1,6 @@
 """Which recorded sites the report shows, and as what; what to record where there are none.
 
-Knows the names and axes of sites; reads no rows.
+Knows the names, axes and positions of sites; reads no rows.
 """
 
 from __future__ import annotations
@@ -8,21 +8,33 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
+
 from probekit.analysis import holds_choices
-from probekit.store import FLOATS, TOKEN
-from probekit.trace import Site, Trace
+from probekit.store import EXAMPLE, FLOATS, TOKEN, is_choice
+from probekit.trace import Site, Trace, examples_of
 
 ATTENTION_AXES = ("token", "head", "key")
 _NEURON_AXES = ("d_mlp", "neuron")
 _FIRST_STREAMS = ("resid_post", "resid_pre", "resid_mid", "attn_out", "mlp_out")
 _LAYER = re.compile(r"(?<=\.)\d+(?=[./])")
 
+TITLES = {
+    "attention": "attention",
+    "candidates": "next-token candidates",
+    "lens": "the lens",
+    "streams": "norms",
+    "generation": "a generation",
+    "neurons": "neurons",
+    "execution": "the execution order",
+}
 MISSING = {
     "attention": ("Attention was not recorded.", "- sites: pattern"),
     "candidates": (
         "Next-token candidates were not recorded.",
         "- {sites: logits, record: [top_k]}",
     ),
+    "lens": ("The lens has no residual stream to look at.", "- sites: resid_post"),
     "streams": ("No output of the layers was recorded.", "- sites: resid_post"),
     "generation": (
         "The model was not asked to generate.",
@@ -49,6 +61,7 @@ class Roles:
 
     attention: tuple[Site, ...]  # [token, head, key]
     streams: tuple[Stream, ...]
+    columns: tuple[Stream, ...]  # of these each example has one row at most
     neurons: tuple[Site, ...]  # [token, d_mlp], or chosen neurons
     experts: tuple[Site, ...]  # [token, k]: which experts a token goes to
     top_k: tuple[Site, Site] | None  # ids and log-probabilities [token, k]
@@ -61,12 +74,14 @@ def roles_of(trace: Trace) -> Roles:
     """Sort the sites of a trace."""
     sites = [trace[name] for name in trace.site_names]
     by_token = [site for site in sites if site.axis == TOKEN]
+    lone = [site for site in sites if has_one_row(site)]
     top = next((s for s in by_token if s.kind == "top_k.logprob" and len(s.axes) == 2), None)
     return Roles(
         attention=tuple(
             s for s in by_token if s.kind.startswith("pattern") and s.axes == ATTENTION_AXES
         ),
-        streams=_streams(by_token),
+        streams=_streams([site for site in by_token if site not in lone]),
+        columns=_streams(lone),
         neurons=tuple(s for s in by_token if s.axes[1:] in {(a,) for a in _NEURON_AXES}),
         experts=tuple(s for s in by_token if holds_choices(s)),
         top_k=(trace[f"{top.module}/top_k.id"], top) if top is not None else None,
@@ -76,6 +91,16 @@ def roles_of(trace: Trace) -> Roles:
         token_logprob=_first(by_token, "token_logprob"),
         entropy=_first(by_token, "entropy"),
     )
+
+
+def has_one_row(site: Site) -> bool:
+    """Say whether each example has one row of a site at most: `positions: last`, or pooled."""
+    if site.axis == EXAMPLE:
+        return True
+    if site.axis != TOKEN or not is_choice(site.rows) or len(site) > len(site.trace.examples):
+        return False
+    owners = examples_of(site, slice(0, len(site)))
+    return bool((np.diff(owners) > 0).all())
 
 
 def _first(sites: list[Site], kind: str) -> Site | None:

@@ -14,7 +14,18 @@ from typing import Any
 
 from probekit import arguments
 from probekit.errors import StoreError
-from probekit.report import attention, example, execution, experts, neurons, page
+from probekit.report import (
+    attention,
+    example,
+    execution,
+    experts,
+    lensing,
+    neurons,
+    overview,
+    page,
+    scores,
+    streams,
+)
 from probekit.report.blocks import Block, BlockFile
 from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, roles_of
@@ -47,14 +58,19 @@ def write_report(
     *,
     examples: int | Sequence[int] = EXAMPLES,
     neurons: int = NEURONS,
+    lens: bool = True,
     max_bytes: int = MAX_BYTES,
     overwrite: bool = False,
 ) -> Report:
     """Write a page that shows a trace: one HTML file that opens without a network or a server.
 
-    Attention weights are rounded, and the page says how far: to within 0.00001; in examples of more
-    than 4 million weights to within 0.00002, and those below 0.02 to about an eighth of 1 / tokens.
-    Other numbers have six significant digits.
+    Attention weights are rounded, and the page says how far: to within 0.00005; in examples of more
+    than 4 million weights those below 0.02 to about an eighth of 1 / tokens. Other numbers have six
+    significant digits, those of the overview and of the lens four.
+
+    All examples are listed. The logit lens is there where `resid_post` was recorded and the final
+    norm and the unembedding of the model lie on this machine: nothing is downloaded for it, and no
+    code that comes with a model runs.
 
     Args:
         trace: what to show.
@@ -62,6 +78,7 @@ def write_report(
         examples: the first so many, or the numbers of those to show.
         neurons: how many of each site's neurons to include, the liveliest. To find them, every
             row of these sites is read three times; 0 leaves that out.
+        lens: whether to look through the logit lens, for which torch is imported.
         max_bytes: how large the file may become; what does not fit is left out, and said so.
         overwrite: whether a file of this name that is no report may be replaced.
 
@@ -83,10 +100,14 @@ def write_report(
     try:
         with tempfile.TemporaryFile(dir=target.parent) as spool:
             parts = _Parts(trace, roles, BlockFile(spool, max_bytes - _PAGE_BYTES))
+            parts.add_overview()
+            parts.add_columns()
             parts.add_neurons(neurons)
             parts.add_experts()
             parts.add_execution()
+            parts.look_through_lens(numbers, wanted=lens)
             parts.add_examples(numbers)
+            parts.add_scores()
             parts.say_of_the_rest(numbers)
             before, after = page.render(trace, roles, parts.start(), tuple(parts.left_out))
             spool.seek(0)
@@ -143,6 +164,12 @@ class _Parts:
         self._trace = trace
         self._roles = roles
         self._blocks = blocks
+        self._looked = lensing.Looked(lens=None)
+        self.overview = False
+        self.columns = False
+        self.scores = False
+        self.opens = {"map": 0, "column": 0, "why": ""}  # the head that is open at first
+        self.lens: dict[str, Any] = {"why": None, "by_example": False}
         self.examples: list[dict[str, Any]] = []
         self.neurons: list[dict[str, Any]] = []
         self.experts = False
@@ -152,11 +179,63 @@ class _Parts:
     def start(self) -> dict[str, Any]:
         """Give what the page must know before it opens a block."""
         return {
+            "overview": self.overview,
+            "columns": self.columns,
+            "scores": self.scores,
+            "opens": self.opens,
+            "lens": self.lens,
             "examples": self.examples,
             "neurons": self.neurons,
             "experts": self.experts,
             "execution": self.execution,
         }
+
+    def _add(self, name: str, value: Any, what: str) -> bool:
+        """Add plain JSON values as a block, or remember that there was no room for them."""
+        added = self._blocks.add([Block.of_json(name, value)])
+        if not added:
+            self.left_out.append(f"{what}: no room (--max-bytes)")
+        return added
+
+    def add_overview(self) -> None:
+        found = overview.describe(self._trace, self._roles)
+        self.left_out += found.left_out
+        self.overview = self._add("overview", found.listed, "the overview of all examples")
+
+    def add_columns(self) -> None:
+        if self._roles.columns:
+            found = streams.by_example(self._trace, self._roles)
+            self.columns = self._add("columns", found, "norms by example")
+            if (less := len(self._trace.examples) - found["n_shown"]) and self.columns:
+                self.left_out.append(f"norms by example: those of {counted(less, 'example')} more")
+
+    def look_through_lens(self, numbers: tuple[int, ...], *, wanted: bool) -> None:
+        if not lensing.is_recorded(self._trace):
+            return
+        if not wanted:
+            self.lens["why"] = "it was not asked for (--no-lens)"
+            return
+        self._looked = found = lensing.look(self._trace, numbers)
+        self.lens = {"why": found.why, "by_example": found.by_example}
+        if found.lens is None:
+            return
+        if found.by_example:
+            columns = lensing.describe_columns(self._trace, found.lens)
+            if not self._add("lens", columns, "the lens"):
+                self.lens["why"] = "there was no room (--max-bytes)"
+        asked = len(numbers) if not found.by_example else len(self._trace.examples)
+        if less := asked - len(found.examples):
+            more = counted(less, "example")
+            self.left_out.append(f"the lens of {more} more: it takes long; see probekit.lens()")
+
+    def add_scores(self) -> None:
+        numbers = [one["number"] for one in self.examples if one["attention"]]
+        if numbers:
+            found = scores.describe(self._trace, self._roles, numbers)
+            self.opens = found["opens"]
+            if found["why"]:
+                self.left_out.append(f"the head scores: {found['why']}")
+            self.scores = self._add("scores", found, "the head scores")
 
     def add_neurons(self, n_neurons: int) -> None:
         if self._roles.neurons and not n_neurons:
@@ -164,12 +243,10 @@ class _Parts:
             return
         for place, site in enumerate(self._roles.neurons):
             found = neurons.describe(self._trace, site, n_neurons)
-            if self._blocks.add([Block.of_json(f"neurons-{place}", found)]):
+            if self._add(f"neurons-{place}", found, f"the neurons of {site.name}"):
                 name = visible_token(site.name.removesuffix("/output"))
                 about = {"block": f"neurons-{place}", "name": name, "n_all": site.shape[1]}
                 self.neurons.append(about)
-            else:
-                self.left_out.append(f"the neurons of {site.name}: no room (--max-bytes)")
 
     def add_experts(self) -> None:
         if not self._roles.experts:
@@ -179,16 +256,12 @@ class _Parts:
         except StoreError as error:  # a stranger's numbers: show the rest, and say what is wrong
             self.left_out.append(f"the experts: {error}")
             return
-        self.experts = self._blocks.add([Block.of_json("experts", found)])
-        if not self.experts:
-            self.left_out.append("the experts: no room (--max-bytes)")
+        self.experts = self._add("experts", found, "the experts")
 
     def add_execution(self) -> None:
         if (found := self._trace.execution) is not None:
-            block = Block.of_json("execution", execution.describe(self._trace, found))
-            self.execution = self._blocks.add([block])
-            if not self.execution:
-                self.left_out.append("the execution order: no room (--max-bytes)")
+            described = execution.describe(self._trace, found)
+            self.execution = self._add("execution", described, "the execution order")
 
     def add_examples(self, numbers: tuple[int, ...]) -> None:
         for number in numbers:
@@ -203,6 +276,7 @@ class _Parts:
                     "n_generated": sum(step > 0 for step in found["steps"] or ()),
                     "attention": self._add_attention(number),
                     "experts": self._add_experts_of(number),
+                    "lens": self._add_lens_of(number),
                 }
             )
 
@@ -222,10 +296,14 @@ class _Parts:
         if not self.experts:
             return False
         found = experts.describe(self._trace, self._roles, number)
-        added = self._blocks.add([Block.of_json(f"{number}-experts", found)])
-        if not added:
-            self.left_out.append(f"the experts of example {number}: no room (--max-bytes)")
-        return added
+        return self._add(f"{number}-experts", found, f"the experts of example {number}")
+
+    def _add_lens_of(self, number: int) -> bool:
+        looked = self._looked
+        if looked.lens is None or looked.by_example or number not in looked.examples:
+            return False
+        found = lensing.describe(self._trace, looked.lens, number)
+        return self._add(f"{number}-lens", found, f"the lens of example {number}")
 
     def say_of_the_rest(self, numbers: tuple[int, ...]) -> None:
         there, shown = len(self._trace.examples), len(self.examples)
@@ -234,4 +312,5 @@ class _Parts:
                 f"{counted(len(lost), 'example')} from number {lost[0]} on: no room (--max-bytes)"
             )
         if rest := there - len(numbers):
-            self.left_out.append(f"{counted(rest, 'example', of=there)} not asked for (--examples)")
+            what = ": listed, but not in full" if self.overview else " not asked for"
+            self.left_out.append(f"{counted(rest, 'example', of=there)}{what} (--examples)")

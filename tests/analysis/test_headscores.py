@@ -5,7 +5,7 @@ import pytest
 from tiny_traces import site, write_trace
 
 import probekit
-from probekit.analysis.headscores import KINDS
+from probekit.analysis.headscores import KINDS, head_scores
 from probekit.errors import StoreError
 from probekit.trace import rowblocks as blocks
 
@@ -47,14 +47,17 @@ def random_pattern(seed=0):
     return rows
 
 
-def by_hand(pattern, ids, kept=lambda position, n_tokens: True):
+def by_hand(pattern, ids, kept=lambda position, n_tokens: True, only=None):
     """Score heads with loops: per kind a list of (attention [head], share if uniform)."""
     found = {kind: [] for kind in KINDS}
     row = first = 0
-    for n_tokens in (n for of_shard in LENGTHS for n in of_shard):
+    for number, n_tokens in enumerate(n for of_shard in LENGTHS for n in of_shard):
         own = ids[first : first + n_tokens]
         for t in range(n_tokens):
             if not kept(t, n_tokens):
+                continue
+            if only is not None and number not in only:
+                row += 1
                 continue
             earlier = [s for s in range(t) if own[s] == own[t]]
             looked_at = {
@@ -90,6 +93,12 @@ def test_patterns_at_chosen_positions_count_those_tokens_alone(tmp_path):
     kept = np.array([p >= 3 for of in LENGTHS for n in of for p in range(n)])
     trace = a_trace(tmp_path, {"h.0.attn/pattern": pattern[kept]}, ids, a_site(rows="3:"))
     agree(trace.head_scores(), by_hand(pattern[kept], ids, kept=lambda p, n: p >= 3))
+
+
+def test_some_examples_are_scored_alone(tmp_path):
+    pattern, ids = random_pattern(), few_ids()
+    trace = a_trace(tmp_path, {"h.0.attn/pattern": pattern}, ids)
+    agree(head_scores(trace, None, (4, 0)), by_hand(pattern, ids, only=(0, 4)))
 
 
 def test_a_perfect_head_of_each_kind_scores_one(tmp_path):

@@ -100,6 +100,19 @@ def test_blocks_of_tokens_change_nothing(made, monkeypatch):
         )
 
 
+def test_some_examples_are_looked_at_alone(made):
+    trace, logprobs = made
+    found = probekit.lens(trace, k=2, examples=[4, -6])
+    tokens = [*range(len(EXAMPLES[0])), *range(40, 42)]
+    assert found.rows.tolist() == tokens
+    order = np.argsort(-logprobs[:, tokens], axis=-1, kind="stable")
+    np.testing.assert_array_equal(found.top_ids, order[..., :2])
+    np.testing.assert_array_equal(found.final_ids, logprobs[-1, tokens].argmax(-1))
+    assert found.example(4).tokens == trace.examples[4].tokens
+    with pytest.raises(IndexError, match="example 6 is out of range"):
+        probekit.lens(trace, examples=[6])
+
+
 def test_a_model_can_be_given(made):
     trace, _ = made
     model = AutoModelForCausalLM.from_pretrained(trace.path.parents[1] / "model")

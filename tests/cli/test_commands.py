@@ -434,7 +434,7 @@ def test_report_says_what_it_leaves_out(probekit_, config, tmp_path):
     trace, page = tmp_path / "trace", tmp_path / "page.html"
     ended = probekit_("report", trace, "-o", page, "--example", 3, "--example", 1)
     assert ended.out.startswith(f"{page}: 2 examples")
-    assert ended.err == "left out: 4 of 6 examples not asked for (--examples)\n"
+    assert ended.err == "left out: 4 of 6 examples: listed, but not in full (--examples)\n"
     assert probekit_("report", trace, "-o", page, "--example", 9).err == (
         f"error: {trace}/trace.h5: example 9 is out of range: there are 6 (0..5)\n"
     )

@@ -65,6 +65,11 @@ class ReadPage:
     def bytes(self, name: str) -> bytes:
         return zlib.decompress(base64.b64decode(self._data[f"block-{name}"], validate=True))
 
+    @property
+    def packed_code(self) -> str:
+        """The page's own code, which travels in a block."""
+        return self.bytes("script").decode()
+
     def json(self, name: str) -> Any:
         return json.loads(self.bytes(name), parse_constant=_refuse)
 
@@ -73,18 +78,25 @@ class ReadPage:
         about = self.json(f"{example}-attention")
         one = about["maps"][place]
         n = len(self.json(f"{example}-example")["tokens"])
-        planes = np.frombuffer(self.bytes(f"{example}-head-{place}-{column}"), np.uint8)
-        high, low = (plane.astype(np.int64) for plane in np.split(planes, 2))
-        first = 256 * about["levels"]
-        above = about["below"] + (256 * high + low - first) / (65534 - first) * (1 - about["below"])
-        small = high / max(1, about["levels"]) * about["below"]
-        known = np.where(high < about["levels"], small, above)
-        values = iter(np.where(256 * high + low == 65535, np.nan, known))
+        queries = range(n) if one["queries"] is None else one["queries"]
+        n_all = sum(query + 1 if one["causal"] else n for query in queries)
+        found = np.frombuffer(self.bytes(f"{example}-head-{place}-{column}"), np.uint8)
+        first, seconds = found[:n_all].astype(np.int64), iter(found[n_all:].tolist())
+        levels, below = about["levels"], about["below"]
+        known = []
+        for high in first:
+            if high < levels:
+                known.append(high / levels * below)
+                continue
+            low = next(seconds)
+            above = (256 * (high - levels) + low) / about["steps"]
+            known.append(np.nan if high == low == 255 else below + above * (1 - below))
+        assert next(seconds, None) is None, "the block holds more than it says"
+        values = iter(known)
         weights = np.full((n, n), np.nan)
-        for query in range(n) if one["queries"] is None else one["queries"]:
+        for query in queries:
             for key in range(query + 1 if one["causal"] else n):
                 weights[query, key] = next(values)
-        assert next(values, None) is None, "the block holds more than it says"
         return weights
 
 

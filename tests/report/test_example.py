@@ -5,8 +5,9 @@ import pytest
 import report_traces
 from tiny_traces import VOCABULARY, site
 
-from probekit.report.example import describe, rounded
+from probekit.report.example import describe
 from probekit.report.parts import roles_of
+from probekit.report.streams import by_example, rounded
 
 LENGTHS = (4, 1, 6)
 N_TOKENS = sum(LENGTHS)
@@ -116,3 +117,15 @@ def test_tokens_that_were_not_recorded_have_no_norm(tmp_path, draw):
     assert [v is None for v in stream["values"][0]] == [False, True, True, True, True, False]
     found = [stream["values"][0][0], stream["values"][0][5]]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_last_positions_are_columns_of_examples(tmp_path, draw):
+    values = numbers(draw, 2, 3, 4)  # [layer, example, d_model]
+    axes = {"axes": ("token", "d_model"), "row_shape": (4,), "rows": "last"}
+    rows = [(site(f"h.{n}", layer=n, portable="resid_post", **axes), values[n]) for n in range(2)]
+    trace = report_traces.write(tmp_path / "t", rows, LENGTHS)
+    found = by_example(trace, roles_of(trace))
+    (stream,) = found["streams"]
+    assert (stream["name"], stream["at"], stream["layers"]) == ("resid_post", "at last", [0, 1])
+    np.testing.assert_allclose(stream["values"], np.linalg.norm(values, axis=-1), rtol=1e-5)
+    assert describe(trace, roles_of(trace), 0)["streams"] == []

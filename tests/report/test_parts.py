@@ -12,7 +12,7 @@ LENGTHS = (2, 3)
 def roles(tmp_path, *specs):
     rows = []
     for spec in specs:
-        n_rows = {"example": 2, "last": 2}.get(spec.rows, 5)
+        n_rows = {"example": 2, "last": 2, "0,-1": 4}.get(spec.rows, 5)
         rows.append((spec, np.zeros((n_rows, *spec.row_shape))))
     return roles_of(report_traces.write(tmp_path / "t", rows, LENGTHS))
 
@@ -51,6 +51,19 @@ def test_what_is_pooled_over_an_example_has_no_tokens_to_show(tmp_path):
     )
     assert not found.streams
     assert not found.neurons
+
+
+def test_what_has_one_row_an_example_is_shown_by_example(tmp_path):
+    axes = ("token", "d_model")
+    found = roles(
+        tmp_path,
+        site("h.0", rows="last", axes=axes, layer=0, portable="resid_post"),
+        site("h.0.x", rows="example", axes=("example", "d_model"), layer=0),
+        site("h.0.y", rows="0,-1", axes=axes, layer=0),
+        site("h.0.z", axes=axes, layer=0),
+    )
+    assert [s.name for s in found.columns] == ["resid_post", "h.*.x/output"]
+    assert [s.name for s in found.streams] == ["h.*.y/output", "h.*.z/output"]
 
 
 def test_chosen_neurons_and_other_reductions_are_no_norms(tmp_path):

@@ -72,10 +72,13 @@ def test_nothing_in_the_page_names_another_place(page):
 
 def test_the_page_runs_its_own_code_and_style_and_no_other(page):
     policy = next(a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
-    (code,), (style,) = page.code, page.styles
-    for text, kind in ((code, "script-src"), (style, "style-src")):
-        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        assert f"{kind} 'sha256-{digest}'" in policy
+    (unpacking,), (style,) = page.code, page.styles
+
+    def digest(text):
+        return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+    assert f"script-src '{digest(unpacking)}' '{digest(page.packed_code)}';" in policy
+    assert f"style-src '{digest(style)}';" in policy
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert not any(name.startswith("on") or name == "style" for _, a in page.tags for name in a)
@@ -84,6 +87,7 @@ def test_the_page_runs_its_own_code_and_style_and_no_other(page):
 def test_hostile_text_opens_no_element(page):
     assert len(page.code) == 1
     assert "alert(1)" not in page.code[0]
+    assert "alert(1)" not in page.packed_code
     assert "‹U+202E›" in page.text
     assert page.json("0-example")["tokens"][0] == HOSTILE.replace("\x1b", "␛").replace(
         "\u202e", "‹U+202E›"
@@ -196,7 +200,7 @@ def test_a_lone_shard_has_a_report(trace, tmp_path):
 def test_the_first_examples_are_taken_and_the_rest_is_told(trace, tmp_path):
     written = trace.report(tmp_path / "r.html", examples=1)
     assert written.examples == (0,)
-    assert written.left_out == ("2 of 3 examples not asked for (--examples)",)
+    assert written.left_out == ("2 of 3 examples: listed, but not in full (--examples)",)
     assert written.left_out[0] in ReadPage(written.path).text
     assert written.n_bytes == written.path.stat().st_size
 
@@ -214,23 +218,29 @@ def test_examples_can_be_named(trace, tmp_path):
     assert written.examples == (2, 0)
 
 
+_BESIDES = ("start", "block-script", "block-scores")  # not in the budget, or behind the examples
+
+
 def test_what_has_no_room_is_left_out_and_told(trace, tmp_path, monkeypatch):
     whole = trace.report(tmp_path / "whole.html")
     names = [b for b in ReadPage(whole.path).blocks if b.startswith("2-")]
     sizes = {n: len(ReadPage(whole.path)._data[f"block-{n}"]) for n in names}
     # Room for everything but the attention of the long example.
     kept_free = writing._PAGE_BYTES
-    blocks = sum(len(t) + 80 for t in ReadPage(whole.path)._data.values())
+    data = ReadPage(whole.path)._data.items()
+    blocks = sum(len(t) + 80 for name, t in data if name not in _BESIDES)
     room = blocks - sum(s for n, s in sizes.items() if n != "2-example")
     monkeypatch.setattr(writing, "_LEAST_BYTES", 1)
     written = trace.report(tmp_path / "r.html", max_bytes=kept_free + room)
-    assert written.left_out == ("the attention of example 2 (30 tokens): no room (--max-bytes)",)
+    assert written.left_out[0] == "the attention of example 2 (30 tokens): no room (--max-bytes)"
+    assert written.left_out[1:] in ((), ("the head scores: no room (--max-bytes)",))
     page = ReadPage(written.path)
     assert [e["attention"] for e in page.start["examples"]] == [True, True, False]
     assert [b for b in page.blocks if b.startswith("2-")] == ["2-example"]
     tight = trace.report(tmp_path / "r.html", max_bytes=kept_free + 10)
     assert tight.examples == ()
     assert tight.left_out == (
+        "the overview of all examples: no room (--max-bytes)",
         "the neurons of h.0.mlp/output: no room (--max-bytes)",
         "the execution order: no room (--max-bytes)",
         "3 examples from number 0 on: no room (--max-bytes)",
@@ -321,6 +331,6 @@ def test_a_report_never_replaces_the_trace(trace, tmp_path):
 def test_the_method_has_the_functions_options():
     method = inspect.signature(Trace.report).parameters
     function = inspect.signature(write_report).parameters
-    for name in ("examples", "neurons", "max_bytes", "overwrite"):
+    for name in ("examples", "neurons", "lens", "max_bytes", "overwrite"):
         assert method[name].default == function[name].default
         assert method[name].kind == function[name].kind

@@ -6,7 +6,7 @@ is bounded by the vocabulary, and what is kept is a few numbers for every layer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,14 @@ import torch
 from probekit import arguments
 from probekit.analysis import next_ids
 from probekit.analysis.logitlens.agreement import Check
+from probekit.analysis.logitlens.choosing import final_of, residuals
 from probekit.analysis.logitlens.result import Lens
 from probekit.analysis.logitlens.unembedding import Readout, load_readout, readout_of
 from probekit.errors import StoreError
-from probekit.store import TOKEN
 from probekit.trace import Site, Trace, axis_rows, open_trace
 
 Array = np.ndarray[Any, Any]
 
-RESIDUALS = ("resid_pre", "resid_mid", "resid_post")
 _LOGITS_BYTES = 32 << 20  # of one block of float32 logits; several of them exist at a time
 
 
@@ -36,6 +35,7 @@ def lens(
     sites: str = "resid_post",
     k: int = 5,
     device: str = "auto",
+    examples: Sequence[int] | None = None,
 ) -> Lens:
     """Look at recorded residual streams through the model's own final norm and unembedding.
 
@@ -53,6 +53,7 @@ def lens(
         sites: the residual streams to look at: `resid_post`, `resid_mid` or `resid_pre`.
         k: how many of the likeliest tokens to keep.
         device: to compute on: auto, cpu, cuda, cuda:1, mps. A given model stays where it is.
+        examples: the numbers of those to look at; all where it is not said.
 
     Raises:
         StoreError: if no such residual streams were recorded, if the weights are not to be had or
@@ -64,66 +65,51 @@ def lens(
     """
     trace = trace if isinstance(trace, Trace) else open_trace(trace)
     k = arguments.whole("k", k, least=1)
-    layers = _residuals(trace, sites)
-    final = _final(trace, layers[0].rows)
+    layers = residuals(trace, sites)
+    final = final_of(trace, layers[0].rows)
+    pieces = _pieces(layers[0], examples)
     readout = load_readout(trace, device) if model is None else readout_of(model)
     _check_width(layers, readout)
     check = Check(trace, readout.head_path)
-    n_tokens = len(layers[0])
+    n_tokens = sum(piece.stop - piece.start for piece in pieces)
     found = _Found.empty(len(layers), n_tokens, min(k, readout.weight.shape[0]))
-    step = max(1, _LOGITS_BYTES // (4 * readout.weight.shape[0]))
-    for begin in range(0, n_tokens, step):
-        rows = slice(begin, min(begin + step, n_tokens))
+    n_done = 0
+    for rows in _cut(pieces, max(1, _LOGITS_BYTES // (4 * readout.weight.shape[0]))):
         tokens = axis_rows(layers[0], rows)
+        put = slice(n_done, n_done := n_done + len(tokens))
         output = _output(final, rows, readout)
         last = readout.capped(output).log_softmax(-1)
         check.add(tokens, output, last)
-        found.final_ids[rows] = last.argmax(-1).cpu().numpy()
+        found.final_ids[put] = last.argmax(-1).cpu().numpy()
         came_next = torch.from_numpy(next_ids(trace, tokens)).to(last.device)
         for number, site in enumerate(layers):
             here = last
             if site is not final:
                 here = readout.capped(_output(site, rows, readout)).log_softmax(-1)
-            found.put(number, rows, here, last, came_next)
+            found.put(number, put, here, last, came_next)
     return Lens(
         trace=trace,
         sites=tuple(site.name for site in layers),
         layers=tuple(site.layer for site in layers if site.layer is not None),
-        rows=layers[0].token_rows(),
+        rows=np.concatenate([axis_rows(layers[0], piece) for piece in pieces]),
         agreement=check.result(final.dtype, str(readout.weight.dtype).removeprefix("torch.")),
         **{field.name: getattr(found, field.name) for field in fields(found)},
     )
 
 
-def _residuals(trace: Trace, name: str) -> list[Site]:
-    if name not in RESIDUALS:
-        raise StoreError(f"the lens looks at {', '.join(RESIDUALS)}; given {name!r}")
-    found = [trace[n] for n in trace if trace[n].portable == name]
-    whole = [s for s in found if s.axes == (TOKEN, "d_model") and "einops" not in s.attributes]
-    if not whole:
-        there = ", ".join(sorted({str(trace[n].portable) for n in trace if trace[n].portable}))
-        but = " as it is: it was pooled, rearranged or cut" if found else ""
-        raise StoreError(
-            f"{trace.path}: {name} was not recorded{but}; add the probe `- sites: {name}`. "
-            f"Portable names recorded: {there or 'none'}"
-        )
-    if len({site.rows for site in whole}) > 1:
-        raise StoreError(f"{trace.path}: {name} was recorded at other positions in other layers")
-    return sorted(whole, key=lambda site: site.layer or 0)
+def _pieces(site: Site, examples: Sequence[int] | None) -> list[slice]:
+    """Give the rows of some examples, in the trace's order."""
+    if examples is None:
+        return [slice(0, len(site))]
+    numbers = sorted({site.trace.examples.number(number) for number in examples})
+    found = [site.rows_of(number) for number in numbers]
+    return found or [slice(0, 0)]
 
 
-def _final(trace: Trace, rows: str) -> Site:
-    """Give the site that the final prediction is read from."""
-    last = int(trace.provenance.get("n_layers", 0)) - 1
-    for name, layer in (("resid_post", last), ("ln_final", None), ("logits", None)):
-        for site in (trace[n] for n in trace):
-            whole = len(site.axes) == 2 and site.axes[1] in ("d_model", "d_vocab")
-            if (site.portable, site.layer, site.rows) == (name, layer, rows) and whole:
-                return site
-    raise StoreError(
-        f"{trace.path}: the final prediction was not recorded at positions {rows}: add resid_post "
-        f"of the last layer (`layers: [..., -1]`), ln_final or logits to the probes"
-    )
+def _cut(pieces: Sequence[slice], step: int) -> Iterator[slice]:
+    for piece in pieces:
+        for begin in range(piece.start, piece.stop, step):
+            yield slice(begin, min(begin + step, piece.stop))
 
 
 def _check_width(layers: Sequence[Site], readout: Readout) -> None:

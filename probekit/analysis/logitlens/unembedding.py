@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from transformers.utils import logging as transformers_logging
 
 from probekit import models
-from probekit.config import ProbeConfig, load_config
+from probekit.analysis.logitlens.athand import changed, config_of
+from probekit.config import ProbeConfig
 from probekit.errors import ConfigError, PlanError, StoreError
 from probekit.models import families
 from probekit.store import read_run
@@ -108,7 +108,7 @@ def load_readout(trace: Trace, device: str) -> Readout:
         PlanError: as `readout_of` does.
     """
     try:
-        config = _config_of(trace, device)
+        config = changed(config_of(trace), device=device)
         hf_config = models.load_hf_config(config)
         how = families.unembedding(hf_config)
         _refuse_changed(trace, config)
@@ -123,22 +123,6 @@ def load_readout(trace: Trace, device: str) -> Readout:
             f"{trace.provenance.get('model_name')} cannot be had: {error}. "
             "Give the model itself: lens(trace, model=...)"
         ) from error
-
-
-def _config_of(trace: Trace, device: str) -> ProbeConfig:
-    text = trace.provenance.get("config")
-    if text is None:
-        raise ConfigError("the trace does not say which model it was made with")
-    tree = yaml.safe_load(text)
-    # A shard alone has the keys that decide; where the trace lay is none of them.
-    config = load_config({**tree, "store": {"path": "runs/any", **(tree.get("store") or {})}})
-    commit = trace.provenance.get("model_commit") or config.model.revision
-    return _changed(config, device=device, revision=commit)
-
-
-def _changed(config: ProbeConfig, **model: Any) -> ProbeConfig:
-    tree = config.model_dump(mode="json", exclude_unset=True)
-    return load_config({**tree, "model": {**tree["model"], **model}})
 
 
 def _without_layers(hf_config: Any, config: ProbeConfig) -> Any:

@@ -8,24 +8,26 @@ async function unpackHead(example, attention, place, column) {
   const map = attention.maps[place];
   const n = example.tokens.length;
   const bytes = await blocks.bytes(`${example.number}-head-${place}-${column}`);
-  const half = bytes.length / 2;
-  const weights = new Float32Array(n * n).fill(NaN);
+  const queries = map.queries ?? [...example.tokens.keys()];
+  const keysOf = (query) => (map.causal ? query + 1 : n);
+  const { below, levels, steps } = attention;
+  let second = queries.reduce((sum, query) => sum + keysOf(query), 0); // behind all first bytes
   let at = 0;
-  for (const query of map.queries ?? example.tokens.keys()) {
-    const n_keys = map.causal ? query + 1 : n;
-    for (let key = 0; key < n_keys; key++, at++) {
-      weights[query * n + key] = weightOf(attention, bytes[at], bytes[half + at]);
+  const weights = new Float32Array(n * n).fill(NaN);
+  for (const query of queries) {
+    for (let key = 0; key < keysOf(query); key++, at++) {
+      const high = bytes[at];
+      if (high < levels) {
+        weights[query * n + key] = (high / levels) * below;
+        continue;
+      }
+      const low = bytes[second++];
+      if (high === 255 && low === 255) continue; // not a number
+      const above = 256 * (high - levels) + low;
+      weights[query * n + key] = below + (above / steps) * (1 - below);
     }
   }
   return weights;
-}
-
-// The weight that a code of two bytes stands for.
-function weightOf({ below, levels }, high, low) {
-  if (high === 255 && low === 255) return NaN;
-  if (high < levels) return (high / levels) * below;
-  const first = 256 * levels;
-  return below + ((256 * high + low - first) / (65534 - first)) * (1 - below);
 }
 
 const sayWeight = (value) => numbers.weight(value, state.attention);
@@ -146,6 +148,9 @@ function drawAttention() {
       square: true,
     });
     byId("map-title").textContent = headName(state.attention.maps[state.map], state.column);
+    const isFirst = state.map === start.opens.map && state.column === start.opens.column;
+    byId("opens").hidden = !isFirst || !start.opens.why;
+    byId("opens").textContent = `Open at first, since it is the most telling: ${start.opens.why}.`;
     const ticks = state.scale === "root" ? [0, 0.01, 0.1, 0.25, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1];
     performance.mark("head drawn"); // for the benchmark
     colours.legend(

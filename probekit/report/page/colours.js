@@ -35,13 +35,16 @@ const colours = {
     return this.table(hue)[place];
   },
 
+  // The colour of text that can be read on a colour: black and white stand out alike at 4.6 : 1.
+  ink(hue, share) {
+    const [r, g, b] = this.at(hue, share).map((channel) => (channel / 255) ** 2.2);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000000" : "#ffffff";
+  },
+
   // Colours an element's ground, and its text so that it can be read.
   paint(element, hue, share) {
-    const [red, green, blue] = this.at(hue, share);
-    const [r, g, b] = [red, green, blue].map((channel) => (channel / 255) ** 2.2);
-    element.style.backgroundColor = `rgb(${red} ${green} ${blue})`;
-    // Where black and white stand out alike, at 4.6 : 1.
-    element.style.color = 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000000" : "#ffffff";
+    element.style.backgroundColor = `rgb(${this.at(hue, share).join(" ")})`;
+    element.style.color = this.ink(hue, share);
   },
 
   // Colours an element's ground by which of many it is: neighbours in number lie far apart.
@@ -65,6 +68,7 @@ const colours = {
     for (const [share, text] of ticks) {
       const mark = make("span", { textContent: text });
       mark.style.left = `${share * 100}%`;
+      mark.className = share <= 0 ? "begin" : share >= 1 ? "end" : "";
       marks.append(mark);
     }
     host.replaceChildren(make("span", { textContent: title }), make("div", {}, strip, marks));

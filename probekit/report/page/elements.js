@@ -16,7 +16,12 @@ function make(tag, properties = {}, ...children) {
 }
 
 // A token's text where it cannot reorder what stands around it.
-const shown = (text) => make("bdi", { className: "token", textContent: text || "∅" });
+// The whole of one that is cut can be read by pointing at it.
+const shown = (text) => {
+  const token = make("bdi", { className: "token", textContent: text || "∅" });
+  if (text.length > 24) token.title = text;
+  return token;
+};
 
 const quoted = (text) => `“${text}”`;
 

@@ -53,6 +53,7 @@ function drawExperts(loads) {
       rowLabels: loads.map(({ label }) => label.replace("layer ", "")),
       columnLabels: Array.from({ length: n_experts }, (_, number) => String(number)),
       square: false,
+      numbered: true,
     });
     const ticks = [0, 0.5, 1].map((at) => [at, at ? numbers.probability(at * most) : "0 %"]);
     colours.legend(byId("load-legend"), "share of the tokens", "orange", ticks);

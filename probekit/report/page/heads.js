@@ -1,6 +1,6 @@
-// All heads of an example as small pictures, by layer and head. Gives: drawHeads.
+// All heads of an example as small pictures: a row a layer, a column a head. Gives: drawHeads.
 
-const SMALL = { least: 16, most: 56, turned: 30, gap: 3, left: 74, top: 18 }; // CSS pixels
+const SMALL = { least: 16, most: 56, gap: 3, tile: 32 }; // CSS pixels; tiles of a picture's side
 
 function drawHeads() {
   const canvas = make("canvas");
@@ -13,51 +13,62 @@ function drawHeads() {
       tabIndex: 0,
       role: "application",
       "aria-roledescription": "grid of heads",
-      "aria-label": "All heads. Arrow keys choose a head.",
+      "aria-label": "All heads, a row a layer. Arrow keys choose a head.",
     },
     canvas,
     pointed,
     frame,
   );
-  byId("heads").replaceChildren(grid);
+  const rowTitle = make("div", { className: "axis rows" });
+  const rowLabels = make("div", { className: "labels rows", "aria-hidden": "true" });
+  const columnTitle = make("div", { className: "axis columns" });
+  const columnLabels = make("div", { className: "labels columns", "aria-hidden": "true" });
+  byId("heads").replaceChildren(columnTitle, rowTitle, columnLabels, rowLabels, grid);
   const readout = byId("heads-readout");
   const idle = readout.textContent;
 
   let pictures = []; // by map: {heads: [Uint8Array [y, x]], high, wide}
   let side = SMALL.least;
-  let turned = false; // maps lie across and heads down, where that shows all of them at once
 
   async function open() {
     pictures = [];
     const { example, attention } = state;
     if (!attention) return;
-    const bytes = await blocks.bytes(`${example.number}-thumbnails`);
+    const found = await (attention.thumbnails ? readPictures : drawPictures)(example, attention);
     if (state.example !== example) return;
-    const n = example.tokens.length;
-    let at = 0;
-    pictures = attention.maps.map(({ heads, queries }) => {
-      const high = Math.min(queries?.length ?? n, 32);
-      const wide = Math.min(n, 32);
-      const parts = heads.map((_, place) =>
-        bytes.subarray(at + place * high * wide, at + (place + 1) * high * wide),
-      );
-      at += heads.length * high * wide;
-      return { heads: parts, high, wide };
-    });
+    pictures = found;
     paint();
   }
 
   function paint() {
     const n_heads = Math.max(0, ...pictures.map((one) => one.heads.length));
-    const room = byId("heads-scroll").clientWidth - SMALL.left;
+    const { maps } = state.attention ?? { maps: [] };
+    const room = byId("heads-scroll").clientWidth;
     if (!n_heads || room <= 0) return;
-    const sideOf = (columns) => Math.min(SMALL.most, Math.floor(room / columns) - SMALL.gap);
-    turned = pictures.length > n_heads && sideOf(pictures.length) >= SMALL.turned;
-    const counts = turned ? [n_heads, pictures.length] : [pictures.length, n_heads];
-    side = Math.max(SMALL.least, sideOf(counts[1]));
-    const height = SMALL.top + counts[0] * (side + SMALL.gap);
-    const width = SMALL.left + counts[1] * (side + SMALL.gap);
+    const [word, names] = namesOf(
+      maps.map(({ label }) => label),
+      "layer",
+    );
+    rowTitle.textContent = `↓ ${word || "map"}`;
+    const labels = Math.max(widthOf(rowLabels, names, room * 0.4), widthOf(rowTitle, [rowTitle.textContent]));
+    side = Math.floor((room - labels) / n_heads) - SMALL.gap;
+    side = Math.max(SMALL.least, Math.min(SMALL.most, side));
+    const pitch = side + SMALL.gap;
+    const [width, height] = [n_heads * pitch, pictures.length * pitch];
+    byId("heads").style.gridTemplateColumns = `${labels}px ${width}px`;
     Object.assign(grid.style, { width: `${width}px`, height: `${height}px` });
+    rowLabels.style.height = `${height}px`;
+    placeLabels(rowLabels, names, pitch, "top", { numbered: true, room: lineOf(rowLabels) });
+    const same = maps.every(({ heads }) => String(heads) === String(maps[0].heads));
+    columnTitle.textContent = same ? "→ head" : "→ head (which ones differ by layer)";
+    const numbersOfHeads = same ? maps[0].heads.map(String) : [];
+    const widest = widthOf(columnLabels, numbersOfHeads);
+    placeLabels(columnLabels, numbersOfHeads, pitch, "left", { numbered: true, room: widest });
+    draw(width, height);
+    showFrame(frame, state.map, state.column);
+  }
+
+  function draw(width, height) {
     const ratio = window.devicePixelRatio || 1;
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
@@ -69,38 +80,9 @@ function drawHeads() {
         context.putImageData(picture, Math.round(x * ratio), Math.round(y * ratio));
       }
     }
-    context.scale(ratio, ratio);
-    paintLabels(context, n_heads);
-    showFrame(frame, state.map, state.column);
   }
 
-  function paintLabels(context, n_heads) {
-    const { maps } = state.attention;
-    const same = maps.every(({ heads }) => String(heads) === String(maps[0].heads));
-    const heads = same ? maps[0].heads.map(String) : Array(n_heads).fill("");
-    const layers = maps.map(({ label }) => label);
-    const style = getComputedStyle(grid);
-    context.fillStyle = style.color;
-    context.font = `11px ${style.fontFamily}`;
-    context.textBaseline = "middle";
-    const pitch = side + SMALL.gap;
-    const every = Math.ceil(20 / pitch);
-    context.textAlign = "center";
-    for (const [column, label] of (turned ? layers : heads).entries()) {
-      const x = SMALL.left + column * pitch + side / 2;
-      if (column % every === 0) context.fillText(label.replace(/^layer /, ""), x, SMALL.top / 2);
-    }
-    context.textAlign = "right";
-    for (const [row, label] of (turned ? heads : layers).entries()) {
-      const y = SMALL.top + row * pitch + side / 2;
-      context.fillText(turned ? `head ${label}` : label, SMALL.left - 8, y, SMALL.left - 10);
-    }
-  }
-
-  const corner = (place, column) => [
-    SMALL.left + (turned ? place : column) * (side + SMALL.gap),
-    SMALL.top + (turned ? column : place) * (side + SMALL.gap),
-  ];
+  const corner = (place, column) => [column * (side + SMALL.gap), place * (side + SMALL.gap)];
 
   function showFrame(band, place, column) {
     band.hidden = place === null || !pictures[place]?.heads[column];
@@ -111,10 +93,8 @@ function drawHeads() {
 
   function headAt(event) {
     const box = grid.getBoundingClientRect();
-    const along = (at, start) => Math.floor((at - start) / (side + SMALL.gap));
-    const y = along(event.clientY - box.top, SMALL.top);
-    const x = along(event.clientX - box.left, SMALL.left);
-    const [place, column] = turned ? [x, y] : [y, x];
+    const along = (at, begin) => Math.floor((at - begin) / (side + SMALL.gap));
+    const [place, column] = [along(event.clientY, box.top), along(event.clientX, box.left)];
     return pictures[place]?.heads[column] ? [place, column] : [null, null];
   }
 
@@ -140,7 +120,7 @@ function drawHeads() {
       event.key
     ];
     if (!by) return;
-    const [place, column] = [state.map + by[turned ? 0 : 1], state.column + by[turned ? 1 : 0]];
+    const [place, column] = [state.map + by[1], state.column + by[0]];
     if (pictures[place]?.heads.length && column >= 0) chooseHead(place, column);
     say(state.map, state.column);
     event.preventDefault();
@@ -150,6 +130,48 @@ function drawHeads() {
   state.on("theme", paint);
   state.on("map column", () => showFrame(frame, state.map, state.column));
   new ResizeObserver(paint).observe(byId("heads-scroll"));
+}
+
+// The pictures that come with the page, where the heads are too many to be drawn here.
+async function readPictures(example, attention) {
+  const bytes = await blocks.bytes(`${example.number}-thumbnails`);
+  let at = 0;
+  return attention.maps.map(({ heads, queries }) => {
+    const [high, wide] = sidesOf(queries, example.tokens.length);
+    const parts = heads.map(() => bytes.subarray(at, (at += high * wide)));
+    return { heads: parts, high, wide };
+  });
+}
+
+function drawPictures(example, attention) {
+  const n = example.tokens.length;
+  return Promise.all(
+    attention.maps.map(async ({ heads, queries }, place) => {
+      const [high, wide] = sidesOf(queries, n);
+      const parts = heads.map(async (_, column) => {
+        const weights = await unpackHead(example, attention, place, column);
+        return pictureOf(weights, queries ?? [...Array(n).keys()], n, high, wide);
+      });
+      return { heads: await Promise.all(parts), high, wide };
+    }),
+  );
+}
+
+const sidesOf = (queries, n) => [Math.min(queries?.length ?? n, SMALL.tile), Math.min(n, SMALL.tile)];
+
+// The largest weight of each tile, 255 times its square root.
+function pictureOf(weights, queries, n, high, wide) {
+  const picture = new Uint8Array(high * wide);
+  for (const [row, query] of queries.entries()) {
+    const y = Math.floor(((row + 1) * high - 1) / queries.length);
+    for (let key = 0; key < n; key++) {
+      const value = weights[query * n + key];
+      if (Number.isNaN(value)) continue;
+      const at = y * wide + Math.floor(((key + 1) * wide - 1) / n);
+      picture[at] = Math.max(picture[at], Math.round(255 * Math.sqrt(value)));
+    }
+  }
+  return picture;
 }
 
 // One head as pixels [side, side]; its bytes are 255 times the square roots of weights.

@@ -1,16 +1,17 @@
 // Heat maps: numbers [row, column] on a canvas, with a cursor for pointer, finger and keys.
 // Gives: heatMap. The canvas holds cells and nothing else; labels stand around it as text.
 
-const CELL = { most: 30, widest: 46, labelled: 13, gapped: 9 }; // CSS pixels
-const LABEL = { axis: 20, most: 104, letter: 6.8, ticks: 36 };
+const CELL = { most: 30, few: 240, widest: 46, worded: 104, gapped: 9, words: 40 }; // CSS pixels
 
 // `about` holds: name, keys (what the keys do), rowsTitle, columnsTitle, and
 //   onPoint(row, column, byKeys) with nulls when nothing is pointed at, onPick(row, column).
 // Gives draw(data): {rows, columns, share(row, column) -> 0..1 or NaN, hue, rowLabels,
-//   columnLabels, square}, and mark(row, column), which shows one of them, or neither.
+//   columnLabels, square, word(row, column) -> text to write into a cell that has room, numbered
+//   (labels are numbers)}, and mark(row, column), which shows one of them, or neither.
 function heatMap(host, about) {
   const canvas = make("canvas");
   const bands = ["row", "column", "cell"].map((kind) => make("div", { className: `band ${kind}` }));
+  const words = make("div", { className: "words", "aria-hidden": "true" });
   const plot = make(
     "div",
     {
@@ -21,40 +22,85 @@ function heatMap(host, about) {
       "aria-label": `${about.name}. ${about.keys}`,
     },
     canvas,
+    words,
     ...bands,
   );
   const rowLabels = make("div", { className: "labels rows", "aria-hidden": "true" });
   const columnLabels = make("div", { className: "labels columns", "aria-hidden": "true" });
+  const columnTitle = make("div", { className: "axis columns" });
   host.classList.add("heatmap");
   host.replaceChildren(
-    make("div", { className: "axis rows", textContent: about.rowsTitle }),
+    make("div", { className: "axis rows", textContent: `↓ ${about.rowsTitle}` }),
     rowLabels,
     plot,
     columnLabels,
-    make("div", { className: "axis columns", textContent: about.columnsTitle }),
+    columnTitle,
   );
 
   let data = null;
   let cursor = null; // [row, column]
   let marked = [null, null]; // a row or a column that shows where the cursor is not
 
+  // One cell is `wide` x `high`; rows, columns, labels and the cursor all follow from these two.
   function layOut() {
-    const room = host.clientWidth - LABEL.axis;
+    const room = host.clientWidth;
     if (!data || room <= 0) return;
-    const most = data.square ? CELL.most : CELL.widest;
-    const width = (labels) => Math.min(most, (room - labels) / data.columns);
-    const height = (wide) => (data.square ? wide : Math.min(24, Math.max(9, 320 / data.rows)));
-    const longest = lengthOf(data.rowLabels);
-    const labels = height(width(longest)) >= CELL.labelled ? longest : LABEL.ticks;
-    const size = [width(labels) * data.columns, height(width(labels)) * data.rows];
-    host.style.gridTemplateColumns = `${LABEL.axis}px ${labels}px ${size[0]}px`;
-    plot.style.height = `${size[1]}px`;
-    fillLabels(rowLabels, data.rowLabels, size[1], "top");
-    fillLabels(columnLabels, data.columnLabels, size[0], "left");
-    const words = columnLabels.classList.contains("words");
-    columnLabels.style.height = words ? `${lengthOf(data.columnLabels)}px` : "";
+    columnTitle.textContent = `→ ${data.columnsTitle ?? about.columnsTitle}`;
+    const line = lineOf(rowLabels);
+    const few = Math.max(CELL.most, Math.min(56, CELL.few / data.rows));
+    const most = data.square ? few : data.word ? CELL.worded : CELL.widest;
+    const cell = (labels) => {
+      const wide = Math.min(most, (room - labels) / data.columns);
+      return [wide, data.square ? wide : Math.min(24, Math.max(line * 0.75, 320 / data.rows))];
+    };
+    let labels = widthOf(rowLabels, data.rowLabels, Math.min(LABEL.most, room * 0.3));
+    if (cell(labels)[1] < line && !data.numbered) {
+      labels = widthOf(rowLabels, [String(data.rows)]);
+    }
+    const [wide, high] = cell(labels);
+    const size = [wide * data.columns, high * data.rows];
+    host.style.gridTemplateColumns = `${labels}px ${size[0]}px minmax(0, 1fr)`;
+    Object.assign(plot.style, { width: `${size[0]}px`, height: `${size[1]}px` });
+    rowLabels.style.height = `${size[1]}px`;
+    const { numbered } = data;
+    placeLabels(rowLabels, data.rowLabels, high, "top", { numbered, room: line });
+    placeColumns(wide, line);
     paint(...size);
+    writeWords(wide, high, line);
     showCursor();
+  }
+
+  // Flat where each fits into its cell, else turned, else thinned out.
+  function placeColumns(wide, line) {
+    const widest = widthOf(columnLabels, data.columnLabels, LABEL.turned);
+    const flat = widest <= wide;
+    const room = flat || data.numbered ? widest : line;
+    const all = placeLabels(columnLabels, data.columnLabels, wide, "left", {
+      numbered: data.numbered,
+      room,
+    });
+    const turned = all && !flat && !data.numbered;
+    columnLabels.classList.toggle("turned", turned);
+    columnLabels.style.height = `${(turned ? widest : line) + 4}px`;
+  }
+
+  function writeWords(wide, high, line) {
+    const fit = data.word && wide >= CELL.words && high >= line;
+    words.replaceChildren();
+    if (!fit) return;
+    for (let row = 0; row < data.rows; row++) {
+      for (let column = 0; column < data.columns; column++) {
+        const text = data.word(row, column);
+        if (!text) continue;
+        const word = shown(text);
+        word.style.color = colours.ink(data.hue, data.share(row, column));
+        word.style.left = `${column * wide}px`;
+        word.style.top = `${row * high}px`;
+        word.style.width = `${wide - 1}px`;
+        word.style.lineHeight = `${high}px`;
+        words.append(word);
+      }
+    }
   }
 
   function paint(width, height) {
@@ -181,28 +227,4 @@ function spans(n_pixels, n_cells, gap) {
     }
   }
   return found;
-}
-
-// Room for the longest label, as far as labels may go.
-function lengthOf(labels) {
-  const longest = Math.max(...labels.map((label) => label.length));
-  return Math.min(LABEL.most, Math.max(LABEL.ticks, longest * LABEL.letter + 12));
-}
-
-// Each label at its cell where there is room for all, else numbers at round distances.
-function fillLabels(host, labels, length, side) {
-  const n = labels.length;
-  const all = length / n >= CELL.labelled;
-  const step = all
-    ? 1
-    : [2, 5, 10, 20, 50, 100, 200, 500, 1000].find((s) => (s * length) / n >= 28);
-  host.classList.toggle("words", all);
-  host.replaceChildren(
-    ...labels.flatMap((label, place) => {
-      if (place % step) return [];
-      const text = make("span", {}, all ? shown(label) : String(place));
-      text.style[side] = `${((place + 0.5) / n) * 100}%`;
-      return [text];
-    }),
-  );
 }

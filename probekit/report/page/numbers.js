@@ -5,7 +5,7 @@ const numbers = {
   weight(value, { below, error }) {
     if (Number.isNaN(value)) return "not a number";
     if (value === 0 && below) return `< ${(Math.ceil(error * 1e4) / 1e4).toFixed(4)}`;
-    if (value < below) return `≈ ${value.toFixed(4)}`;
+    if (value < below && error > 0.00006) return `≈ ${value.toFixed(4)}`;
     return value === 0 || value >= 0.00005 ? value.toFixed(4) : "< 0.0001";
   },
 

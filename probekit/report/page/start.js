@@ -1,6 +1,4 @@
-// The start: read what is there, draw it, open the first example. Gives: goToToken, tellTrouble.
-
-const start = JSON.parse(byId("start").textContent);
+// The start: draw what is there, open the first example. Gives: goToToken, goToExample, tellTrouble.
 
 function tellTrouble(error) {
   byId("trouble").textContent = `This page could not show everything: ${error.message}`;
@@ -9,18 +7,29 @@ function tellTrouble(error) {
 }
 
 async function openExample(place) {
-  const { number, attention, experts: routed, n_tokens, n_generated } = start.examples[place];
-  const [example, about, experts] = await Promise.all([
+  const { number, attention, experts: routed, lens: seen } = start.examples[place];
+  const { n_tokens, n_generated } = start.examples[place];
+  const [example, about, experts, lens] = await Promise.all([
     blocks.json(`${number}-example`),
     attention ? blocks.json(`${number}-attention`) : null,
     routed ? blocks.json(`${number}-experts`) : null,
+    seen ? blocks.json(`${number}-lens`) : null,
   ]);
   if (Number(byId("example").value) !== place) return; // another was chosen meanwhile
   const generated = n_generated ? `, ${n_generated} of them generated` : "";
   const values = example.columns.map(([name, value]) => ` · ${name}: ${value}`).join("");
   byId("example-about").textContent = numbers.count(n_tokens, "token") + generated + values;
   const head = headNear(about, state.map, state.column); // the same as in the example before
-  state.set({ example, experts, attention: about, ...head, weights: null, token: null, hover: null });
+  state.set({ example, experts, lens, attention: about, ...head, weights: null, token: null, hover: null });
+}
+
+// Opens an example, and says whether it is one of those in this report.
+function goToExample(number) {
+  const place = start.examples.findIndex((one) => one.number === number);
+  if (place < 0) return false;
+  byId("example").selectedIndex = place;
+  byId("example").dispatchEvent(new Event("change"));
+  return true;
 }
 
 function goToToken(number, position) {
@@ -79,21 +88,22 @@ function watchExamples() {
   openExample(0).catch(tellTrouble);
 }
 
-if (typeof DecompressionStream === "undefined") {
-  tellTrouble(new Error("it needs a browser of 2023 or later (DecompressionStream)"));
-} else {
-  watchTheme();
-  if (start.examples.length) {
-    drawTokens();
-    if (byId("attention-body")) {
-      drawAttention();
-      drawHeads();
-    }
-    if (byId("stream")) drawStreams();
-    if (byId("expert-layer")) blocks.json("experts").then(drawExperts).catch(tellTrouble);
-    if (byId("step")) drawGeneration();
-    watchExamples();
+watchTheme();
+if (start.overview) drawOverview().catch(tellTrouble);
+if (start.examples.length) {
+  drawTokens();
+  if (byId("attention-body")) {
+    drawAttention();
+    drawHeads();
   }
-  if (byId("neuron-site")) drawNeurons(start.neurons);
-  if (byId("order")) drawExecution().catch(tellTrouble);
+  if (byId("score-kind")) blocks.json("scores").then(drawScores).catch(tellTrouble);
+  if (byId("step")) drawGeneration();
 }
+if (byId("lens-map")) drawLens().catch(tellTrouble);
+if (byId("stream")) drawStreams().catch(tellTrouble);
+if (start.examples.length) {
+  if (byId("expert-layer")) blocks.json("experts").then(drawExperts).catch(tellTrouble);
+  watchExamples();
+}
+if (byId("neuron-site")) drawNeurons(start.neurons);
+if (byId("order")) drawExecution().catch(tellTrouble);

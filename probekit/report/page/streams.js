@@ -1,6 +1,7 @@
-// Norms by layer and token. Gives: drawStreams.
+// Norms by layer and token, and by layer and example where each has one row. Gives: drawStreams.
 
-function drawStreams() {
+async function drawStreams() {
+  const columns = start.columns ? await blocks.json("columns") : { streams: [] };
   const select = byId("stream");
   const scale = byId("stream-scale");
   const readout = byId("stream-readout");
@@ -13,23 +14,29 @@ function drawStreams() {
     onPoint: (row, column) => {
       readout.textContent = row === null ? idle : say(row, column);
     },
-    onPick: (row, column) => state.set({ token: column, hover: null }),
+    onPick: (row, column) => {
+      if (isByExample()) goToExample(column);
+      else state.set({ token: column, hover: null });
+    },
   });
 
-  const stream = () => state.example.streams[select.selectedIndex];
+  const streams = () => [...(state.example?.streams ?? []), ...columns.streams];
+  const stream = () => streams()[select.selectedIndex];
+  const isByExample = () => columns.streams.includes(stream());
 
   function say(row, column) {
     const { layers, values, unit } = stream();
-    const token = `${quoted(state.example.tokens[column])} (${column})`;
+    const token = isByExample()
+      ? `example ${column}, ${quoted(nameExample(column))}`
+      : `${quoted(state.example.tokens[column])} (${column})`;
     const value = values[row][column];
     const number = value === null ? "not recorded, or not a finite number" : numbers.plain(value);
     return `${unit} ${number} · layer ${layers[row]}, ${token}`;
   }
 
   function draw() {
-    if (!state.example) return;
+    if (!stream()) return;
     const { values, layers, unit } = stream();
-    const { tokens } = state.example;
     const known = values.flat().filter((value) => value !== null);
     const positive = known.filter((value) => value > 0);
     // A logarithm needs numbers above 0; means may lie below.
@@ -41,11 +48,14 @@ function drawStreams() {
       : (value) => (high > low ? (value - low) / (high - low) : 1);
     map.draw({
       rows: layers.length,
-      columns: tokens.length,
+      columns: values[0].length,
+      columnsTitle: isByExample() ? "example" : "token",
       share: (row, column) => (values[row][column] === null ? NaN : along(values[row][column])),
       hue: "blue",
       rowLabels: layers.map(String),
-      columnLabels: tokens,
+      columnLabels: isByExample()
+        ? values[0].map((_, number) => nameExample(number))
+        : state.example.tokens,
       square: false,
     });
     const middle = log ? Math.sqrt(low * high) : (low + high) / 2;
@@ -62,7 +72,7 @@ function drawStreams() {
     const kept = Math.max(0, select.selectedIndex);
     fillSelect(
       select,
-      state.example.streams.map(({ name }) => name),
+      streams().map(({ name, at }) => (at ? `${name} (${at}), by example` : name)),
       kept,
     );
     draw();
@@ -72,4 +82,5 @@ function drawStreams() {
   scale.addEventListener("change", draw);
   state.on("example", open);
   state.on("theme", draw);
+  open();
 }
