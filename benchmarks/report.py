@@ -1,7 +1,7 @@
 """Reports: how large they are, and how soon they show in a browser.
 
-Two of the sample model's patterns, on 8 and on 3 000 texts of 64 tokens of its own world, and one of
-32 layers x 32 heads x 512 tokens. The attention of the last is synthetic, written through the
+Two of the sample model's patterns, on 8 and on 3 000 texts of 64 tokens of its own world, and one
+of 32 layers x 32 heads x 512 tokens. The attention of the last is synthetic, written through the
 project's own writer: each head is a softmax over a first token that draws attention, near tokens,
 and noise, in proportions of its own. Chromium opens a page anew each time; `make browser` installs
 what drives it.

@@ -78,7 +78,7 @@ _NOT_WEIGHTS = "holds values outside 0 to 1, which are no attention weights"
 
 
 def _pack(head: Array, *, kept: Array, scale: codes.Scale) -> bytes:
-    return zlib.compress(scale.packed(scale.codes(head[kept])), 9)
+    return codes.squeezed(scale.planes(scale.codes(head[kept])))
 
 
 def _about(site: Site, whole: bool, queries: Array) -> dict[str, Any]:

@@ -10,6 +10,7 @@ told apart is a few steps apart. First bytes and second bytes are stored apart: 
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ _SMALL = 0.02  # below it a weight has the first byte alone
 _STEP = 1e-4
 _STEPS_OF_EVEN = 4  # of coarse codes: steps of a weight that is spread evenly over all tokens
 _MOST_LEVELS = 128
+_TRIED_BYTES = 64 << 10
 _TOLERANCE = 1e-3  # rounding in 16 bits may take a weight this far beyond 1
 
 
@@ -74,11 +76,30 @@ class Scale:
             codes[small] = 256 * np.rint(low)
         return np.where(np.isnan(codes), NOT_A_NUMBER, codes).astype(np.uint16)
 
-    def packed(self, codes: Array) -> bytes:
-        """Give all first bytes, then the second ones of those codes that have one."""
+    def planes(self, codes: Array) -> tuple[bytes, bytes]:
+        """Give all first bytes, and the second ones of those codes that have one."""
         first = (codes >> 8).astype(np.uint8)
         second = (codes & 0xFF).astype(np.uint8)
-        return first.tobytes() + second[first >= self.levels].tobytes()
+        return first.tobytes(), second[first >= self.levels].tobytes()
+
+
+def squeezed(planes: tuple[bytes, bytes]) -> bytes:
+    """Compress planes one behind the other, as one zlib stream.
+
+    Each gets a block of its own: first bytes repeat, second ones are noise. What seldom repeats at
+    length is smaller without a search for repeats; small heads are tried both ways.
+    """
+    ways = [zlib.Z_FILTERED]
+    if sum(map(len, planes)) <= _TRIED_BYTES:
+        ways.append(zlib.Z_HUFFMAN_ONLY)
+    return min((_deflated(planes, way) for way in ways), key=len)
+
+
+def _deflated(planes: tuple[bytes, bytes], way: int) -> bytes:
+    packing = zlib.compressobj(9, strategy=way)
+    first, second = planes
+    begin = packing.compress(first) + packing.flush(zlib.Z_BLOCK)
+    return begin + packing.compress(second) + packing.flush()
 
 
 def are_weights(pattern: Array) -> bool:

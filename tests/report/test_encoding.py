@@ -1,5 +1,7 @@
 """Attention weights as codes: how far what is read back may lie from what was written."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -10,6 +12,7 @@ from probekit.report.encoding import (
     Scale,
     are_weights,
     kept_of,
+    squeezed,
     thumbnails_of,
 )
 
@@ -62,10 +65,11 @@ def test_a_weight_that_is_not_a_number_has_a_code_of_its_own(scale):
 def test_second_bytes_are_there_for_large_weights_only(scale):
     weights = np.array([0.001, 0.5, 0.019, np.nan, 0.02, 0.0])
     codes = scale.codes(weights)
-    packed = scale.packed(codes)
+    planes = scale.planes(codes)
     large = [1, 3, 4]
-    assert packed == bytes((codes // 256).tolist()) + bytes((codes[large] % 256).tolist())
-    assert len(packed) == 6 + 3
+    assert b"".join(planes) == bytes((codes // 256).tolist()) + bytes((codes[large] % 256).tolist())
+    assert list(map(len, planes)) == [6, 3]
+    assert zlib.decompress(squeezed(planes)) == b"".join(planes)
 
 
 def test_what_is_no_attention_is_told_apart():
