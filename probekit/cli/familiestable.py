@@ -33,8 +33,9 @@ one would be made of other modules. Some families stand in a table as well
 
 `head_out` is computed of `z` and the output projection's weight: summed over heads, with the
 projection's bias, it is what attention gives (before a norm of that, where there is one). `rms`
-and `std` are computed of what a norm reads and its epsilon, which shows on small inputs. These, and scores, cannot be changed
-where they are read; a value that no module holds is changed by way of what it is a multiple of.
+and `std` are computed of what a norm reads and its epsilon, which shows on small inputs. These, and
+scores, cannot be changed where they are read; a value that no module holds is changed by way of
+what it is a multiple of.
 Scales are `[token, 1]`, `head_out` is `[token, head, d_model]`.
 
 Patterns and the other names of heads need transformers' attention interface; models with attention

@@ -137,9 +137,8 @@ def granite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_multiple_of_what_a_module_gives_is_checked_too(granite, tmp_path, dtype, store):
     found = checked(granite, tmp_path / "t", MULTIPLES, model__dtype=dtype, store__dtype=store)
     assert (found["self_check"], found["self_check_sites"]) == ("passed", 5)
-    with probekit.open(tmp_path / "t") as trace:
-        site = trace.select("attn_out", layer=1)
-        assert site.attributes["exactness"] == "derived, within rounding"
+    site = probekit.open(tmp_path / "t").select("attn_out", layer=1)
+    assert site.attributes["exactness"] == "derived, within rounding"
 
 
 def test_another_multiple_than_the_models_is_found(granite, tmp_path, monkeypatch):
