@@ -54,7 +54,7 @@ test-slow: $(STAMP)-dev
 # The docs, into docs/_build/html; every warning is an error, and nothing is asked of a network. Then
 # the built pages are tested: in a browser, where `make browser` has put what drives it.
 docs: $(STAMP)-docs
-	$(BIN)/sphinx-build --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/sphinx-build --jobs auto --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
 	@$(MAKE) --silent browser || echo "without npm, the tests in a browser are skipped"
 	$(BIN)/python -m pytest -m site tests/docs
 
