@@ -8,6 +8,7 @@ refused, and not guessed.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -176,7 +177,7 @@ class _Finding:
         """Say whether colours are where marks say that a content is, and nowhere else."""
         runs, text = self._runs, self._units[n].text
         if runs is None or n not in self._letters:
-            return all(self._real[begin:end] == text for begin, end in spans)
+            return all(_is_written(text, self._real[begin:end]) for begin, end in spans)
         inside = [sum(b <= run.begin and run.end < e for run in runs[n]) for b, e in spans]
         return all(inside) and sum(inside) == len(runs[n])
 
@@ -188,13 +189,30 @@ class _Finding:
         alone = None if tried is None else _paired(tried[0], n)
         if alone is not None and self._agrees(n, alone):
             return alone
-        runs = self._runs_of(n, is_unmarked=tried is not None and not tried[0])
+        edges = [] if tried is None else tried[0]
+        if edges and (self._runs is None or n not in self._letters):
+            cut = self._cut(n, edges)
+            if cut is not None:
+                return cut
+        runs = self._runs_of(n, is_unmarked=tried is not None and not edges)
         spans: list[Span] = []
         for number, run in enumerate(runs):
             before = runs[number - 1] if number else None
             behind = runs[number + 1] if number + 1 < len(runs) else None
             spans.append((self._begin(n, run, before), self._end(n, run, behind)))
         return tuple(spans)
+
+    def _cut(self, n: int, edges: Sequence[Edge]) -> tuple[Span, ...] | None:
+        """Find a content without letters of which only one end is written, by the mark there."""
+        size = len(self._units[n].text)
+        if all(edge.is_end for edge in edges):
+            runs = [Run(unit=n, first=size, last=size - 1, begin=e.at, end=e.at - 1) for e in edges]
+        elif not any(edge.is_end for edge in edges):
+            runs = [Run(unit=n, first=0, last=-1, begin=e.at, end=e.at - 1) for e in edges]
+        else:
+            return None
+        spans = [(self._begin(n, run, None), self._end(n, run, None)) for run in runs]
+        return tuple((begin, end) for begin, end in spans if begin < end)
 
     def _runs_of(self, n: int, *, is_unmarked: bool) -> list[Run]:
         """Give where letters of a content stand, by colours or else by looking for it."""
@@ -208,7 +226,7 @@ class _Finding:
         last = first + len(core) - 1
         tried = self._tried({n: (first, last + 1)})
         if tried is not None and (spans := _paired(tried[0], n)) is not None:
-            if any(self._real[begin:end] != core for begin, end in spans):
+            if not all(_is_written(core, self._real[begin:end]) for begin, end in spans):
                 raise NotFoundError(unit.turn, "the template changes it")
             return [Run(unit=n, first=first, last=last, begin=b, end=e - 1) for b, e in spans]
         at = self._real.find(core)
@@ -289,6 +307,12 @@ def _paired(edges: Sequence[Edge], n: int) -> tuple[Span, ...] | None:
         return None
     pairs = zip(begins, ends, strict=True)
     return tuple((begin.at, end.at) for begin, end in pairs if begin.at < end.at)
+
+
+def _is_written(text: str, there: str) -> bool:
+    """Say whether a text stands there, as it is, as JSON spells it, or all large or small."""
+    spelled = (text, json.dumps(text, ensure_ascii=False)[1:-1], json.dumps(text)[1:-1])
+    return there in spelled or (len(there) == len(text) and there.lower() == text.lower())
 
 
 def _n_alike(one: str, other: str) -> int:

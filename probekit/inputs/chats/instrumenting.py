@@ -72,7 +72,8 @@ def instrument(environment: Environment, source: str, following: Following) -> T
     for one in [*_lists(tree)]:
         one[:] = [new for old in one for new in _with_end(old)]
     for condition in [*tree.find_all(nodes.If)]:
-        if any(name.name == _ASKED for name in condition.test.find_all(nodes.Name)):
+        names = nodes.Tuple([condition.test], "load").find_all(nodes.Name)  # the test itself, too
+        if any(name.name == _ASKED for name in names):
             for body in (condition.body, condition.else_):
                 _enclose(body, condition.lineno)
     tree.set_environment(environment)
