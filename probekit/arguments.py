@@ -32,6 +32,19 @@ def whole(name: str, value: Any, *, least: int | None = None) -> int:
     return number
 
 
+def plain(value: Any) -> Any:
+    """Give the lists and numbers that an array of numpy, torch or arrow holds; all else as it is.
+
+    Of a list the items are made plain too, where they are such arrays or their numbers.
+    """
+    for way in ("tolist", "to_pylist"):
+        if hasattr(value, way) and not isinstance(value, type):
+            return getattr(value, way)()
+    if isinstance(value, list | tuple) and any(hasattr(one, "tolist") for one in value):
+        return [plain(one) for one in value]
+    return value
+
+
 def positive(name: str, value: Any) -> float:
     """Give a number above 0."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -49,7 +49,7 @@ HEAVY = (
         "models.forward",
         "models.places",
     ),
-    "inputs.tokenizing",
+    *("inputs.tokenizing", "inputs.decoding"),
 )
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
 EXCEPT_HEAVY += ("models.places.names", "models.places.building")

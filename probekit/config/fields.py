@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from probekit.arguments import no_path
+from probekit.arguments import no_path, plain
 from probekit.errors import ConfigError
 from probekit.wording import one_of, shorten, show
 
@@ -251,9 +251,12 @@ def _override(value: object) -> object:
 
 
 def _row_value(value: object) -> object:
-    """Check a value beside an example."""
+    """Check a value beside an example; a list can be token ids, which are read like a file's."""
+    value = listed(plain(value))
+    if isinstance(value, tuple) and all(isinstance(one, str | int | float) for one in value):
+        return value
     if value is not None and not isinstance(value, str | int | float):
-        raise ValueError("expected text, a number, true, false or null")
+        raise ValueError(f"expected {ROW_VALUE_TEXT}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ValueError("expected a whole number that fits 64 bits")
     return _storable(value) if isinstance(value, str) else value
@@ -304,6 +307,7 @@ def _written_as(*single: dict[str, Any]) -> WithJsonSchema:
 # pydantic puts tags into its paths; no key is spelled so.
 _WORD, _LIST, _SWITCH = (f"{TAG}{name}" for name in ("word", "list", "switch"))
 MAX_COUNT = 2**31 - 1
+ROW_VALUE_TEXT = "text, a number, true, false or null"
 _COLUMNS_TEXT = f"{ALL_COLUMNS}, or a list of names such as [label, subject]"
 _DEVICES_TEXT = "auto, cpu, cuda, cuda:1 or mps"
 _SIZE_TEXT = "a number of bytes, or text such as 512MiB, 1GiB or 2GB"
@@ -318,8 +322,9 @@ _LAYER: dict[str, Any] = {"type": "integer", "minimum": -_MOST_LAYERS, "maximum"
 _RANGE_WORD = {"type": "string", "pattern": r"^\s*[0-9]{1,5}\.\.[0-9]{1,5}\s*$"}
 _POSITION: dict[str, Any] = {"type": "integer", "minimum": -MAX_COUNT, "maximum": MAX_COUNT}
 _SLICE_WORD = {"type": "string", "pattern": rf"^\s*({_SLICE.pattern})\s*$"}
-_SCALAR = {"type": ["string", "number", "boolean", "null"]}
-_ROW = {"type": "object", "minProperties": 1, "additionalProperties": _SCALAR}
+SCALAR = {"type": ["string", "number", "boolean", "null"]}
+_NUMBERS = {"type": "array", "items": {"type": "integer"}}  # token ids
+_ROW = {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [SCALAR, _NUMBERS]}}
 _ATTRIBUTE = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]
@@ -455,7 +460,7 @@ Overrides = Annotated[
         {
             "type": "object",
             "propertyNames": {"pattern": _ATTRIBUTE},
-            "additionalProperties": {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR}]},
+            "additionalProperties": {"anyOf": [SCALAR, {"type": "array", "items": SCALAR}]},
         }
     ),
 ]

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from pydantic import (
     ConfigDict,
     Field,
 )
 
-from probekit.arguments import at_home
+from probekit.arguments import at_home, plain
 from probekit.config.fields import (
     ALL_COLUMNS,
     MAX_COUNT,
+    ROW_VALUE_TEXT,
+    SCALAR,
     ColumnNames,
     Count,
     ExampleRows,
@@ -26,6 +28,7 @@ from probekit.config.fields import (
     Text,
     Texts,
 )
+from probekit.config.keyplaces import KeyPath
 from probekit.config.section import (
     Deciding,
     Free,
@@ -33,7 +36,8 @@ from probekit.config.section import (
     exactly_one,
     one_source,
 )
-from probekit.wording import counted, show
+from probekit.config.tokenids import Tokens
+from probekit.wording import counted, show, show_typed
 
 _MOST_EXAMPLES, _MOST_RANDOM = 100_000, 50_000_000  # random examples, and tokens of them
 
@@ -82,13 +86,27 @@ class RandomInputs(Part):
             )
 
 
-_SOURCES = ("texts", "examples", "file", "dataset", "random")
+_SOURCES = ("texts", "examples", "file", "dataset", "tokens", "random")
+_WITH_FIELDS = ("examples", "file", "dataset")
+_GIVE_FIELDS = "give inputs.examples, a file or a dataset"
+
+_UNNAMED: dict[str, Any] = {"tokens": {"not": {"type": "string"}}}
+_SCHEMA = {
+    **exactly_one(
+        *_SOURCES,
+        beside={"texts": _UNNAMED, "random": {**_UNNAMED, "special_tokens": {"const": "auto"}}},
+    ),
+    "if": {"required": ["tokens"], "properties": {"tokens": {"not": {"type": "null"}}}},
+    "then": {"properties": {"special_tokens": {"const": "auto"}, "field": False}},
+    "else": {"properties": {"examples": {"items": {"additionalProperties": SCALAR}}}},
+}
+_SCHEMA["oneOf"][_SOURCES.index("tokens")]["properties"] = {"tokens": {"type": "array"}}
 
 
 class InputsConfig(Part):
-    """The inputs: exactly one of texts, examples, file, dataset and random."""
+    """The inputs: exactly one of texts, examples, file, dataset, tokens and random."""
 
-    model_config = ConfigDict(json_schema_extra=exactly_one(*_SOURCES))
+    model_config = ConfigDict(json_schema_extra=_SCHEMA)
 
     texts: Deciding[Texts | None] = Field(
         None, description="The texts themselves; one is one example."
@@ -98,12 +116,22 @@ class InputsConfig(Part):
     )
     file: Deciding[Place | None] = Field(None, description="A .jsonl, .txt, .csv or .parquet file.")
     dataset: Deciding[DatasetInputs | None] = Field(None, description="A dataset of the hub.")
+    tokens: Deciding[Tokens | None] = Field(
+        None,
+        description="Token ids, a list for each example; or the name of the field of examples, a "
+        "file or a dataset that holds such lists.",
+    )
     random: Deciding[RandomInputs | None] = Field(None, description="Seeded random tokens.")
     field: Deciding[Text] = Field("text", description="The field or column that holds the text.")
     columns: Deciding[ColumnNames | None] = Field(
         None,
         description="Fields to keep beside each example, or all; null: all of examples, none of "
         "a file or dataset.",
+    )
+    special_tokens: Deciding[Literal["auto", "none", "bos"]] = Field(
+        "auto",
+        description="What is put beside a text: what the tokenizer puts there by itself, nothing, "
+        "or its BOS token alone. A text that begins with BOS gets no second one.",
     )
     limit: Deciding[Count | None] = Field(None, description="Only the first so many examples.")
     max_tokens: Deciding[Count | None] = Field(
@@ -120,6 +148,34 @@ class InputsConfig(Part):
         return None if self.file is None else at_home(self.file)
 
     @property
+    def tokens_field(self) -> str | None:
+        """The field that holds lists of token ids, where `tokens` names one."""
+        return self.tokens if isinstance(self.tokens, str) else None
+
+    @property
+    def token_lists(self) -> tuple[tuple[int, ...], ...] | None:
+        """The lists of token ids, where `tokens` is those."""
+        # A lone list is several with one in them by now, which its type cannot say.
+        return (
+            None if self.tokens is None or isinstance(self.tokens, str) else cast(Any, self.tokens)
+        )
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether texts have to become token ids."""
+        return self.random is None and self.tokens is None
+
+    @property
+    def unused(self) -> dict[str, str]:
+        """Settings that are written and that nothing uses, with what to do."""
+        source = (
+            "texts" if self.texts is not None else "random" if self.random is not None else None
+        )
+        if source is None or self._is_default("field"):
+            return {}
+        return {"field": f"{source} have no fields; leave it out"}
+
+    @property
     def wanted_columns(self) -> tuple[str, ...] | str:
         """Which fields are kept beside each example: names, or ALL_COLUMNS."""
         if self.columns is not None:
@@ -127,11 +183,33 @@ class InputsConfig(Part):
         return () if self.examples is None else ALL_COLUMNS
 
     @classmethod
-    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from one_source(given, _SOURCES, cls.model_fields)
-        plain = next((key for key in ("texts", "random") if given.get(key) is not None), None)
-        if given.get("columns") is not None and plain is not None:
-            yield (
-                "columns",
-                f"{plain} have no fields; give inputs.examples, a file or a dataset",
-            )
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str | KeyPath, str]]:
+        tokens = given.get("tokens")
+        is_name = isinstance(tokens, str)
+        fieldless = ("texts", "random") if is_name else ("texts", "tokens", "random")
+        bare = next((key for key in fieldless if given.get(key) is not None), None)
+        if not is_name:
+            yield from one_source(given, _SOURCES, cls.model_fields)
+        elif bare is not None:
+            yield "tokens", f"{bare} have no field {show(tokens)}; {_GIVE_FIELDS}"
+        elif all(given.get(key) is None for key in _WITH_FIELDS):
+            yield "tokens", f"given {show(tokens)}, the name of a field, and none; {_GIVE_FIELDS}"
+        else:
+            yield from one_source(given, _WITH_FIELDS, cls.model_fields)
+        if given.get("columns") is not None and bare is not None:
+            yield "columns", f"{bare} have no fields; {_GIVE_FIELDS}"
+        ids = next((key for key in ("tokens", "random") if given.get(key) is not None), None)
+        if ids is not None and given.get("special_tokens") in ("none", "bos"):
+            yield "special_tokens", f"{ids} are token ids as they are; leave it out"
+        if tokens is not None and "field" in given:
+            yield "field", "the examples are token ids, and inputs.tokens says where; leave it out"
+        yield from _lists_in(given.get("examples"), tokens)
+
+
+def _lists_in(rows: object, tokens: object) -> Iterator[tuple[KeyPath, str]]:
+    """Give what stands as a list in a row, and is no list of token ids."""
+    for number, row in enumerate(rows if isinstance(rows, list | tuple) else ()):
+        for name, value in row.items() if isinstance(row, Mapping) else ():
+            if name != tokens and isinstance(plain(value), list | tuple):
+                place = ("examples", number, name)
+                yield place, f"given {show_typed(value)}, expected {ROW_VALUE_TEXT}"

@@ -23,6 +23,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails
 from probekit.config.fields import (
     rule_error,
 )
+from probekit.config.keyplaces import KeyPath
 from probekit.errors import SHOWN
 
 
@@ -48,8 +49,11 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     @classmethod
-    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong between keys: the key to point at (or ``""``), and a message."""
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str | KeyPath, str]]:
+        """Yield what is wrong between keys: the key to point at (or ``""``), and a message.
+
+        The place of something inside of a key's value is a tuple of steps.
+        """
         yield from ()
 
     def _is_default(self, key: str) -> bool:
@@ -70,13 +74,17 @@ class Part(BaseModel):
         # What is wrong with a key by itself says it all.
         single = {one["loc"][0] for one in wrong if 0 < len(one["loc"]) <= 2}
         wrong += [
-            InitErrorDetails(type=rule_error(message), loc=(key,) if key else (), input=given)
+            InitErrorDetails(type=rule_error(message), loc=_path(key), input=given)
             for key, message in (cls._rules(given) if isinstance(given, Mapping) else ())
-            if key not in single
+            if not single.intersection(_path(key)[:1])
         ]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return part
+
+
+def _path(key: str | KeyPath) -> KeyPath:
+    return key if isinstance(key, tuple) else (key,) if key else ()
 
 
 def _once_more(error: ErrorDetails) -> InitErrorDetails:

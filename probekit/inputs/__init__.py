@@ -3,7 +3,7 @@
 Knows files, datasets and tokenizers, which examples lie in which shard, and how many share a batch;
 nothing of the model but its tokenizer.
 
-Its door: `read_inputs` and its `Examples`, `shards`, `tokenizing`.
+Its door: `read_inputs` and its `Examples`, `shards`, `tokenizing`, `decoding`.
 """
 
 import lazy_loader

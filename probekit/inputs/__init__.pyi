@@ -1,4 +1,4 @@
-from . import shards as shards, tokenizing as tokenizing
+from . import decoding as decoding, shards as shards, tokenizing as tokenizing
 from .choosing import (
     GENERATED as GENERATED,
     NO_SPOTS as NO_SPOTS,
@@ -6,6 +6,7 @@ from .choosing import (
     Choice as Choice,
     Choices as Choices,
 )
+from .contents import Codec as Codec
 from .examples import Examples as Examples, Limits as Limits
 from .making import few_examples as few_examples, look_through as look_through
 from .reading import Origin as Origin, place_of as place_of, read_inputs as read_inputs
@@ -15,4 +16,5 @@ from .shards import (
     ONE_LENGTH as ONE_LENGTH,
     Budget as Budget,
 )
+from .specialtokens import SpecialTokens as SpecialTokens
 from .spots import find_spots as find_spots

@@ -1,13 +1,12 @@
 """Examples: texts and their tokens, off the heap; made once, or taken from a run's folder.
 
-Knows token ids, and how texts become them; nothing of files, modules or sites. The tokenizer comes
-in as a function, so this file needs no torch.
+Knows token ids and what was said of them; nothing of files, modules or sites.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -26,18 +25,6 @@ from probekit.store import (
 )
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """What a tokenizer makes of texts."""
-
-    ids: Sequence[Sequence[int]]  # [text][token]
-    spans: Sequence[Sequence[tuple[int, int]]] | None = None  # [text][token]: first character, end
-    n_more: Sequence[int] | None = None  # [text]: about so many tokens were left out behind these
-
-
-Encode = Callable[[list[str]], Encoded]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""Making examples: texts that are found, tokenized, checked and laid end to end.
+"""Making examples: contents that are found, tokenized, checked and laid end to end.
 
-Knows what is wrong with a text; nothing of models but their limits.
+Knows what is wrong with an example; nothing of models but their limits.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import numpy as np
 
 from probekit.config import ProbeConfig, RandomInputs
 from probekit.errors import ConfigError, Fault
-from probekit.inputs.examples import Encode, Examples, Limits
+from probekit.inputs.contents import Codec, Reading, TokenIds, place_of_id, readings
+from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.piecespool import PieceSpool
-from probekit.inputs.texts import Blank, Fields, Found, Text, read_texts
+from probekit.inputs.rows import Blank, Fields, Found, Given
+from probekit.inputs.texts import read_texts
 from probekit.inputs.usercolumns import ColumnReading, storable
 from probekit.store import SealedColumns
 from probekit.wording import by_count, counted
@@ -41,12 +43,12 @@ def few_examples(texts: Iterable[Array]) -> Examples:
         return making.examples()
 
 
-def make_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) -> Examples:
+def make_examples(config: ProbeConfig, codec: Codec, limits: Limits) -> Examples:
     """Read and tokenize the inputs a config names.
 
     Args:
-        config: where the texts are.
-        encode: texts to token ids; may be None for random inputs, which need no tokenizer.
+        config: where they are.
+        codec: what the tokenizer does; texts need one, token ids and random inputs do not.
         limits: what the model can take.
 
     Raises:
@@ -54,9 +56,9 @@ def make_examples(config: ProbeConfig, encode: Encode | None, limits: Limits) ->
     """
     if config.inputs.random is not None:
         return _random(config.inputs.random, limits, config)
-    if encode is None:
+    if codec.encode is None and config.inputs.needs_tokenizer:
         raise ConfigError(f"{config.where('inputs')}: texts need a tokenizer, and none is at hand")
-    return _tokenize(read_texts(config), encode, limits, config)
+    return _tokenize(read_texts(config), codec, limits, config)
 
 
 def look_through(config: ProbeConfig) -> None:
@@ -71,11 +73,11 @@ def look_through(config: ProbeConfig) -> None:
         return
     n_texts = n_characters = 0
     sorting = _Sorting(read_texts(config), config.inputs.limit, config.where("inputs"))
-    for text in sorting.texts():
-        if not text.text:
-            sorting.tell(Fault(text.where, _EMPTY))
+    for given in sorting.examples():
+        if not given.said:
+            sorting.tell(Fault(given.where, _EMPTY))
         n_texts += 1
-        n_characters += len(text.text)
+        n_characters += len(given.said)
         if n_texts == _LOOKED_AT or n_characters > _LOOKED_AT_CHARACTERS:
             break
     else:
@@ -131,6 +133,22 @@ class _Making:
             ends = np.fromiter(chain.from_iterable(spans), dtype="<i4", count=2 * len(spans))
             self._spans.append(ends.tobytes())
 
+    def add_reading(
+        self, id: str, reading: Reading, limits: Limits, *, columns: bytes | None
+    ) -> None:
+        """Add an example as far as the model takes it."""
+        most = limits.n_tokens
+        kept = np.array(reading.ids[:most], dtype="<i4")
+        self.add(
+            id,
+            reading.text,
+            kept,
+            None if reading.spans is None else reading.spans[:most],
+            columns=columns,
+            n_cut=len(reading.ids) - len(kept) + reading.n_more,
+            about=reading.n_more > 0,
+        )
+
     def examples(self, notes: Sequence[str] = ()) -> Examples:
         return Examples(
             ids=self._ids.pieces("u1"),
@@ -150,7 +168,7 @@ class _Making:
 
 
 class _Sorting:
-    """What a source holds, sorted: texts to go on with, faults to tell together, blank lines."""
+    """What a source holds, sorted: examples to go on with, faults to tell together, blank lines."""
 
     def __init__(self, found: Iterable[Found], limit: int | None, where: str) -> None:
         self._found, self._limit, self._where = found, limit, where
@@ -160,8 +178,8 @@ class _Sorting:
         self._n_foreign = 0
         self._numbered, self._given = array("q"), array("q")  # ids that are a number
 
-    def texts(self) -> Iterator[Text]:
-        """Give the texts, as many as are wanted.
+    def examples(self) -> Iterator[Given]:
+        """Give the examples, as many as are wanted.
 
         Raises:
             ConfigError: after so many faults as are shown at once.
@@ -177,7 +195,7 @@ class _Sorting:
             fault = one if isinstance(one, Fault) else _unfit(one)
             if fault is not None:
                 self.tell(fault)
-            elif isinstance(one, Text):
+            elif isinstance(one, Given):
                 self._see_id(one)
                 yield one
 
@@ -187,7 +205,7 @@ class _Sorting:
         if len(self.faults) == _FAULTS_SHOWN:
             raise ConfigError.of(self.all_faults())
 
-    def tell_foreign(self, text: Text, id: int, limits: Limits) -> None:
+    def tell_foreign(self, text: Given, id: int, limits: Limits) -> None:
         """Note a token that the model has not: once for all texts, which will have more of them."""
         self._n_foreign += 1
         if self._foreign is None:
@@ -207,7 +225,7 @@ class _Sorting:
         more = f"; so it is in {counted(n, 'more text')}{least}" if n else ""
         return [*self.faults, Fault(self._foreign.where, self._foreign.message + more)]
 
-    def _see_id(self, text: Text) -> None:
+    def _see_id(self, text: Given) -> None:
         if text.id.isdecimal() and len(text.id) <= _DIGITS and str(int(text.id)) == text.id:
             (self._numbered if text.is_numbered else self._given).append(int(text.id))
 
@@ -219,44 +237,75 @@ class _Sorting:
 
 
 def _tokenize(
-    found: Iterable[Found], encode: Encode, limits: Limits, config: ProbeConfig
+    found: Iterable[Found], codec: Codec, limits: Limits, config: ProbeConfig
 ) -> Examples:
     sorting = _Sorting(found, config.inputs.limit, config.where("inputs"))
     wanted = Fields.of(config).wanted
-    reading = ColumnReading(wanted, _where_columns(config)) if wanted.names else None
-    with _Making(reading) as making:
-        n_texts = 0
-        for group in _groups(sorting.texts()):
+    columns = ColumnReading(wanted, _where_columns(config)) if wanted.names else None
+    n_texts = n_with_bos = n_without_spans = 0
+    with _Making(columns) as making:
+        for group in _groups(sorting.examples()):
             n_texts += len(group)
-            encoded = encode([text.text for text in group])
-            for number, (text, ids) in enumerate(zip(group, encoded.ids, strict=True)):
-                columns = None if reading is None else reading.add(text.columns, text.where)
-                if isinstance(columns, Fault):
-                    sorting.tell(columns)
-                    continue
-                n_more = 0 if encoded.n_more is None else encoded.n_more[number]
-                if ids and max(ids) >= limits.d_vocab:
-                    sorting.tell_foreign(text, max(ids), limits)
-                    continue
-                if (fault := _fault(text, ids, limits, n_more)) is not None:
-                    sorting.tell(fault)
-                    continue
-                kept = np.array(ids[: limits.n_tokens], dtype="<i4")
-                spans = None if encoded.spans is None else encoded.spans[number][: limits.n_tokens]
-                about, n_cut = n_more > 0, len(ids) - len(kept) + n_more
-                making.add(
-                    text.id, text.text, kept, spans, columns=columns, n_cut=n_cut, about=about
-                )
+            read = readings([given.said for given in group], codec)
+            for given, reading in zip(group, read, strict=True):
+                values = None if columns is None else columns.add(given.columns, given.where)
+                if isinstance(values, Fault):
+                    sorting.tell(values)
+                elif _is_right(given, reading, limits, sorting):
+                    making.add_reading(given.id, reading, limits, columns=values)
+                    n_with_bos += reading.has_bos
+                    n_without_spans += reading.spans is None
         sorting.check_ids()
-        for fault in () if reading is None else reading.faults():
+        for fault in () if columns is None else columns.faults():
             sorting.tell(fault)
         if faults := sorting.all_faults():
             raise ConfigError.of(faults)
         if not n_texts:
             raise ConfigError(_no_texts(config, sorting.n_blank))
-        blank = f"{config.where('inputs.file')}: {sorting.n_blank} blank lines are left out"
-        left_out = () if reading is None else reading.notes()
-        return making.examples(notes=[*([blank] if sorting.n_blank else []), *left_out])
+        notes = [] if columns is None else [*columns.notes()]
+        if sorting.n_blank:
+            where = config.where("inputs.file")
+            notes.insert(0, f"{where}: {sorting.n_blank} blank lines are left out")
+        if n_with_bos:
+            notes.append(_said_bos(config, codec, n_with_bos, n_texts))
+        if n_without_spans and codec.decode is not None and config.inputs.tokens is not None:
+            notes.append(_said_spans(config, n_without_spans, n_texts))
+        return making.examples(notes=notes)
+
+
+def _said_bos(config: ProbeConfig, codec: Codec, n: int, n_texts: int) -> str:
+    """Say which texts got no BOS token, since they have one."""
+    return (
+        f"{config.where('inputs.special_tokens')}: {counted(n, 'text', of=n_texts)} "
+        f"{by_count(n, 'begins', 'begin')} with the BOS token {codec.bos} already, so none is "
+        f"added there"
+    )
+
+
+def _said_spans(config: ProbeConfig, n: int, n_examples: int) -> str:
+    """Say why no characters are known, although there is a tokenizer."""
+    return (
+        f"{config.where('inputs.tokens')}: what {counted(n, 'example', of=n_examples)} "
+        f"{by_count(n, 'decodes', 'decode')} to does not tell which characters a token covers: "
+        "the trace has no tokens/char_start and char_end"
+    )
+
+
+def _is_right(given: Given, reading: Reading, limits: Limits, sorting: _Sorting) -> bool:
+    """Say whether an example can be recorded; tell what is wrong with it."""
+    ids = reading.ids
+    if ids and max(ids) >= limits.d_vocab:
+        if isinstance(given.said, TokenIds):
+            number = next(n for n, id in enumerate(ids) if id >= limits.d_vocab)
+            where, said = place_of_id(given.where, given.said, number)
+            known = f"the model's vocabulary is 0 to {limits.d_vocab - 1}"
+            sorting.tell(Fault(where, f"{said}{known}"))
+        else:
+            sorting.tell_foreign(given, max(ids), limits)
+        return False
+    if (fault := _fault(given, reading, limits)) is not None:
+        sorting.tell(fault)
+    return fault is None
 
 
 def _no_texts(config: ProbeConfig, n_blank: int) -> str:
@@ -278,13 +327,13 @@ def _where_columns(config: ProbeConfig) -> str:
     return config.where("inputs.examples" if config.inputs.columns is None else "inputs.columns")
 
 
-def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
-    """Give texts some at a time: so many, or of so many characters together."""
-    group: list[Text] = []
+def _groups(examples: Iterable[Given]) -> Iterator[list[Given]]:
+    """Give examples some at a time: so many, or of so many characters or ids together."""
+    group: list[Given] = []
     n_chars = 0
-    for text in texts:
-        group.append(text)
-        n_chars += len(text.text)
+    for given in examples:
+        group.append(given)
+        n_chars += len(given.said)
         if len(group) == _TOKENIZED_AT_ONCE or n_chars > _CHARACTERS_AT_ONCE:
             yield group
             group, n_chars = [], 0
@@ -292,21 +341,24 @@ def _groups(texts: Iterable[Text]) -> Iterator[list[Text]]:
         yield group
 
 
-def _unfit(text: Text) -> Fault | None:
-    for name, value in (("text", text.text), ("id", text.id)):
+def _unfit(given: Given) -> Fault | None:
+    said = given.said if isinstance(given.said, str) else ""
+    for name, value in (("text", said), ("id", given.id)):
         if not storable(value):
-            return Fault(text.where, f"the {name} has a NUL character or a lone surrogate")
+            return Fault(given.where, f"the {name} has a NUL character or a lone surrogate")
     return None
 
 
-def _fault(text: Text, ids: Sequence[int], limits: Limits, n_more: int) -> Fault | None:
-    if not text.text or not ids:
-        return Fault(text.where, _EMPTY)
+def _fault(given: Given, reading: Reading, limits: Limits) -> Fault | None:
+    n_tokens, n_more = len(reading.ids), reading.n_more
+    if not given.said or not n_tokens:
+        return Fault(given.where, _EMPTY)
     about = "about " if n_more else ""
-    if limits.too_long == "error" and limits.n_tokens is not None and len(ids) > limits.n_tokens:
+    if limits.too_long == "error" and limits.n_tokens is not None and n_tokens > limits.n_tokens:
+        what = "list" if isinstance(given.said, TokenIds) else "text"
         return Fault(
-            text.where,
-            f"the text has {about}{counted(len(ids) + n_more, 'token')}, the limit is "
+            given.where,
+            f"the {what} has {about}{counted(n_tokens + n_more, 'token')}, the limit is "
             f"{limits.n_tokens:,}; "
             "shorten it, raise inputs.max_tokens, or set inputs.too_long: truncate",
         )

@@ -16,7 +16,8 @@ from pathlib import Path
 from probekit.arguments import at_home, no_path
 from probekit.config import ProbeConfig, deciding_keys
 from probekit.errors import StoreError
-from probekit.inputs.examples import Encode, Examples, Limits
+from probekit.inputs.contents import Codec
+from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import make_examples
 from probekit.store import SealedInputs, file_digest
 
@@ -61,13 +62,13 @@ def place_of(config: ProbeConfig) -> Path | None:
 
 
 def read_inputs(
-    origin: Origin, encode: Encode | None, *, sealed_in: Path | None
+    origin: Origin, codec: Codec, *, sealed_in: Path | None
 ) -> tuple[Examples, list[str]]:
     """Take the examples that a run has sealed, or read and tokenize them.
 
     Args:
         origin: what decides them.
-        encode: texts to token ids; may be None for random inputs, which need no tokenizer.
+        codec: what the tokenizer does; texts need one, token ids and random inputs do not.
         sealed_in: the run's folder; None to read anew in any case.
 
     Returns:
@@ -93,5 +94,5 @@ def read_inputs(
             return Examples.of(sealed), notes
         if changed == {_FILE}:
             notes.append(f"{where}: has changed since the run in {sealed_in} began")
-    made = make_examples(config, encode, origin.limits)
+    made = make_examples(config, codec, origin.limits)
     return made, [*notes, *made.notes]

@@ -1,6 +1,6 @@
-"""Texts: what a config's inputs name, one text at a time, and where each was found.
+"""Texts: what a config's inputs name, one example at a time, and where each was found.
 
-Knows the forms of files and datasets; nothing of tokens.
+Knows the forms of files and datasets; nothing of what a row says.
 """
 
 from __future__ import annotations
@@ -9,61 +9,21 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from probekit.arguments import at_home, no_path
 from probekit.config import DatasetInputs, ProbeConfig
 from probekit.errors import ConfigError, Fault
-from probekit.inputs.usercolumns import Wanted
+from probekit.inputs.contents import TokenIds
+from probekit.inputs.rows import Blank, Fields, Found, Given, example_of, no_field, short
 from probekit.models import hub_in_reach
-from probekit.wording import near, shorten
+from probekit.wording import shorten
 
 _ROWS_AT_ONCE = 1000  # of Parquet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """One text as it was found, before it is tokenized."""
-
-    where: str  # "inputs.texts[3]" or "prompts.jsonl:7"
-    id: str
-    text: str
-    is_numbered: bool = True  # it came without an id, and has its number for one
-    columns: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the user's own, as the source has them
-
-
-@dataclass(frozen=True, slots=True)
-class Blank:
-    """A line with nothing on it, which is no text."""
-
-
-Found = Text | Blank | Fault  # what a source holds, in order; a fault is of one text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fields:
-    """What is read of a row."""
-
-    text: str  # the name of the field that holds the text
-    wanted: Wanted  # of the others
-
-    @classmethod
-    def of(cls, config: ProbeConfig) -> Fields:
-        """Take what a config names."""
-        inputs = config.inputs
-        wanted = Wanted(
-            names=config.columns,
-            beside=(inputs.field, "id"),
-            is_spelled=inputs.place is not None and inputs.place.suffix.lower() == ".csv",
-            is_alike=inputs.examples is not None,
-        )
-        return cls(text=inputs.field, wanted=wanted)
 
 
 def read_texts(config: ProbeConfig) -> Iterator[Found]:
@@ -75,11 +35,15 @@ def read_texts(config: ProbeConfig) -> Iterator[Found]:
     inputs = config.inputs
     if inputs.texts is not None:
         for number, text in enumerate(inputs.texts):
-            yield Text(where=config.where(f"inputs.texts[{number}]"), id=str(number), text=text)
+            yield Given(where=config.where(f"inputs.texts[{number}]"), id=str(number), said=text)
     elif inputs.examples is not None:
         fields = Fields.of(config)
         for number, row in enumerate(inputs.examples):
-            yield _row(row, fields, config.where(f"inputs.examples[{number}]"), number)
+            yield example_of(row, fields, config.where(f"inputs.examples[{number}]"), number)
+    elif inputs.token_lists is not None:
+        for number, ids in enumerate(inputs.token_lists):
+            where = config.where(f"inputs.tokens[{number}]")
+            yield Given(where=where, id=str(number), said=TokenIds(ids))
     elif inputs.file is not None:
         assert inputs.place is not None  # where the file is
         yield from _file(inputs.place, Fields.of(config), config.where("inputs.file"))
@@ -118,14 +82,15 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _txt(path: Path, fields: Fields) -> Iterator[Found]:
-    if fields.wanted.names:
+    if fields.wanted.names or fields.are_ids:
+        lacks = "lists of token ids" if fields.are_ids else "columns"
         raise ConfigError(
-            f"{path}: a .txt file has no fields, and so no columns; give a .jsonl, .csv or "
+            f"{path}: a .txt file has no fields, and so no {lacks}; give a .jsonl, .csv or "
             ".parquet file"
         )
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
-            yield Text(where=f"{path}:{number}", id=str(number - 1), text=line.rstrip("\r\n"))
+            yield Given(where=f"{path}:{number}", id=str(number - 1), said=line.rstrip("\r\n"))
         else:
             yield Blank()
 
@@ -149,9 +114,9 @@ def _json(line: str, fields: Fields, where: str, number: int) -> Found:
         return Fault(where, f"names the field {row.name!r} twice; remove one")
     if not isinstance(row, dict):
         return Fault(
-            where, f"expected an object with the field {fields.text!r}, given {_short(row)}"
+            where, f"expected an object with the field {fields.content!r}, given {short(row)}"
         )
-    return _row(row, fields, where, number)
+    return example_of(row, fields, where, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +141,7 @@ def _csv(path: Path, fields: Fields) -> Iterator[Found]:
     before = csv.field_size_limit(sys.maxsize)  # a text may be longer than 131 072 characters
     try:
         header = rows.fieldnames or ()
-        alone = header[0] if len(header) == 1 and fields.text not in header else ""
+        alone = header[0] if len(header) == 1 and fields.content not in header else ""
         if (odd := next((s for s in _SEPARATORS if s in alone), None)) is not None:
             name = "a tab" if odd == "\t" else repr(odd)
             raise ConfigError(f"{path}:1: the separator looks like {name}: save it with commas")
@@ -184,14 +149,14 @@ def _csv(path: Path, fields: Fields) -> Iterator[Found]:
             raise ConfigError(f"{path}:1: names the column {twice!r} twice; rename one")
         for number, row in enumerate(rows):
             where = f"{path}:{rows.line_num}"
-            if row.get(fields.text, "") is None:
-                yield Fault(where, f"has fewer columns than the header, and no {fields.text!r}")
+            if row.get(fields.content, "") is None:
+                yield Fault(where, f"has fewer columns than the header, and no {fields.content!r}")
             elif None in row:
                 yield Fault(
                     where, "has more columns than the header; put a text with commas in quotes"
                 )
             else:
-                yield _row(row, fields, where, number)
+                yield example_of(row, fields, where, number)
     except csv.Error as error:
         begin, line = rows.line_num + 1, rows.reader.line_num  # the first is behind a whole row
         if "unexpected end" in str(error):
@@ -221,15 +186,15 @@ def _parquet(path: Path, fields: Fields) -> Iterator[Found]:
 
 def _parquet_rows(path: Path, table: Any, fields: Fields) -> Iterator[Found]:
     there = table.schema_arrow.names
-    if fields.text not in there:
-        raise ConfigError(f"{path}: {_no_field(fields.text, there)}")
+    if fields.content not in there:
+        raise ConfigError(f"{path}: {no_field(fields, there)}")
     named = fields.wanted.names
-    read = there if isinstance(named, str) else (fields.text, "id", *named)
+    read = there if isinstance(named, str) else (fields.content, "id", *named)
     wanted = [name for name in there if name in read]
     number = 0
     for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
         for row in batch.to_pylist():
-            yield _row(row, fields, f"{path}: row {number}", number)
+            yield example_of(row, fields, f"{path}: row {number}", number)
             number += 1
 
 
@@ -272,7 +237,7 @@ def _dataset(config: ProbeConfig, where: str) -> Iterator[Found]:
         raise ConfigError(f"{where}: {wanted.name} cannot be loaded: {error}") from error
     fields = Fields.of(config)
     for number, row in enumerate(rows):
-        yield _row(row, fields, f"{wanted.name}[{wanted.split}][{number}]", number)
+        yield example_of(row, fields, f"{wanted.name}[{wanted.split}][{number}]", number)
 
 
 @contextmanager
@@ -308,39 +273,3 @@ def _saved_rows(datasets: Any, wanted: DatasetInputs, where: str) -> Any:
         there = ", ".join(splits)
         raise ConfigError(f"{where}.split: there is no {wanted.split!r}; there is: {there}")
     return splits[wanted.split]
-
-
-def _row(row: Mapping[str, Any], fields: Fields, where: str, number: int) -> Text | Fault:
-    field = fields.text
-    if field not in row:
-        fault = Fault(where, _no_field(field, [str(key) for key in row]))
-        if number == 0:  # most likely so in every row
-            raise ConfigError.of([fault])
-        return fault
-    text, given = row[field], row.get("id")
-    if not isinstance(text, str):
-        shown = "null" if text is None else _short(text)
-        return Fault(where, f"the field {field!r} is {shown}; expected a text")
-    columns = fields.wanted.of(row, where)
-    if isinstance(columns, Fault):
-        return columns
-    return Text(
-        where=where,
-        id=str(number if given is None else given),
-        text=text,
-        is_numbered=given is None,
-        columns=columns,
-    )
-
-
-def _no_field(field: str, there: Iterable[str]) -> str:
-    names = [*there]
-    meant = near(field, names)
-    hint = f"Did you mean {shorten(meant[0])}? " if meant else ""
-    hint += f"Set inputs.field: {shorten(meant[0])}" if meant else "Set inputs.field"
-    return f"there is no field {field!r}; there is: {', '.join(names)}. {hint}"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

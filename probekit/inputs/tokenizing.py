@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,8 +19,9 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from probekit.config import ProbeConfig
 from probekit.errors import ConfigError
-from probekit.inputs.examples import Encode, Encoded
+from probekit.inputs.contents import Encode, Encoded, Spans
 from probekit.inputs.longtexts import Cutting, head_ends
+from probekit.inputs.specialtokens import SpecialTokens
 from probekit.models import (
     Source,
     explained,
@@ -65,8 +67,10 @@ def load_tokenizer(config: ProbeConfig) -> Any:
     return found
 
 
-def encoder(tokenizer: Any, n_tokens: int | None = None) -> Encode:
-    """Give the function from texts to token ids, special tokens as the tokenizer adds them.
+def encoder(
+    tokenizer: Any, n_tokens: int | None = None, special: SpecialTokens | None = None
+) -> Encode:
+    """Give the function from texts to token ids.
 
     Which characters a token covers comes along where the tokenizer says it.
 
@@ -74,16 +78,22 @@ def encoder(tokenizer: Any, n_tokens: int | None = None) -> Encode:
         tokenizer: of transformers.
         n_tokens: how many of a text are wanted; of one that is much longer no more is encoded than
             gives these exactly, where the tokenizer is known to allow it.
+        special: what goes beside a text; None for what the tokenizer adds.
     """
-    says_spans = _is_fast(tokenizer)
+    says_spans = is_fast(tokenizer)
+    beside = special or SpecialTokens(tokenizer)
     cutting: list[Cutting] = []  # made for the first long text: it reads the whole vocabulary
 
-    def encode_whole(texts: list[str]) -> tuple[list[list[int]], Any]:
+    def encode_whole(texts: list[str]) -> list[_Whole]:
         more = {"return_offsets_mapping": True} if says_spans else {}  # others refuse the word
+        more |= beside.arguments
         found = tokenizer(texts, return_attention_mask=False, verbose=False, **more)
-        return found["input_ids"], found.get("offset_mapping")
+        spans = found.get("offset_mapping") or [None] * len(texts)
+        return [
+            _Whole(*beside.settled(*one)) for one in zip(found["input_ids"], spans, strict=True)
+        ]
 
-    def encode_head(text: str) -> _Head | None:
+    def encode_head(text: str) -> _Whole | None:
         """Encode the first of a long text, where these are sure to be its first tokens."""
         if n_tokens is None or not _is_plain(tokenizer):
             return None
@@ -92,41 +102,39 @@ def encoder(tokenizer: Any, n_tokens: int | None = None) -> Encode:
                 cutting.append(Cutting(tokenizer.backend_tokenizer))
             if not cutting[0].may_cut(text, end):
                 return None
-            (ids,), (spans,) = encode_whole([text[:end]])
-            n_own = len(ids) - tokenizer.num_special_tokens_to_add()
+            (head,) = encode_whole([text[:end]])
+            n_own = len(head.ids) - beside.n_most
             if n_own > n_tokens:  # none that is kept is one that the tokenizer puts behind a text
-                n_more = round((len(text) - end) * n_own / end)
-                return _Head(ids=ids, spans=spans, n_more=n_more)
+                return replace(head, n_more=round((len(text) - end) * n_own / end))
         return None
 
     def encode(texts: list[str]) -> Encoded:
         heads = {n: head for n, text in enumerate(texts) if (head := encode_head(text))}
-        if not heads:
-            ids, spans = encode_whole(texts)
-            return Encoded(ids=ids, spans=spans)
         rest = [text for n, text in enumerate(texts) if n not in heads]
-        found = zip(*encode_whole(rest), strict=True) if rest else iter(())
-        every = [heads.get(n) or _Head(*next(found), n_more=0) for n in range(len(texts))]
+        found = iter(encode_whole(rest) if rest else ())
+        every = [heads.get(n) or next(found) for n in range(len(texts))]
         return Encoded(
             ids=[one.ids for one in every],
-            spans=[one.spans for one in every],
-            n_more=[one.n_more for one in every],
+            spans=[one.spans or () for one in every] if says_spans else None,
+            n_more=[one.n_more for one in every] if heads else None,
+            has_bos=[one.has_bos for one in every],
         )
 
     return encode
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class _Whole:
     ids: list[int]
-    spans: list[tuple[int, int]]
-    n_more: int  # about so many tokens of the text were not encoded
+    spans: Spans | None
+    has_bos: bool  # of its own
+    n_more: int = 0  # about so many tokens of the text were not encoded
 
 
 def _is_plain(tokenizer: Any) -> bool:
     """Say whether texts go to the package `tokenizers` as they are."""
     kind, plain = type(tokenizer), transformers.PreTrainedTokenizerFast
-    return _is_fast(tokenizer) and all(
+    return is_fast(tokenizer) and all(
         getattr(kind, name, None) is getattr(plain, name)
         for name in ("__call__", "_encode_plus", "num_special_tokens_to_add")
     )
@@ -136,7 +144,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     """Digest what a tokenizer is saved as, whichever files it was loaded from, and from where."""
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
     digest.update(str(getattr(tokenizer, "split_special_tokens", None)).encode())
-    if _is_fast(tokenizer):
+    if is_fast(tokenizer):
         digest.update(tokenizer.backend_tokenizer.to_str().encode())
         return digest.hexdigest()
     with TemporaryDirectory() as folder:
@@ -150,12 +158,18 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
-def _is_fast(tokenizer: Any) -> bool:
+def is_fast(tokenizer: Any) -> bool:
+    """Say whether a tokenizer is of the package `tokenizers`, and knows characters."""
     return bool(getattr(tokenizer, "is_fast", False))  # mistral-common's has no such word
 
 
 def token_bytes(tokenizer: Any) -> tuple[bytes, ...]:
-    """Give the bytes of every token as it reads inside a text: " Tokyo", with its space.
+    """Give the bytes of every token, by its id; see `bytes_of`."""
+    return bytes_of(tokenizer, range(max(tokenizer.get_vocab().values()) + 1))
+
+
+def bytes_of(tokenizer: Any, ids: Sequence[int]) -> tuple[bytes, ...]:
+    """Give the bytes of tokens as they read inside a text: " Tokyo", with its space.
 
     Some tokenizers drop the space of a first token, so each is decoded behind another token and
     that one's text is taken off again. A part of a character does not decode: its bytes stand in
@@ -166,9 +180,8 @@ def token_bytes(tokenizer: Any) -> tuple[bytes, ...]:
     plain = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
     prefix = tokenizer.decode(lead, **plain)
     found: list[bytes] = []
-    size = max(known) + 1
-    for begin in range(0, size, _PAIR_BATCH):
-        numbers = range(begin, min(size, begin + _PAIR_BATCH))
+    for begin in range(0, len(ids), _PAIR_BATCH):
+        numbers = ids[begin : begin + _PAIR_BATCH]
         pairs = [[*lead, number if number in known else lead[0]] for number in numbers]
         texts = tokenizer.batch_decode(pairs, **plain)
         for number, text in zip(numbers, texts, strict=True):
@@ -199,5 +212,5 @@ def _no_tokenizer(name: str, source: Source) -> str:
     reach = "" if hub_in_reach() else "; the hub is out of reach and it is not in the local cache"
     return (
         f"the tokenizer of {name} cannot be had{reach}: set model.tokenizer to a local folder "
-        "or to sample:tiny-gpt2, or use inputs.random, which needs none"
+        "or to sample:tiny-gpt2, or use inputs.tokens or inputs.random, which need none"
     )

@@ -49,7 +49,7 @@ def files_of(config: ProbeConfig) -> tuple[Path, ...] | None:
     revision = model.revision if own else None
     names = ("tokenizer_config.json", "tokenizer.json", _CONFIG)
     tokens = _local(source) if not source.on_hub else _cached(source, revision, names)
-    if tokens is None and config.inputs.random is not None:
+    if tokens is None and not config.inputs.needs_tokenizer:
         tokens = (_nothing(source, revision),)
     return None if found is None or tokens is None else (*found, *tokens)
 
@@ -109,7 +109,7 @@ def missing_files(config: ProbeConfig, *, to_run: bool) -> Iterator[Fault | Conf
             is_model = source.gguf_file is not None or (Path(source.place) / _CONFIG).is_file()
     except ConfigError as error:
         yield error
-    if not to_run or config.inputs.random is not None:
+    if not to_run or not config.inputs.needs_tokenizer:
         return
     if model.tokenizer is not None:
         key = config.where("model.tokenizer")
@@ -183,5 +183,5 @@ def no_tokenizer(source: Source) -> str:
     """Say that a folder has no tokenizer, and what to do."""
     return (
         f"there is no tokenizer in {source.place}: set model.tokenizer to another folder or to "
-        "sample:tiny-gpt2, or use inputs.random, which needs none"
+        "sample:tiny-gpt2, or use inputs.tokens or inputs.random, which need none"
     )

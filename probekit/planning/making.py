@@ -18,9 +18,12 @@ from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import (
     NO_SPOTS,
     Choices,
+    Codec,
     Examples,
     Limits,
     Origin,
+    SpecialTokens,
+    decoding,
     find_spots,
     read_inputs,
     shards,
@@ -190,11 +193,14 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
 
 
 def _check_unused(config: ProbeConfig) -> None:
-    """Refuse a setting of a probe that nothing uses."""
+    """Refuse a setting that nothing uses."""
     faults = [
-        Fault(config.where(f"probes[{number}].{key}"), why)
-        for number, probe in enumerate(config.probes)
-        for key, why in probe.unused.items()
+        *(Fault(config.where(f"inputs.{key}"), why) for key, why in config.inputs.unused.items()),
+        *(
+            Fault(config.where(f"probes[{number}].{key}"), why)
+            for number, probe in enumerate(config.probes)
+            for key, why in probe.unused.items()
+        ),
     ]
     if faults and not _is_begun(config):
         raise PlanError.of(faults)
@@ -216,26 +222,43 @@ def _is_begun(config: ProbeConfig) -> bool:
 def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -> Examples | None:
     """Read the inputs; None where they need a tokenizer that is out of reach."""
     config = origin.config
-    if tokenizer is None and config.inputs.random is None:
+    if tokenizer is None and config.inputs.needs_tokenizer:
         return None
-    encode = None if tokenizer is None else tokenizing.encoder(tokenizer, origin.limits.n_tokens)
+    codec = _codec(origin, tokenizer, notes)
     sealed_in = None if anew else config.store.folder
-    examples, more = read_inputs(origin, encode, sealed_in=sealed_in)
+    examples, more = read_inputs(origin, codec, sealed_in=sealed_in)
     notes += more
-    if not examples.has_spans and config.inputs.random is None:
+    if not examples.has_spans and config.inputs.needs_tokenizer:
         notes.append(
             f"the tokenizer ({type(tokenizer).__name__}) does not say which characters a token "
             "covers: the trace has no tokens/char_start and char_end"
         )
     if examples.n_truncated and origin.limits.n_tokens is not None:
         be = by_count(examples.n_truncated, "is", "are")
+        noun = "text" if config.inputs.tokens is None else "example"
         notes.append(
-            f"{counted(examples.n_truncated, 'text', of=len(examples))} {be} longer than "
+            f"{counted(examples.n_truncated, noun, of=len(examples))} {be} longer than "
             f"{counted(origin.limits.n_tokens, 'token')} and {be} cut "
             f"there{_said_cut(examples)} "
             "(inputs.too_long: error refuses them instead)"
         )
     return examples
+
+
+def _codec(origin: Origin, tokenizer: Any, notes: list[str]) -> Codec:
+    """Give what the tokenizer can do for these inputs."""
+    inputs = origin.config.inputs
+    if tokenizer is None or inputs.random is not None:
+        return Codec()
+    if inputs.tokens is not None:
+        return Codec(decode=decoding.decoder(tokenizer))
+    special = SpecialTokens(tokenizer, inputs.special_tokens)
+    special.check(origin.config)
+    if (note := special.note()) is not None:
+        notes.append(f"{origin.config.where('inputs.special_tokens')}: {note}")
+    return Codec(
+        encode=tokenizing.encoder(tokenizer, origin.limits.n_tokens, special), bos=special.bos
+    )
 
 
 def _said_cut(examples: Examples) -> str:
@@ -244,14 +267,19 @@ def _said_cut(examples: Examples) -> str:
 
 
 def _tokenizer(config: ProbeConfig, notes: list[str], *, needed: bool) -> Any:
-    """Load the tokenizer; None where it is out of reach, and random inputs or a plan need none."""
+    """Load the tokenizer; None where it is out of reach, and these inputs or a plan need none."""
     try:
         return tokenizing.load_tokenizer(config)
     except ConfigError as missing:
-        if config.inputs.random is None:
+        if config.inputs.needs_tokenizer:
             if needed:
                 raise
             notes.append(f"texts cannot be counted in tokens: {missing}")
+        elif config.inputs.tokens is not None:
+            notes.append(
+                f"{config.where('inputs.tokens')}: there is no tokenizer that says what these "
+                "read as: the examples have no text"
+            )
         return None
 
 

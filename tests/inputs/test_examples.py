@@ -22,7 +22,8 @@ from probekit.config.loading import load_config
 from probekit.config.probeconfig import ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs import making, texts as reading
-from probekit.inputs.examples import Encoded, Examples, Limits
+from probekit.inputs.contents import Codec, Encoded
+from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import look_through, make_examples
 
 TEXTS = ["My favorite color is", "Cats", "  spaces kept ", "日本語 🙂", 'a "quoted", text']
@@ -50,7 +51,7 @@ def config_of(**inputs: Any) -> ProbeConfig:
 
 
 def read(limits: Limits = NO_LIMITS, **inputs: Any) -> Examples:
-    return make_examples(config_of(**inputs), encoded, limits)
+    return make_examples(config_of(**inputs), Codec(encode=encoded), limits)
 
 
 def texts_of(examples: Examples) -> list[str]:
@@ -93,7 +94,7 @@ def test_more_texts_than_are_tokenized_at_once_keep_their_order() -> None:
         return encoded(texts)
 
     texts = [f"{n:05d}" for n in range(2500)]
-    examples = make_examples(config_of(texts=texts), encode, NO_LIMITS)
+    examples = make_examples(config_of(texts=texts), Codec(encode=encode), NO_LIMITS)
     assert texts_of(examples) == texts
     assert sum(groups) == 2500 and max(groups) <= 1000
 
@@ -116,7 +117,7 @@ def test_memory_does_not_grow_with_the_texts(tmp_path: Path) -> None:
         return Encoded(ids=one * len(texts), spans=covers * len(texts))
 
     tracemalloc.start()
-    examples = make_examples(config_of(file=path), encode, NO_LIMITS)
+    examples = make_examples(config_of(file=path), Codec(encode=encode), NO_LIMITS)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert examples.total_tokens == 20_000_000
@@ -320,12 +321,12 @@ def few(texts: list[str]) -> Encoded:
 
 def test_tokens_that_were_cut_uncounted_are_told_as_about_so_many() -> None:
     limits = Limits(n_tokens=4, d_vocab=1000, too_long="truncate")
-    examples = make_examples(config_of(texts=["x" * 5000, "12345"]), few, limits)
+    examples = make_examples(config_of(texts=["x" * 5000, "12345"]), Codec(encode=few), limits)
     assert (examples.n_truncated, examples.n_cut, examples.is_about) == (2, 4997, True)
-    assert not make_examples(config_of(texts=["12345"]), few, limits).is_about
+    assert not make_examples(config_of(texts=["12345"]), Codec(encode=few), limits).is_about
     refused = Limits(n_tokens=4, d_vocab=1000, too_long="error")
     with pytest.raises(ConfigError, match="has about 5,000 tokens, the limit is 4"):
-        make_examples(config_of(texts=["x" * 5000]), few, refused)
+        make_examples(config_of(texts=["x" * 5000]), Codec(encode=few), refused)
 
 
 def test_few_long_texts_are_tokenized_at_once() -> None:
@@ -336,7 +337,7 @@ def test_few_long_texts_are_tokenized_at_once() -> None:
         return Encoded(ids=[[1]] * len(texts))
 
     texts = ["x" * 400_000] * 9 + ["y"] * 1500
-    assert texts_of(make_examples(config_of(texts=texts), noted, NO_LIMITS)) == texts
+    assert texts_of(make_examples(config_of(texts=texts), Codec(encode=noted), NO_LIMITS)) == texts
     assert sizes == [3, 3, 3, 1000, 500]
 
 
@@ -474,7 +475,7 @@ def test_a_long_value_is_shortened_in_a_message(tmp_path: Path) -> None:
 
 def test_texts_without_a_tokenizer_are_refused() -> None:
     with pytest.raises(ConfigError, match="texts need a tokenizer, and none is at hand"):
-        make_examples(config_of(texts=TEXTS), None, NO_LIMITS)
+        make_examples(config_of(texts=TEXTS), Codec(), NO_LIMITS)
 
 
 # --- random inputs
@@ -483,7 +484,7 @@ def test_texts_without_a_tokenizer_are_refused() -> None:
 def random(**given: Any) -> Examples:
     wanted = {"examples": 50, "min_tokens": 2, "max_tokens": 9, **given}
     return make_examples(
-        config_of(random=wanted), None, Limits(n_tokens=16, d_vocab=30, too_long="error")
+        config_of(random=wanted), Codec(), Limits(n_tokens=16, d_vocab=30, too_long="error")
     )
 
 
@@ -558,21 +559,21 @@ def test_a_text_that_is_cut_counts_as_it_was_given(tmp_path: Path) -> None:
 
 def test_a_change_of_the_tokens_alone_changes_the_digest() -> None:
     config = config_of(texts=TEXTS)
-    one = make_examples(config, encoded, NO_LIMITS)
+    one = make_examples(config, Codec(encode=encoded), NO_LIMITS)
 
     def backwards(texts: list[str]) -> Encoded:
         found = encoded(texts)
         return Encoded(ids=[ids[::-1] for ids in found.ids], spans=found.spans)
 
-    two = make_examples(config, backwards, NO_LIMITS)
+    two = make_examples(config, Codec(encode=backwards), NO_LIMITS)
     assert one.digest != two.digest
     assert one.digest_of_format_1 != two.digest_of_format_1
 
 
 def test_which_characters_a_token_covers_is_part_of_the_digest() -> None:
     config = config_of(texts=TEXTS)
-    one = make_examples(config, encoded, NO_LIMITS)
-    two = make_examples(config, lambda texts: Encoded(ids=codes(texts)), NO_LIMITS)
+    one = make_examples(config, Codec(encode=encoded), NO_LIMITS)
+    two = make_examples(config, Codec(encode=lambda texts: Encoded(ids=codes(texts))), NO_LIMITS)
     assert one.has_spans and not two.has_spans
     assert one.digest != two.digest
     assert one.digest_of_format_1 == two.digest_of_format_1 == two.digest

@@ -13,7 +13,8 @@ from tiny_traces import CHOICES, kept, site
 from probekit.config.loading import load_config
 from probekit.inputs import shards
 from probekit.inputs.choosing import Choice, count_rows
-from probekit.inputs.examples import Encoded, Examples, Limits
+from probekit.inputs.contents import Codec, Encoded
+from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import make_examples
 from probekit.inputs.shards import Budget
 from probekit.store.format.schema import ShardSpec, SiteSpec
@@ -174,7 +175,7 @@ def examples_of(lengths: list[int], folder: Path) -> Examples:
     ids = {word: n for n, word in enumerate(w for text in texts for w in text.split())}
     return make_examples(
         config,
-        lambda group: Encoded(ids=[[ids[w] for w in text.split()] for text in group]),
+        Codec(encode=lambda group: Encoded(ids=[[ids[w] for w in text.split()] for text in group])),
         Limits(n_tokens=None, d_vocab=len(ids), too_long="error"),
     )
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError
 from probekit.inputs import Choice, find_spots
-from probekit.inputs.examples import Encoded, Examples, Limits
+from probekit.inputs.contents import Codec, Encoded
+from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import make_examples
 
 Cut = list[tuple[int, int]]
@@ -37,7 +38,9 @@ def read(config: ProbeConfig, cut: Any = by_threes, most: int | None = None) -> 
         spans = [cut(text) for text in texts]
         return Encoded(ids=[[1] * len(one) for one in spans], spans=spans)
 
-    return make_examples(config, encode, Limits(n_tokens=most, d_vocab=9, too_long="truncate"))
+    return make_examples(
+        config, Codec(encode=encode), Limits(n_tokens=most, d_vocab=9, too_long="truncate")
+    )
 
 
 def found(positions: Any, *rows: dict[str, Any], most: int | None = None) -> list[list[int]]:
@@ -147,7 +150,7 @@ def test_a_tokenizer_that_tells_no_characters_finds_no_text() -> None:
     encode = lambda texts: Encoded(ids=[[1]] * len(texts))  # noqa: E731
     limits = Limits(n_tokens=None, d_vocab=9, too_long="truncate")
     with pytest.raises(ConfigError, match="nobody says which characters a token covers"):
-        find_spots(config, make_examples(config, encode, limits))
+        find_spots(config, make_examples(config, Codec(encode=encode), limits))
 
 
 def test_a_column_that_a_probe_names_is_kept_without_asking() -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from probekit.config import ProbeConfig, load_config
 from probekit.errors import ConfigError
-from probekit.inputs.examples import Encoded, Examples, Limits
+from probekit.inputs.contents import Codec, Encoded
+from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import make_examples
 from probekit.store import SealedInputs, UserColumn
 
@@ -41,7 +42,7 @@ def read(**inputs: Any) -> Examples:
     """Read inputs, one token a character."""
     limits = Limits(n_tokens=None, d_vocab=2**21, too_long="truncate")
     encode = lambda texts: Encoded(ids=[[*map(ord, text)] for text in texts])  # noqa: E731
-    return make_examples(config_of(**inputs), encode, limits)
+    return make_examples(config_of(**inputs), Codec(encode=encode), limits)
 
 
 def values_of(examples: Examples) -> dict[str, list[Any]]:
