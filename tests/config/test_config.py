@@ -19,6 +19,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from probekit.config import keyplaces as places, yamltext
+from probekit.config.chats import TemplateInputs
 from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, parse_slice
 from probekit.config.generateconfig import GenerateConfig
 from probekit.config.inputsconfig import DatasetInputs, InputsConfig, RandomInputs
@@ -96,6 +97,9 @@ def test_a_minimal_config_has_every_default(tmp_path: Path) -> None:
             "file": None,
             "dataset": None,
             "tokens": None,
+            "messages": None,
+            "chat_template": None,
+            "template": None,
             "random": None,
             "field": "text",
             "columns": None,
@@ -688,12 +692,14 @@ def every_field() -> Iterator[tuple[str, dict[str, Any], Any]]:
         ("inputs", InputsConfig, {"texts": ["a"]}),
         ("inputs.random", RandomInputs, random),
         ("inputs.dataset", DatasetInputs, {"name": "a"}),
+        ("inputs.template", TemplateInputs, {"date": "2024-07-26"}),
         ("probes[0]", ProbeRule, {"modules": "a"}),
         ("probes[0].einops", EinopsConfig, {"rearrange": "a b -> a b"}),
         ("generate", GenerateConfig, {"max_new_tokens": 3}),
         ("store", StoreConfig, {"path": "a"}),
     ]
     instead = {
+        "messages": "texts",
         "file": "texts",
         "dataset": "texts",
         "random": "texts",
@@ -708,7 +714,8 @@ def every_field() -> Iterator[tuple[str, dict[str, Any], Any]]:
             inside.pop(instead.get(key, ""), None)
             whole = tree()
             if place.startswith("inputs."):
-                whole["inputs"] = {}
+                chat = [{"role": "user", "content": "hi"}]
+                whole["inputs"] = {"messages": chat} if place == "inputs.template" else {}
             if place:
                 places.assign(whole, places.parse_path(place), inside)
             yield f"{place}.{key}" if place else key, whole, field
@@ -1197,7 +1204,7 @@ def test_the_schema_describes_every_field() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     parts = [schema, *schema["$defs"].values()]
-    assert len(parts) == 9
+    assert len(parts) == 10
     for part in parts:
         sizes = {"minimum": 1, "type": "integer"}  # of an einops pattern are keys of their own
         assert part["additionalProperties"] == (
