@@ -126,9 +126,7 @@ class TemplateInputs(Part):
         Annotated[
             dict[str, Any],
             AfterValidator(plain_json),
-            WithJsonSchema(
-                {"type": "object", "propertyNames": {"not": {"enum": [*_TAKEN]}}}
-            ),
+            WithJsonSchema({"type": "object", "propertyNames": {"not": {"enum": [*_TAKEN]}}}),
         ]
     ] = Field(
         default_factory=dict,
@@ -142,7 +140,10 @@ class TemplateInputs(Part):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        if given.get("add_generation_prompt") is True and given.get("continue_final_message") is True:
+        if (
+            given.get("add_generation_prompt") is True
+            and given.get("continue_final_message") is True
+        ):
             yield (
                 "continue_final_message",
                 "given true beside add_generation_prompt: true; a model goes on in the last "

@@ -212,8 +212,7 @@ _WHERE = {
     "additionalProperties": False,
     "if": {
         "anyOf": [
-            {"required": [key], "properties": {key: {"not": {"type": "null"}}}}
-            for key in _OF_CHATS
+            {"required": [key], "properties": {key: {"not": {"type": "null"}}}} for key in _OF_CHATS
         ]
     },
     "then": {"oneOf": [*_exactly_one((*_PLAIN, *_BESIDE))["oneOf"], _NONE]},

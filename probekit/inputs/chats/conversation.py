@@ -9,9 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from probekit.arguments import plain
 from probekit.wording import counted, near, show, show_typed
 
-MOST_MESSAGES = 5000  # of one conversation: each has private characters of its own while it is found
+MOST_MESSAGES = (
+    5000  # of one conversation: each has private characters of its own while it is found
+)
 _ELSEWHERE = {"from": "role", "value": "content", "text": "content", "speaker": "role"}
 _INSTEAD = ("tool_calls", "reasoning_content", "thinking", "reasoning", "function_call")
 
@@ -43,14 +46,15 @@ class Conversation:
         """The messages as plain JSON values."""
         return [dict(message.given) for message in self.messages]
 
-    @property
-    def n_characters(self) -> int:
-        """Characters of all contents."""
-        return sum(len(text) for message in self.messages for text in message.texts)
+    def __len__(self) -> int:
+        """How much of it there is: its messages, and the characters of all contents."""
+        n_characters = sum(len(text) for message in self.messages for text in message.texts)
+        return len(self.messages) + n_characters
 
 
 def read_conversation(given: object) -> Conversation | str:
-    """Read a conversation from plain values; give what is wrong with it where it is none."""
+    """Read a conversation from a source's values; give what is wrong with it where it is none."""
+    given = plain(given)
     if isinstance(given, Mapping) and "messages" in given:
         return "given a mapping that holds `messages`; expected the list of messages itself"
     if not isinstance(given, Sequence) or isinstance(given, str):

@@ -318,4 +318,6 @@ def _is_written(text: str, there: str) -> bool:
 def _n_alike(one: str, other: str) -> int:
     """Count the characters that two texts begin with alike."""
     pairs = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a.lower() != b.lower()), min(len(one), len(other)))
+    return next(
+        (n for n, (a, b) in enumerate(pairs) if a.lower() != b.lower()), min(len(one), len(other))
+    )

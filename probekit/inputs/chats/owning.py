@@ -19,7 +19,13 @@ Owned = tuple[int, int, int, bool]  # begin, end, turn, whether it is content
 
 
 def segments_of(
-    text: str, found: Found, units: Sequence[Unit], *, n_first: int, prompt: int | None, n_turns: int
+    text: str,
+    found: Found,
+    units: Sequence[Unit],
+    *,
+    n_first: int,
+    prompt: int | None,
+    n_turns: int,
 ) -> tuple[Segment, ...]:
     """Divide a rendering.
 

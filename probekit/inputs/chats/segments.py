@@ -30,7 +30,9 @@ class Rendered:
     text: str
     segments: tuple[Segment, ...]  # all characters, in order; none is empty
     roles: tuple[str, ...]  # of each turn
-    is_open: bool = False  # a model goes on in the last turn: a generation prompt, or a continued one
+    is_open: bool = (
+        False  # a model goes on in the last turn: a generation prompt, or a continued one
+    )
     left_out: tuple[int, ...] = ()  # turns of whose content nothing is written
 
     @property
@@ -67,9 +69,7 @@ class Rendered:
             raise ValueError("a segment is of no turn")
         return cls(
             text=text,
-            segments=tuple(
-                Segment(begin=b, end=e, turn=t, is_content=c) for b, e, t, c in plain
-            ),
+            segments=tuple(Segment(begin=b, end=e, turn=t, is_content=c) for b, e, t, c in plain),
             roles=tuple(map(str, roles)),
             is_open=bool(given["is_open"]),
             left_out=tuple(map(int, given["left_out"])),
