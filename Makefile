@@ -52,7 +52,7 @@ test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=anew
 
 # BENCH=--quick for two minutes instead of half an hour. gpu.py says so where there is no GPU.
-BENCHMARKS := startup overhead ragged write checksum read memory order resume dataset peers gpu
+BENCHMARKS := startup overhead ragged write checksum read memory order resume inputs dataset peers gpu
 bench: $(STAMP)-bench
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 

@@ -68,12 +68,24 @@ ABSURD_NUMBERS = st.sampled_from(
         *(float("inf"), float("-inf"), float("nan")),
     ]
 )
-LONG = st.sampled_from([60, 1000, 20_000, 300_000, 3_000_000])
-LONG_TEXTS = st.builds(
-    lambda piece, n: piece * max(1, n // len(piece)),
-    st.sampled_from(["a", "é", "\u202e", " ", "a ", "\n", ".", "*", "a.", "{", "\\", "'", "💥"]),
-    LONG,
-)
+LONG = [60, 1000, 20_000, 300_000, 3_000_000]
+
+
+def repeated(lengths: list[int]) -> Strategy:
+    """Give texts of about so many characters, of one piece over and over."""
+    return st.builds(
+        lambda piece, n: piece * max(1, n // len(piece)),
+        st.sampled_from(
+            ["a", "é", "\u202e", " ", "a ", "\n", ".", "*", "a.", "{", "\\", "'", "💥"]
+        ),
+        st.sampled_from(lengths),
+    )
+
+
+LONG_TEXTS = repeated(LONG)
+# A tokenizer of Rust takes some 300 bytes a token, and ends the process where it gets none: a text
+# that is read whole must go into the memory that an attempt has.
+READ_TEXTS = repeated(LONG[:3])
 GLOBS = st.one_of(
     st.sampled_from(
         [
@@ -224,6 +236,9 @@ PATHS = (
             "columns",
             "file",
             "dataset",
+            "tokens",
+            "special_tokens",
+            "field",
             "limit",
             "max_tokens",
             "too_long",
@@ -281,11 +296,36 @@ MODULES = st.sampled_from(
 )
 EXAMPLES = st.lists(
     st.fixed_dictionaries(
-        {"text": WORDS | LONG_TEXTS},
+        {"text": WORDS | READ_TEXTS},
         optional={"label": NUMBERS | WORDS | st.none(), "a/b": NUMBERS, "score": ABSURD_NUMBERS},
     ),
     min_size=1,
     max_size=3,
+)
+TOKEN_ID = st.integers(0, 60_000) | st.integers(-2, 9) | ABSURD_NUMBERS | WORDS | st.booleans()
+TOKEN_LIST = st.lists(st.integers(0, 1600), max_size=30) | st.lists(TOKEN_ID, max_size=4)
+TOKEN_LISTS = st.lists(TOKEN_LIST, max_size=4) | TOKEN_LIST | HUGE_LISTS
+TOKEN_INPUTS = st.fixed_dictionaries(
+    {"tokens": TOKEN_LISTS},
+    optional={
+        "special_tokens": st.sampled_from(["auto", "none", "bos"]),
+        "too_long": st.sampled_from(["error", "truncate"]),
+        "max_tokens": NUMBERS,
+        "field": WORDS,
+        "columns": st.just("all"),
+    },
+) | st.fixed_dictionaries(
+    {
+        "examples": st.lists(
+            st.fixed_dictionaries(
+                {"ids": TOKEN_LIST | WORDS}, optional={"n": NUMBERS | TOKEN_LIST}
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+        "tokens": st.sampled_from(["ids", "ids", "n", "x"]),
+    },
+    optional={"columns": st.just("all") | st.just(["n"])},
 )
 COLUMNS = st.just("all") | st.lists(WORDS | st.just("label"), max_size=2)
 SPOTS = st.fixed_dictionaries(
@@ -308,6 +348,17 @@ PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("model", "dtype"), st.sampled_from(["float32", "bfloat16", "float16", "float64"])),
     (("model", "attention"), st.sampled_from(["eager", "sdpa", "flash_attention_2"])),
     (("inputs",), st.fixed_dictionaries({"examples": EXAMPLES}, optional={"columns": COLUMNS})),
+    (("inputs",), TOKEN_INPUTS),
+    (
+        ("inputs",),
+        st.fixed_dictionaries(
+            {"texts": st.lists(WORDS, max_size=2)},
+            optional={
+                "special_tokens": WORDS | st.sampled_from(["auto", "none", "bos"]),
+                "field": WORDS,
+            },
+        ),
+    ),
     (("inputs", "random", "examples"), st.integers(0, 300)),
     (("inputs", "random", "max_tokens"), st.integers(0, 300)),
     (("inputs", "batch_tokens"), st.integers(0, 300)),

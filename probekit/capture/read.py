@@ -33,8 +33,10 @@ from probekit.store import (
 from probekit.version import __version__
 
 # What can change which tokens, sites and values a config gives.
-_LIBRARIES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "gguf", "datasets", "pyarrow")
-_LIBRARIES += ("jinja2",)  # of chat templates
+_LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "h5py", "numpy", "gguf", "datasets", "pyarrow"),
+    "jinja2",  # of chat templates
+)
 _SETTLED_NS = 2_000_000_000  # by then a change shows in a file's time, on any file system
 _SURE_DEVICES = ("auto", "cpu")  # which every machine has; only torch can tell of others
 

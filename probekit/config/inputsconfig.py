@@ -258,7 +258,10 @@ def _special_tokens(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     ids = next((key for key in ("tokens", "random") if given.get(key) is not None), None)
     if ids is not None:
-        yield "special_tokens", f"{ids} are token ids as they are; leave it out"
+        yield (
+            "special_tokens",
+            f"{ids} are token ids already, and nothing is put beside them; leave it out",
+        )
     elif given.get("messages") is not None:
         yield "special_tokens", "the chat template writes those of messages; leave it out"
 

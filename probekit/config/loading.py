@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
 )
 
+from probekit.arguments import plain
 from probekit.config.keyplaces import (
     MAX_DEPTH,
     KeyPath,
@@ -118,6 +119,7 @@ def _copied(value: Any, path: KeyPath) -> Any:
         raise ConfigError.of([Fault(Places().where(path[:3]), message)])
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_unset=True)
+    value = plain(value)
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):

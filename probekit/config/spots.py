@@ -1,8 +1,7 @@
-"""Positions by what stands there: a text, a pattern, a column's value, or what is beside one; in
-chats also by whose turn it is.
+"""Positions by what stands there: a text, a pattern, a column's value, or what is beside one.
 
-Knows how a spot is written; nothing of tokens. `positions` of a probe is a spot, or one of the
-words, numbers and slices of fields.py.
+In chats also by whose turn it is. Knows how a spot is written; nothing of tokens. `positions` of a
+probe is a spot, or one of the words, numbers and slices of fields.py.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Chats:
         self, config: ProbeConfig, tokenizer: Any, encode: Encode, own: str | None = None
     ) -> None:
         self._encode, self._config, self._own = encode, config, own
-        self._given = config.inputs.template or TemplateInputs()
+        self._given = config.inputs.template or TemplateInputs.model_validate({})
         source, self._name = _template(config, tokenizer, self._given.tools)
         _check_used(config, self._given, source)
         self._bos = getattr(tokenizer, "bos_token", None)
@@ -197,5 +197,6 @@ def _check_used(config: ProbeConfig, given: TemplateInputs, source: str) -> None
             )
     if given.tools and "tools" not in words:
         raise ConfigError(
-            f"{config.where('inputs.template.tools')}: the template nowhere reads tools; leave them out"
+            f"{config.where('inputs.template.tools')}: the template nowhere reads tools; leave "
+            "them out"
         )

@@ -48,8 +48,10 @@ def read_texts(config: ProbeConfig) -> Iterator[Found]:
     elif inputs.conversations is not None:
         for number, chat in enumerate(inputs.conversations):
             where, said = config.where(f"inputs.messages[{number}]"), read_conversation(chat)
-            is_right = not isinstance(said, str)
-            yield Given(where=where, id=str(number), said=said) if is_right else Fault(where, said)
+            if isinstance(said, str):
+                yield Fault(where, said)
+            else:
+                yield Given(where=where, id=str(number), said=said)
     elif inputs.file is not None:
         assert inputs.place is not None  # where the file is
         yield from _file(inputs.place, Fields.of(config), config.where("inputs.file"))

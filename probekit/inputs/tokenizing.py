@@ -159,7 +159,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 
 
 def chat_digest(tokenizer: Any, plain: str) -> str:
-    """Digest what a tokenizer says of chats, too: its templates, and how special tokens are spelled.
+    """Digest what a tokenizer says of chats, too: templates, and how special tokens are spelled.
 
     Args:
         tokenizer: of transformers.

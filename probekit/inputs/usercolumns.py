@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from probekit.arguments import plain
 from probekit.config import ALL_COLUMNS
 from probekit.errors import Fault
 from probekit.store import BOOL, FLOAT, INT, TEXT, ColumnType, Scalar, UserColumn, wrong_name
@@ -90,7 +91,9 @@ class ColumnReading:
             return Fault(where, f"{whose} {name!r}: all have the same, null where there is none")
         values: dict[str, Scalar] = {}
         for name, given in row.items():
-            value = None if given == "" and self._wanted.is_spelled else given
+            value = given if isinstance(given, str) else plain(given)  # datasets can give numpy's
+            if value == "" and self._wanted.is_spelled:
+                value = None
             kind = _kind_of(value, is_spelled=self._wanted.is_spelled)
             if kind is None and self._wanted.leaves_out:
                 self._left_out.setdefault(str(name), where)

@@ -23,6 +23,5 @@ from .tensors import (
 from .tokenview import (
     ExampleView as ExampleView,
     TokenView as TokenView,
-    TokenView as TokenView,
     view_example as view_example,
 )

@@ -17,8 +17,8 @@ from probekit.config import ProbeConfig, digest_of_format_1, faults_once
 from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import (
     NO_SPOTS,
-    Choices,
     Chats,
+    Choices,
     Codec,
     Examples,
     Limits,

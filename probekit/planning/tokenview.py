@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from probekit.errors import PlanError
 from probekit.inputs import GENERATED, Choice, Examples
 from probekit.planning.planned import Plan
@@ -93,9 +95,9 @@ def _of_chat(examples: Examples, number: int) -> list[dict[str, Any]]:
     found = examples.chat_columns(number, number + 1)
     if not found:
         return []
-    role = found["role"]
+    role, turns, contents = found["role"], found["turn"], found["is_content"]
     assert isinstance(role, Named)
-    plain = zip(role.codes, found["turn"], found["is_content"], strict=True)
+    plain = zip(role.codes, np.asarray(turns), np.asarray(contents), strict=True)
     return [
         {"role": role.names[code], "turn": int(turn), "is_content": bool(content)}
         for code, turn, content in plain

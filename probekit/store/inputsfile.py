@@ -113,7 +113,7 @@ class SealedChats:
         if (self.segments.ends % _SEGMENT).any():
             return "its chats do not lie end to end"
         rows = self.segments.values.reshape(-1, _SEGMENT)
-        if len(rows) and not (0 <= rows[:, 2].min() and rows[:, 2].max() < len(self.roles)):
+        if len(rows) and not (rows[:, 2].min() >= 0 and rows[:, 2].max() < len(self.roles)):
             return "a part of a chat is of no role"
         firsts = self.segments.ends[:-1][self.segments.sizes > 0] // _SEGMENT
         rises = np.diff(rows[:, 0], prepend=0) >= 0

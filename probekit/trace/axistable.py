@@ -198,7 +198,7 @@ class Names:
 
     def __getitem__(self, key: Any) -> Any:
         codes = np.asarray(self.codes[key])
-        if codes.size and not (0 <= codes.min() and codes.max() < len(self.names)):
+        if codes.size and not (codes.min() >= 0 and codes.max() < len(self.names)):
             raise StoreError(f"{self._place} numbers a name that it does not list")
         return np.array([*self.names, None], dtype=object)[codes]
 

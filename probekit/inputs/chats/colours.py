@@ -64,8 +64,8 @@ def colour(contents: Sequence[str], kept: re.Pattern[str] | None) -> Colouring:
 def _chosen(content: str, kept: re.Pattern[str] | None, most: int) -> list[int]:
     """Choose letters, in order."""
     free = bytearray(b"\1") * len(content)
-    for found in () if kept is None else kept.finditer(content):
-        free[found.start() : found.end()] = bytes(found.end() - found.start())
+    for word in () if kept is None else kept.finditer(content):
+        free[word.start() : word.end()] = bytes(word.end() - word.start())
 
     def takes(at: int) -> bool:
         letter = content[at]

@@ -99,10 +99,14 @@ class _Finding:
     def found(self) -> Found:
         """Find all at once, or else one after the other."""
         everywhere = {n: (0, len(unit.text)) for n, unit in enumerate(self._units)}
+        cuts: Sequence[Cut] | None = None
         tried = self._tried(everywhere, turns=True)
         if tried is not None:
             edges, cuts = tried
-            spans = {n: _paired(edges, n) for n in everywhere}
+            own: dict[int, list[Edge]] = {n: [] for n in everywhere}
+            for edge in edges:
+                own[edge.unit].append(edge)
+            spans = {n: _paired(own[n], n) for n in everywhere}
             if all(s is not None and self._agrees(n, s) for n, s in spans.items()):
                 return Found(spans=self._checked({n: s or () for n, s in spans.items()}), cuts=cuts)
         else:
@@ -166,12 +170,15 @@ class _Finding:
         texts = [unit.text for unit in self._units]
         roles = [str(message["role"]) for message in self._messages]
         colouring = colour(texts, self._renders.kept(roles))
-        self._letters = {n: at for n, at in reversed(colouring.places)}
+        self._letters = {n for n, _ in colouring.places}
         coloured = self._rendered(dict(enumerate(colouring.texts)), turns=False)
         found = None if coloured is None else find_runs(coloured, self._real, colouring, texts)
         if found is None:
             return None
-        return {n: [run for run in found if run.unit == n] for n in range(len(texts))}
+        runs: dict[int, list[Run]] = {n: [] for n in range(len(texts))}
+        for run in found:
+            runs[run.unit].append(run)
+        return runs
 
     def _agrees(self, n: int, spans: Sequence[Span]) -> bool:
         """Say whether colours are where marks say that a content is, and nowhere else."""

@@ -148,4 +148,6 @@ def _enclose(body: list[nodes.Node], line: int) -> None:
 
 def _output(function: str, line: int, *arguments: nodes.Expr) -> nodes.Output:
     call = nodes.Call(nodes.Name(function, "load"), [*arguments], [], None, None)
-    return nodes.Output([call]).set_lineno(line)
+    made = nodes.Output([call])
+    made.set_lineno(line)
+    return made

@@ -1,8 +1,8 @@
 """Renderer: conversations to renderings, by a process of its own that carries out the template.
 
-Knows that process, and how long it may be silent; nothing of Jinja. A template is a stranger's code:
-it runs in transformers' sandbox, in a process with little memory and time, and what comes back is
-read as text and numbers.
+Knows that process, and how long it may be silent; nothing of Jinja. A template is a stranger's
+code: it runs in transformers' sandbox, in a process with little memory and time, and what comes
+back is read as text and numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -59,7 +59,6 @@ class Renderer:
         self.setting, self.name = setting, name
         self.asks_for_date = False  # it has written today's date: the setting's
         self._bounds = bounds or Bounds()
-        self._stack = ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: queue.Queue[bytes] = queue.Queue()
 
@@ -164,19 +163,15 @@ class Renderer:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                try:
+                with suppress(BrokenPipeError):  # what a process that is gone has not read
                     pipe.close()
-                except BrokenPipeError:
-                    pass  # what was not read by a process that is gone
 
 
 def _listen(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
     assert process.stdout is not None
-    try:
+    with suppress(ValueError):  # closed while it was read
         for line in process.stdout:
             lines.put(line)
-    except ValueError:
-        pass  # closed while it was read
     lines.put(b"")
 
 

@@ -5,8 +5,9 @@ Knows characters; nothing of templates and tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 NOBODY = -1  # the turn of what a template writes by itself before any message
@@ -53,7 +54,7 @@ class Rendered:
         }
 
     @classmethod
-    def from_json(cls, given: dict[str, Any]) -> Self:
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
         """Read it from plain JSON values.
 
         Raises:
@@ -77,7 +78,7 @@ class Rendered:
 
 
 def merged(owners: Iterable[tuple[int, int, int, bool]]) -> tuple[Segment, ...]:
-    """Make segments of (begin, end, turn, is_content) in order; neighbours that are alike are one."""
+    """Make segments of (begin, end, turn, is_content) in order; those that are alike become one."""
     found: list[list[Any]] = []
     for begin, end, turn, is_content in owners:
         if end <= begin:
@@ -91,4 +92,4 @@ def merged(owners: Iterable[tuple[int, int, int, bool]]) -> tuple[Segment, ...]:
 
 def overlapping(spans: Sequence[tuple[int, int]]) -> bool:
     """Say whether any of some spans in order share a character."""
-    return any(a[1] > b[0] for a, b in zip(spans, spans[1:], strict=False))
+    return any(one[1] > other[0] for one, other in pairwise(spans))

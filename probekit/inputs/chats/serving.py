@@ -2,8 +2,8 @@
 
 Knows JSON lines, signals and the limits of a process; nothing of examples. Standard input brings a
 setting, then batches of conversations; standard output gives a line for each. A template that does
-not end is stopped by an alarm, or where one call takes for ever, by its limit of processor time; one
-that grows, by its limit of memory.
+not end is stopped by an alarm, or where one call takes for ever, by its limit of processor time;
+one that grows, by its limit of memory.
 """
 
 from __future__ import annotations
