@@ -23,7 +23,16 @@ PACKAGE = Path(probekit.__file__).parent
 # without a circle. A new room gets its place here, and a line in CONTRIBUTING.md.
 ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch", "analysis.logitlens", "analysis"),
-    *("capture", "hooks", "planning", "inputs", "models", "models.places", "models.forward"),
+    *(
+        "capture",
+        "hooks",
+        "planning",
+        "inputs",
+        "inputs.chats",
+        "models",
+        "models.places",
+        "models.forward",
+    ),
     *("trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config"),
 )
