@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 from probekit.inputs.chats.colours import Run, colour, find_runs
@@ -202,6 +203,8 @@ class _Finding:
             if cut is not None:
                 return cut
         runs = self._runs_of(n, is_unmarked=tried is not None and not edges)
+        if any(b.first <= a.last and b.first != runs[0].first for a, b in pairwise(runs)):
+            raise NotFoundError(unit.turn, "the template writes its parts in another order")
         spans: list[Span] = []
         for number, run in enumerate(runs):
             before = runs[number - 1] if number else None
