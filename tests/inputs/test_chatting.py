@@ -76,7 +76,7 @@ def theirs(tokenizer: Any, chat: list[dict[str, str]]) -> Any:
 
 
 def places(chat: list[dict[str, str]]) -> Iterator[tuple[int, int, int, int]]:
-    """Give by hand where each message begins, where its content does and ends, and where it ends."""
+    """Give by hand where each message begins, its content begins and ends, and it ends."""
     at = 0
     for message in chat:
         begin = at + len(f"<|im_start|>{message['role']}\n")
@@ -181,7 +181,7 @@ def test_columns_come_back_everywhere(trace: probekit.Trace, tmp_path: Path) -> 
         role = shard["tokens/role"]
         names = [n.decode() if isinstance(n, bytes) else n for n in role.attrs["names"]]
         assert [names[code] for code in role[:]] == frame.role.tolist()
-    place = trace.to_safetensors(tmp_path / "t.safetensors").path
+    place = trace.to_safetensors(tmp_path / "t.safetensors")
     with safe_open(place, "np") as file:
         assert json.loads(file.metadata()["names of tokens/role"]) == names
 
@@ -294,7 +294,11 @@ def test_a_spot_that_no_chat_has_says_why(tmp_path: Path) -> None:
         ({"role": "user", "content": True, "take": 40}, "so there is no number 40"),
         ({"match": "Tokyo", "role": "user"}, "has no token of such a turn"),
     ]
-    probes = [{"sites": "resid_post", "positions": positions} for positions, _ in wrong]
+    sites = ("resid_post", "resid_pre", "mlp_out", "attn_out")
+    probes = [
+        {"sites": site, "positions": positions}
+        for site, (positions, _) in zip(sites, wrong, strict=True)
+    ]
     with pytest.raises(ConfigError) as error:
         make_plan(load_config(config(tmp_path, probes=probes)))
     lines = str(error.value).split("\n")
