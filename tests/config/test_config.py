@@ -337,6 +337,61 @@ MISTAKES = [
         "5: inputs.special_tokens",
         "leave",
     ),
+    ("  texts: [a, b]", "  messages: []", "4: inputs.messages", "expected lists of messages"),
+    ("  texts: [a, b]", "  messages: [[a]]", "4: inputs.messages", "expected lists of messages"),
+    ("  texts: [a, b]", "  messages: chat", "4: inputs.messages", "the name of a field, and none"),
+    ("  texts: [a, b]", "  texts: [a]\n  chat_template: b", "5: inputs.chat_template", "goes with"),
+    ("  texts: [a, b]", "  texts: [a]\n  template: {}", "5: inputs.template", "goes with messages"),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  special_tokens: bos",
+        "5: inputs.special_tokens",
+        "the chat template writes those of messages",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  field: c",
+        "5: inputs.field",
+        "the examples are messages",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  tokens: [1]",
+        "4: inputs.messages",
+        "given tokens and messages, expected one of them",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  template:\n    date: yesterday",
+        "6: inputs.template.date",
+        "expected a date such as 2024-07-26",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  template:\n    arguments: {tools: 1}",
+        "6: inputs.template.arguments",
+        "has a key of its own in the config",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  template:\n    add_generation_prompt: true\n"
+        "    continue_final_message: true",
+        "7: inputs.template.continue_final_message",
+        "leave one out",
+    ),
+    (
+        "mlp",
+        "mlp\n    positions: {role: a, match: b, regex: c}",
+        "7: probes[0].positions.regex",
+        "given match and regex, expected exactly one",
+    ),
+    (
+        "mlp",
+        "mlp\n    positions: {role: a, in: all}",
+        "7: probes[0].positions.in",
+        "goes with match, regex, column",
+    ),
+    ("mlp", "mlp\n    positions: {content: 3}", "7: probes[0].positions.content", "true or false"),
     ("  texts: [a, b]", "  limit: 3", "3: inputs", "given none, expected exactly one of texts"),
     ("  texts: [a, b]", "  texts: [a]\n  file: b", "5: inputs.file", "given texts and file, exp"),
     ("  texts: [a, b]", "  texts: [a]\n  limit: 0", "5: inputs.limit", "expected at least 1"),
@@ -1228,7 +1283,7 @@ def test_the_schema_describes_every_field() -> None:
 # What JSON Schema cannot say: relations of two numbers, and what is gone once the text is read.
 BEYOND_SCHEMA = re.compile(
     r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range|"
-    r"have no fields"
+    r"have no fields|leave one out|such as 2024|goes with match"
 )
 
 
