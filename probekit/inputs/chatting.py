@@ -71,7 +71,7 @@ class Chats:
 
     def close(self) -> None:
         """End the process that renders."""
-        self._renderer.__exit__()
+        self._renderer.close()
 
     def readings(self, chats: Sequence[Conversation]) -> Iterator[Reading | Unread]:
         """Turn conversations into what the model reads, in their order."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 
 import probekit
 from probekit.config import load_config
@@ -200,6 +201,23 @@ def test_what_is_generated_is_the_turn_that_the_prompt_opens(tmp_path: Path) -> 
     assert {*made.tokens.role[:][new]} == {"assistant"} and {*made.tokens.turn[:][new]} == {1}
     assert made.tokens.is_content[:][new].all()
     assert "".join(texts_at(made, "transformer.h.0/output")) == "Cats are"
+
+
+def test_phi3s_chat_format_runs_from_its_config(tmp_path: Path) -> None:
+    """Random weights, and small: the hub has the real ones."""
+    root = Path(probekit.__file__).parents[1] / "configs"
+    given = yaml.safe_load((root / "phi3-chat.yaml").read_text())
+    small = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96}
+    small |= {"num_attention_heads": 4, "num_key_value_heads": 4}
+    given["model"] |= {"weights": "random", "overrides": small, "tokenizer": "sample:tiny-gpt2"}
+    given["inputs"]["chat_template"] = str(root / "phi3-chat.jinja")
+    given["store"]["path"] = str(tmp_path / "run")
+    made = probekit.run(given)
+    # The last token of each question, by its text; the sample's tokenizer cuts at the mark.
+    assert texts_at(made, "model.layers.1/output") == ["?", "?"]
+    assert texts_at(made, "model.layers.1.post_attention_layernorm/input") == ["\n", "\n"]
+    assert made["model.layers.1.self_attn/output"].axes[0] == "example"
+    assert {*made.tokens.role[:]} == {"system", "user", "assistant"}
 
 
 # --- where chats come from

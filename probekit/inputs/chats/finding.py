@@ -99,21 +99,36 @@ class _Finding:
 
     def found(self) -> Found:
         """Find all at once, or else one after the other."""
-        everywhere = {n: (0, len(unit.text)) for n, unit in enumerate(self._units)}
-        cuts: Sequence[Cut] | None = None
-        tried = self._tried(everywhere, turns=True)
-        if tried is not None:
-            edges, cuts = tried
-            own: dict[int, list[Edge]] = {n: [] for n in everywhere}
-            for edge in edges:
-                own[edge.unit].append(edge)
-            spans = {n: _paired(own[n], n) for n in everywhere}
+        whole = {n: (0, len(unit.text)) for n, unit in enumerate(self._units)}
+        edges, cuts = self._tried(whole, turns=True) or (None, None)
+        if edges is not None:
+            spans = self._all_paired(edges, whole)
             if all(s is not None and self._agrees(n, s) for n, s in spans.items()):
                 return Found(spans=self._checked({n: s or () for n, s in spans.items()}), cuts=cuts)
-        else:
-            alone = self._tried({}, turns=True)
-            cuts = None if alone is None else alone[1]
-        return Found(spans=self._checked({n: self._solved(n) for n in everywhere}), cuts=cuts)
+        found = self._trimmed() if edges is None else {}
+        if edges is None:
+            _, cuts = self._tried({}, turns=True) or (None, None)
+        found = {n: found[n] if n in found else self._solved(n) for n in whole}
+        return Found(spans=self._checked(found), cuts=cuts)
+
+    def _trimmed(self) -> dict[int, tuple[Span, ...]]:
+        """Find at once what stands there without the spaces at its ends, as templates trim."""
+        cores = {n: core for n, unit in enumerate(self._units) if (core := _core(unit.text))}
+        edges, _ = self._tried(cores) or (None, None)
+        found = {}
+        for n, spans in self._all_paired(edges or [], cores).items():
+            first, end = cores[n]
+            if spans and self._agrees(n, spans, self._units[n].text[first:end]):
+                found[n] = self._widened(n, [_run(n, first, span, end - first) for span in spans])
+        return found
+
+    def _all_paired(
+        self, edges: Sequence[Edge], marks: Mapping[int, Any]
+    ) -> dict[int, tuple[Span, ...] | None]:
+        own: dict[int, list[Edge]] = {n: [] for n in marks}
+        for edge in edges:
+            own[edge.unit].append(edge)
+        return {n: _paired(own[n], n) for n in marks}
 
     def _checked(self, spans: Mapping[int, tuple[Span, ...]]) -> Mapping[int, tuple[Span, ...]]:
         every = sorted((span, n) for n, some in spans.items() for span in some)
@@ -181,9 +196,9 @@ class _Finding:
             runs[run.unit].append(run)
         return runs
 
-    def _agrees(self, n: int, spans: Sequence[Span]) -> bool:
+    def _agrees(self, n: int, spans: Sequence[Span], text: str | None = None) -> bool:
         """Say whether colours are where marks say that a content is, and nowhere else."""
-        runs, text = self._runs, self._units[n].text
+        runs, text = self._runs, self._units[n].text if text is None else text
         if runs is None or n not in self._letters:
             return all(_is_written(text, self._real[begin:end]) for begin, end in spans)
         inside = [sum(b <= run.begin and run.end < e for run in runs[n]) for b, e in spans]
@@ -205,6 +220,10 @@ class _Finding:
         runs = self._runs_of(n, is_unmarked=tried is not None and not edges)
         if any(b.first <= a.last and b.first != runs[0].first for a, b in pairwise(runs)):
             raise NotFoundError(unit.turn, "the template writes its parts in another order")
+        return self._widened(n, runs)
+
+    def _widened(self, n: int, runs: Sequence[Run]) -> tuple[Span, ...]:
+        """Give all that stands there of a content, of which some characters are known to."""
         spans: list[Span] = []
         for number, run in enumerate(runs):
             before = runs[number - 1] if number else None
@@ -233,18 +252,17 @@ class _Finding:
         if is_unmarked or not core:
             return []
         first = unit.text.index(core)
-        last = first + len(core) - 1
-        tried = self._tried({n: (first, last + 1)})
+        tried = self._tried({n: (first, first + len(core))})
         if tried is not None and (spans := _paired(tried[0], n)) is not None:
             if not all(_is_written(core, self._real[begin:end]) for begin, end in spans):
                 raise NotFoundError(unit.turn, "the template changes it")
-            return [Run(unit=n, first=first, last=last, begin=b, end=e - 1) for b, e in spans]
+            return [_run(n, first, span, len(core)) for span in spans]
         at = self._real.find(core)
         if at < 0:
             raise NotFoundError(unit.turn, "the template changes it so that it is not found")
         if self._real.find(core, at + 1) >= 0:
             raise NotFoundError(unit.turn, "its text stands in several places")
-        return [Run(unit=n, first=first, last=last, begin=at, end=at + len(core) - 1)]
+        return [_run(n, first, (at, at + len(core)), len(core))]
 
     def _begin(self, n: int, run: Run, before: Run | None) -> int:
         """Find where in the rendering the characters begin that lie before a run's first."""
@@ -307,6 +325,18 @@ class _Finding:
             middle = (low + high) // 2
             low, high = (middle, high) if is_there(middle) else (low, middle)
         return low
+
+
+def _core(text: str) -> tuple[int, int] | None:
+    """Give where a text without the spaces at its ends begins and ends; None where it is none."""
+    core = text.strip()
+    return (text.index(core), text.index(core) + len(core)) if core else None
+
+
+def _run(unit: int, first: int, span: Span, n_characters: int) -> Run:
+    """Give characters of a content, from `first` on, that stand at a place."""
+    last = first + n_characters - 1
+    return Run(unit=unit, first=first, last=last, begin=span[0], end=span[1] - 1)
 
 
 def _paired(edges: Sequence[Edge], n: int) -> tuple[Span, ...] | None:

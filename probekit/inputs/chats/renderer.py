@@ -12,17 +12,18 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from probekit.errors import ConfigError
 from probekit.inputs.chats.conversation import Conversation
 from probekit.inputs.chats.segments import Rendered
 from probekit.inputs.chats.setting import Setting
-from probekit.wording import human_bytes
+from probekit.wording import human_bytes, shorten
 
 _PROCESS = "probekit.inputs.chats.serving"
 _STARTS_S = 120.0  # on a busy machine importing transformers can take long
@@ -61,11 +62,16 @@ class Renderer:
         self._bounds = bounds or Bounds()
         self._process: subprocess.Popen[bytes] | None = None
         self._lines: queue.Queue[bytes] = queue.Queue()
+        self._errors: IO[bytes] | None = None  # what the process says of its end
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process; another begins where more is to be rendered."""
         self._stop()
 
     def render(self, conversations: Sequence[Conversation]) -> Iterator[Rendered | Refused]:
@@ -100,11 +106,12 @@ class Renderer:
             return self._process
         self._stop()
         self._lines = queue.Queue()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in _stop)
         process = subprocess.Popen(
             [sys.executable, "-c", f"from {_PROCESS} import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self._process = process
@@ -112,8 +119,9 @@ class Renderer:
         self._send(process, {**asdict(self.setting), "limits": asdict(self._bounds)})
         answer = self._next(_STARTS_S)
         if answer is None:
+            why = self._last_error()
             self._stop()
-            raise ConfigError(f"{self.name}: the process that renders chats did not start")
+            raise ConfigError(f"{self.name}: the process that renders chats did not start{why}")
         if "reason" in answer:
             self._stop()
             refused = _refused(answer)
@@ -155,7 +163,18 @@ class Renderer:
             f"{bounds.seconds:g} s or {human_bytes(bounds.bytes)}"
         )
 
+    def _last_error(self) -> str:
+        """Give the last line that a process which did not start has said; empty for none."""
+        if self._errors is None:
+            return ""
+        self._errors.seek(0)
+        last = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return f": {shorten(last, 200)}" if last else ""
+
     def _stop(self) -> None:
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
         process, self._process = self._process, None
         if process is None:
             return
