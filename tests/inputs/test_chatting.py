@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,7 @@ import yaml
 
 import probekit
 from probekit.config import load_config
-from probekit.errors import ConfigError
+from probekit.errors import ConfigError, StoreError
 from probekit.inputs.chats import Conversation
 from probekit.inputs.rows import Given
 from probekit.inputs.texts import read_texts
@@ -173,7 +174,6 @@ def test_columns_come_back_everywhere(trace: probekit.Trace, tmp_path: Path) -> 
     merged = probekit.open(trace.merge(tmp_path / "one.h5").path)
     assert merged.tokens.role[:].tolist() == frame.role.tolist()
     assert merged.tokens[5] == trace.tokens[5]
-    import h5py
     from safetensors import safe_open
 
     with h5py.File(
@@ -185,6 +185,21 @@ def test_columns_come_back_everywhere(trace: probekit.Trace, tmp_path: Path) -> 
     place = trace.to_safetensors(tmp_path / "t.safetensors")
     with safe_open(place, "np") as file:
         assert json.loads(file.metadata()["names of tokens/role"]) == names
+
+
+@pytest.mark.parametrize("damage", ["no names", "few names", "names are numbers"])
+def test_roles_that_are_no_names_are_refused(
+    trace: probekit.Trace, tmp_path: Path, damage: str
+) -> None:
+    place = trace.merge(tmp_path / "one.h5").path
+    with h5py.File(place, "r+") as file:
+        role = file["tokens/role"]
+        if damage == "no names":
+            del role.attrs["names"]
+        else:
+            role.attrs["names"] = [""] if damage == "few names" else [1, 2, 3, 4]
+    with pytest.raises(StoreError, match="tokens/role .*name"):
+        probekit.open(place).tokens.role[:]
 
 
 def test_what_is_generated_is_the_turn_that_the_prompt_opens(tmp_path: Path) -> None:
