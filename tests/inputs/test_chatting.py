@@ -198,7 +198,7 @@ def test_roles_that_are_no_names_are_refused(
             del role.attrs["names"]
         else:
             role.attrs["names"] = [""] if damage == "few names" else [1, 2, 3, 4]
-    with pytest.raises(StoreError, match="tokens/role .*name"):
+    with pytest.raises(StoreError, match=r"tokens/role .*name"):
         probekit.open(place).tokens.role[:]
 
 
