@@ -1,10 +1,11 @@
 """What a million examples take before the model runs: read, tokenized, sealed.
 
-Texts of about eight words from a .jsonl file: alone, with three columns, and as the token ids that
-the tokenizer gives for them, which need no encoding but are read back as text. Each in a process of
-its own, so that the processor's time is all of it; what is counted begins behind imports and ends
-with a sealed `inputs.h5`. Beside it stands the tokenizer alone, called with a thousand texts at a
-time.
+Texts of about eight words from a .jsonl file: alone, with three columns, as the token ids that the
+tokenizer gives for them, which need no encoding but are read back as text, and as chats of four
+such messages, which a process of its own renders thrice to find where contents stand. Each in a
+process of its own, so that the processor's time is all of it; what is counted begins behind imports
+(but that of chats) and ends with a sealed `inputs.h5`. Beside it stands the tokenizer alone, called
+with a thousand texts at a time.
 
     python benchmarks/inputs.py [--quick] [--json FILE]
 """
@@ -28,18 +29,23 @@ from probekit.models import locate
 from probekit.samples.world import WORDS
 
 _CHILD = """
-import json, sys, time
+import json, resource, sys, time
 from pathlib import Path
 from transformers import AutoTokenizer
 from probekit.config import load_config
-from probekit.inputs import Codec, Limits, Origin, decoding, read_inputs, tokenizing
+from probekit.inputs import Chats, Codec, Limits, Origin, SpecialTokens
+from probekit.inputs import decoding, read_inputs, tokenizing
 from probekit.models import locate
+
+def processor():
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 tokenizer = AutoTokenizer.from_pretrained(locate("sample:tiny-gpt2", "model.name").place)
 given, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 if given is None:
     lines = Path(sys.argv[3]).read_text().splitlines()
-    begin = time.process_time(), time.perf_counter()
+    begin = processor(), time.perf_counter()
     for first in range(0, len(lines), 1000):
         texts = [json.loads(line)["text"] for line in lines[first : first + 1000]]
         tokenizer(texts, return_attention_mask=False, return_offsets_mapping=True)
@@ -48,12 +54,19 @@ else:
     limits = Limits(n_tokens=1024, d_vocab=len(tokenizer), too_long="truncate")
     origin = Origin(config=config, limits=limits, tokenizer="one")
     codec = Codec(encode=tokenizing.encoder(tokenizer, 1024), decode=decoding.decoder(tokenizer))
-    begin = time.process_time(), time.perf_counter()
+    if config.inputs.messages is not None:
+        plain = tokenizing.encoder(tokenizer, 1024, SpecialTokens(tokenizer, "none"))
+        codec = Codec(chats=Chats(config, tokenizer, plain))
+    begin = processor(), time.perf_counter()
     examples, _ = read_inputs(origin, codec, sealed_in=None)
     examples.sealed(origin.digests).seal(folder)
-end = time.process_time(), time.perf_counter()
+end = processor(), time.perf_counter()
 print(json.dumps([end[0] - begin[0], end[1] - begin[1]]))
 """
+
+
+_ROLES = ("system", "user", "assistant", "user")
+_TEMPLATE = Path(__file__).parents[1] / "configs" / "phi3-chat.jinja"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +89,13 @@ def write_rows(path: Path, n: int) -> int:
             texts = [" ".join(draw.choices(WORDS, k=draw.randint(4, 12))) for _ in range(1000)]
             for number, ids in enumerate(tokenizer(texts)["input_ids"]):
                 more = {"label": number % 2, "score": number / 7, "subject": WORDS[number % 50]}
+                said = [texts[number], *draw.sample(texts, 3)]
+                chat = [
+                    {"role": role, "content": content}
+                    for role, content in zip(_ROLES, said, strict=True)
+                ]
                 row = {"text": texts[number], "ids": ids, **more, "number": first + number}
+                row["chat"] = chat
                 file.write(json.dumps(row) + "\n")
                 n_tokens += len(ids)
     return n_tokens
@@ -111,6 +130,7 @@ def main() -> None:
             "texts": {},
             "texts with three columns": {"columns": ["label", "score", "subject"]},
             "token ids": {"tokens": "ids"},
+            "chats of four messages": {"messages": "chat", "chat_template": str(_TEMPLATE)},
         }
         for number, (form, inputs) in enumerate(forms.items()):
             folder = Path(scratch) / str(number)

@@ -238,6 +238,9 @@ PATHS = (
             "dataset",
             "tokens",
             "special_tokens",
+            "messages",
+            "chat_template",
+            "template",
             "field",
             "limit",
             "max_tokens",
@@ -327,6 +330,31 @@ TOKEN_INPUTS = st.fixed_dictionaries(
     },
     optional={"columns": st.just("all") | st.just(["n"])},
 )
+SAID = WORDS | READ_TEXTS | st.just("") | st.lists(st.just({"type": "text", "text": "a"}))
+MESSAGE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "system"]) | WORDS, "content": SAID},
+    optional={"tool_calls": WORDS, "thinking": WORDS, "content": ABSURD_NUMBERS},
+) | st.fixed_dictionaries({"from": WORDS, "value": WORDS})
+CHAT = st.lists(MESSAGE, max_size=3)
+TEMPLATE = st.fixed_dictionaries(
+    {},
+    optional={
+        "add_generation_prompt": st.booleans() | WORDS,
+        "continue_final_message": st.booleans(),
+        "tools": st.lists(st.just({"name": "f"}), max_size=2) | WORDS,
+        "arguments": st.dictionaries(WORDS | st.just("messages"), NUMBERS, max_size=2),
+        "date": WORDS | st.just("2024-07-26"),
+    },
+)
+CHAT_INPUTS = st.fixed_dictionaries(
+    {"messages": st.lists(CHAT, max_size=3) | CHAT | WORDS},
+    optional={
+        "template": TEMPLATE,
+        "chat_template": WORDS | ODD_NAMES,
+        "special_tokens": st.sampled_from(["auto", "none", "bos"]),
+        "columns": st.just("all"),
+    },
+)
 COLUMNS = st.just("all") | st.lists(WORDS | st.just("label"), max_size=2)
 SPOTS = st.fixed_dictionaries(
     {},
@@ -336,6 +364,10 @@ SPOTS = st.fixed_dictionaries(
         "column": WORDS | st.just("label"),
         "after": st.fixed_dictionaries({"match": WORDS}),
         "offset": NUMBERS,
+        "role": WORDS | st.just("user"),
+        "content": st.booleans(),
+        "turn": NUMBERS,
+        "in": st.sampled_from(["all", "contents"]),
         "take": NUMBERS | st.sampled_from(["all", "first", "last"]),
         "missing": st.sampled_from(["skip", "error"]),
     },
@@ -349,6 +381,7 @@ PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("model", "attention"), st.sampled_from(["eager", "sdpa", "flash_attention_2"])),
     (("inputs",), st.fixed_dictionaries({"examples": EXAMPLES}, optional={"columns": COLUMNS})),
     (("inputs",), TOKEN_INPUTS),
+    (("inputs",), CHAT_INPUTS),
     (
         ("inputs",),
         st.fixed_dictionaries(

@@ -48,20 +48,33 @@ Lie = Callable[[h5py.File, str, Place, random.Random], None]
 
 BASE: dict[
     str, Any
-] = {  # two shards, columns, choices, a pool, bfloat16, an execution: a trace with everything
+] = {  # two shards, chats, columns, choices, a pool, bfloat16, an execution: all there is
     "model": {"name": "sample:tiny-gpt2", "device": "cpu", "dtype": "bfloat16"},
     "inputs": {
         "examples": [
-            {"text": "Cats are ", "label": 1, "score": 0.5, "subject": "Cats", "seen": True},
             {
-                "text": "The capital of Japan is",
+                "chat": [{"role": "user", "content": "Cats are "}],
+                "label": 1,
+                "score": 0.5,
+                "subject": "Cats",
+                "seen": True,
+            },
+            {
+                "chat": [{"role": "user", "content": "The capital of Japan is"}],
                 "label": 2,
                 "score": None,
                 "subject": None,
                 "seen": None,
             },
-            {"text": "Dogs", "label": 3, "score": 1.5, "subject": "Dogs", "seen": False},
+            {
+                "chat": [{"role": "assistant", "content": "Dogs"}],
+                "label": 3,
+                "score": 1.5,
+                "subject": "Dogs",
+                "seen": False,
+            },
         ],
+        "messages": "chat",
         "batch_tokens": 8,
     },
     "probes": [
@@ -78,7 +91,10 @@ BASE: dict[
 
 def base_trace(folder: Path) -> None:
     """Record a small trace."""
-    config = {**BASE, "store": {**BASE["store"], "path": str(folder)}}
+    template = folder.parent / "chat.jinja"
+    template.write_text("{% for m in messages %}{{ m.role }} {{ m.content }}\n{% endfor %}")
+    inputs = {**BASE["inputs"], "chat_template": str(template)}
+    config = {**BASE, "inputs": inputs, "store": {**BASE["store"], "path": str(folder)}}
     made = attempt(lambda: probekit.run(config), limits=Limits(cpu_s=60, wall_s=600))
     assert made.kind == "done", made.said
 
@@ -163,6 +179,7 @@ def _steps(path: Path) -> Iterator[Callable[[], Any]]:
     yield lambda: trace.vocabulary[:50]
     yield lambda: [trace.examples[n] for n in range(min(9, len(trace.examples)))]
     yield lambda: [trace.tokens[n] for n in range(min(9, len(trace.tokens)))]
+    yield lambda: (trace.tokens.role[:9], trace.tokens.turn[:9], trace.tokens.is_content[:9])
     yield lambda: [trace.context(n) for n in range(min(9, len(trace.tokens)))]
     yield lambda: trace.execution and trace.execution.forwards[:9]
     yield lambda: trace.execution and trace.execution_order[:9]

@@ -34,9 +34,9 @@ from probekit.capture.spool import Spool
 from probekit.capture.transfer import RowSink
 from probekit.config import GenerateConfig
 from probekit.errors import CaptureError, ProbekitError
-from probekit.inputs import ALONE, ONE_LENGTH, Budget, Choice
+from probekit.inputs import ALONE, ONE_LENGTH, Budget, Choice, Examples
 from probekit.models import out_of_memory
-from probekit.store import FIRST, SHARDS_FOLDER, ShardSpec, ShardTables, sealed_specs
+from probekit.store import FIRST, SHARDS_FOLDER, Named, ShardSpec, ShardTables, sealed_specs
 
 Array = np.ndarray[Any, Any]
 
@@ -427,7 +427,26 @@ def _tables(
         users=examples.columns(begin, end),
         step=np.concatenate(steps),
         **_spans(examples.spans(begin, end), n_prompt, n_tokens),
+        **_chats(examples, begin, n_prompt, n_tokens),
     )
+
+
+def _chats(
+    examples: Examples, begin: int, n_prompt: Array, n_tokens: Array
+) -> dict[str, Array | Named]:
+    """Say whose tokens are; what is generated is of the turn that a chat leaves open."""
+    of_prompts = examples.chat_columns(begin, begin + len(n_tokens))
+    if not of_prompts:
+        return {}
+    is_prompt = np.concatenate([np.arange(n) < p for n, p in zip(n_tokens, n_prompt, strict=True)])
+    ends = [examples.goes_on(begin + n) for n in range(len(n_tokens))]
+    found: dict[str, Array | Named] = {}
+    for at, (name, values) in enumerate(of_prompts.items()):
+        codes = values.codes if isinstance(values, Named) else values
+        every = np.repeat(np.array([end[at] for end in ends], dtype=codes.dtype), n_tokens)
+        every[is_prompt] = codes
+        found[name] = replace(values, codes=every) if isinstance(values, Named) else every
+    return found
 
 
 def _spans(of_prompts: Mapping[str, Array], n_prompt: Array, n_tokens: Array) -> dict[str, Array]:

@@ -33,7 +33,10 @@ from probekit.store import (
 from probekit.version import __version__
 
 # What can change which tokens, sites and values a config gives.
-_LIBRARIES = ("torch", "transformers", "tokenizers", "h5py", "numpy", "gguf", "datasets", "pyarrow")
+_LIBRARIES = (
+    *("torch", "transformers", "tokenizers", "h5py", "numpy", "gguf", "datasets", "pyarrow"),
+    "jinja2",  # of chat templates
+)
 _SETTLED_NS = 2_000_000_000  # by then a change shows in a file's time, on any file system
 _SURE_DEVICES = ("auto", "cpu")  # which every machine has; only torch can tell of others
 
@@ -114,8 +117,9 @@ def _files(config: ProbeConfig) -> tuple[Path, ...] | None:
     texts: tuple[Path, ...] = () if place is None else (place,)
     if place is not None and place.is_dir():
         texts = tuple(sorted(path for path in place.rglob("*") if path.is_file()))
+    template = config.inputs.template_place
     named = models.files_of(config)
-    return None if named is None else (*named, *texts)
+    return None if named is None else (*named, *texts, *([] if template is None else [template]))
 
 
 def _stamp(path: Path) -> Stamp | None:

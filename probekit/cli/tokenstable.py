@@ -17,7 +17,7 @@ from probekit.wording import counted, shorten
 
 if TYPE_CHECKING:
     from probekit.config import ProbeRule
-    from probekit.planning import ExampleView
+    from probekit.planning import ExampleView, TokenView
 
 
 def show_tokens(views: Sequence[ExampleView], probes: Sequence[ProbeRule], n_examples: int) -> None:
@@ -30,11 +30,17 @@ def show_tokens(views: Sequence[ExampleView], probes: Sequence[ProbeRule], n_exa
         said = "".join(f", {name}: {_value(value)}" for name, value in view.columns.items())
         title = f"\nexample {view.number}"
         out.print(Text.assemble((title, "bold"), f" (id {printable(view.id)}{printable(said)})"))
+        is_chat = any(token.role is not None for token in view.tokens)
         rows = [
-            (str(t.position), str(t.id), repr(t.text), " ".join(map(str, t.probes)))
+            (
+                *(str(t.position), str(t.id), repr(t.text)),
+                *(_of_chat(t) if is_chat else ()),
+                " ".join(map(str, t.probes)),
+            )
             for t in view.tokens
         ]
-        show_table(out, ("position", "id", "token", "kept by probe"), rows)
+        of_chat = ("role", "turn", "content") if is_chat else ()
+        show_table(out, ("position", "id", "token", *of_chat, "kept by probe"), rows)
     if len(views) < n_examples:
         shown = counted(len(views), "example", of=n_examples)
         out.print(f"\n{shown}; --example NUMBER shows another")
@@ -43,6 +49,11 @@ def show_tokens(views: Sequence[ExampleView], probes: Sequence[ProbeRule], n_exa
 def _said(probe: ProbeRule) -> str:
     given = probe.positions
     return ", ".join(map(str, given)) if isinstance(given, tuple) else printable(str(given))
+
+
+def _of_chat(token: TokenView) -> tuple[str, str, str]:
+    turn = "" if token.turn is None or token.turn < 0 else str(token.turn)
+    return printable(token.role or ""), turn, "yes" if token.is_content else ""
 
 
 def _value(value: object) -> str:

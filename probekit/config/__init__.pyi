@@ -1,3 +1,4 @@
+from .chats import TemplateInputs as TemplateInputs
 from .fields import (
     ALL_COLUMNS as ALL_COLUMNS,
     PORTABLE_NAMES as PORTABLE_NAMES,

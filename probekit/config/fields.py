@@ -251,8 +251,10 @@ def _override(value: object) -> object:
 
 
 def _row_value(value: object) -> object:
-    """Check a value beside an example; a list can be token ids, which are read like a file's."""
+    """Check a value beside an example; a list can be token ids or messages, read like a file's."""
     value = listed(plain(value))
+    if isinstance(value, tuple) and value and all(isinstance(one, dict) for one in value):
+        return value
     if isinstance(value, tuple) and all(isinstance(one, str | int | float) for one in value):
         return value
     if value is not None and not isinstance(value, str | int | float):
@@ -324,7 +326,12 @@ _POSITION: dict[str, Any] = {"type": "integer", "minimum": -MAX_COUNT, "maximum"
 _SLICE_WORD = {"type": "string", "pattern": rf"^\s*({_SLICE.pattern})\s*$"}
 SCALAR = {"type": ["string", "number", "boolean", "null"]}
 _NUMBERS = {"type": "array", "items": {"type": "integer"}}  # token ids
-_ROW = {"type": "object", "minProperties": 1, "additionalProperties": {"anyOf": [SCALAR, _NUMBERS]}}
+_MESSAGES = {"type": "array", "items": {"type": "object"}}
+_ROW = {
+    "type": "object",
+    "minProperties": 1,
+    "additionalProperties": {"anyOf": [SCALAR, _NUMBERS, _MESSAGES]},
+}
 _ATTRIBUTE = "^[A-Za-z_][A-Za-z0-9_]{0,99}$"
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_storable)]

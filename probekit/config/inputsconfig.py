@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from probekit.arguments import at_home, plain
+from probekit.config.chats import Messages, TemplateInputs
 from probekit.config.fields import (
     ALL_COLUMNS,
     MAX_COUNT,
@@ -86,25 +87,40 @@ class RandomInputs(Part):
             )
 
 
-_SOURCES = ("texts", "examples", "file", "dataset", "tokens", "random")
+_SOURCES = ("texts", "examples", "file", "dataset", "tokens", "messages", "random")
+_NAMING = ("tokens", "messages")  # sources of their own, or the name of a field of another
 _WITH_FIELDS = ("examples", "file", "dataset")
 _GIVE_FIELDS = "give inputs.examples, a file or a dataset"
 
-_UNNAMED: dict[str, Any] = {"tokens": {"not": {"type": "string"}}}
+_UNNAMED: dict[str, Any] = {key: {"not": {"type": "string"}} for key in _NAMING}
+_SAYS_IDS: dict[str, Any] = {"special_tokens": {"const": "auto"}}
+
+
+def _there(key: str) -> dict[str, Any]:
+    return {"required": [key], "properties": {key: {"not": {"type": "null"}}}}
+
+
 _SCHEMA = {
-    **exactly_one(
-        *_SOURCES,
-        beside={"texts": _UNNAMED, "random": {**_UNNAMED, "special_tokens": {"const": "auto"}}},
-    ),
-    "if": {"required": ["tokens"], "properties": {"tokens": {"not": {"type": "null"}}}},
-    "then": {"properties": {"special_tokens": {"const": "auto"}, "field": False}},
+    **exactly_one(*_SOURCES, beside={"texts": _UNNAMED, "random": {**_UNNAMED, **_SAYS_IDS}}),
+    "if": {"anyOf": [_there(key) for key in _NAMING]},
+    "then": {"properties": {**_SAYS_IDS, "field": False}},
     "else": {"properties": {"examples": {"items": {"additionalProperties": SCALAR}}}},
+    "allOf": [
+        {
+            "if": _there("messages"),
+            "then": {"properties": {"tokens": {"type": "null"}}},
+            "else": {
+                "properties": {key: {"type": "null"} for key in ("chat_template", "template")}
+            },
+        }
+    ],
 }
-_SCHEMA["oneOf"][_SOURCES.index("tokens")]["properties"] = {"tokens": {"type": "array"}}
+for _name in _NAMING:
+    _SCHEMA["oneOf"][_SOURCES.index(_name)]["properties"] = {_name: {"type": "array"}}
 
 
 class InputsConfig(Part):
-    """The inputs: exactly one of texts, examples, file, dataset, tokens and random."""
+    """The inputs: exactly one of texts, examples, file, dataset, tokens, messages and random."""
 
     model_config = ConfigDict(json_schema_extra=_SCHEMA)
 
@@ -120,6 +136,17 @@ class InputsConfig(Part):
         None,
         description="Token ids, a list for each example; or the name of the field of examples, a "
         "file or a dataset that holds such lists.",
+    )
+    messages: Deciding[Messages | None] = Field(
+        None,
+        description="Conversations, each a list of {role: ..., content: ...}; or the name of the "
+        "field of examples, a file or a dataset that holds such lists.",
+    )
+    chat_template: Deciding[Place | None] = Field(
+        None, description="A file with the chat template; null: the tokenizer's own."
+    )
+    template: Deciding[TemplateInputs | None] = Field(
+        None, description="What the chat template is given beside the messages."
     )
     random: Deciding[RandomInputs | None] = Field(None, description="Seeded random tokens.")
     field: Deciding[Text] = Field("text", description="The field or column that holds the text.")
@@ -161,8 +188,23 @@ class InputsConfig(Part):
         )
 
     @property
+    def messages_field(self) -> str | None:
+        """The field that holds messages, where `messages` names one."""
+        return self.messages if isinstance(self.messages, str) else None
+
+    @property
+    def conversations(self) -> tuple[list[dict[str, Any]], ...] | None:
+        """The conversations, where `messages` is those."""
+        return None if isinstance(self.messages, str) else self.messages
+
+    @property
+    def template_place(self) -> Path | None:
+        """Where `chat_template` is on this machine."""
+        return None if self.chat_template is None else at_home(self.chat_template)
+
+    @property
     def needs_tokenizer(self) -> bool:
-        """Whether texts have to become token ids."""
+        """Whether texts, or chats, have to become token ids."""
         return self.random is None and self.tokens is None
 
     @property
@@ -184,35 +226,50 @@ class InputsConfig(Part):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str | KeyPath, str]]:
-        tokens = given.get("tokens")
-        is_name = isinstance(tokens, str)
-        fieldless = ("texts", "random") if is_name else ("texts", "tokens", "random")
-        bare = next((key for key in fieldless if given.get(key) is not None), None)
-        if not is_name:
+        key = next((key for key in reversed(_NAMING) if given.get(key) is not None), "tokens")
+        said, is_name = given.get(key), isinstance(given.get(key), str)
+        fieldless = ("texts", "random") if is_name else ("texts", *_NAMING, "random")
+        bare = next((one for one in fieldless if given.get(one) is not None), None)
+        if all(given.get(one) is not None for one in _NAMING):
+            yield "messages", "given tokens and messages, expected one of them"
+        elif not is_name:
             yield from one_source(given, _SOURCES, cls.model_fields)
         elif bare is not None:
-            yield "tokens", f"{bare} have no field {show(tokens)}; {_GIVE_FIELDS}"
-        elif all(given.get(key) is None for key in _WITH_FIELDS):
-            yield "tokens", f"given {show(tokens)}, the name of a field, and none; {_GIVE_FIELDS}"
+            yield key, f"{bare} have no field {show(said)}; {_GIVE_FIELDS}"
+        elif all(given.get(one) is None for one in _WITH_FIELDS):
+            yield key, f"given {show(said)}, the name of a field, and none; {_GIVE_FIELDS}"
         else:
             yield from one_source(given, _WITH_FIELDS, cls.model_fields)
         if given.get("columns") is not None and bare is not None:
             yield "columns", f"{bare} have no fields; {_GIVE_FIELDS}"
-        ids = next((key for key in ("tokens", "random") if given.get(key) is not None), None)
-        if ids is not None and given.get("special_tokens") in ("none", "bos"):
-            yield (
-                "special_tokens",
-                f"{ids} are token ids already, and nothing is put beside them; leave it out",
-            )
-        if tokens is not None and "field" in given:
-            yield "field", "the examples are token ids, and inputs.tokens says where; leave it out"
-        yield from _lists_in(given.get("examples"), tokens)
+        yield from _special_tokens(given)
+        if said is not None and "field" in given:
+            what = "token ids" if key == "tokens" else "messages"
+            yield "field", f"the examples are {what}, and inputs.{key} says where; leave it out"
+        if given.get("messages") is None:
+            for one in ("chat_template", "template"):
+                if given.get(one) is not None:
+                    yield one, "goes with messages alone: give inputs.messages, or leave it out"
+        yield from _lists_in(given.get("examples"), said)
 
 
-def _lists_in(rows: object, tokens: object) -> Iterator[tuple[KeyPath, str]]:
-    """Give what stands as a list in a row, and is no list of token ids."""
+def _special_tokens(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if given.get("special_tokens") not in ("none", "bos"):
+        return
+    ids = next((key for key in ("tokens", "random") if given.get(key) is not None), None)
+    if ids is not None:
+        yield (
+            "special_tokens",
+            f"{ids} are token ids already, and nothing is put beside them; leave it out",
+        )
+    elif given.get("messages") is not None:
+        yield "special_tokens", "the chat template writes those of messages; leave it out"
+
+
+def _lists_in(rows: object, named: object) -> Iterator[tuple[KeyPath, str]]:
+    """Give what stands as a list in a row, and is no list of token ids or messages."""
     for number, row in enumerate(rows if isinstance(rows, list | tuple) else ()):
         for name, value in row.items() if isinstance(row, Mapping) else ():
-            if name != tokens and isinstance(plain(value), list | tuple):
+            if name != named and isinstance(plain(value), list | tuple):
                 place = ("examples", number, name)
                 yield place, f"given {show_typed(value)}, expected {ROW_VALUE_TEXT}"

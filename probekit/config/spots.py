@@ -1,16 +1,16 @@
 """Positions by what stands there: a text, a pattern, a column's value, or what is beside one.
 
-Knows how a spot is written; nothing of tokens. `positions` of a probe is a spot, or one of the
-words, numbers and slices of fields.py.
+In chats also by whose turn it is. Knows how a spot is written; nothing of tokens. `positions` of a
+probe is a spot, or one of the words, numbers and slices of fields.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import regex
-from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import AfterValidator, Discriminator, Field, Tag, WithJsonSchema, create_model
 
 from probekit.config.fields import (
     MAX_COUNT,
@@ -30,6 +30,8 @@ from probekit.wording import show
 _WORD, _LIST, _MAPPING, _NUMBER = (f"{TAG}{name}" for name in ("word", "list", "mapping", "number"))
 _PLAIN = ("match", "regex", "column")
 _BESIDE = ("after", "before")
+_OF_CHATS = ("role", "content", "turn")
+CONTENTS, ALL_TEXT = "contents", "all"  # where in a chat a text is looked for
 
 
 def _word_or_number(value: object) -> str:
@@ -78,8 +80,26 @@ class Spot(Part):
         return f"{key}: {show(getattr(self, key))}"
 
 
-class Where(Spot):
-    """Tokens by what stands there: exactly one of match, regex, column, after and before."""
+if TYPE_CHECKING:
+    _Looking = Spot
+else:  # its key is a word of Python's own
+    _Looking = create_model(
+        "_Looking",
+        __base__=Spot,
+        **{
+            "in": (
+                Deciding[Literal[CONTENTS, ALL_TEXT]],
+                Field(CONTENTS, description="all: in a chat look between contents, too."),
+            )
+        },
+    )
+
+
+class Where(_Looking):
+    """Tokens by what stands there: at most one of match, regex, column, after and before.
+
+    In chats also by turn; what is given together holds together.
+    """
 
     after: Deciding[Spot | None] = Field(
         None, description="The token that comes offset tokens after each spot."
@@ -90,6 +110,15 @@ class Where(Spot):
     offset: Deciding[Count] = Field(
         1, description="How many tokens after the last one of a spot, or before its first."
     )
+    role: Deciding[Name | None] = Field(
+        None, description="In chats: tokens of that role's turns, such as user."
+    )
+    content: Deciding[bool | None] = Field(
+        None, description="In chats: true for what was said, false for what the template writes."
+    )
+    turn: Deciding[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)] | None] = Field(
+        None, description="In chats: tokens of one turn, of those of the role; -1 is the last."
+    )
     take: Deciding[Take] = Field("all", description=f"Which of the tokens: {_TAKE_TEXT}.")
     missing: Deciding[Literal["error", "skip"]] = Field(
         "error", description="skip: an example in which nothing is found has no row."
@@ -97,9 +126,14 @@ class Where(Spot):
 
     @classmethod
     def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        yield from one_source(given, (*_PLAIN, *_BESIDE), cls.model_fields)
+        of_chats = any(given.get(key) is not None for key in _OF_CHATS)
+        sought = [key for key in (*_PLAIN, *_BESIDE) if given.get(key) is not None]
+        if not of_chats or len(sought) > 1:
+            yield from one_source(given, (*_PLAIN, *_BESIDE), cls.model_fields)
         if "offset" in given and not any(given.get(key) is not None for key in _BESIDE):
             yield "offset", "goes with after and before alone"
+        if given.get("in") == ALL_TEXT and not sought:
+            yield "in", "goes with match, regex, column, after and before alone"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -107,15 +141,37 @@ class Where(Spot):
         inner = self.after or self.before
         return super().columns if inner is None else inner.columns
 
-    def __str__(self) -> str:
-        for key in _BESIDE:
-            if (spot := getattr(self, key)) is not None:
-                return f"{self.offset} {key} {{{spot}}}{self._taken}"
-        return f"{super().__str__()}{self._taken}"
+    @property
+    def is_of_chats(self) -> bool:
+        """Whether it says anything that only chats have."""
+        return any(getattr(self, key) is not None for key in _OF_CHATS) or self.looks_everywhere
 
     @property
-    def _taken(self) -> str:
-        return "" if self.take == "all" else f", take: {self.take}"
+    def looks_everywhere(self) -> bool:
+        """Whether a text is looked for between contents, too."""
+        return bool(getattr(self, "in") == ALL_TEXT)
+
+    @property
+    def sought(self) -> Spot | None:
+        """What is looked for; None where tokens are told by their turns alone."""
+        beside = self.after or self.before
+        if beside is not None:
+            return beside
+        return self if any(getattr(self, key) is not None for key in _PLAIN) else None
+
+    def __str__(self) -> str:
+        said = [self._said_sought] if self.sought is not None else []
+        said += [f"{key}: {show(v)}" for key in _OF_CHATS if (v := getattr(self, key)) is not None]
+        said += [f"in: {ALL_TEXT}"] if self.looks_everywhere else []
+        said += [] if self.take == "all" else [f"take: {self.take}"]
+        return ", ".join(said)
+
+    @property
+    def _said_sought(self) -> str:
+        for key in _BESIDE:
+            if (spot := getattr(self, key)) is not None:
+                return f"{self.offset} {key} {{{spot}}}"
+        return super().__str__()
 
 
 def _kind_of(value: object) -> str:
@@ -133,6 +189,7 @@ def _exactly_one(keys: tuple[str, ...]) -> dict[str, Any]:
     return {"oneOf": [{"required": [key], "properties": {key: there}} for key in keys]}
 
 
+_NONE = {"properties": {key: {"type": "null"} for key in (*_PLAIN, *_BESIDE)}}
 _WHERE = {
     "type": "object",
     "properties": {
@@ -145,10 +202,20 @@ _WHERE = {
                 {"type": "integer", "minimum": -MAX_COUNT, "maximum": MAX_COUNT},
             ]
         },
+        "role": {"type": ["string", "null"], "minLength": 1},
+        "content": {"type": ["boolean", "null"]},
+        "turn": {"type": ["integer", "null"], "minimum": -MAX_COUNT, "maximum": MAX_COUNT},
+        "in": {"enum": [CONTENTS, ALL_TEXT]},
         "missing": {"enum": ["error", "skip"]},
     },
     "additionalProperties": False,
-    **_exactly_one((*_PLAIN, *_BESIDE)),
+    "if": {
+        "anyOf": [
+            {"required": [key], "properties": {key: {"not": {"type": "null"}}}} for key in _OF_CHATS
+        ]
+    },
+    "then": {"oneOf": [*_exactly_one((*_PLAIN, *_BESIDE))["oneOf"], _NONE]},
+    "else": _exactly_one((*_PLAIN, *_BESIDE)),
 }
 POSITIONS_HELP = f'{POSITIONS_TEXT}, or a spot such as {{match: " Japan"}}'
 

@@ -33,7 +33,7 @@ from probekit.store import (
     write_execution,
     write_vocabulary,
 )
-from probekit.trace import Patterns, choose_sites
+from probekit.trace import Names, Patterns, choose_sites
 from probekit.wording import one_of
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def _columns(trace: Trace, old: h5py.File) -> Iterator[tuple[str, Any, int]]:
     for table in trace.tables:
         for name in (*(column.name for column in table.stored), *table.undeclared):
             values = table.column(name)
+            values = values.codes if isinstance(values, Names) else values
             yield f"{table.axis.table}/{name}", values, len(values)
     for name, type in trace.columns.types.items():
         values = trace.columns[name]

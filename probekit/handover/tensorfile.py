@@ -73,6 +73,16 @@ def _tables(trace: Trace, sites: tuple[Site, ...]) -> dict[str, MappedRows]:
     return {name: trace.numbers(name, numbers) for name, numbers in found.items()}
 
 
+def _names(trace: Trace) -> dict[str, str]:
+    """Give the names that columns number: `names of tokens/role`, a JSON list."""
+    return {
+        f"names of {table.axis.table}/{column.name}": json.dumps(table.column(column.name).names)
+        for table in trace.tables
+        for column in table.stored
+        if column.is_named
+    }
+
+
 def _header(
     trace: Trace, tensors: Mapping[str, Site | MappedRows], sites: tuple[Site, ...]
 ) -> tuple[bytes, dict[str, int]]:
@@ -83,6 +93,7 @@ def _header(
             "format": "pt",
             **{k: str(v) for k, v in trace.provenance.items()},
             "sites": json.dumps(about),
+            **_names(trace),
         }
     }
     begins, end = {}, 0

@@ -1,4 +1,5 @@
 from . import decoding as decoding, shards as shards, tokenizing as tokenizing
+from .chatting import Chats as Chats, template_in as template_in
 from .choosing import (
     GENERATED as GENERATED,
     NO_SPOTS as NO_SPOTS,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from probekit.arguments import plain
+from probekit.inputs.chats import Conversation, Rendered
 from probekit.wording import show
 
 _MOST = 2**31 - 1  # token ids are stored as int32
@@ -29,7 +31,7 @@ class TokenIds:
         return len(self.ids)
 
 
-Content = str | TokenIds
+Content = str | TokenIds | Conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +57,6 @@ Decode = Callable[[Sequence[Sequence[int]]], Decoded]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Codec:
-    """What a tokenizer can do; without one nothing."""
-
-    encode: Encode | None = None
-    decode: Decode | None = None
-    bos: str | None = None  # its token for the beginning of a text, as it is spelled
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """One example as the model will read it."""
 
@@ -72,13 +65,49 @@ class Reading:
     spans: Spans | None
     n_more: int = 0  # about so many tokens were left out behind these
     has_bos: bool = False  # it begins with the BOS token itself, and got no second one
+    chat: Rendered | None = None  # whose each character is
 
 
-def readings(contents: Sequence[Content], codec: Codec) -> Iterator[Reading]:
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Why there is nothing of an example that the model could read."""
+
+    reason: str
+
+
+class ChatReading(Protocol):
+    """What renders chats, and tokenizes what a template writes."""
+
+    def readings(self, chats: Sequence[Conversation]) -> Iterator[Reading | Unread]:
+        """Turn conversations into what the model reads, in their order."""
+
+    def notes(self) -> Sequence[str]:
+        """Say what the user should know of those that were read."""
+
+    def close(self) -> None:
+        """Let go of what was needed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """What a tokenizer can do; without one nothing."""
+
+    encode: Encode | None = None
+    decode: Decode | None = None
+    bos: str | None = None  # its token for the beginning of a text, as it is spelled
+    chats: ChatReading | None = None
+
+
+def readings(contents: Sequence[Content], codec: Codec) -> Iterator[Reading | Unread]:
     """Turn contents into what the model reads, in their order."""
     texts = [one for one in contents if isinstance(one, str)]
     given = [one for one in contents if isinstance(one, TokenIds)]
-    made = {str: _of_texts(texts, codec), TokenIds: _of_ids(given, codec)}
+    chats = [one for one in contents if isinstance(one, Conversation)]
+    made: dict[type, Iterator[Reading | Unread]] = {
+        str: _of_texts(texts, codec),
+        TokenIds: _of_ids(given, codec),
+        Conversation: _of_chats(chats, codec),
+    }
     for one in contents:
         yield next(made[type(one)])
 
@@ -94,6 +123,11 @@ def _of_texts(texts: list[str], codec: Codec) -> Iterator[Reading]:
             n_more=0 if found.n_more is None else found.n_more[n],
             has_bos=found.has_bos is not None and found.has_bos[n],
         )
+
+
+def _of_chats(chats: list[Conversation], codec: Codec) -> Iterator[Reading | Unread]:
+    assert codec.chats is not None  # made for chats
+    yield from codec.chats.readings(chats)
 
 
 def _of_ids(given: list[TokenIds], codec: Codec) -> Iterator[Reading]:
@@ -124,7 +158,7 @@ def token_ids(value: object, field: str, *, is_spelled: bool = False) -> TokenId
     Returns:
         The ids, or what is wrong with them.
     """
-    found = _unspelled(value) if is_spelled and isinstance(value, str) else value
+    found = unspelled(value) if is_spelled and isinstance(value, str) else value
     found = plain(found)
     if not isinstance(found, list | tuple):
         return f"the field {field!r} is {show(value)}; expected {_FORM}"
@@ -137,7 +171,9 @@ def token_ids(value: object, field: str, *, is_spelled: bool = False) -> TokenId
     return TokenIds(found, field)
 
 
-def _unspelled(cell: str) -> object:
+def unspelled(cell: object) -> object:
+    """Read the JSON of a cell of a .csv file; what is none stays as it is."""
+    assert isinstance(cell, str)
     try:
         return json.loads(cell)
     except (ValueError, RecursionError):  # no JSON, and so no list, which is told as such

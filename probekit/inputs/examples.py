@@ -14,17 +14,23 @@ from typing import Any, Self
 import numpy as np
 
 from probekit.errors import StoreError
+from probekit.inputs.chats import COLUMNS, NOBODY, Parts
 from probekit.inputs.usercolumns import columns_of
 from probekit.store import (
     INPUTS_FILE,
     ColumnType,
+    Named,
     Pieces,
+    SealedChats,
     SealedColumns,
     SealedInputs,
     UserColumn,
 )
 
 Array = np.ndarray[Any, Any]
+
+
+_CHAT_BYTES = 7  # of a token: its role, its turn, whether it is content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,7 @@ class Examples:
         tokens: int32 ids.
         spans: which characters of its text a token covers, `[token, (start, end)]`.
         columns: values of the user's own; None where there are none.
+        chats: whose each character is; None where the texts are no chats.
         n_truncated: examples cut at the limit.
         n_cut: tokens that were cut; 0 where nobody counted them.
         is_about: `n_cut` is an estimate.
@@ -60,6 +67,7 @@ class Examples:
         tokens: Pieces,
         spans: Array | None = None,
         columns: SealedColumns | None = None,
+        chats: SealedChats | None = None,
         n_truncated: int = 0,
         n_cut: int = 0,
         is_about: bool = False,
@@ -69,7 +77,7 @@ class Examples:
         self.n_truncated, self.n_cut, self.is_about = n_truncated, n_cut, is_about
         self.notes = tuple(notes)
         self._ids, self._texts, self._tokens, self._spans = ids, texts, tokens, spans
-        self._columns = columns
+        self._columns, self._chats = columns, chats
         self._digest = digest
 
     @classmethod
@@ -81,6 +89,7 @@ class Examples:
             tokens=sealed.tokens,
             spans=sealed.spans,
             columns=sealed.columns,
+            chats=sealed.chats,
             n_truncated=sealed.n_truncated,
             digest=sealed.digest,
         )
@@ -93,6 +102,7 @@ class Examples:
             tokens=self._tokens,
             spans=self._spans,
             columns=self._columns,
+            chats=self._chats,
             n_truncated=self.n_truncated,
             digest=self.digest,
             made_from=made_from,
@@ -133,6 +143,42 @@ class Examples:
         """Whether it is known which characters a token covers."""
         return self._spans is not None
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The names of roles in chats, by their numbers; none where the texts are no chats."""
+        return () if self._chats is None else self._chats.roles
+
+    def chat(self, example: int) -> Parts:
+        """Give whose each character of an example is, where it is a chat."""
+        assert self._chats is not None  # asked for where there are roles
+        rows = self._chats.segments.piece(example, example + 1)
+        return Parts(rows=np.asarray(rows).reshape(-1, COLUMNS))
+
+    def goes_on(self, example: int) -> tuple[int, int, bool]:
+        """Say whose is what a model writes behind a chat; nobody's where its tokens were cut."""
+        chat = self.chat(example)
+        ends = self.spans(example, example + 1)["char_end"]
+        is_whole = len(ends) and ends[-1] == chat.rows[-1, 0]
+        return chat.goes_on if is_whole else (0, NOBODY, False)
+
+    def chat_columns(self, begin: int, end: int) -> dict[str, Array | Named]:
+        """Say whose the tokens of examples `begin` to `end` are.
+
+        Returns:
+            `role`, `turn` and `is_content`, `[token]`; nothing where the texts are no chats.
+        """
+        if self._chats is None or self._spans is None:
+            return {}
+        found = []
+        for number in range(begin, end):
+            spans = self.spans(number, number + 1)
+            found.append(self.chat(number).owners(spans["char_start"], spans["char_end"]))
+        return {
+            "role": Named(names=self.roles, codes=np.concatenate([one.role for one in found])),
+            "turn": np.concatenate([one.turn for one in found]),
+            "is_content": np.concatenate([one.is_content for one in found]),
+        }
+
     def text(self, example: int) -> str:
         """Give an example's text as it was given, also where its tokens were cut."""
         return _string(self._texts, example)
@@ -160,7 +206,8 @@ class Examples:
     def string_bytes(self) -> Array:
         """Bytes of what each example says, its text, id and columns: int64 `[example]`."""
         said = self._texts.sizes + self._ids.sizes
-        return said if self._columns is None else said + self._columns.rows.sizes
+        said = said if self._columns is None else said + self._columns.rows.sizes
+        return said if self._chats is None else said + _CHAT_BYTES * self.n_tokens
 
     @cached_property
     def digest(self) -> str:
@@ -170,6 +217,8 @@ class Examples:
         more = [] if self._spans is None else [self._spans]
         if self._columns is not None:
             more += [self._columns.said, self._columns.rows.ends, self._columns.rows.values]
+        if self._chats is not None:
+            more += [self._chats.said, self._chats.segments.ends, self._chats.segments.values]
         return self._digest_of(more)
 
     @cached_property

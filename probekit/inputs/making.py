@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, nullcontext
 from itertools import chain
 from typing import Any, Self
 
@@ -15,13 +15,15 @@ import numpy as np
 
 from probekit.config import ProbeConfig, RandomInputs
 from probekit.errors import ConfigError, Fault
-from probekit.inputs.contents import Codec, Reading, TokenIds, place_of_id, readings
+from probekit.inputs.chats import NO_ROLE, Conversation, Parts
+from probekit.inputs.chatting import template_in
+from probekit.inputs.contents import Codec, Reading, TokenIds, Unread, place_of_id, readings
 from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.piecespool import PieceSpool
 from probekit.inputs.rows import Blank, Fields, Found, Given
 from probekit.inputs.texts import read_texts
 from probekit.inputs.usercolumns import ColumnReading, storable
-from probekit.store import SealedColumns
+from probekit.store import SealedChats, SealedColumns
 from probekit.wording import by_count, counted
 
 Array = np.ndarray[Any, Any]
@@ -56,9 +58,10 @@ def make_examples(config: ProbeConfig, codec: Codec, limits: Limits) -> Examples
     """
     if config.inputs.random is not None:
         return _random(config.inputs.random, limits, config)
-    if codec.encode is None and config.inputs.needs_tokenizer:
+    if codec.encode is None and codec.chats is None and config.inputs.needs_tokenizer:
         raise ConfigError(f"{config.where('inputs')}: texts need a tokenizer, and none is at hand")
-    return _tokenize(read_texts(config), codec, limits, config)
+    with closing(codec.chats) if codec.chats is not None else nullcontext():
+        return _tokenize(read_texts(config), codec, limits, config)
 
 
 def look_through(config: ProbeConfig) -> None:
@@ -71,6 +74,7 @@ def look_through(config: ProbeConfig) -> None:
     """
     if config.inputs.random is not None:
         return
+    template_in(config)
     n_texts = n_characters = 0
     sorting = _Sorting(read_texts(config), config.inputs.limit, config.where("inputs"))
     for given in sorting.examples():
@@ -95,12 +99,13 @@ class _Making:
         self._n_truncated = self._n_cut = 0
         self._is_about = False
         self._has_spans = True
+        self._roles = {NO_ROLE: 0}
         self._reading = reading
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._tokens, self._texts, self._ids, self._spans, self._columns = (
-                stack.enter_context(PieceSpool()) for _ in range(5)
+            self._tokens, self._texts, self._ids, self._spans, self._columns, self._parts = (
+                stack.enter_context(PieceSpool()) for _ in range(6)
             )
             self._stack = stack.pop_all()
         return self
@@ -139,6 +144,8 @@ class _Making:
         """Add an example as far as the model takes it."""
         most = limits.n_tokens
         kept = np.array(reading.ids[:most], dtype="<i4")
+        if reading.chat is not None:
+            self._parts.append(Parts.of(reading.chat, self._roles).rows.tobytes())
         self.add(
             id,
             reading.text,
@@ -156,11 +163,16 @@ class _Making:
             tokens=self._tokens.pieces("<i4"),
             spans=self._spans.pieces("<i4").values.reshape(-1, 2) if self._has_spans else None,
             columns=self._sealed_columns(),
+            chats=self._sealed_chats(),
             n_truncated=self._n_truncated,
             n_cut=self._n_cut,
             is_about=self._is_about,
             notes=notes,
         )
+
+    def _sealed_chats(self) -> SealedChats | None:
+        segments = self._parts.pieces("<i4")
+        return SealedChats(roles=tuple(self._roles), segments=segments) if len(segments) else None
 
     def _sealed_columns(self) -> SealedColumns | None:
         types = () if self._reading is None else self._reading.types()
@@ -251,6 +263,8 @@ def _tokenize(
                 values = None if columns is None else columns.add(given.columns, given.where)
                 if isinstance(values, Fault):
                     sorting.tell(values)
+                elif isinstance(reading, Unread):
+                    sorting.tell(Fault(given.where, reading.reason))
                 elif _is_right(given, reading, limits, sorting):
                     making.add_reading(given.id, reading, limits, columns=values)
                     n_with_bos += reading.has_bos
@@ -270,6 +284,7 @@ def _tokenize(
             notes.append(_said_bos(config, codec, n_with_bos, n_texts))
         if n_without_spans and codec.decode is not None and config.inputs.tokens is not None:
             notes.append(_said_spans(config, n_without_spans, n_texts))
+        notes += () if codec.chats is None else codec.chats.notes()
         return making.examples(notes=notes)
 
 
@@ -355,7 +370,8 @@ def _fault(given: Given, reading: Reading, limits: Limits) -> Fault | None:
         return Fault(given.where, _EMPTY)
     about = "about " if n_more else ""
     if limits.too_long == "error" and limits.n_tokens is not None and n_tokens > limits.n_tokens:
-        what = "list" if isinstance(given.said, TokenIds) else "text"
+        kinds = {TokenIds: "list", Conversation: "chat"}
+        what = kinds.get(type(given.said), "text")
         return Fault(
             given.where,
             f"the {what} has {about}{counted(n_tokens + n_more, 'token')}, the limit is "

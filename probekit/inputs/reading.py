@@ -21,7 +21,7 @@ from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import make_examples
 from probekit.store import SealedInputs, file_digest
 
-_SETTINGS, _FILE, _TOKENIZER = "settings", "file", "tokenizer"
+_SETTINGS, _FILE, _TOKENIZER, _TEMPLATE = "settings", "file", "tokenizer", "template"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,9 @@ class Origin:
         yield _SETTINGS, hashlib.sha256(settings.encode()).hexdigest()
         if self.tokenizer is not None:
             yield _TOKENIZER, self.tokenizer
+        template = self.config.inputs.template_place
+        if template is not None and template.is_file():
+            yield _TEMPLATE, file_digest(template)
         place = place_of(self.config)
         if place is not None and place.is_file():
             yield _FILE, file_digest(place)

@@ -11,7 +11,8 @@ from typing import Any
 
 from probekit.config import ProbeConfig
 from probekit.errors import ConfigError, Fault
-from probekit.inputs.contents import Content, token_ids
+from probekit.inputs.chats import read_conversation
+from probekit.inputs.contents import Content, token_ids, unspelled
 from probekit.inputs.usercolumns import Wanted
 from probekit.wording import near, shorten
 
@@ -52,6 +53,8 @@ class Fields:
         key, content = "inputs.field", inputs.field
         if inputs.tokens_field is not None:
             key, content = "inputs.tokens", inputs.tokens_field
+        elif inputs.messages_field is not None:
+            key, content = "inputs.messages", inputs.messages_field
         wanted = Wanted(
             names=config.columns,
             beside=(content, "id"),
@@ -64,6 +67,11 @@ class Fields:
     def are_ids(self) -> bool:
         """Whether examples are lists of token ids."""
         return self.key == "inputs.tokens"
+
+    @property
+    def are_chats(self) -> bool:
+        """Whether examples are conversations."""
+        return self.key == "inputs.messages"
 
 
 def example_of(row: Mapping[str, Any], fields: Fields, where: str, number: int) -> Given | Fault:
@@ -102,12 +110,24 @@ def _content(value: object, fields: Fields, where: str) -> Content | Fault:
     if fields.are_ids:
         found = token_ids(value, name, is_spelled=fields.wanted.is_spelled)
         return Fault(where, found) if isinstance(found, str) else found
+    if fields.are_chats:
+        return _chat(value, fields, where)
     if isinstance(value, str):
         return value
     shown = "null" if value is None else short(value)
     numbers = isinstance(value, list) and {*map(type, value)} == {int}
     meant = f"; are these token ids? Write tokens: {shorten(name)}" if numbers else ""
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        meant = f"; are these messages of a chat? Write messages: {shorten(name)}"
     return Fault(where, f"the field {name!r} is {shown}; expected a text{meant}")
+
+
+def _chat(value: object, fields: Fields, where: str) -> Content | Fault:
+    is_text = fields.wanted.is_spelled and isinstance(value, str)
+    found = read_conversation(unspelled(value) if is_text else value)
+    return (
+        Fault(where, f"the field {fields.content!r}: {found}") if isinstance(found, str) else found
+    )
 
 
 def no_field(fields: Fields, there: Iterable[str]) -> str:

@@ -98,6 +98,7 @@ def tables(examples: Examples, shard: ShardSpec, choices: Choices = NO_SPOTS) ->
         counts=choices.of_shard(shard, n_tokens),
         users=examples.columns(begin, end),
         **examples.spans(begin, end),
+        **examples.chat_columns(begin, end),
     )
 
 

@@ -15,6 +15,7 @@ import regex
 
 from probekit.config import ProbeConfig, Spot, Where
 from probekit.errors import ConfigError, Fault
+from probekit.inputs.chats import NOBODY, Owners
 from probekit.inputs.choosing import Choice, Choices
 from probekit.inputs.examples import Examples
 from probekit.inputs.piecespool import PieceSpool
@@ -37,6 +38,9 @@ class _Read:
     columns: Mapping[str, Scalar]
     begins: Array  # [token]: its first character
     ends: Array  # [token]: the character behind its last
+    owners: Owners | None = None  # whose each token is; None where the text is no chat
+    contents: Sequence[Span] = ()  # of a chat, in order
+    roles: Sequence[str] = ()  # by their numbers
 
 
 def find_spots(config: ProbeConfig, examples: Examples) -> tuple[Choices, list[str]]:
@@ -78,6 +82,14 @@ def find_spots(config: ProbeConfig, examples: Examples) -> tuple[Choices, list[s
 
 def _check(spot: Where, examples: Examples, where: str) -> None:
     """Refuse a spot that no example can have."""
+    if spot.is_of_chats and not examples.roles:
+        key = next(k for k in ("role", "content", "turn", "in") if f"{k}: " in str(spot))
+        raise ConfigError(
+            f"{where}: {key} is of chats, and the inputs are none; give inputs.messages"
+        )
+    if spot.role is not None and spot.role not in examples.roles:
+        there = one_of(spot.role, [role for role in examples.roles if role])
+        raise ConfigError(f"{where}: no chat has a turn of {spot.role!r}; {there}")
     if not examples.has_spans:
         raise ConfigError(
             f"{where}: nobody says which characters a token covers (the inputs are random, or the "
@@ -119,44 +131,97 @@ def _some(examples: Examples, names: Sequence[str], begin: int, end: int) -> Ite
     columns = {c.type.name: c for c in examples.columns(begin, end, names)}
     for number in range(begin, end):
         spans = examples.spans(number, number + 1)
+        starts, ends = spans["char_start"], spans["char_end"]
+        chat = examples.chat(number) if examples.roles else None
         yield _Read(
             number=number,
             text=examples.text(number),
             columns={name: column.value(number - begin) for name, column in columns.items()},
-            begins=spans["char_start"],
-            ends=spans["char_end"],
+            begins=starts,
+            ends=ends,
+            owners=None if chat is None else chat.owners(starts, ends),
+            contents=() if chat is None else [(b, e) for b, e, _, _ in chat.contents],
+            roles=examples.roles,
         )
 
 
 def _tokens(spot: Where, example: _Read) -> Iterator[int]:
     """Give the positions of a spot's tokens; some may come twice."""
-    beside = spot.after or spot.before
-    if beside is None:
-        for span in _spans(spot, example):
-            yield from _covering(span, example).tolist()
+    own = _of_turns(spot, example)
+    for position in _sought(spot, example):
+        if own is None or own[position]:
+            yield position
+
+
+def _of_turns(spot: Where, example: _Read) -> Array | None:
+    """Say which tokens are of the turns that a spot asks for, bool `[token]`; None for all."""
+    owners = example.owners
+    if owners is None:
+        return None
+    found: Array = np.ones(len(owners.turn), dtype=bool)
+    if spot.role is not None:
+        found &= owners.role == example.roles.index(spot.role)
+    if spot.turn is not None:
+        turns = np.unique(owners.turn[found & (owners.turn != NOBODY)])
+        is_there = -len(turns) <= spot.turn < len(turns)
+        found &= owners.turn == turns[spot.turn] if is_there else False
+    if spot.content is not None:
+        found &= owners.is_content == spot.content
+    return found
+
+
+def _sought(spot: Where, example: _Read) -> Iterator[int]:
+    """Give the positions of what a spot looks for, whosever turn it is."""
+    if spot.sought is None:
+        yield from range(len(example.begins))
         return
-    for span in _spans(beside, example):
+    for span in _spans(spot.sought, example, _stretches(spot, example)):
         covering = _covering(span, example)
-        if len(covering):
-            at = covering[-1] + spot.offset if spot.after else covering[0] - spot.offset
-            if 0 <= at < len(example.begins):
-                yield int(at)
+        if not len(covering):
+            continue
+        if spot.after is None and spot.before is None:
+            yield from covering.tolist()
+            continue
+        at = covering[-1] + spot.offset if spot.after else covering[0] - spot.offset
+        if 0 <= at < len(example.begins):
+            yield int(at)
 
 
-def _spans(spot: Spot, example: _Read) -> Iterator[Span]:
-    """Give the characters of each place where a spot is."""
+def _stretches(spot: Where, example: _Read) -> Sequence[Span]:
+    """Give where in a text is looked: everywhere, but in chats in contents alone."""
+    if example.owners is None or spot.looks_everywhere:
+        return [(0, len(example.text))]
+    return example.contents
+
+
+def _is_elsewhere(spot: Where, example: _Read) -> bool:
+    """Say whether what is looked for is there, but of other turns than are asked for."""
+    own = _of_turns(spot, example)
+    return own is not None and any(not own[position] for position in _sought(spot, example))
+
+
+def _spans(spot: Spot, example: _Read, stretches: Sequence[Span]) -> Iterator[Span]:
+    """Give the characters of each place where a spot is, inside of one of some stretches."""
+    for begin, end in stretches:
+        # Cut out, so that ^, $ and looking around see no more than one content.
+        text = example.text if (begin, end) == (0, len(example.text)) else example.text[begin:end]
+        for low, high in _spans_in(spot, example, text):
+            yield begin + low, begin + high
+
+
+def _spans_in(spot: Spot, example: _Read, text: str) -> Iterator[Span]:
     if spot.regex is not None:
-        for match in regex.finditer(spot.regex, example.text, timeout=_MOST_SECONDS):
+        for match in regex.finditer(spot.regex, text, timeout=_MOST_SECONDS):
             if match.end() > match.start():  # no token shares a character with empty text
                 yield match.span()
         return
     wanted = spot.match if spot.column is None else example.columns[spot.column]
     if not isinstance(wanted, str) or not wanted:
         return  # an example without a value has no such place
-    at = example.text.find(wanted)
+    at = text.find(wanted)
     while at >= 0:
         yield at, at + len(wanted)
-        at = example.text.find(wanted, at + len(wanted))
+        at = text.find(wanted, at + len(wanted))
 
 
 def _covering(span: Span, example: _Read) -> Array:
@@ -191,9 +256,16 @@ def _said_missing(spot: Where, examples: Examples, empty: Sequence[int]) -> str:
 
 def _why(spot: Where, example: _Read) -> str:
     """Say why an example has no token of a spot."""
-    place = spot.after or spot.before or spot
-    spans = [*_spans(place, example)]
+    if not list(_tokens(spot, example)) and _is_elsewhere(spot, example):
+        return "has no token of such a turn"
+    place = spot.sought
+    if place is None:
+        n = len(set(_tokens(spot, example)))
+        return f"is {counted(n, 'token')} there, so there is no number {spot.take}"
+    spans = [*_spans(place, example, _stretches(spot, example))]
     if not spans:
+        if [*_spans(place, example, [(0, len(example.text))])]:
+            return "is in no content, but in what the template writes (in: all looks there, too)"
         is_empty = place.regex is not None and regex.search(
             place.regex, example.text, timeout=_MOST_SECONDS
         )

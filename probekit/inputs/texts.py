@@ -18,6 +18,7 @@ from typing import Any
 from probekit.arguments import at_home, no_path
 from probekit.config import DatasetInputs, ProbeConfig
 from probekit.errors import ConfigError, Fault
+from probekit.inputs.chats import read_conversation
 from probekit.inputs.contents import TokenIds
 from probekit.inputs.rows import Blank, Fields, Found, Given, example_of, no_field, short
 from probekit.models import hub_in_reach
@@ -44,6 +45,13 @@ def read_texts(config: ProbeConfig) -> Iterator[Found]:
         for number, ids in enumerate(inputs.token_lists):
             where = config.where(f"inputs.tokens[{number}]")
             yield Given(where=where, id=str(number), said=TokenIds(ids))
+    elif inputs.conversations is not None:
+        for number, chat in enumerate(inputs.conversations):
+            where, said = config.where(f"inputs.messages[{number}]"), read_conversation(chat)
+            if isinstance(said, str):
+                yield Fault(where, said)
+            else:
+                yield Given(where=where, id=str(number), said=said)
     elif inputs.file is not None:
         assert inputs.place is not None  # where the file is
         yield from _file(inputs.place, Fields.of(config), config.where("inputs.file"))

@@ -158,6 +158,19 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+def chat_digest(tokenizer: Any, plain: str) -> str:
+    """Digest what a tokenizer says of chats, too: templates, and how special tokens are spelled.
+
+    Args:
+        tokenizer: of transformers.
+        plain: its digest without that.
+    """
+    templates = getattr(tokenizer, "chat_template", None)
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items()}
+    said = json.dumps([plain, templates, special], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
 def is_fast(tokenizer: Any) -> bool:
     """Say whether a tokenizer is of the package `tokenizers`, and knows characters."""
     return bool(getattr(tokenizer, "is_fast", False))  # mistral-common's has no such word

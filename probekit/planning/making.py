@@ -17,6 +17,7 @@ from probekit.config import ProbeConfig, digest_of_format_1, faults_once
 from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import (
     NO_SPOTS,
+    Chats,
     Choices,
     Codec,
     Examples,
@@ -75,7 +76,7 @@ def make_plan(
     origin = Origin(
         config=config,
         limits=limits,
-        tokenizer=None if tokenizer is None else tokenizing.tokenizer_digest(tokenizer),
+        tokenizer=None if tokenizer is None else _digest(config, tokenizer),
     )
     on_stage(TEXTS)
     examples = _examples(origin, tokenizer, notes, anew=anew)
@@ -252,6 +253,8 @@ def _codec(origin: Origin, tokenizer: Any, notes: list[str]) -> Codec:
         return Codec()
     if inputs.tokens is not None:
         return Codec(decode=decoding.decoder(tokenizer))
+    if inputs.messages is not None:
+        return Codec(chats=_chats(origin, tokenizer))
     special = SpecialTokens(tokenizer, inputs.special_tokens)
     special.check(origin.config)
     if (note := special.note()) is not None:
@@ -259,6 +262,26 @@ def _codec(origin: Origin, tokenizer: Any, notes: list[str]) -> Codec:
     return Codec(
         encode=tokenizing.encoder(tokenizer, origin.limits.n_tokens, special), bos=special.bos
     )
+
+
+def _chats(origin: Origin, tokenizer: Any) -> Chats:
+    if not tokenizing.is_fast(tokenizer):
+        raise ConfigError(
+            f"{origin.config.where('inputs.messages')}: the tokenizer "
+            f"({type(tokenizer).__name__}) does not say which characters a token covers, so that "
+            "nobody can tell whose it is; give another in model.tokenizer, or give texts"
+        )
+    plain = SpecialTokens(tokenizer, "none")
+    encode = tokenizing.encoder(tokenizer, origin.limits.n_tokens, plain)
+    before, _ = plain.added
+    own = " ".join(map(str, tokenizer.convert_ids_to_tokens(before))) or None
+    return Chats(origin.config, tokenizer, encode, own)
+
+
+def _digest(config: ProbeConfig, tokenizer: Any) -> str:
+    """Digest what a tokenizer does to these inputs."""
+    plain = tokenizing.tokenizer_digest(tokenizer)
+    return plain if config.inputs.messages is None else tokenizing.chat_digest(tokenizer, plain)
 
 
 def _said_cut(examples: Examples) -> str:

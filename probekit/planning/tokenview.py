@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from probekit.errors import PlanError
-from probekit.inputs import GENERATED, Choice
+from probekit.inputs import GENERATED, Choice, Examples
 from probekit.planning.planned import Plan
-from probekit.store import Scalar
+from probekit.store import Named, Scalar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,9 @@ class TokenView:
     char_start: int | None  # its first character, and the one behind its last
     char_end: int | None
     probes: tuple[int, ...]  # of the config, that keep it; from 0
+    role: str | None = None  # whose turn of a chat it is of, empty for nobody's; None: is no chat
+    turn: int | None = None  # number of the message, -1 for nobody's
+    is_content: bool | None = None  # whether it has a character of what was said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,7 @@ def view_example(plan: Plan, number: int) -> ExampleView:
     spans = {name: v.tolist() for name, v in examples.spans(number, number + 1).items()}
     text = examples.text(number)
     kept = _kept(plan, number, len(ids))
+    chat = _of_chat(examples, number)
     tokens = []
     for position, token in enumerate(ids):
         start = spans["char_start"][position] if spans else None
@@ -75,12 +81,27 @@ def view_example(plan: Plan, number: int) -> ExampleView:
                 char_start=start,
                 char_end=end,
                 probes=probes,
+                **(chat[position] if chat else {}),
             )
         )
     columns = {c.type.name: c.value(0) for c in examples.columns(number, number + 1)}
     return ExampleView(
         number=number, id=examples.id(number), text=text, columns=columns, tokens=tuple(tokens)
     )
+
+
+def _of_chat(examples: Examples, number: int) -> list[dict[str, Any]]:
+    """Say whose each token is; nothing where the text is no chat."""
+    found = examples.chat_columns(number, number + 1)
+    if not found:
+        return []
+    role, turns, contents = found["role"], found["turn"], found["is_content"]
+    assert isinstance(role, Named)
+    plain = zip(role.codes, np.asarray(turns), np.asarray(contents), strict=True)
+    return [
+        {"role": role.names[code], "turn": int(turn), "is_content": bool(content)}
+        for code, turn, content in plain
+    ]
 
 
 def _kept(plan: Plan, number: int, n_tokens: int) -> dict[int, set[int]]:

@@ -16,6 +16,7 @@ from .format import (
     INT as INT,
     LIBVER as LIBVER,
     MADE_FILE as MADE_FILE,
+    NAMES as NAMES,
     NEWEST as NEWEST,
     NONFINITE as NONFINITE,
     OVERFLOW as OVERFLOW,
@@ -33,6 +34,7 @@ from .format import (
     Format as Format,
     Forward as Forward,
     HDF5Out as HDF5Out,
+    Named as Named,
     Scalar as Scalar,
     ShardSpec as ShardSpec,
     SiteSpec as SiteSpec,
@@ -74,6 +76,7 @@ from .format import (
 )
 from .inputsfile import (
     Pieces as Pieces,
+    SealedChats as SealedChats,
     SealedColumns as SealedColumns,
     SealedInputs as SealedInputs,
     discard_inputs as discard_inputs,

@@ -41,6 +41,7 @@ from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 
+_SEGMENT = 4  # whole numbers of a part of a chat
 _BLOCK = 1 << 22  # values written at a time
 _FROM = "from_"  # attributes that say what the inputs were made from begin so
 
@@ -94,6 +95,33 @@ class SealedColumns:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealedChats:
+    """Whose each character of the texts is."""
+
+    roles: tuple[str, ...]  # names, by their numbers; the first is nobody's, empty
+    segments: Pieces  # of each example int32 [segment, (end, turn, role, is_content)], flat
+
+    @property
+    def said(self) -> Array:
+        """The names as bytes, JSON."""
+        return np.frombuffer(json.dumps(self.roles).encode(), dtype=np.uint8)
+
+    def wrong(self, texts: Pieces) -> str | None:
+        """Say what cannot be in chats that were sealed; None if they are whole."""
+        if len(self.segments) != len(texts) or len(self.segments.values) % _SEGMENT:
+            return "its chats are not those of its texts"
+        if (self.segments.ends % _SEGMENT).any():
+            return "its chats do not lie end to end"
+        rows = self.segments.values.reshape(-1, _SEGMENT)
+        if len(rows) and not (rows[:, 2].min() >= 0 and rows[:, 2].max() < len(self.roles)):
+            return "a part of a chat is of no role"
+        firsts = self.segments.ends[:-1][self.segments.sizes > 0] // _SEGMENT
+        rises = np.diff(rows[:, 0], prepend=0) >= 0
+        rises[firsts] = True
+        return None if rises.all() else "the parts of a chat end before they begin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedInputs:
     """What a model reads in a run."""
 
@@ -102,6 +130,7 @@ class SealedInputs:
     tokens: Pieces  # int32 token ids
     spans: Array | None  # which characters of its text a token covers, [token, (start, end)]
     columns: SealedColumns | None  # values of the user's own
+    chats: SealedChats | None = None  # whose each character is; None where texts are no chats
     n_truncated: int  # examples whose tokens were cut at the limit
     digest: str  # of all of it
     made_from: Mapping[str, str]  # digests of what decided it: settings, file, tokenizer
@@ -141,6 +170,7 @@ class SealedInputs:
                 tokens=_pieces(file, path, "tokens", np.int32),
                 spans=_values(file, path, "spans") if node_in(file, "spans") else None,
                 columns=_columns(file, path) if node_in(file, "columns") else None,
+                chats=_chats(file, path) if node_in(file, "chats") else None,
                 n_truncated=said.get("n_truncated", -1),
                 digest=said.get("inputs_digest", ""),
                 made_from={
@@ -165,6 +195,8 @@ class SealedInputs:
             return f"n_truncated is {self.n_truncated!r}"
         if not isinstance(self.digest, str) or not self.digest:
             return "it has no digest"
+        if self.chats is not None and (wrong := self.chats.wrong(self.texts)) is not None:
+            return wrong
         if self.spans is None:
             return None
         if self.spans.shape != (len(self.tokens.values), 2) or self.spans.dtype.kind != "u":
@@ -206,6 +238,10 @@ class SealedInputs:
             _write(file, "columns/types", self.columns.said)
             _write(file, "columns/values", self.columns.rows.values)
             _write(file, "columns/ends", self.columns.rows.ends, narrow=True)
+        if self.chats is not None:
+            _write(file, "chats/roles", self.chats.said)
+            _write(file, "chats/values", self.chats.segments.values)
+            _write(file, "chats/ends", self.chats.segments.ends, narrow=True)
 
 
 def wrong_inputs(
@@ -259,6 +295,17 @@ def _columns(file: h5py.File, path: Path) -> SealedColumns:
         return SealedColumns.of(bytes(_values(file, path, "columns/types")), rows)
     except (ValueError, TypeError) as error:
         raise StoreError(f"{path}: its columns are none: {error}") from error
+
+
+def _chats(file: h5py.File, path: Path) -> SealedChats:
+    segments = _pieces(file, path, "chats", np.int32)
+    try:
+        roles = json.loads(bytes(_values(file, path, "chats/roles")))
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path}: its roles are none: {error}") from error
+    if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
+        raise StoreError(f"{path}: its roles are no list of names")
+    return SealedChats(roles=tuple(roles), segments=segments)
 
 
 def _pieces(file: h5py.File, path: Path, name: str, dtype: Any) -> Pieces:

@@ -1,4 +1,4 @@
-from .axistable import AxisTable as AxisTable
+from .axistable import AxisTable as AxisTable, Names as Names
 from .names import collapse as collapse, layerless as layerless
 from .notebook import model_of as model_of, site_table as site_table, trace_table as trace_table
 from .notebooktable import (

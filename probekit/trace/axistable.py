@@ -16,10 +16,12 @@ import numpy as np
 from probekit import arguments
 from probekit.errors import StoreError
 from probekit.store import (
+    NAMES,
     TEXT,
     Axis,
     Column,
     Segment,
+    attributes_of,
     dataset_in,
     known_axes,
     names_in,
@@ -125,6 +127,8 @@ class AxisTable:
         column = self.axis.column(name)
         if not self._opened.has(self._path(name)):
             return self._absent(name, column)
+        if column is not None and column.is_named:
+            return Names(self._opened, self._path(name))
         if self._is_text(name):
             return Texts(self._opened, self._path(name))
         return self._opened.numbers(self._path(name), None if column is None else column.numbers)
@@ -167,6 +171,36 @@ class AxisTable:
 
 def _table_of(opened: Any, axis: str) -> Any:
     return opened.table(axis)
+
+
+class Names:
+    """A lazy column of names that the file numbers: `[key]` gives one, or an array of objects.
+
+    `names` are all that there are, and `codes` is the column of their numbers.
+    """
+
+    dtype = np.dtype(object)
+
+    def __init__(self, opened: Opened, path: str) -> None:
+        with open_file(opened._file) as file:
+            said = attributes_of(dataset_in(file, path, virtual=True)).get(NAMES, ())
+        self.codes = opened.numbers(path)
+        self._place = f"{opened.path}: {path}"
+        if not isinstance(said, list | tuple) or not all(isinstance(name, str) for name in said):
+            raise StoreError(f"{self._place} has no list of names")
+        self.names = tuple(said)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} [{len(self)}] of {', '.join(map(repr, self.names))}>"
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, key: Any) -> Any:
+        codes = np.asarray(self.codes[key])
+        if codes.size and not (codes.min() >= 0 and codes.max() < len(self.names)):
+            raise StoreError(f"{self._place} numbers a name that it does not list")
+        return np.array([*self.names, None], dtype=object)[codes]
 
 
 class Texts:

@@ -70,7 +70,7 @@ class Opened:
             return node_in(file, arguments.text("a name", name)) is not None
 
     def numbers(self, name: str, axis: str | None = None) -> MappedRows:
-        """Open a column of whole numbers.
+        """Open a column of whole numbers, or of true and false.
 
         Args:
             name: of the dataset.
@@ -82,7 +82,7 @@ class Opened:
         with open_file(self._file) as file:
             dataset = dataset_in(file, arguments.text("a column's name", name), virtual=True)
             column = MappedRows(dataset, self._file, self._maps, less=self.first(axis))
-        if column.storage.kind not in "iu" or len(column.shape) != 1:
+        if column.storage.kind not in "iub" or len(column.shape) != 1:
             raise StoreError(
                 f"{self.path}: {name} is {list(column.shape)} {column.dtype}; "
                 "expected whole numbers"

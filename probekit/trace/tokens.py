@@ -24,6 +24,9 @@ class Token:
     position: int  # in its example, from 0
     example: int
     step: int  # 0 for a text's own token, 1, 2, ... for generated ones
+    role: str | None = None  # whose turn of a chat it is of, empty for nobody's; None: is no chat
+    turn: int | None = None  # number of the message, -1 for nobody's
+    is_content: bool | None = None  # whether it has a character of what was said
 
 
 class Tokens(AxisTable, Sequence[Token]):
@@ -52,4 +55,14 @@ class Tokens(AxisTable, Sequence[Token]):
             position=position,
             example=example,
             step=int(self.step[row]),
+            **self._of_chat(row),
         )
+
+    def _of_chat(self, row: int) -> dict[str, Any]:
+        if not hasattr(self, "role"):
+            return {}
+        return {
+            "role": str(self.role[row]),
+            "turn": int(self.turn[row]),
+            "is_content": bool(self.is_content[row]),
+        }

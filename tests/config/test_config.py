@@ -19,6 +19,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from probekit.config import keyplaces as places, yamltext
+from probekit.config.chats import TemplateInputs
 from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, parse_slice
 from probekit.config.generateconfig import GenerateConfig
 from probekit.config.inputsconfig import DatasetInputs, InputsConfig, RandomInputs
@@ -96,6 +97,9 @@ def test_a_minimal_config_has_every_default(tmp_path: Path) -> None:
             "file": None,
             "dataset": None,
             "tokens": None,
+            "messages": None,
+            "chat_template": None,
+            "template": None,
             "random": None,
             "field": "text",
             "columns": None,
@@ -333,6 +337,61 @@ MISTAKES = [
         "5: inputs.special_tokens",
         "leave",
     ),
+    ("  texts: [a, b]", "  messages: []", "4: inputs.messages", "expected lists of messages"),
+    ("  texts: [a, b]", "  messages: [[a]]", "4: inputs.messages", "expected lists of messages"),
+    ("  texts: [a, b]", "  messages: chat", "4: inputs.messages", "the name of a field, and none"),
+    ("  texts: [a, b]", "  texts: [a]\n  chat_template: b", "5: inputs.chat_template", "goes with"),
+    ("  texts: [a, b]", "  texts: [a]\n  template: {}", "5: inputs.template", "goes with messages"),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  special_tokens: bos",
+        "5: inputs.special_tokens",
+        "the chat template writes those of messages",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  field: c",
+        "5: inputs.field",
+        "the examples are messages",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  tokens: [1]",
+        "4: inputs.messages",
+        "given tokens and messages, expected one of them",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  template:\n    date: yesterday",
+        "6: inputs.template.date",
+        "expected a date such as 2024-07-26",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  template:\n    arguments: {tools: 1}",
+        "6: inputs.template.arguments",
+        "has a key of its own in the config",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [{role: a, content: b}]\n  template:\n    add_generation_prompt: true\n"
+        "    continue_final_message: true",
+        "7: inputs.template.continue_final_message",
+        "leave one out",
+    ),
+    (
+        "mlp",
+        "mlp\n    positions: {role: a, match: b, regex: c}",
+        "7: probes[0].positions.regex",
+        "given match and regex, expected exactly one",
+    ),
+    (
+        "mlp",
+        "mlp\n    positions: {role: a, in: all}",
+        "7: probes[0].positions.in",
+        "goes with match, regex, column",
+    ),
+    ("mlp", "mlp\n    positions: {content: 3}", "7: probes[0].positions.content", "true or false"),
     ("  texts: [a, b]", "  limit: 3", "3: inputs", "given none, expected exactly one of texts"),
     ("  texts: [a, b]", "  texts: [a]\n  file: b", "5: inputs.file", "given texts and file, exp"),
     ("  texts: [a, b]", "  texts: [a]\n  limit: 0", "5: inputs.limit", "expected at least 1"),
@@ -698,12 +757,14 @@ def every_field() -> Iterator[tuple[str, dict[str, Any], Any]]:
         ("inputs", InputsConfig, {"texts": ["a"]}),
         ("inputs.random", RandomInputs, random),
         ("inputs.dataset", DatasetInputs, {"name": "a"}),
+        ("inputs.template", TemplateInputs, {"date": "2024-07-26"}),
         ("probes[0]", ProbeRule, {"modules": "a"}),
         ("probes[0].einops", EinopsConfig, {"rearrange": "a b -> a b"}),
         ("generate", GenerateConfig, {"max_new_tokens": 3}),
         ("store", StoreConfig, {"path": "a"}),
     ]
     instead = {
+        "messages": "texts",
         "file": "texts",
         "dataset": "texts",
         "random": "texts",
@@ -718,7 +779,8 @@ def every_field() -> Iterator[tuple[str, dict[str, Any], Any]]:
             inside.pop(instead.get(key, ""), None)
             whole = tree()
             if place.startswith("inputs."):
-                whole["inputs"] = {}
+                chat = [{"role": "user", "content": "hi"}]
+                whole["inputs"] = {"messages": chat} if place == "inputs.template" else {}
             if place:
                 places.assign(whole, places.parse_path(place), inside)
             yield f"{place}.{key}" if place else key, whole, field
@@ -1207,7 +1269,7 @@ def test_the_schema_describes_every_field() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     parts = [schema, *schema["$defs"].values()]
-    assert len(parts) == 9
+    assert len(parts) == 10
     for part in parts:
         sizes = {"minimum": 1, "type": "integer"}  # of an einops pattern are keys of their own
         assert part["additionalProperties"] == (
@@ -1221,7 +1283,7 @@ def test_the_schema_describes_every_field() -> None:
 # What JSON Schema cannot say: relations of two numbers, and what is gone once the text is read.
 BEYOND_SCHEMA = re.compile(
     r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range|"
-    r"have no fields"
+    r"have no fields|leave one out|such as 2024|goes with match"
 )
 
 

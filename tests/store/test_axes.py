@@ -231,6 +231,9 @@ def test_the_declaration_is_what_lies_on_disk(tmp_path: Path) -> None:
         "tokens/step": ("<i4", 0),
         "tokens/char_start": ("<i4", 1),
         "tokens/char_end": ("<i4", 1),
+        "tokens/role": ("<i2", 1),
+        "tokens/turn": ("<i4", 1),
+        "tokens/is_content": ("bool", 1),
     }
 
 

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 TEXT = "text"  # the dtype of a column of strings
 
@@ -17,6 +20,7 @@ ALL_TOKENS = "all"  # the rows of a site with one row for every token
 PER_EXAMPLE = "example"  # the rows of a site with one row for every example
 
 EXAMPLE, TOKEN = "example", "token"
+NAMES = "names"  # the attribute of a column whose values number names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,15 @@ class Column:
     since: int = 0  # the minor number of the format that brought it
     default: int | None = None  # the value of every row where a trace has no such column
     spelled: str | None = None  # where values are token ids: the name under which their strings go
+    is_named: bool = False  # values number the names that the dataset's attribute NAMES lists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """Values of a column that numbers names."""
+
+    names: tuple[str, ...]
+    codes: np.ndarray[Any, Any]  # [row]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +132,7 @@ def declare(examples: Axis, *inner: Axis) -> Mapping[str, Axis]:
     return {axis.name: axis for axis in (whole, *inner)}
 
 
+_OF_CHATS = "where contents stand in what the chat template writes; there for chats alone"
 _OF_TEXTS = "the tokenizer's offsets; not there where it says none, as for random tokens"
 
 AXES: Mapping[str, Axis] = declare(
@@ -167,6 +181,29 @@ AXES: Mapping[str, Axis] = declare(
                 unit="character",
                 means="the character behind the last one: char_start where it covers none",
                 source=_OF_TEXTS,
+            ),
+            Column(
+                name="role",
+                dtype="<i2",
+                since=1,
+                is_named=True,
+                means="whose turn of a chat the token is of, as a number of the attribute names; "
+                "empty for nobody's",
+                source=_OF_CHATS,
+            ),
+            Column(
+                name="turn",
+                dtype="<i4",
+                since=1,
+                means="number of the message in its chat, from 0; -1 for nobody's",
+                source=_OF_CHATS,
+            ),
+            Column(
+                name="is_content",
+                dtype="bool",
+                since=1,
+                means="whether the token has a character of what was said, or is the template's",
+                source=_OF_CHATS,
             ),
         ),
     ),

@@ -17,12 +17,14 @@ from probekit.store.format import (
     EXAMPLE,
     FIRST,
     LIBVER,
+    NAMES,
     TEXT,
     TOKEN,
     Axis,
     Column,
     Format,
     HDF5Out,
+    Named,
     ShardSpec,
     SiteSpec,
     UserColumn,
@@ -35,7 +37,7 @@ from probekit.store.format import (
 ALIGNED: Mapping[str, Any] = {"alignment_threshold": 1, "alignment_interval": 64}
 
 Array = np.ndarray[Any, Any]
-Values = Array | Sequence[str]  # of a column
+Values = Array | Sequence[str] | Named  # of a column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class ShardTables:
         choices: Mapping[str, Array],
         counts: Mapping[str, Array],
         users: Sequence[UserColumn] = (),
-        **more: Array | None,
+        **more: Array | Named | None,
     ) -> Self:
         """Give the tables of texts and their tokens.
 
@@ -162,6 +164,10 @@ def _extents(axis: Axis, shard: ShardSpec, tables: ShardTables) -> Iterator[tupl
 def _write_column(file: h5py.File, axis: Axis, column: Column, values: Values) -> h5py.Dataset:
     """Write a column of an axis' table, as it is declared."""
     path = f"{axis.table}/{column.name}"
+    if isinstance(values, Named):
+        made = file.create_dataset(path, data=values.codes.astype(column.dtype))
+        made.attrs[NAMES] = np.array(values.names, dtype=h5py.string_dtype())
+        return made
     if column.dtype == TEXT:
         return file.create_dataset(path, data=list(values), dtype=h5py.string_dtype())
     return file.create_dataset(path, data=np.asarray(values).astype(column.dtype))

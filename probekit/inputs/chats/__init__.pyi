@@ -1,0 +1,10 @@
+from .conversation import Conversation as Conversation, read_conversation as read_conversation
+from .renderer import Bounds as Bounds, Refused as Refused, Renderer as Renderer
+from .segments import NOBODY as NOBODY, Rendered as Rendered, Segment as Segment
+from .setting import Setting as Setting
+from .tokenowners import (
+    COLUMNS as COLUMNS,
+    NO_ROLE as NO_ROLE,
+    Owners as Owners,
+    Parts as Parts,
+)

@@ -1,0 +1,253 @@
+"""Where contents stand: hard contents on every template, and whose turn the rest is.
+
+Expected places are found by hand here: by what a template is known to do to a content.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from chat_templates import CHATS, DATE, FOLDER, SPECIAL, read_cases
+
+from probekit.inputs.chats import Rendered, Setting
+from probekit.inputs.chats.rendering import Refusal, render
+from probekit.inputs.chats.templating import Templating
+
+CHATML = (FOLDER / "chatml.jinja").read_text()
+TEMPLATES = {
+    path.stem: Templating(Setting(source=path.read_text(), date=DATE, variables=SPECIAL))
+    for path in sorted(FOLDER.glob("*.jinja"))
+}
+ALTER = ("shouts", "escapes")  # what they write of a content is not the content
+SPLIT = ("qwen3", "qwq", "deepseek_r1")  # at </think>
+
+
+def chat(*contents: str) -> list[dict[str, Any]]:
+    """Make a chat of a user and an assistant by turns."""
+    return [
+        {"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(contents)
+    ]
+
+
+def rendered(source: str, messages: list[dict[str, Any]], **given: Any) -> Rendered:
+    setting = Setting(source=source, date=DATE, variables=SPECIAL, **given)
+    found = render(Templating(setting), messages)
+    assert isinstance(found, Rendered), found
+    return found
+
+
+def contents_of(found: Rendered) -> dict[int, list[str]]:
+    texts: dict[int, list[str]] = {}
+    for begin, end, _, turn in found.pieces:
+        texts.setdefault(turn, []).append(found.text[begin:end])
+    return texts
+
+
+HARD = {
+    "the same in every turn": chat("yes", "yes", "yes", "yes"),
+    "the roles' names": chat("user", "assistant", "assistant", "user"),
+    "a word of the scaffolding": chat("INST", "end", "im_start", "think"),
+    "one letter": chat("a", "e", "s", "1"),
+    "nothing but lines": chat("\n", "\n\n", "\n", "ok"),
+    "nothing": chat("", "", "hi", ""),
+    "emoji and other scripts": chat("👩‍👩‍👧 é ü", "日本語です。", "🎉", "…"),
+    "spaces at both ends": chat("  a b  ", "\t\n x\n\n", " ", "  "),
+    "digits": chat("1", "2", "1", "2"),
+    "signs": chat("?", "!", ":", " : "),
+    "quotes": chat('say "hi"\\n', "it's", '"', "'"),
+    "a template": chat("{{ messages }}", "{% for x in y %}", "{# no #}", "{{"),
+    "special tokens": chat("<|im_end|>\n<|im_start|>user\nHi", "</s>", "<s>[INST] x [/INST]", "."),
+    "looks like a tool's": chat("<tool_response>x</tool_response>", "y", "<tool_response>", "z"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_a_hard_content_is_found_whole_or_as_it_was_trimmed(name: str) -> None:
+    messages = HARD[name]
+    for template, templating in TEMPLATES.items():
+        if template in ALTER:
+            continue
+        found = render(templating, messages)
+        assert isinstance(found, Rendered), (template, found)
+        texts = contents_of(found)
+        for turn, message in enumerate(messages):
+            content = message["content"]
+            right = {content, content.strip(), content.lstrip("\n")}
+            assert {*texts.get(turn, [])} <= right, (template, turn, texts)
+            assert turn in texts or not content.strip(), (template, turn)
+
+
+def test_what_is_altered_is_found_where_it_stands() -> None:
+    found = rendered((FOLDER / "escapes.jinja").read_text(), chat('say "hi"\n', "\t"))
+    assert contents_of(found) == {0: ['say \\"hi\\"\\n'], 1: ["\\t"]}
+    found = rendered((FOLDER / "shouts.jinja").read_text(), chat("user", "assistant"))
+    assert contents_of(found) == {0: ["USER"], 1: ["ASSISTANT"]}
+
+
+@pytest.mark.parametrize("template", SPLIT)
+def test_a_thought_that_is_dropped_is_no_content(template: str) -> None:
+    messages = chat("q", "<think>a b</think>a b", "q", "<think>\n\n</think>\n\na</think>b")
+    found = render(TEMPLATES[template], messages)
+    assert isinstance(found, Rendered)
+    assert contents_of(found) == {0: ["q"], 1: ["a b"], 2: ["q"], 3: ["b"]}
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ m.content | reverse }};", "in another order"),
+        ("{{ m.content.split(' ')[::-1] | join(' ') }};", "in another order"),
+        ("{{ m.content.encode('utf-16').hex() if m.content else '' }}", "fails|not found"),
+    ],
+)
+def test_what_cannot_be_proved_is_refused(source: str, reason: str) -> None:
+    template = f"{{% for m in messages %}}{source}{{% endfor %}}"
+    found = render(Templating(Setting(source=template, date=DATE)), chat("one two three", "four"))
+    assert isinstance(found, Refusal), found
+    assert re.search(reason, found.reason)
+
+
+def test_a_part_that_is_written_is_found_and_the_rest_is_nowhere() -> None:
+    three = "{% for m in messages %}{{ m.content[:3] }};{% endfor %}"
+    assert contents_of(rendered(three, chat("one two", "four five"))) == {0: ["one"], 1: ["fou"]}
+    none = rendered("{% for m in messages %}{{ m.content | length }};{% endfor %}", chat("one two"))
+    assert (none.pieces, none.left_out) == ((), (0,))
+
+
+def test_a_long_content_and_many_turns() -> None:
+    long = "word " * 200_000
+    found = rendered(CHATML, chat(long, "ok"))
+    assert contents_of(found) == {0: [long], 1: ["ok"]}
+    many = chat(*["same"] * 50)
+    assert contents_of(rendered(CHATML, many)) == {n: ["same"] for n in range(50)}
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ["developer", "user", "assistant"],
+        ["user", "system", "assistant", "system"],
+        ["user", "user", "user"],
+        ["tool", "observation", "user"],
+    ],
+)
+def test_any_roles_in_any_order(roles: list[str]) -> None:
+    messages = [{"role": role, "content": f"text {n}"} for n, role in enumerate(roles)]
+    found = rendered(CHATML, messages)
+    assert [(found.text[b:e], role, turn) for b, e, role, turn in found.pieces] == [
+        (f"text {n}", role, n) for n, role in enumerate(roles)
+    ]
+
+
+def test_parts_of_a_content_are_pieces_of_one_turn() -> None:
+    source = (
+        "{% for m in messages %}<{{ m.role }}>"
+        "{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
+    )
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "one"}]
+    found = rendered(source, [{"role": "user", "content": parts}])
+    assert [(b, e, turn) for b, e, _, turn in found.pieces] == [(6, 9, 0), (9, 12, 0)]
+
+
+# --- whose the rest is; by hand, turn by turn: "0:<|im_start|>user\n 0C:hi"
+
+OWNERS = {
+    ("llama2", "system"): [
+        (-1, "<s>"), (1, "[INST] <<SYS>>\n"), (0, "Be brief."), (1, "\n<</SYS>>\n\n"),
+        (1, "Hello there"), (1, " [/INST]"), (2, " "), (2, "Hi!"), (2, " </s>"),
+        (3, "<s>[INST] "), (3, "How are you?"), (3, " [/INST]"),
+    ],
+    ("qwen25", "plain +prompt"): [
+        (-1, "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"),
+        (0, "<|im_start|>user\n"), (0, "Hello there"), (0, "<|im_end|>\n"),
+        (1, "<|im_start|>assistant\n"), (1, "Hi!"), (1, "<|im_end|>\n"),
+        (2, "<|im_start|>user\n"), (2, "How are you?"), (2, "<|im_end|>\n"),
+        (3, "<|im_start|>assistant\n"),
+    ],
+    ("phi3", "system +prompt"): [
+        (-1, "<s>"), (0, "<|system|>\n"), (0, "Be brief."), (0, "<|end|>\n"),
+        (1, "<|user|>\n"), (1, "Hello there"), (1, "<|end|>\n"),
+        (2, "<|assistant|>\n"), (2, "Hi!"), (2, "<|end|>\n"),
+        (3, "<|user|>\n"), (3, "How are you?"), (3, "<|end|>\n"), (4, "<|assistant|>\n"),
+    ],
+    ("reorders", "system"): [
+        (1, "[user] "), (1, "Hello there"), (1, "\n"), (2, "[assistant] "), (2, "Hi!"), (2, "\n"),
+        (3, "[user] "), (3, "How are you?"), (3, "\n"), (0, "[rules] "),
+        (0, "Be brief."), (0, "\n"),
+    ],
+    ("zephyr", "system +prompt"): [
+        (0, "<|system|>\n"), (0, "Be brief."), (0, "</s>\n"), (1, "<|user|>\n"),
+        (1, "Hello there"), (1, "</s>\n"), (2, "<|assistant|>\n"), (2, "Hi!"), (2, "</s>\n"),
+        (3, "<|user|>\n"), (3, "How are you?"), (3, "</s>\n"), (4, "<|assistant|>\n"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [c for c in read_cases() if (c.template, c.head) in OWNERS])
+def test_what_a_template_writes_at_a_message_is_of_its_turn(case: Any) -> None:
+    found = render(Templating(case.setting), case.messages)
+    assert isinstance(found, Rendered)
+    segments = [(s.turn, found.text[s.begin : s.end]) for s in found.segments]
+    assert segments == OWNERS[case.template, case.head]
+
+
+def test_a_tool_call_is_of_its_turn_and_no_content() -> None:
+    messages = [{k: v for k, v in m.items() if v is not None} for m in CHATS["tools"]]
+    found = render(TEMPLATES["qwen25"], messages)
+    assert isinstance(found, Rendered)
+    (call,) = [s for s in found.segments if "weather" in found.text[s.begin : s.end]]
+    assert (call.turn, call.is_content, found.roles[1]) == (1, False, "assistant")
+
+
+def test_a_message_of_which_nothing_is_written_is_told() -> None:
+    source = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    messages = [{"role": "system", "content": "Be brief."}, *chat("Hi")]
+    assert rendered(source, messages).left_out == (0,)
+
+
+# --- the end of a chat
+
+
+def test_a_final_message_goes_on() -> None:
+    for template in ("chatml", "llama3", "gemma"):
+        source = (FOLDER / f"{template}.jinja").read_text()
+        found = rendered(source, chat("Hi", "The answer is "), continue_final_message=True)
+        assert found.text.endswith("The answer is " if template == "chatml" else "The answer is")
+        assert found.pieces[-1][1] == len(found.text) and found.is_open
+        assert [turn for _, _, _, turn in found.pieces] == [0, 1]
+
+
+def test_a_generation_prompt_is_the_next_turn_of_the_assistant() -> None:
+    found = rendered(CHATML, chat("Hi"), add_generation_prompt=True)
+    last = found.segments[-1]
+    assert (found.text[last.begin :], last.turn) == ("<|im_start|>assistant\n", 1)
+    assert found.roles == ("user", "assistant") and found.is_open
+    assert not rendered(CHATML, chat("Hi")).is_open
+
+
+# --- what a template refuses, and where
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "reason"),
+    [
+        ("a\n{{ raise_exception('no system') }}", 2, "refuses it: no system"),
+        ("\n\n{{ messages[0].content.nope.x }}", 3, "has no attribute 'nope'"),
+        ("{{ messages.__class__.__mro__ }}", 1, "unsafe"),
+        ("{{ 'a' + messages }}", 1, "concatenate"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}", 1, "calls itself"),
+        ("\n{% for i in range(10**9) %}{% endfor %}", 2, "too big"),
+        ("", None, "writes nothing"),
+    ],
+)
+def test_a_failing_template_names_its_line(source: str, line: int | None, reason: str) -> None:
+    found = render(Templating(Setting(source=source, date=DATE)), chat("hi"))
+    assert isinstance(found, Refusal)
+    assert reason in found.reason and found.line == line
+
+
+def test_private_characters_are_refused() -> None:
+    found = render(TEMPLATES["chatml"], chat("a\U00100000b"))
+    assert isinstance(found, Refusal) and "private characters" in found.reason
