@@ -75,13 +75,17 @@ class Chats:
 
     def readings(self, chats: Sequence[Conversation]) -> Iterator[Reading | Unread]:
         """Turn conversations into what the model reads, in their order."""
-        found = [*self._renderer.render(chats)]
+        found: list[Rendered | Refused] = []
+        for one in self._renderer.render(chats):
+            found.append(one)
+            if isinstance(one, Refused) and one.is_bound:  # each of a thousand could take as long
+                break
         texts = [one.text for one in found if isinstance(one, Rendered)]
         encoded = self._encode(texts) if texts else None
         n = 0
-        for chat, one in zip(chats, found, strict=True):
+        for chat, one in zip(chats, found, strict=False):
             if isinstance(one, Refused):
-                yield Unread(self._why(one, chat))
+                yield Unread(self._why(one, chat), is_last=one.is_bound)
                 continue
             assert encoded is not None  # there are texts
             self._count(one)

@@ -73,6 +73,7 @@ class Unread:
     """Why there is nothing of an example that the model could read."""
 
     reason: str
+    is_last: bool = False  # what comes behind it is not read, since it would take as long
 
 
 class ChatReading(Protocol):

@@ -265,6 +265,8 @@ def _tokenize(
                     sorting.tell(values)
                 elif isinstance(reading, Unread):
                     sorting.tell(Fault(given.where, reading.reason))
+                    if reading.is_last:
+                        raise ConfigError.of(sorting.all_faults())
                 elif _is_right(given, reading, limits, sorting):
                     making.add_reading(given.id, reading, limits, columns=values)
                     n_with_bos += reading.has_bos

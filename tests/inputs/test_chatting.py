@@ -294,6 +294,16 @@ def test_each_bad_chat_is_told_with_its_place_message_and_line(tmp_path: Path) -
     assert "inputs.messages[1]: message 0 (user)" in said and "in another order" in said
 
 
+def test_a_template_that_takes_too_much_is_told_once(tmp_path: Path) -> None:
+    template = tmp_path / "large.jinja"
+    template.write_text("{% if messages[0].role == 'user' %}\n{{ 'a' * 10**11 }}{% endif %}ok")
+    chats = [CHATS[0], *[CHATS[1]] * 30]
+    said = refused(tmp_path, chat_template=str(template), messages=chats)
+    assert said.split("\n") == [
+        f"config: inputs.messages[1]: it takes more memory than a template may ({template}:2)"
+    ]
+
+
 def test_what_needs_no_model_is_told_before_one_is_loaded(tmp_path: Path) -> None:
     place = tmp_path / "a.jsonl"
     place.write_text('{"chat": [{"from": "human", "value": "hi"}]}\n{"chat": "hi"}\n{"chat": []}\n')

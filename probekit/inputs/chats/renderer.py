@@ -45,6 +45,7 @@ class Refused:
     reason: str
     turn: int | None = None  # the message that it is about
     line: int | None = None  # of the template
+    is_bound: bool = False  # it takes too much, as it may of every conversation
 
 
 class Renderer:
@@ -88,7 +89,7 @@ class Renderer:
                 answer = self._next(self._bounds.seconds * 4 + 5)
                 waiting.pop(0)
                 if answer is None:  # it was killed, or was silent; the others go to a new one
-                    yield Refused(reason=self._why_silent())
+                    yield Refused(reason=self._why_silent(), is_bound=True)
                     break
                 yield self._read(answer)
 
@@ -200,4 +201,5 @@ def _refused(answer: Mapping[str, Any]) -> Refused:
         reason=str(answer.get("reason")),
         turn=turn if isinstance(turn, int) else None,
         line=line if isinstance(line, int) else None,
+        is_bound=answer.get("is_bound") is True,
     )

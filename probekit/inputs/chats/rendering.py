@@ -27,6 +27,7 @@ class Refusal:
     reason: str
     turn: int | None = None  # the message that it is about
     line: int | None = None  # of the template
+    is_bound: bool = False  # it takes too much, as it may of every conversation
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values."""
@@ -86,7 +87,8 @@ def refusal_of(error: Exception) -> Refusal:
         reason = f"the template refuses it: {said}"
     else:
         reason = f"the template fails: {said or kind}" + (f" ({kind})" if said else "")
-    return Refusal(reason=reason, line=_line(error))
+    is_bound = isinstance(error, TimeoutError | MemoryError)
+    return Refusal(reason=reason, line=_line(error), is_bound=is_bound)
 
 
 def _line(error: BaseException) -> int | None:

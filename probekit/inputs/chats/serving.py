@@ -64,7 +64,7 @@ def _rendered(templating: Templating, messages: Any, limits: dict[str, float]) -
             found = refusal_of(error)
     if not isinstance(found, Refusal) and len(found.text) > limits["characters"]:
         most = counted(int(limits["characters"]), "character")
-        found = Refusal(reason=f"the template writes more than {most}")
+        found = Refusal(reason=f"the template writes more than {most}", is_bound=True)
     return {**found.to_json(), "asks_for_date": templating.n_dates > 0}
 
 
