@@ -62,12 +62,17 @@ def _is_meant(path: KeyPath, unknown: Iterable[KeyPath], root: type[BaseModel]) 
     return any(not meant or path[-1] in meant for meant in beside)
 
 
+_OF_KEY = "[key]"  # how pydantic ends the place of a key that is wrong itself
+
+
 def _written_path(loc: KeyPath, tree: Any) -> KeyPath:
     """Turn pydantic's place into what was written: no tags of types, no [0] of a lone value."""
     path: KeyPath = ()
     here: Any = tree
     for step in loc:
         if isinstance(step, str) and step.startswith(TAG):
+            continue
+        if step == _OF_KEY and not (isinstance(here, dict) and step in here):
             continue
         in_list = isinstance(step, int) and isinstance(here, list)
         in_mapping = isinstance(step, str) and isinstance(here, dict)
@@ -153,10 +158,7 @@ def _hint(detail: ErrorDetails, path: KeyPath, root: type[BaseModel]) -> str:
 
 def default_at(path: KeyPath, root: type[BaseModel]) -> Any:
     """Give the plain value that a key has where it is left out; None for none."""
-    try:
-        field = _field_of(path, root)
-    except KeyError:  # below a key that is unknown
-        return None
+    field = _field_of(path, root)
     if field is None or field.is_required():
         return None
     default = field.get_default()
@@ -164,10 +166,18 @@ def default_at(path: KeyPath, root: type[BaseModel]) -> Any:
 
 
 def _field_of(path: KeyPath, root: type[BaseModel]) -> FieldInfo | None:
-    """Find the field that a path ends at; None for an item of one, and for a free key."""
+    """Find the field that a path ends at; None for an item of one, and for what is in a free key."""
     if not path or not isinstance(path[-1], str):
         return None
-    return _model_of(path[:-1], root).model_fields.get(path[-1])
+    model = root
+    for step in path[:-1]:
+        if isinstance(step, str):
+            field = model.model_fields.get(step)
+            inner = None if field is None else next(_models_in(field.annotation), None)
+            if inner is None:
+                return None
+            model = inner
+    return model.model_fields.get(path[-1])
 
 
 def _words_of(field: FieldInfo) -> str | None:

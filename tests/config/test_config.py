@@ -303,6 +303,7 @@ MISTAKES = [
     ("  name: gpt2", "  name: a\n  overrides: {n: .inf}", "3: model.overrides.n", "finite"),
     ("  name: gpt2", f"  name: a\n  overrides: {{n: {2**63}}}", "3: model.overrides.n", "64 bits"),
     ("  name: gpt2", "  name: a\n  overrides: {a b: 1}", "3: model.overrides.'a b'", "a name of"),
+    ("  name: gpt2", "  name: a\n  overrides: {a b: {}}", "3: model.overrides.'a b'", "a name of"),
     ("model:\n  name: gpt2", "model: gpt2", "1: model", "given 'gpt2' .text., expected a mapping"),
     ("model:\n  name: gpt2", "", "2: model", "`model: {name: ...}`, the model to look"),
     ("model:", "'odd key': 1\nmodel:", "1: 'odd key'", "unknown key; expected one of model, inpu"),
