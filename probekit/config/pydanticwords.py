@@ -166,7 +166,7 @@ def default_at(path: KeyPath, root: type[BaseModel]) -> Any:
 
 
 def _field_of(path: KeyPath, root: type[BaseModel]) -> FieldInfo | None:
-    """Find the field that a path ends at; None for an item of one, and for what is in a free key."""
+    """Find the field that a path ends at; None for an item of one, and inside a free key."""
     if not path or not isinstance(path[-1], str):
         return None
     model = root

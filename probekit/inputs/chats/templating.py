@@ -88,7 +88,8 @@ class Templating:
         It is compared with `real`, and what differs proves nothing.
         """
         setting, template = self.setting, self._marking if marks else self._plain
-        chat = self._library._alias_reasoning_fields(messages)
+        named = getattr(self._library, "_alias_reasoning_fields", None)  # not in every version
+        chat = messages if named is None else named(messages)
         if setting.continue_final_message:
             chat = [*chat[:-1], _tagged(chat[-1])]
         self._following.begin(chat)
