@@ -26,7 +26,8 @@ def describe(trace: Trace, roles: Roles, number: int) -> dict[str, Any]:
     """Give an example as plain JSON values.
 
     Returns:
-        `tokens` [token] as strings; `steps` [token], 0 for the text's own; `candidates` [token] of
+        `tokens` [token] as strings; `steps` [token], 0 for the text's own; `speakers` [token], in
+        chats: the role whose content it is, "" for the template's; `candidates` [token] of
         [text, probability] pairs, likeliest first, for the token after; `probability` [token] of
         the token itself, given those before it; `entropy` [token] of what comes after, in nats;
         `streams`, each with `values` [layer, token]. None stands where there is no number.
@@ -41,11 +42,20 @@ def describe(trace: Trace, roles: Roles, number: int) -> dict[str, Any]:
         "columns": [[visible(name), _shown(value)] for name, value in example.columns.items()],
         "tokens": [visible_token(token) for token in example.tokens],
         "steps": steps.tolist() if example.n_generated else None,
+        "speakers": _speakers(trace, first, n_tokens),
         "candidates": _candidates(trace, roles, number, n_tokens),
         "probability": _probability(trace, roles, number, n_tokens),
         "entropy": _entropy(trace, roles, number, n_tokens),
         "streams": [by_token(trace, stream, number) for stream in roles.streams],
     }
+
+
+def _speakers(trace: Trace, first: int, n_tokens: int) -> list[str] | None:
+    if not hasattr(trace.tokens, "role"):
+        return None
+    rows = slice(first, first + n_tokens)
+    said = zip(trace.tokens.role[rows], trace.tokens.is_content[rows], strict=True)
+    return [visible(str(role)) if is_content else "" for role, is_content in said]
 
 
 def _shown(value: Scalar) -> str:

@@ -5,6 +5,7 @@ import pytest
 import report_traces
 from tiny_traces import VOCABULARY, site
 
+import probekit
 from probekit.report.example import describe
 from probekit.report.parts import roles_of
 from probekit.report.streams import by_example, rounded
@@ -129,3 +130,22 @@ def test_last_positions_are_columns_of_examples(tmp_path, draw):
     assert (stream["name"], stream["at"], stream["layers"]) == ("resid_post", "at last", [0, 1])
     np.testing.assert_allclose(stream["values"], np.linalg.norm(values, axis=-1), rtol=1e-5)
     assert describe(trace, roles_of(trace), 0)["streams"] == []
+
+
+def test_tokens_of_a_chat_say_whose_they_are(tmp_path):
+    (tmp_path / "own.jinja").write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}", encoding="utf-8"
+    )
+    chat = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "the dog"}]
+    config = {
+        "model": {"name": "sample:tiny-gpt2"},
+        "inputs": {"messages": [chat], "chat_template": str(tmp_path / "own.jinja")},
+        "probes": [{"sites": "resid_post"}],
+        "store": {"path": str(tmp_path / "run")},
+    }
+    trace = probekit.run(config, self_check=False)
+    found = describe(trace, roles_of(trace), 0)
+    said = dict.fromkeys(("user", "assistant", ""), "")
+    for token, role in zip(found["tokens"], found["speakers"], strict=True):
+        said[role] += token
+    assert (said["user"], said["assistant"]) == ("a cat", "the dog")

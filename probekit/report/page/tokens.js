@@ -16,10 +16,11 @@ function drawTokens() {
     chosen.addEventListener("click", () => state.set({ token: position, hover: null }));
     const item = make("li", {}, chosen);
     const about = [];
+    if (example.speakers?.[position]) about.push(example.speakers[position]);
     if (example.steps?.[position]) about.push(`step ${example.steps[position]}`);
     const own = example.probability?.[position] ?? null;
     if (own !== null) about.push(numbers.probability(own));
-    if (example.steps || example.probability) {
+    if (example.steps || example.probability || example.speakers) {
       item.append(make("small", { textContent: about.join(", ") || "\u00a0" }));
     }
     const next = example.tokens[position + 1];
