@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 000 examples, once each")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    n_examples, times = (20_000, 1) if options.quick else (1_000_000, 3)
+    n_examples, times = (20_000, 1) if options.quick else (200_000, 3)
     results = []
     with tempfile.TemporaryDirectory(prefix="inputs-") as scratch:
         rows = Path(scratch) / "rows.jsonl"
