@@ -105,6 +105,7 @@ def copied(folder, tmp_path, **attributes):
         ("model: {name: nobody/has-this}\n", "the weights of nobody/has-this are not on this"),
         ("model: {name: ./nowhere}\n", "there is no folder"),
         ("model: {name: sample:tiny-gpt2, trust_remote_code: true}\n", "runs code of its own"),
+        ("model: {name: sample:tiny-gpt2, weights: random}\n", "a whole model would be drawn"),
         ("model: [\n", "the config in the trace is no YAML"),
         ("- 1\n", "the config in the trace holds no keys"),
         ("model: {name: <script>alert(1)</script>}\n", "<script>alert(1)</script>"),
@@ -126,7 +127,7 @@ def test_whatever_loading_brings_is_told(folder, tmp_path, monkeypatch):
 
     from probekit.analysis.logitlens import computing
 
-    monkeypatch.setattr(computing, "load_readout", fail)
+    monkeypatch.setattr(computing, "load_output_head", fail)
     page = page_of(folder, "t", tmp_path)
     assert "There is no lens here: RuntimeError: no room on this device" in page.text
     assert "and more" not in page.text

@@ -65,11 +65,12 @@ def what_lens_lacks(trace: Trace) -> str | None:
         config = config_of(trace)
         if config.model.trust_remote_code:
             return f"{config.model.name} runs code of its own, which a look at a trace must not"
+        if config.model.weights == "random":
+            return f"the weights of {config.model.name} are random: a whole model would be drawn"
         files = files_of(config)
     except (ConfigError, StoreError) as error:
         return _first_line(error)
-    needs = () if config.model.weights == "random" else (".safetensors", ".gguf")
-    if files is None or (needs and not any(file.suffix in needs for file in files)):
+    if files is None or not any(file.suffix in (".safetensors", ".gguf") for file in files):
         return f"the weights of {config.model.name} are not on this machine"
     return None
 

@@ -1,6 +1,6 @@
 """The logit lens: what a model would say if it stopped after each layer.
 
-Knows recorded residual streams and the model's readout. Tokens are streamed: what is held at a time
+Knows recorded residual streams and the model's head. Tokens are streamed: what is held at a time
 is bounded by the vocabulary, and what is kept is a few numbers for every layer and token.
 """
 
@@ -19,7 +19,7 @@ from probekit.analysis import next_ids
 from probekit.analysis.logitlens.agreement import Check
 from probekit.analysis.logitlens.choosing import final_of, residuals
 from probekit.analysis.logitlens.result import Lens
-from probekit.analysis.logitlens.unembedding import Readout, load_readout, readout_of
+from probekit.analysis.logitlens.unembedding import OutputHead, load_output_head, output_head_of
 from probekit.errors import StoreError
 from probekit.trace import Site, Trace, axis_rows, open_trace
 
@@ -68,31 +68,31 @@ def lens(
     layers = residuals(trace, sites)
     final = final_of(trace, layers[0].rows)
     pieces = _pieces(layers[0], examples)
-    readout = load_readout(trace, device) if model is None else readout_of(model)
-    _check_width(layers, readout)
-    check = Check(trace, readout.head_path)
+    head = load_output_head(trace, device) if model is None else output_head_of(model)
+    _check_width(layers, head)
+    check = Check(trace, head.head_path)
     n_tokens = sum(piece.stop - piece.start for piece in pieces)
-    found = _Found.empty(len(layers), n_tokens, min(k, readout.weight.shape[0]))
+    found = _Found.empty(len(layers), n_tokens, min(k, head.weight.shape[0]))
     n_done = 0
-    for rows in _cut(pieces, max(1, _LOGITS_BYTES // (4 * readout.weight.shape[0]))):
+    for rows in _cut(pieces, max(1, _LOGITS_BYTES // (4 * head.weight.shape[0]))):
         tokens = axis_rows(layers[0], rows)
         put = slice(n_done, n_done := n_done + len(tokens))
-        output = _output(final, rows, readout)
-        last = readout.capped(output).log_softmax(-1)
+        output = _output(final, rows, head)
+        last = head.capped(output).log_softmax(-1)
         check.add(tokens, output, last)
         found.final_ids[put] = last.argmax(-1).cpu().numpy()
         came_next = torch.from_numpy(next_ids(trace, tokens)).to(last.device)
         for number, site in enumerate(layers):
             here = last
             if site is not final:
-                here = readout.capped(_output(site, rows, readout)).log_softmax(-1)
+                here = head.capped(_output(site, rows, head)).log_softmax(-1)
             found.put(number, put, here, last, came_next)
     return Lens(
         trace=trace,
         sites=tuple(site.name for site in layers),
         layers=tuple(site.layer for site in layers if site.layer is not None),
         rows=np.concatenate([axis_rows(layers[0], piece) for piece in pieces]),
-        agreement=check.result(final.dtype, str(readout.weight.dtype).removeprefix("torch.")),
+        agreement=check.result(final.dtype, str(head.weight.dtype).removeprefix("torch.")),
         **{field.name: getattr(found, field.name) for field in fields(found)},
     )
 
@@ -112,8 +112,8 @@ def _cut(pieces: Sequence[slice], step: int) -> Iterator[slice]:
             yield slice(begin, min(begin + step, piece.stop))
 
 
-def _check_width(layers: Sequence[Site], readout: Readout) -> None:
-    d_model = readout.weight.shape[1]
+def _check_width(layers: Sequence[Site], head: OutputHead) -> None:
+    d_model = head.weight.shape[1]
     for site in layers:
         if site.shape[1] != d_model:
             raise StoreError(
@@ -122,12 +122,12 @@ def _check_width(layers: Sequence[Site], readout: Readout) -> None:
             )
 
 
-def _output(site: Site, rows: slice, readout: Readout) -> torch.Tensor:
+def _output(site: Site, rows: slice, head: OutputHead) -> torch.Tensor:
     """Give what the head returns for some rows of a site, float32 [row, d_vocab]."""
-    values = torch.from_numpy(np.array(site[rows])).to(readout.weight.device)
+    values = torch.from_numpy(np.array(site[rows])).to(head.weight.device)
     if site.portable == "logits":
         return values.float()
-    return readout.head_output(values, normed=site.portable == "ln_final")
+    return head.head_output(values, normed=site.portable == "ln_final")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Readout: a model's final norm and unembedding, from the model a trace names or from one given.
+"""Output heads: a model's final norm and unembedding, from the model a trace names or one given.
 
 Knows how to get at these two modules without the rest of the weights; nothing of residual streams.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Readout:
+class OutputHead:
     """What makes logits of a residual stream, as the model does behind its last layer."""
 
     norm: torch.nn.Module
@@ -65,8 +65,8 @@ class Readout:
         return head_output if self.cap is None else self.cap * torch.tanh(head_output / self.cap)
 
 
-def readout_of(model: Any) -> Readout:
-    """Take the readout of a model at hand.
+def output_head_of(model: Any) -> OutputHead:
+    """Take the head of a model at hand.
 
     Args:
         model: a causal language model of transformers, of a family that families.py knows.
@@ -74,11 +74,11 @@ def readout_of(model: Any) -> Readout:
     Raises:
         PlanError: if it has none, or the family is not known; the message says which.
     """
-    return _readout(model, families.unembedding(model.config))
+    return _output_head(model, families.unembedding(model.config))
 
 
-def _readout(model: Any, how: families.Unembedding) -> Readout:
-    found = Readout(
+def _output_head(model: Any, how: families.Unembedding) -> OutputHead:
+    found = OutputHead(
         norm=model.get_submodule(how.norm),
         head=model.get_submodule(how.head),
         head_path=how.head,
@@ -98,14 +98,14 @@ def _readout(model: Any, how: families.Unembedding) -> Readout:
     return found
 
 
-def load_readout(trace: Trace, device: str) -> Readout:
+def load_output_head(trace: Trace, device: str) -> OutputHead:
     """Load the final norm and unembedding of the model that a trace names, and no other weights.
 
     Random weights are drawn in the order of the whole model, which is therefore built for once.
 
     Raises:
         StoreError: if they cannot be had, or are not those the trace was made with any more.
-        PlanError: as `readout_of` does.
+        PlanError: as `output_head_of` does.
     """
     try:
         config = changed(config_of(trace), device=device)
@@ -116,7 +116,7 @@ def load_readout(trace: Trace, device: str) -> Readout:
             hf_config = _without_layers(hf_config, config)
         where = models.compute_device(config.model, "device")
         with _quiet():
-            return _readout(models.load_model(config, hf_config, where), how)
+            return _output_head(models.load_model(config, hf_config, where), how)
     except ConfigError as error:
         raise StoreError(
             f"{trace.path}: the final norm and unembedding of "
