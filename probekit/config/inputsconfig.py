@@ -250,7 +250,7 @@ class InputsConfig(Part):
             for one in ("chat_template", "template"):
                 if given.get(one) is not None:
                     yield one, "goes with messages alone: give inputs.messages, or leave it out"
-        yield from _lists_in(given.get("examples"), said)
+        yield from _lists_in(given.get("examples"), key, said)
 
 
 def _special_tokens(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -266,10 +266,17 @@ def _special_tokens(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "special_tokens", "the chat template writes those of messages; leave it out"
 
 
-def _lists_in(rows: object, named: object) -> Iterator[tuple[KeyPath, str]]:
-    """Give what stands as a list in a row, and is no list of token ids or messages."""
+def _lists_in(rows: object, key: str, named: object) -> Iterator[tuple[KeyPath, str]]:
+    """Give what stands as a list in a row, and is not what the key names."""
     for number, row in enumerate(rows if isinstance(rows, list | tuple) else ()):
         for name, value in row.items() if isinstance(row, Mapping) else ():
-            if name != named and isinstance(plain(value), list | tuple):
-                place = ("examples", number, name)
+            items, place = plain(value), ("examples", number, name)
+            if not isinstance(items, list | tuple):
+                continue
+            if name == named:
+                if key == "tokens" and any(isinstance(one, Mapping) for one in items):
+                    yield place, f"given {show_typed(value)}, expected a list of token ids"
+            elif isinstance(named, str) and named not in row:
+                yield place, f"inputs.{key} names the field {named!r}; write {key}: {name}"
+            else:
                 yield place, f"given {show_typed(value)}, expected {ROW_VALUE_TEXT}"

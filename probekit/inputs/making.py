@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 _TOKENIZED_AT_ONCE = 1000
 _CHARACTERS_AT_ONCE = 1 << 20
-_FAULTS_SHOWN = 20
+_FAULTS_SHOWN, _AND_MORE = 20, "; there may be more of them: reading ended here"
 _LOOKED_AT, _LOOKED_AT_CHARACTERS = 10_000, 4_000_000  # before there is a tokenizer
 _EMPTY = "the text is empty: there is no token to record; remove it"
 _DIGITS = 18  # of an id that is a number
@@ -215,6 +215,7 @@ class _Sorting:
         """Note what is wrong with a text; raise when there is more than anyone reads."""
         self.faults.append(fault)
         if len(self.faults) == _FAULTS_SHOWN:
+            self.faults[-1] = Fault(fault.where, f"{fault.message}{_AND_MORE}")
             raise ConfigError.of(self.all_faults())
 
     def tell_foreign(self, text: Given, id: int, limits: Limits) -> None:

@@ -85,10 +85,10 @@ def example_of(row: Mapping[str, Any], fields: Fields, where: str, number: int) 
     """
     name = fields.content
     if name not in row:
-        fault = Fault(where, no_field(fields, [str(key) for key in row]))
+        there = [str(key) for key in row]
         if number == 0:  # most likely so in every row
-            raise ConfigError.of([fault])
-        return fault
+            raise ConfigError.of([Fault(where, no_field(fields, there))])
+        return Fault(where, f"there is no field {name!r}; there is: {', '.join(there)}")
     said = _content(row[name], fields, where)
     if isinstance(said, Fault):
         return said

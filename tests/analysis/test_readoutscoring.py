@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score
 
-from probekit.analysis.readouts.scoring import Tally, wilson
+from probekit.analysis.readouts.scoring import Tally, measured, wilson
 from probekit.analysis.readouts.targets import Target
 
 Array = np.ndarray[Any, Any]
@@ -106,3 +106,11 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says(share: float) -> 
         found = tally.scores("accuracy", 0.9, seed)
         inside += found.low <= share <= found.high
     assert 0.8 < inside / 150 <= 0.97
+
+
+@pytest.mark.parametrize("numbers", [[3 / 7] * 6, [0.1, 0.1, 0.1], [1e9 + 1 / 3] * 5])
+def test_equal_numbers_have_no_share_that_is_explained(numbers: list[float]) -> None:
+    """Their spread is what rounding leaves, which divides to anything."""
+    y = np.array(numbers)
+    sums = np.array([[len(y), y.sum(), (y**2).sum(), 0.5]])
+    assert not np.isfinite(measured("r2", sums)).any()

@@ -289,7 +289,11 @@ def test_too_long_a_list_is_refused_where_that_is_asked_for() -> None:
         ),
         (
             {"examples": [{"i": [1]}, {"i": [{}]}], "tokens": "i"},
-            r"examples\[1\]\.i: given \[\{\}\] \(a list\), expected text, a number",
+            r"examples\[1\]\.i: given \[\{\}\] \(a list\), expected a list of token ids",
+        ),
+        (
+            {"examples": [{"i": [1]}], "tokens": "ids"},
+            r"examples\[0\]\.i: inputs\.tokens names the field 'ids'; write tokens: i",
         ),
     ],
 )

@@ -26,6 +26,7 @@ Array = np.ndarray[Any, Any]
 
 ACCURACY, BALANCED, R2 = "accuracy", "balanced_accuracy", "r2"
 _DRAWS = 2000  # of the bootstrap
+_LEAST_SPREAD = 1e-9  # of numbers, as a share of their squares about a mean near theirs
 _CELLS = 1 << 22  # numbers that are drawn at a time
 
 
@@ -120,7 +121,10 @@ def measured(measure: str, sums: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         if measure == R2:
             n, total, squares, errors = sums.T
-            r2: Array = 1 - errors / (squares - total**2 / n)
+            spread = squares - total**2 / n
+            # Of equal numbers it is rounding alone, which may have either sign.
+            spread = np.where(spread > _LEAST_SPREAD * squares, spread, 0.0)
+            r2: Array = 1 - errors / spread
             return r2
         n_classes = sums.shape[1] // 2
         seen, told = sums[:, :n_classes], sums[:, n_classes:]
