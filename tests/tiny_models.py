@@ -9,9 +9,10 @@ read at the wrong place is a visibly wrong value.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -90,6 +91,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "starcoder2": LLAMA | WINDOWED,
 }
 FAMILIES = tuple(CONFIGS)
+OFTEN = ("gpt2", "phi3", "gemma2")  # run by default: absolute positions, fused, capped and windowed
+
+
+def by_family(families: Iterable[str] = FAMILIES, often: Collection[str] = OFTEN) -> list[Any]:
+    """Give families as parameters; those that are not run often are marked slow."""
+    return [f if f in often else pytest.param(f, marks=pytest.mark.slow) for f in families]
+
 
 # A config takes any keyword and ignores what it does not know (GPT2Config(n_layers=2) has 12
 # layers): only the count says that the model is the one asked for. Tied weights count once.

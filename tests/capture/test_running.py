@@ -59,7 +59,7 @@ def capture(folder: Path, model: Any, **more: Any) -> Captured:
     return Captured(folder=folder / "trace", padded=padded, alone=alone)
 
 
-@pytest.fixture(scope="module", params=tiny.FAMILIES)
+@pytest.fixture(scope="module", params=tiny.by_family())
 def captured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Captured:
     return capture(tmp_path_factory.mktemp(request.param), tiny.build(request.param))
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from eager import eager_patterns
-from tiny_models import build
+from tiny_models import OFTEN, build, by_family
 from transformers.modeling_utils import AttentionInterface
 
 import probekit
@@ -41,7 +41,7 @@ def config(tmp_path: Path, model_type: str, record, **more):
     }
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", by_family(FAMILIES, (*OFTEN, "mistral")))
 def test_patterns_are_those_of_eager_attention(tmp_path, model_type):
     model = saved(tmp_path, model_type)
     alone = {"random": LENGTHS, "batch_tokens": 1}  # so that batching does not add to the rounding
@@ -68,7 +68,7 @@ def test_patterns_in_bfloat16_are_near_those_in_float32(tmp_path, model_type):
         )
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", by_family(FAMILIES, (*OFTEN, "mistral")))
 def test_patterns_of_a_padded_batch_are_those_of_each_text_alone(tmp_path, model_type):
     saved(tmp_path, model_type)
     batched = run(config(tmp_path, model_type, ["pattern"]))
@@ -78,7 +78,7 @@ def test_patterns_of_a_padded_batch_are_those_of_each_text_alone(tmp_path, model
         np.testing.assert_allclose(batched[site][:], single[site][:], atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", by_family(FAMILIES, (*OFTEN, "mistral")))
 def test_scores_are_the_scaled_products_of_queries_and_keys(tmp_path, model_type):
     saved(tmp_path, model_type)
     trace = run(config(tmp_path, model_type, ["q", "k", "scores", "pattern"]))
@@ -261,6 +261,7 @@ def test_a_module_that_is_no_attention_module_is_refused_with_one_that_is(tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of this process from /proc")
+@pytest.mark.slow
 def test_two_heads_of_a_long_text_need_far_less_memory_than_eager():
     """At 2 048 tokens, in a fresh process each, so that peaks do not mix."""
     import subprocess

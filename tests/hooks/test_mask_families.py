@@ -8,6 +8,7 @@ from typing import Any
 import every_family
 import pytest
 import torch
+from tiny_models import by_family
 from torch import Tensor, nn
 
 import probekit
@@ -114,6 +115,9 @@ def test_rows_are_what_each_text_gives_alone(family: str) -> None:
     assert check(family) >= FEW.get(family, every_family.N_LAYERS)
 
 
-@pytest.mark.parametrize("family", ["bloom", "mamba", "olmoe", "opt", "gpt_neox", "mixtral"])
+@pytest.mark.parametrize(
+    "family",
+    by_family(("bloom", "mamba", "olmoe", "opt", "gpt_neox", "mixtral"), ("bloom", "mamba")),
+)
 def test_so_they_are_in_families_that_lay_a_batch_out_otherwise(family: str) -> None:
     assert check(family) > every_family.N_LAYERS

@@ -41,7 +41,9 @@ def real_derived(family: str) -> Any:
 # --- the table is the oracle, where there is one
 
 
-@pytest.mark.parametrize("family", families.FAMILIES)
+@pytest.mark.parametrize(
+    "family", tiny.by_family(families.FAMILIES, (*tiny.OFTEN, "gptj", "gpt_neo"))
+)
 def test_derived_places_are_those_of_the_table(family: str) -> None:
     model, found = places_of(family)
     inputs = batch()

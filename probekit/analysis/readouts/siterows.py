@@ -15,7 +15,7 @@ import numpy as np
 from probekit.errors import StoreError
 from probekit.store import EXAMPLE, FLOATS, is_choice
 from probekit.trace import float64, row_slices
-from probekit.wording import one_of, show
+from probekit.wording import one_of, show, show_typed
 
 if TYPE_CHECKING:
     from probekit.trace import Site
@@ -131,7 +131,7 @@ def check_pool(pool: object) -> str | None:
     """Refuse what is no way to make one row of several."""
     if pool is None or (isinstance(pool, str) and pool in POOLS):
         return pool
-    raise StoreError(f"pool is {show(pool)}; {one_of(pool, POOLS)}, or None for every row")
+    raise StoreError(f"pool is {show_typed(pool)}; {one_of(pool, POOLS)}, or None for every row")
 
 
 def _extents(site: Site) -> tuple[Array, Array]:
