@@ -30,8 +30,8 @@ class Renders(Protocol):
     def real(self, messages: Chat, *, prompts: bool | None = None) -> str:
         """Render messages as transformers does."""
 
-    def quick(self, messages: Chat, *, marks: bool) -> str:
-        """Render messages, with marks of turns or without."""
+    def quick(self, messages: Chat, *, marks: bool) -> str | None:
+        """Render messages, with marks of turns or without; None where it does not bear them."""
 
     def kept(self, roles: Sequence[str]) -> Any:
         """Give the pattern of what the template may look for."""
@@ -149,21 +149,11 @@ class _Finding:
             if end is not None:
                 text = text[:end] + closes + text[end:]
             texts[n] = text if begin is None else text[:begin] + opens + text[begin:]
-        marked = self._rendered(texts, turns=turns)
+        marked = self._renders.quick(self._with(texts), marks=turns)
         if marked is None:
             return None
         text, edges, cuts = read_marks(marked)
         return (edges, cuts) if text == self._real else None
-
-    def _rendered(self, texts: Mapping[int, str], *, turns: bool) -> str | None:
-        """Render other contents; None where the template does not bear them."""
-        try:
-            return self._renders.quick(self._with(texts), marks=turns)
-        except TimeoutError:
-            raise
-        except Exception:
-            # Any exception of a stranger's code: it looks at contents, and these are not the real.
-            return None
 
     def _with(self, texts: Mapping[int, str]) -> Chat:
         chat = [dict(message) for message in self._messages]
@@ -187,7 +177,7 @@ class _Finding:
         roles = [str(message["role"]) for message in self._messages]
         colouring = colour(texts, self._renders.kept(roles))
         self._letters = {n for n, _ in colouring.places}
-        coloured = self._rendered(dict(enumerate(colouring.texts)), turns=False)
+        coloured = self._renders.quick(self._with(dict(enumerate(colouring.texts))), marks=False)
         found = None if coloured is None else find_runs(coloured, self._real, colouring, texts)
         if found is None:
             return None
@@ -213,10 +203,13 @@ class _Finding:
         if alone is not None and self._agrees(n, alone):
             return alone
         edges = [] if tried is None else tried[0]
-        if edges and (self._runs is None or n not in self._letters):
+        has_letters = self._runs is not None and n in self._letters
+        if edges and not (has_letters and self._runs[n]):
             cut = self._cut(n, edges)
             if cut is not None:
                 return cut
+            if has_letters:  # all of them are in what is dropped, and both ends are not
+                raise NotFoundError(unit.turn, "the template writes its ends, and not its letters")
         runs = self._runs_of(n, is_unmarked=tried is not None and not edges)
         if any(b.first <= a.last and b.first != runs[0].first for a, b in pairwise(runs)):
             raise NotFoundError(unit.turn, "the template writes its parts in another order")
@@ -257,12 +250,8 @@ class _Finding:
             if not all(_is_written(core, self._real[begin:end]) for begin, end in spans):
                 raise NotFoundError(unit.turn, "the template changes it")
             return [_run(n, first, span, len(core)) for span in spans]
-        at = self._real.find(core)
-        if at < 0:
-            raise NotFoundError(unit.turn, "the template changes it so that it is not found")
-        if self._real.find(core, at + 1) >= 0:
-            raise NotFoundError(unit.turn, "its text stands in several places")
-        return [_run(n, first, (at, at + len(core)), len(core))]
+        # That its text stands somewhere proves nothing: the template may write the same itself.
+        raise NotFoundError(unit.turn, "the template looks at it, so that it is not found")
 
     def _begin(self, n: int, run: Run, before: Run | None) -> int:
         """Find where in the rendering the characters begin that lie before a run's first."""

@@ -6,10 +6,12 @@ Expected places are found by hand here: by what a template is known to do to a c
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from chat_templates import CHATS, DATE, FOLDER, SPECIAL, read_cases
+from transformers.utils import chat_template_utils
 
 from probekit.inputs.chats import Rendered, Setting
 from probekit.inputs.chats.rendering import Refusal, render
@@ -92,6 +94,62 @@ def test_a_thought_that_is_dropped_is_no_content(template: str) -> None:
     found = render(TEMPLATES[template], messages)
     assert isinstance(found, Rendered)
     assert contents_of(found) == {0: ["q"], 1: ["a b"], 2: ["q"], 3: ["b"]}
+
+
+@pytest.mark.parametrize("template", SPLIT)
+@pytest.mark.parametrize("reply", ["user", "<|im_end|>", "..."])
+def test_a_reply_without_letters_of_its_own_stands_behind_its_thought(
+    template: str, reply: str
+) -> None:
+    messages = chat("q", f"<think>hmm</think>\n\n{reply}", "q")
+    found = render(TEMPLATES[template], messages)
+    assert isinstance(found, Rendered)
+    (said,) = contents_of(found)[1]
+    assert (said.strip(), found.left_out) == (reply, ())
+    begin = next(b for b, _, _, turn in found.pieces if turn == 1)
+    assert found.text[:begin].rstrip().endswith(("assistant", "Assistant｜>"))
+
+
+def test_ends_of_a_content_without_its_letters_are_refused() -> None:
+    ends = (
+        "{% for m in messages %}{% set parts = m.content.split('|') %}"
+        "{{ parts[0] }}-{{ parts[2] }}{% endfor %}"
+    )
+    found = render(Templating(Setting(source=ends, date=DATE)), chat("?|hmm|!"))
+    assert isinstance(found, Refusal) and "ends" in found.reason
+
+
+@pytest.mark.parametrize("said", ["?", "..."])
+def test_a_text_that_the_template_writes_itself_is_not_taken_for_a_content(said: str) -> None:
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ 'Well " + said + "' if m.role == 'user' }}"
+        "{% if m.content | length > " + str(len(said)) + " %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    found = render(Templating(Setting(source=source, date=DATE)), chat(said, "yes"))
+    assert isinstance(found, Refusal) and "looks at it" in found.reason
+
+
+@pytest.mark.parametrize("names", [{}, {"_alias_reasoning_fields": list}])
+def test_a_version_of_transformers_with_other_names_renders_the_same(names: dict[str, Any]) -> None:
+    library = SimpleNamespace(
+        _compile_jinja_template=chat_template_utils._compile_jinja_template,
+        render_jinja_template=chat_template_utils.render_jinja_template,
+        **names,
+    )
+    setting = Setting(source=CHATML, date=DATE, variables=SPECIAL)
+    assert render(Templating(setting, library), chat("yes", "yes")) == rendered(
+        CHATML, chat("yes", "yes")
+    )
+
+
+def test_a_fault_of_what_prepares_a_chat_is_no_templates() -> None:
+    def broken(_: object) -> None:
+        raise AttributeError("no such name")
+
+    library = SimpleNamespace(**vars(chat_template_utils) | {"_alias_reasoning_fields": broken})
+    library.render_jinja_template = lambda **_: (["yes"], None)
+    with pytest.raises(AttributeError, match="no such name"):
+        render(Templating(Setting(source=CHATML, date=DATE), library), chat("yes"))
 
 
 @pytest.mark.parametrize(
