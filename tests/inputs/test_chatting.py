@@ -218,6 +218,37 @@ def test_what_is_generated_is_the_turn_that_the_prompt_opens(tmp_path: Path) -> 
     assert "".join(texts_at(made, "transformer.h.0/output")) == "Cats are"
 
 
+def test_what_is_generated_is_the_assistants_where_no_prompt_is_written(tmp_path: Path) -> None:
+    """Messages are counted as they are given, though the template leaves one out."""
+    template = tmp_path / "my.jinja"
+    template.write_text(
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    chat = [{"role": "system", "content": "S"}, *CHATS[0][1:]]
+    made = probekit.run(
+        config(
+            tmp_path,
+            inputs={
+                "messages": [chat],
+                "chat_template": str(template),
+                "template": {"add_generation_prompt": True},
+            },
+            generate={"max_new_tokens": 3},
+            probes=[
+                {"sites": "resid_post", "positions": {"turn": 1, "content": True}},
+                {"sites": "resid_mid", "positions": {"turn": -1}},
+                {"sites": "resid_pre", "positions": {"role": "user", "turn": 0, "content": True}},
+            ],
+        )
+    )
+    new = made.tokens.step[:] > 0
+    assert {*made.tokens.role[:][new]} == {"assistant"} and {*made.tokens.turn[:][new]} == {4}
+    assert made.tokens.is_content[:][new].all()
+    for site in ("transformer.h.0/output", "transformer.h.0/input"):
+        assert "".join(texts_at(made, site)) == chat[1]["content"]
+    assert "Peru" in "".join(texts_at(made, "transformer.h.0.ln_2/input"))
+
+
 def test_phi3s_chat_format_runs_from_its_config(tmp_path: Path) -> None:
     """Random weights, and small: the hub has the real ones."""
     root = Path(probekit.__file__).parents[1] / "configs"

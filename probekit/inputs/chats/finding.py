@@ -203,12 +203,12 @@ class _Finding:
         if alone is not None and self._agrees(n, alone):
             return alone
         edges = [] if tried is None else tried[0]
-        has_letters = self._runs is not None and n in self._letters
-        if edges and not (has_letters and self._runs[n]):
+        coloured = self._runs[n] if self._runs is not None and n in self._letters else None
+        if edges and not coloured:
             cut = self._cut(n, edges)
             if cut is not None:
                 return cut
-            if has_letters:  # all of them are in what is dropped, and both ends are not
+            if coloured is not None:  # all of them are in what is dropped, and both ends are not
                 raise NotFoundError(unit.turn, "the template writes its ends, and not its letters")
         runs = self._runs_of(n, is_unmarked=tried is not None and not edges)
         if any(b.first <= a.last and b.first != runs[0].first for a, b in pairwise(runs)):

@@ -122,9 +122,7 @@ class Renderer:
         self._send(process, {**asdict(self.setting), "limits": asdict(self._bounds)})
         answer = self._next(_STARTS_S)
         if answer is None:
-            why = self._last_error()
-            self._stop()
-            raise ConfigError(f"{self.name}: the process that renders chats did not start{why}")
+            raise ConfigError(f"{self.name}: {self._why_silent(is_start=True)}")
         if "reason" in answer:
             self._stop()
             refused = _refused(answer)
@@ -155,7 +153,7 @@ class Renderer:
             answer = None
         return answer if isinstance(answer, dict) else None
 
-    def _why_silent(self) -> str:
+    def _why_silent(self, *, is_start: bool = False) -> str:
         ended = None
         if self._process is not None:
             with suppress(subprocess.TimeoutExpired):  # one that ends has said its last before
@@ -163,10 +161,11 @@ class Renderer:
         last = self._last_error()
         self._stop()
         bounds = self._bounds
-        if ended is None:
+        failed = f"the process that renders chats {'did not start' if is_start else 'failed'}{last}"
+        if ended is None and not is_start:
             return f"the template takes more than {bounds.seconds:g} s"
-        if ended > 0:  # by no signal: Python says why
-            return f"the process that renders chats failed{last}"
+        if ended is None or ended > 0:  # by no signal: Python says why
+            return failed
         return (
             "the template ends the process that carries it out: it takes more than "
             f"{bounds.seconds:g} s or {human_bytes(bounds.bytes)}"

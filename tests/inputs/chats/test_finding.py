@@ -235,6 +235,13 @@ OWNERS = {
         (3, "[user] "), (3, "How are you?"), (3, "\n"), (0, "[rules] "),
         (0, "Be brief."), (0, "\n"),
     ],
+    ("smollm2", "plain +prompt"): [
+        (-1, "<|im_start|>system\nYou are a helpful AI assistant named SmolLM<|im_end|>\n"),
+        (0, "<|im_start|>user\n"), (0, "Hello there"), (0, "<|im_end|>\n"),
+        (1, "<|im_start|>assistant\n"), (1, "Hi!"), (1, "<|im_end|>\n"),
+        (2, "<|im_start|>user\n"), (2, "How are you?"), (2, "<|im_end|>\n"),
+        (3, "<|im_start|>assistant\n"),
+    ],
     ("zephyr", "system +prompt"): [
         (0, "<|system|>\n"), (0, "Be brief."), (0, "</s>\n"), (1, "<|user|>\n"),
         (1, "Hello there"), (1, "</s>\n"), (2, "<|assistant|>\n"), (2, "Hi!"), (2, "</s>\n"),
@@ -247,8 +254,51 @@ OWNERS = {
 def test_what_a_template_writes_at_a_message_is_of_its_turn(case: Any) -> None:
     found = render(Templating(case.setting), case.messages)
     assert isinstance(found, Rendered)
-    segments = [(s.turn, found.text[s.begin : s.end]) for s in found.segments]
-    assert segments == OWNERS[case.template, case.head]
+    assert turns_of(found) == OWNERS[case.template, case.head]
+
+
+def turns_of(found: Rendered) -> list[tuple[int, str]]:
+    return [(s.turn, found.text[s.begin : s.end]) for s in found.segments]
+
+
+SYSTEM_OF_ITS_OWN = {
+    "a text of the first round": (
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}[|system|]ok;{% endif %}"
+        "[{{ m.role }}]{{ m.content }};{% endfor %}"
+    ),
+    "a variable's, as DBRX has it": (
+        "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}"
+        "{% set system = messages[0].content %}"
+        "{% else %}{% set rest = messages %}{% set system = 'ok' %}{% endif %}"
+        "{% for m in rest %}{% if loop.index0 == 0 %}{% if system != false %}"
+        "{{ '[|system|]' + system | trim + ';' }}{% endif %}"
+        "{{ '[' + m.role + ']' + m.content + ';' }}"
+        "{% else %}{{ '[' + m.role + ']' + m.content + ';' }}{% endif %}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEM_OF_ITS_OWN)
+def test_a_system_text_of_the_templates_own_is_nobodys(name: str) -> None:
+    source = SYSTEM_OF_ITS_OWN[name]
+    found = turns_of(rendered(source, chat("hi", "yo")))
+    assert found[:3] == [(-1, "[|system|]ok;"), (0, "[user]"), (0, "hi")]
+    given = [{"role": "system", "content": "S"}, *chat("hi")]
+    assert -1 not in {turn for turn, _ in turns_of(rendered(source, given))}
+
+
+def test_messages_that_a_template_makes_anew_keep_their_scaffolding() -> None:
+    source = (
+        "{% set ns = namespace(m=[]) %}{% for m in messages %}"
+        "{% set ns.m = ns.m + [{'role': m.role, 'content': m.content}] %}{% endfor %}"
+        "{% for m in ns.m %}<{{ m.role }}> {{ m.content }}<end>{% endfor %}"
+    )
+    expected = [
+        one
+        for turn, (role, said) in enumerate([("user", "hi"), ("assistant", "yo"), ("user", "so")])
+        for one in ((turn, f"<{role}> "), (turn, said), (turn, "<end>"))
+    ]
+    assert turns_of(rendered(source, chat("hi", "yo", "so"))) == expected
 
 
 def test_a_tool_call_is_of_its_turn_and_no_content() -> None:
@@ -283,6 +333,16 @@ def test_a_generation_prompt_is_the_next_turn_of_the_assistant() -> None:
     assert (found.text[last.begin :], last.turn) == ("<|im_start|>assistant\n", 1)
     assert found.roles == ("user", "assistant") and found.is_open
     assert not rendered(CHATML, chat("Hi")).is_open
+
+
+def test_where_no_prompt_is_written_the_assistant_goes_on_all_the_same() -> None:
+    source = (FOLDER / "mistral_v1.jinja").read_text()
+    found = rendered(source, chat("Hi"), add_generation_prompt=True)
+    assert found.roles == ("user", "assistant") and found.is_open
+    assert {s.turn for s in found.segments} == {-1, 0}
+    said = rendered(source, chat("Hi", "Ho"), add_generation_prompt=True)
+    assert said.roles == ("user", "assistant") and not said.is_open
+    assert not rendered(source, chat("Hi")).is_open
 
 
 # --- what a template refuses, and where

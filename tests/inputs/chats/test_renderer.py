@@ -10,6 +10,7 @@ import pytest
 from chat_templates import DATE
 from jinja2 import TemplateSyntaxError
 
+from probekit.errors import ConfigError
 from probekit.inputs.chats import (
     Bounds,
     Conversation,
@@ -75,6 +76,17 @@ def test_modules_in_the_current_folder_are_not_carried_out(
         (found,) = renderer.render([said("hi")])
     assert isinstance(found, Rendered) and found.text == "hi"
     assert not (tmp_path / "carried_out").exists()
+
+
+def test_a_constant_that_is_too_large_to_compile_names_the_template() -> None:
+    setting = Setting(source="{{ 'a' * 10**8 }}", date=DATE)
+    told = r"^my\.jinja: the template (takes more than|ends the process .* more than) 0\.1 s"
+    bounds = Bounds(seconds=0.1)
+    with (
+        Renderer(setting, "my.jinja", bounds) as renderer,
+        pytest.raises(ConfigError, match=told),
+    ):
+        [*renderer.render([said("hi")])]
 
 
 def test_a_fault_of_the_process_itself_is_told_as_one() -> None:
