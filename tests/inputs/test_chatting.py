@@ -20,6 +20,7 @@ import yaml
 import probekit
 from probekit.config import load_config
 from probekit.errors import ConfigError, StoreError
+from probekit.inputs import making
 from probekit.inputs.chats import Conversation
 from probekit.inputs.rows import Given
 from probekit.inputs.texts import read_texts
@@ -325,7 +326,10 @@ def test_each_bad_chat_is_told_with_its_place_message_and_line(tmp_path: Path) -
     assert "inputs.messages[1]: message 0 (user)" in said and "in another order" in said
 
 
-def test_a_template_that_takes_too_much_is_told_once(tmp_path: Path) -> None:
+def test_a_template_that_takes_too_much_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "_TOKENIZED_AT_ONCE", 2)
     template = tmp_path / "large.jinja"
     template.write_text("{% if messages[0].role == 'user' %}\n{{ 'a' * 10**11 }}{% endif %}ok")
     chats = [CHATS[0], *[CHATS[1]] * 30]
@@ -333,6 +337,12 @@ def test_a_template_that_takes_too_much_is_told_once(tmp_path: Path) -> None:
     assert said.split("\n") == [
         f"config: inputs.messages[1]: it takes more memory than a template may ({template}:2)"
     ]
+    rows = [{"chat": chats[1], "label": {"a": 1}}] * 6  # each has another fault, too
+    place = tmp_path / "a.jsonl"
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs = {"messages": "chat", "file": str(place), "columns": ["label"]}
+    said = refused(tmp_path, chat_template=str(template), **inputs)
+    assert said.count("more memory than a template may") == 1
 
 
 def test_what_needs_no_model_is_told_before_one_is_loaded(tmp_path: Path) -> None:

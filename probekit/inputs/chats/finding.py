@@ -9,7 +9,7 @@ refused, and not guessed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -101,15 +101,15 @@ class _Finding:
         """Find all at once, or else one after the other."""
         whole = {n: (0, len(unit.text)) for n, unit in enumerate(self._units)}
         edges, cuts = self._tried(whole, turns=True) or (None, None)
-        if edges is not None:
-            spans = self._all_paired(edges, whole)
-            if all(s is not None and self._agrees(n, s) for n, s in spans.items()):
-                return Found(spans=self._checked({n: s or () for n, s in spans.items()}), cuts=cuts)
-        found = self._trimmed() if edges is None else {}
         if edges is None:
+            found = self._trimmed()
             _, cuts = self._tried({}, turns=True) or (None, None)
-        found = {n: found[n] if n in found else self._solved(n) for n in whole}
-        return Found(spans=self._checked(found), cuts=cuts)
+            rest = {n: self._alone(n) for n in whole if n not in found}
+        else:
+            spans = self._all_paired(edges, whole)
+            found = {n: s for n, s in spans.items() if s is not None and self._agrees(n, s)}
+            rest = {n: self._solved(n, own) for n, own in _by_unit(edges, {*whole} - {*found})}
+        return Found(spans=self._checked(found | rest), cuts=cuts)
 
     def _trimmed(self) -> dict[int, tuple[Span, ...]]:
         """Find at once what stands there without the spaces at its ends, as templates trim."""
@@ -125,10 +125,7 @@ class _Finding:
     def _all_paired(
         self, edges: Sequence[Edge], marks: Mapping[int, Any]
     ) -> dict[int, tuple[Span, ...] | None]:
-        own: dict[int, list[Edge]] = {n: [] for n in marks}
-        for edge in edges:
-            own[edge.unit].append(edge)
-        return {n: _paired(own[n], n) for n in marks}
+        return {n: _paired(own, n) for n, own in _by_unit(edges, marks)}
 
     def _checked(self, spans: Mapping[int, tuple[Span, ...]]) -> Mapping[int, tuple[Span, ...]]:
         every = sorted((span, n) for n, some in spans.items() for span in some)
@@ -196,13 +193,16 @@ class _Finding:
 
     # --- one content alone, where all at once do not tell
 
-    def _solved(self, n: int) -> tuple[Span, ...]:
-        unit = self._units[n]
-        tried = self._tried({n: (0, len(unit.text))})
+    def _alone(self, n: int) -> tuple[Span, ...]:
+        tried = self._tried({n: (0, len(self._units[n].text))})
         alone = None if tried is None else _paired(tried[0], n)
         if alone is not None and self._agrees(n, alone):
             return alone
-        edges = [] if tried is None else tried[0]
+        return self._solved(n, None if tried is None else tried[0])
+
+    def _solved(self, n: int, edges: Sequence[Edge] | None) -> tuple[Span, ...]:
+        """Find a content whose marks do not tell; None for edges where they change the text."""
+        unit = self._units[n]
         coloured = self._runs[n] if self._runs is not None and n in self._letters else None
         if edges and not coloured:
             cut = self._cut(n, edges)
@@ -210,7 +210,7 @@ class _Finding:
                 return cut
             if coloured is not None:  # all of them are in what is dropped, and both ends are not
                 raise NotFoundError(unit.turn, "the template writes its ends, and not its letters")
-        runs = self._runs_of(n, is_unmarked=tried is not None and not edges)
+        runs = self._runs_of(n, is_unmarked=edges is not None and not edges)
         if any(b.first <= a.last and b.first != runs[0].first for a, b in pairwise(runs)):
             raise NotFoundError(unit.turn, "the template writes its parts in another order")
         return self._widened(n, runs)
@@ -326,6 +326,15 @@ def _run(unit: int, first: int, span: Span, n_characters: int) -> Run:
     """Give characters of a content, from `first` on, that stand at a place."""
     last = first + n_characters - 1
     return Run(unit=unit, first=first, last=last, begin=span[0], end=span[1] - 1)
+
+
+def _by_unit(edges: Sequence[Edge], units: Iterable[int]) -> Iterable[tuple[int, list[Edge]]]:
+    """Give the edges of some units, in the order of these."""
+    own: dict[int, list[Edge]] = {n: [] for n in units}
+    for edge in edges:
+        if edge.unit in own:
+            own[edge.unit].append(edge)
+    return own.items()
 
 
 def _paired(edges: Sequence[Edge], n: int) -> tuple[Span, ...] | None:

@@ -185,7 +185,7 @@ def _is_own_system(body: Sequence[nodes.Node], read: set[str]) -> bool:
 
 def _names(node: nodes.Node) -> Iterator[nodes.Name]:
     """Give every name in an expression, itself too."""
-    yield from nodes.Output([node]).find_all(nodes.Name)  # type: ignore[list-item]
+    yield from nodes.Output([node]).find_all(nodes.Name)
 
 
 def _enclose(body: list[nodes.Node], line: int, opens: str, closes: str) -> None:

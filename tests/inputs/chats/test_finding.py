@@ -110,6 +110,18 @@ def test_a_reply_without_letters_of_its_own_stands_behind_its_thought(
     assert found.text[:begin].rstrip().endswith(("assistant", "Assistant｜>"))
 
 
+def test_many_thoughts_take_few_renderings(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [text for n in range(20) for text in (f"q {n}", f"<think>\nh {n}\n</think>\n\na {n}")]
+    calls = []
+    quick = Templating.quick
+    monkeypatch.setattr(Templating, "quick", lambda *a, **k: (calls.append(1), quick(*a, **k))[1])
+    found = render(TEMPLATES["qwen3"], chat(*turns, "so"))
+    assert isinstance(found, Rendered)
+    expected = [[text.rpartition("\n")[2]] for text in (*turns, "so")]
+    assert [*contents_of(found).values()] == expected
+    assert len(calls) < 3 * 20
+
+
 def test_ends_of_a_content_without_its_letters_are_refused() -> None:
     ends = (
         "{% for m in messages %}{% set parts = m.content.split('|') %}"
