@@ -117,7 +117,9 @@ class Where(_Looking):
         None, description="In chats: true for what was said, false for what the template writes."
     )
     turn: Deciding[Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)] | None] = Field(
-        None, description="In chats: tokens of one turn, of those of the role; -1 is the last."
+        None,
+        description="In chats: tokens of one turn: of those of the role, or where none is named "
+        "the message of that number; -1 is the last that is there.",
     )
     take: Deciding[Take] = Field("all", description=f"Which of the tokens: {_TAKE_TEXT}.")
     missing: Deciding[Literal["error", "skip"]] = Field(

@@ -262,12 +262,12 @@ def _tokenize(
             read = readings([given.said for given in group], codec)
             for given, reading in zip(group, read, strict=True):
                 values = None if columns is None else columns.add(given.columns, given.where)
-                if isinstance(values, Fault):
-                    sorting.tell(values)
-                elif isinstance(reading, Unread):
+                if isinstance(reading, Unread):
                     sorting.tell(Fault(given.where, reading.reason))
                     if reading.is_last:
                         raise ConfigError.of(sorting.all_faults())
+                elif isinstance(values, Fault):
+                    sorting.tell(values)
                 elif _is_right(given, reading, limits, sorting):
                     making.add_reading(given.id, reading, limits, columns=values)
                     n_with_bos += reading.has_bos

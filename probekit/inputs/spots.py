@@ -161,7 +161,9 @@ def _of_turns(spot: Where, example: _Read) -> Array | None:
     found: Array = np.ones(len(owners.turn), dtype=bool)
     if spot.role is not None:
         found &= owners.role == example.roles.index(spot.role)
-    if spot.turn is not None:
+    if spot.turn is not None and spot.turn >= 0 and spot.role is None:
+        found &= owners.turn == spot.turn  # a message's number, though others be left out
+    elif spot.turn is not None:
         turns = np.unique(owners.turn[found & (owners.turn != NOBODY)])
         is_there = -len(turns) <= spot.turn < len(turns)
         found &= owners.turn == turns[spot.turn] if is_there else False

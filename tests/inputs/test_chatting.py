@@ -20,6 +20,7 @@ import yaml
 import probekit
 from probekit.config import load_config
 from probekit.errors import ConfigError, StoreError
+from probekit.inputs import making
 from probekit.inputs.chats import Conversation
 from probekit.inputs.rows import Given
 from probekit.inputs.texts import read_texts
@@ -218,6 +219,37 @@ def test_what_is_generated_is_the_turn_that_the_prompt_opens(tmp_path: Path) -> 
     assert "".join(texts_at(made, "transformer.h.0/output")) == "Cats are"
 
 
+def test_what_is_generated_is_the_assistants_where_no_prompt_is_written(tmp_path: Path) -> None:
+    """Messages are counted as they are given, though the template leaves one out."""
+    template = tmp_path / "my.jinja"
+    template.write_text(
+        "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    chat = [{"role": "system", "content": "S"}, *CHATS[0][1:]]
+    made = probekit.run(
+        config(
+            tmp_path,
+            inputs={
+                "messages": [chat],
+                "chat_template": str(template),
+                "template": {"add_generation_prompt": True},
+            },
+            generate={"max_new_tokens": 3},
+            probes=[
+                {"sites": "resid_post", "positions": {"turn": 1, "content": True}},
+                {"sites": "resid_mid", "positions": {"turn": -1}},
+                {"sites": "resid_pre", "positions": {"role": "user", "turn": 0, "content": True}},
+            ],
+        )
+    )
+    new = made.tokens.step[:] > 0
+    assert {*made.tokens.role[:][new]} == {"assistant"} and {*made.tokens.turn[:][new]} == {4}
+    assert made.tokens.is_content[:][new].all()
+    for site in ("transformer.h.0/output", "transformer.h.0/input"):
+        assert "".join(texts_at(made, site)) == chat[1]["content"]
+    assert "Peru" in "".join(texts_at(made, "transformer.h.0.ln_2/input"))
+
+
 def test_phi3s_chat_format_runs_from_its_config(tmp_path: Path) -> None:
     """Random weights, and small: the hub has the real ones."""
     root = Path(probekit.__file__).parents[1] / "configs"
@@ -294,7 +326,10 @@ def test_each_bad_chat_is_told_with_its_place_message_and_line(tmp_path: Path) -
     assert "inputs.messages[1]: message 0 (user)" in said and "in another order" in said
 
 
-def test_a_template_that_takes_too_much_is_told_once(tmp_path: Path) -> None:
+def test_a_template_that_takes_too_much_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making, "_TOKENIZED_AT_ONCE", 2)
     template = tmp_path / "large.jinja"
     template.write_text("{% if messages[0].role == 'user' %}\n{{ 'a' * 10**11 }}{% endif %}ok")
     chats = [CHATS[0], *[CHATS[1]] * 30]
@@ -302,6 +337,12 @@ def test_a_template_that_takes_too_much_is_told_once(tmp_path: Path) -> None:
     assert said.split("\n") == [
         f"config: inputs.messages[1]: it takes more memory than a template may ({template}:2)"
     ]
+    rows = [{"chat": chats[1], "label": {"a": 1}}] * 6  # each has another fault, too
+    place = tmp_path / "a.jsonl"
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs = {"messages": "chat", "file": str(place), "columns": ["label"]}
+    said = refused(tmp_path, chat_template=str(template), **inputs)
+    assert said.count("more memory than a template may") == 1
 
 
 def test_what_needs_no_model_is_told_before_one_is_loaded(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ refused, and not guessed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -30,8 +30,8 @@ class Renders(Protocol):
     def real(self, messages: Chat, *, prompts: bool | None = None) -> str:
         """Render messages as transformers does."""
 
-    def quick(self, messages: Chat, *, marks: bool) -> str:
-        """Render messages, with marks of turns or without."""
+    def quick(self, messages: Chat, *, marks: bool) -> str | None:
+        """Render messages, with marks of turns or without; None where it does not bear them."""
 
     def kept(self, roles: Sequence[str]) -> Any:
         """Give the pattern of what the template may look for."""
@@ -101,15 +101,15 @@ class _Finding:
         """Find all at once, or else one after the other."""
         whole = {n: (0, len(unit.text)) for n, unit in enumerate(self._units)}
         edges, cuts = self._tried(whole, turns=True) or (None, None)
-        if edges is not None:
-            spans = self._all_paired(edges, whole)
-            if all(s is not None and self._agrees(n, s) for n, s in spans.items()):
-                return Found(spans=self._checked({n: s or () for n, s in spans.items()}), cuts=cuts)
-        found = self._trimmed() if edges is None else {}
         if edges is None:
+            found = self._trimmed()
             _, cuts = self._tried({}, turns=True) or (None, None)
-        found = {n: found[n] if n in found else self._solved(n) for n in whole}
-        return Found(spans=self._checked(found), cuts=cuts)
+            rest = {n: self._alone(n) for n in whole if n not in found}
+        else:
+            spans = self._all_paired(edges, whole)
+            found = {n: s for n, s in spans.items() if s is not None and self._agrees(n, s)}
+            rest = {n: self._solved(n, own) for n, own in _by_unit(edges, {*whole} - {*found})}
+        return Found(spans=self._checked(found | rest), cuts=cuts)
 
     def _trimmed(self) -> dict[int, tuple[Span, ...]]:
         """Find at once what stands there without the spaces at its ends, as templates trim."""
@@ -125,10 +125,7 @@ class _Finding:
     def _all_paired(
         self, edges: Sequence[Edge], marks: Mapping[int, Any]
     ) -> dict[int, tuple[Span, ...] | None]:
-        own: dict[int, list[Edge]] = {n: [] for n in marks}
-        for edge in edges:
-            own[edge.unit].append(edge)
-        return {n: _paired(own[n], n) for n in marks}
+        return {n: _paired(own, n) for n, own in _by_unit(edges, marks)}
 
     def _checked(self, spans: Mapping[int, tuple[Span, ...]]) -> Mapping[int, tuple[Span, ...]]:
         every = sorted((span, n) for n, some in spans.items() for span in some)
@@ -149,21 +146,11 @@ class _Finding:
             if end is not None:
                 text = text[:end] + closes + text[end:]
             texts[n] = text if begin is None else text[:begin] + opens + text[begin:]
-        marked = self._rendered(texts, turns=turns)
+        marked = self._renders.quick(self._with(texts), marks=turns)
         if marked is None:
             return None
         text, edges, cuts = read_marks(marked)
         return (edges, cuts) if text == self._real else None
-
-    def _rendered(self, texts: Mapping[int, str], *, turns: bool) -> str | None:
-        """Render other contents; None where the template does not bear them."""
-        try:
-            return self._renders.quick(self._with(texts), marks=turns)
-        except TimeoutError:
-            raise
-        except Exception:
-            # Any exception of a stranger's code: it looks at contents, and these are not the real.
-            return None
 
     def _with(self, texts: Mapping[int, str]) -> Chat:
         chat = [dict(message) for message in self._messages]
@@ -187,7 +174,7 @@ class _Finding:
         roles = [str(message["role"]) for message in self._messages]
         colouring = colour(texts, self._renders.kept(roles))
         self._letters = {n for n, _ in colouring.places}
-        coloured = self._rendered(dict(enumerate(colouring.texts)), turns=False)
+        coloured = self._renders.quick(self._with(dict(enumerate(colouring.texts))), marks=False)
         found = None if coloured is None else find_runs(coloured, self._real, colouring, texts)
         if found is None:
             return None
@@ -206,18 +193,24 @@ class _Finding:
 
     # --- one content alone, where all at once do not tell
 
-    def _solved(self, n: int) -> tuple[Span, ...]:
-        unit = self._units[n]
-        tried = self._tried({n: (0, len(unit.text))})
+    def _alone(self, n: int) -> tuple[Span, ...]:
+        tried = self._tried({n: (0, len(self._units[n].text))})
         alone = None if tried is None else _paired(tried[0], n)
         if alone is not None and self._agrees(n, alone):
             return alone
-        edges = [] if tried is None else tried[0]
-        if edges and (self._runs is None or n not in self._letters):
+        return self._solved(n, None if tried is None else tried[0])
+
+    def _solved(self, n: int, edges: Sequence[Edge] | None) -> tuple[Span, ...]:
+        """Find a content whose marks do not tell; None for edges where they change the text."""
+        unit = self._units[n]
+        coloured = self._runs[n] if self._runs is not None and n in self._letters else None
+        if edges and not coloured:
             cut = self._cut(n, edges)
             if cut is not None:
                 return cut
-        runs = self._runs_of(n, is_unmarked=tried is not None and not edges)
+            if coloured is not None:  # all of them are in what is dropped, and both ends are not
+                raise NotFoundError(unit.turn, "the template writes its ends, and not its letters")
+        runs = self._runs_of(n, is_unmarked=edges is not None and not edges)
         if any(b.first <= a.last and b.first != runs[0].first for a, b in pairwise(runs)):
             raise NotFoundError(unit.turn, "the template writes its parts in another order")
         return self._widened(n, runs)
@@ -257,12 +250,8 @@ class _Finding:
             if not all(_is_written(core, self._real[begin:end]) for begin, end in spans):
                 raise NotFoundError(unit.turn, "the template changes it")
             return [_run(n, first, span, len(core)) for span in spans]
-        at = self._real.find(core)
-        if at < 0:
-            raise NotFoundError(unit.turn, "the template changes it so that it is not found")
-        if self._real.find(core, at + 1) >= 0:
-            raise NotFoundError(unit.turn, "its text stands in several places")
-        return [_run(n, first, (at, at + len(core)), len(core))]
+        # That its text stands somewhere proves nothing: the template may write the same itself.
+        raise NotFoundError(unit.turn, "the template looks at it, so that it is not found")
 
     def _begin(self, n: int, run: Run, before: Run | None) -> int:
         """Find where in the rendering the characters begin that lie before a run's first."""
@@ -337,6 +326,15 @@ def _run(unit: int, first: int, span: Span, n_characters: int) -> Run:
     """Give characters of a content, from `first` on, that stand at a place."""
     last = first + n_characters - 1
     return Run(unit=unit, first=first, last=last, begin=span[0], end=span[1] - 1)
+
+
+def _by_unit(edges: Sequence[Edge], units: Iterable[int]) -> Iterable[tuple[int, list[Edge]]]:
+    """Give the edges of some units, in the order of these."""
+    own: dict[int, list[Edge]] = {n: [] for n in units}
+    for edge in edges:
+        if edge.unit in own:
+            own[edge.unit].append(edge)
+    return own.items()
 
 
 def _paired(edges: Sequence[Edge], n: int) -> tuple[Span, ...] | None:

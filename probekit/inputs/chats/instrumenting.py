@@ -15,7 +15,9 @@ from jinja2.environment import Environment, Template
 from probekit.inputs.chats.marks import CLOSES, NO_TURN, OPENS, SOME_TURN, turn_mark
 
 _TURN, _LEFT, _OPENS, _CLOSES = "chat_turn", "chat_left", "chat_opens", "chat_closes"
+_OWN, _OWNED = "chat_own", "chat_owned"
 _ASKED = "add_generation_prompt"
+_SYSTEM = ("system", "developer")
 
 
 class Following:
@@ -27,11 +29,13 @@ class Following:
     def __init__(self) -> None:
         self._turns: dict[int, int] = {}
         self._loops: list[list[int]] = []  # [loop, turn], the innermost last
+        self._has_system = False
 
     def begin(self, messages: Sequence[dict[str, Any]]) -> None:
         """Follow a rendering of messages."""
         self._turns = {id(message): turn for turn, message in enumerate(messages)}
         self._loops = []
+        self._has_system = bool(messages) and messages[0].get("role") in _SYSTEM
 
     def turn(self, loop: int, value: object) -> str:
         """Say that a loop goes on with a value, which may be a message."""
@@ -53,6 +57,14 @@ class Following:
         self._loops.pop()
         return turn_mark(self._loops[-1][1] if self._loops else NO_TURN)
 
+    def own(self, turn: int) -> str:
+        """Say that a system text of the template's own begins, or is over: `turn` is what follows.
+
+        It is one in the first message's round, where that message is none.
+        """
+        is_first = bool(self._loops) and self._loops[-1][1] == 0
+        return turn_mark(turn) if is_first and not self._has_system else ""
+
     def functions(self) -> dict[str, Any]:
         """Give what instrumented templates call, by name."""
         return {
@@ -60,6 +72,8 @@ class Following:
             _LEFT: self.left,
             _OPENS: lambda: OPENS,
             _CLOSES: lambda: CLOSES,
+            _OWN: lambda: self.own(NO_TURN),
+            _OWNED: lambda: self.own(0),
         }
 
 
@@ -67,15 +81,18 @@ def instrument(environment: Environment, source: str, following: Following) -> T
     """Compile a template that marks its turns."""
     tree = environment.parse(source)
     loops = [*tree.find_all(nodes.For)]
+    own = [body for loop in loops for body in _own_texts(loop)]
     for number, loop in enumerate(loops):
         _mark_loop(loop, number)
     for one in [*_lists(tree)]:
         one[:] = [new for old in one for new in _with_end(old)]
+    for body in own:
+        _enclose(body, body[0].lineno, _OWN, _OWNED)
     for condition in [*tree.find_all(nodes.If)]:
         names = nodes.Tuple([condition.test], "load").find_all(nodes.Name)  # the test itself, too
         if any(name.name == _ASKED for name in names):
             for body in (condition.body, condition.else_):
-                _enclose(body, condition.lineno)
+                _enclose(body, condition.lineno, _OPENS, _CLOSES)
     tree.set_environment(environment)
     code = environment.compile(tree)
     variables = environment.make_globals(following.functions())
@@ -140,10 +157,41 @@ def _lists_within(loop: nodes.For) -> Iterator[list[nodes.Node]]:
         waiting += [n for n in node.iter_child_nodes() if not isinstance(n, nodes.For)]
 
 
-def _enclose(body: list[nodes.Node], line: int) -> None:
+def _own_texts(loop: nodes.For) -> Iterator[list[nodes.Node]]:
+    """Give what a loop writes, by conditions, of a system text that reads no message."""
+    read = {"messages", *(name.name for name in _names(loop.target))}
+    for one in loop.find_all(nodes.Assign):
+        if any(name.name in read for name in _names(one.node)):
+            read |= {name.name for name in _names(one.target)}
+    waiting: list[nodes.Node] = [*loop.body]
+    while waiting:
+        node = waiting.pop()
+        bodies = [node.body, node.else_] if isinstance(node, nodes.If) else []
+        own = [body for body in bodies if _is_own_system(body, read)]
+        yield from own
+        inside = [id(child) for body in own for child in body]
+        children = node.iter_child_nodes() if not isinstance(node, nodes.For) else ()
+        waiting += [child for child in children if id(child) not in inside]
+
+
+def _is_own_system(body: Sequence[nodes.Node], read: set[str]) -> bool:
+    written = [*nodes.Template([*body]).find_all(nodes.Output)]
+    if any(name.name in read for output in written for name in _names(output)):
+        return False
+    texts = [t.data for output in written for t in output.find_all(nodes.TemplateData)]
+    texts += [str(c.value) for output in written for c in output.find_all(nodes.Const)]
+    return any("sys" in text.lower() for text in texts)  # <|system|>, <<SYS>>
+
+
+def _names(node: nodes.Node) -> Iterator[nodes.Name]:
+    """Give every name in an expression, itself too."""
+    yield from nodes.Output([node]).find_all(nodes.Name)
+
+
+def _enclose(body: list[nodes.Node], line: int, opens: str, closes: str) -> None:
     if body:
-        body.insert(0, _output(_OPENS, line))
-        body.append(_output(_CLOSES, line))
+        body.insert(0, _output(opens, line))
+        body.append(_output(closes, line))
 
 
 def _output(function: str, line: int, *arguments: nodes.Expr) -> nodes.Output:

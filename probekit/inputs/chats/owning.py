@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from probekit.inputs.chats.finding import Found, Unit
-from probekit.inputs.chats.marks import NO_TURN, Cut
+from probekit.inputs.chats.marks import NO_TURN, SOME_TURN, Cut
 from probekit.inputs.chats.segments import NOBODY, Segment, merged
 
 Owned = tuple[int, int, int, bool]  # begin, end, turn, whether it is content
@@ -77,7 +77,7 @@ def _regions(cuts: Sequence[Cut] | None, begin: int, end: int) -> Iterator[tuple
             continue
         if cut.at <= points[-1][0]:
             points[-1] = (points[-1][0], cut.turn)
-        elif points[-1][1] != cut.turn:
+        elif points[-1][1] != cut.turn or cut.turn == SOME_TURN:  # each is another's
             points.append((cut.at, cut.turn))
     for (low, turn), (high, _) in pairwise([*points, (end, NO_TURN)]):
         if low < high:

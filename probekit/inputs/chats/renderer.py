@@ -12,11 +12,13 @@ import os
 import queue
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO, Any, Self
 
 from probekit.errors import ConfigError
@@ -109,20 +111,18 @@ class Renderer:
         self._lines = queue.Queue()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in _stop)
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from {_PROCESS} import serve; serve()"],
+            [sys.executable, "-P", "-c", f"from {_PROCESS} import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_module_paths())},
         )
         self._process = process
         threading.Thread(target=_listen, args=(process, self._lines), daemon=True).start()
         self._send(process, {**asdict(self.setting), "limits": asdict(self._bounds)})
         answer = self._next(_STARTS_S)
         if answer is None:
-            why = self._last_error()
-            self._stop()
-            raise ConfigError(f"{self.name}: the process that renders chats did not start{why}")
+            raise ConfigError(f"{self.name}: {self._why_silent(is_start=True)}")
         if "reason" in answer:
             self._stop()
             refused = _refused(answer)
@@ -153,19 +153,26 @@ class Renderer:
             answer = None
         return answer if isinstance(answer, dict) else None
 
-    def _why_silent(self) -> str:
-        ended = None if self._process is None else self._process.poll()
+    def _why_silent(self, *, is_start: bool = False) -> str:
+        ended = None
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):  # one that ends has said its last before
+                ended = self._process.wait(timeout=1)
+        last = self._last_error()
         self._stop()
         bounds = self._bounds
-        if ended is None:
+        failed = f"the process that renders chats {'did not start' if is_start else 'failed'}{last}"
+        if ended is None and not is_start:
             return f"the template takes more than {bounds.seconds:g} s"
+        if ended is None or ended > 0:  # by no signal: Python says why
+            return failed
         return (
             "the template ends the process that carries it out: it takes more than "
             f"{bounds.seconds:g} s or {human_bytes(bounds.bytes)}"
         )
 
     def _last_error(self) -> str:
-        """Give the last line that a process which did not start has said; empty for none."""
+        """Give the last line that a process has said of its end; empty for none."""
         if self._errors is None:
             return ""
         self._errors.seek(0)
@@ -185,6 +192,24 @@ class Renderer:
             if pipe is not None:
                 with suppress(BrokenPipeError):  # what a process that is gone has not read
                     pipe.close()
+
+
+def _module_paths() -> list[str]:
+    """Give where the process finds modules: where this one does, but for the current folder.
+
+    What lies there belongs to the user's work, and a `queue.py` of it is not the language's own,
+    which goes first for that reason. It stays where probekit itself lies in it.
+    """
+    ours = Path(__file__).parents[3]
+    standard = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
+    standard |= {path / "lib-dynload" for path in standard}
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed: nothing lies in it
+        here = None
+    there = [path if here is None else here / path for path in map(Path, sys.path)]
+    found = [path for path in there if path.is_absolute() and (path == ours or path != here)]
+    return [str(path) for path in sorted(found, key=lambda path: path not in standard)]
 
 
 def _listen(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:

@@ -64,12 +64,16 @@ def render(templating: Templating, messages: list[dict[str, Any]]) -> Rendered |
         n_turns=len(messages),
     )
     roles = [str(message["role"]) for message in messages]
+    # Where a template has no prompt to write, what a model says next is the assistant's none the
+    # less.
+    is_asked = setting.add_generation_prompt and roles[-1] != ASSISTANT
+    is_next = prompt is not None or is_asked
     there = {units[n].turn for n, spans in found.spans.items() if spans}
     return Rendered(
         text=real,
         segments=segments,
-        roles=(*roles, ASSISTANT) if prompt is not None else tuple(roles),
-        is_open=prompt is not None or setting.continue_final_message,
+        roles=(*roles, ASSISTANT) if is_next else tuple(roles),
+        is_open=is_next or setting.continue_final_message,
         left_out=tuple(sorted({u.turn for u in units if u.text.strip()} - there)),
     )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit.inputs.chats.rendering import Refusal, refusal_of, render
+from probekit.inputs.chats.segments import Rendered
 from probekit.inputs.chats.setting import Setting
 from probekit.inputs.chats.templating import Templating, load_libraries
 from probekit.wording import counted
@@ -47,21 +48,23 @@ def _made(setting: Setting, limits: dict[str, float]) -> Templating | Refusal:
     signal.signal(signal.SIGALRM, _too_long(limits["seconds"]))
     libraries = load_libraries()
     _bound_memory(int(limits["bytes"]))
-    with _bounded(limits["seconds"]):
-        try:
+    try:
+        with _bounded(limits["seconds"]):
             return Templating(setting, libraries)
-        except Exception as error:
-            # What is no template fails in the parser, in the compiler, or by its depth.
-            return refusal_of(error)
+    except Exception as error:
+        # What is no template fails in the parser, in the compiler, or by its depth. An alarm may be
+        # heard while another failure is on its way.
+        return refusal_of(error)
 
 
 def _rendered(templating: Templating, messages: Any, limits: dict[str, float]) -> dict[str, Any]:
     templating.n_dates = 0
-    with _bounded(limits["seconds"]):
-        try:
+    found: Rendered | Refusal
+    try:
+        with _bounded(limits["seconds"]):
             found = render(templating, messages)
-        except (TimeoutError, MemoryError, RecursionError) as error:
-            found = refusal_of(error)
+    except (TimeoutError, MemoryError, RecursionError) as error:
+        found = refusal_of(error)
     if not isinstance(found, Refusal) and len(found.text) > limits["characters"]:
         most = counted(int(limits["characters"]), "character")
         found = Refusal(reason=f"the template writes more than {most}", is_bound=True)

@@ -82,10 +82,11 @@ class Templating:
         )
         return str(text)
 
-    def quick(self, messages: Chat, *, marks: bool) -> str:
+    def quick(self, messages: Chat, *, marks: bool) -> str | None:
         """Render messages in fewer steps, and with marks of turns if they are wanted.
 
-        It is compared with `real`, and what differs proves nothing.
+        It is compared with `real`, and what differs proves nothing. None where the template does
+        not bear the messages.
         """
         setting, template = self.setting, self._marking if marks else self._plain
         named = getattr(self._library, "_alias_reasoning_fields", None)  # not in every version
@@ -93,13 +94,20 @@ class Templating:
         if setting.continue_final_message:
             chat = [*chat[:-1], _tagged(chat[-1])]
         self._following.begin(chat)
-        text: str = template.render(
-            messages=chat,
-            tools=None if setting.tools is None else [*setting.tools],
-            documents=None,
-            add_generation_prompt=setting.add_generation_prompt,
-            **setting.variables,
-        )
+        tools = None if setting.tools is None else [*setting.tools]
+        try:
+            text: str = template.render(
+                messages=chat,
+                tools=tools,
+                documents=None,
+                add_generation_prompt=setting.add_generation_prompt,
+                **setting.variables,
+            )
+        except TimeoutError:
+            raise
+        except Exception:
+            # Any exception of a stranger's code: it looks at contents, and these are not the real.
+            return None
         return _cut_at_tag(text) if setting.continue_final_message else text
 
     def _date(self, form: str) -> str:

@@ -73,11 +73,16 @@ class Parts:
     def owners(self, starts: Array, ends: Array) -> Owners:
         """Say whose tokens are: content's where they share a character with one.
 
+        A token of no characters is of those between it and what comes before: a tokenizer that
+        trims its offsets gives spaces so.
+
         Args:
             starts: of each token its first character, int `[token]`.
             ends: the one behind its last.
         """
         rows, begins = self.rows, self.begins
+        before = np.concatenate([[0], np.maximum.accumulate(ends)])[: len(starts)]
+        starts = np.where((starts == ends) & (before < starts), before, starts)
         last = len(rows) - 1
         at = np.minimum(np.searchsorted(rows[:, 0], starts, side="right"), last)
         contents = np.flatnonzero((rows[:, 3] == 1) & (begins < rows[:, 0]))

@@ -6,10 +6,12 @@ Expected places are found by hand here: by what a template is known to do to a c
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from chat_templates import CHATS, DATE, FOLDER, SPECIAL, read_cases
+from transformers.utils import chat_template_utils
 
 from probekit.inputs.chats import Rendered, Setting
 from probekit.inputs.chats.rendering import Refusal, render
@@ -92,6 +94,74 @@ def test_a_thought_that_is_dropped_is_no_content(template: str) -> None:
     found = render(TEMPLATES[template], messages)
     assert isinstance(found, Rendered)
     assert contents_of(found) == {0: ["q"], 1: ["a b"], 2: ["q"], 3: ["b"]}
+
+
+@pytest.mark.parametrize("template", SPLIT)
+@pytest.mark.parametrize("reply", ["user", "<|im_end|>", "..."])
+def test_a_reply_without_letters_of_its_own_stands_behind_its_thought(
+    template: str, reply: str
+) -> None:
+    messages = chat("q", f"<think>hmm</think>\n\n{reply}", "q")
+    found = render(TEMPLATES[template], messages)
+    assert isinstance(found, Rendered)
+    (said,) = contents_of(found)[1]
+    assert (said.strip(), found.left_out) == (reply, ())
+    begin = next(b for b, _, _, turn in found.pieces if turn == 1)
+    assert found.text[:begin].rstrip().endswith(("assistant", "Assistant｜>"))
+
+
+def test_many_thoughts_take_few_renderings(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [text for n in range(20) for text in (f"q {n}", f"<think>\nh {n}\n</think>\n\na {n}")]
+    calls = []
+    quick = Templating.quick
+    monkeypatch.setattr(Templating, "quick", lambda *a, **k: (calls.append(1), quick(*a, **k))[1])
+    found = render(TEMPLATES["qwen3"], chat(*turns, "so"))
+    assert isinstance(found, Rendered)
+    expected = [[text.rpartition("\n")[2]] for text in (*turns, "so")]
+    assert [*contents_of(found).values()] == expected
+    assert len(calls) < 3 * 20
+
+
+def test_ends_of_a_content_without_its_letters_are_refused() -> None:
+    ends = (
+        "{% for m in messages %}{% set parts = m.content.split('|') %}"
+        "{{ parts[0] }}-{{ parts[2] }}{% endfor %}"
+    )
+    found = render(Templating(Setting(source=ends, date=DATE)), chat("?|hmm|!"))
+    assert isinstance(found, Refusal) and "ends" in found.reason
+
+
+@pytest.mark.parametrize("said", ["?", "..."])
+def test_a_text_that_the_template_writes_itself_is_not_taken_for_a_content(said: str) -> None:
+    source = (
+        "{% for m in messages %}<{{ m.role }}>{{ 'Well " + said + "' if m.role == 'user' }}"
+        "{% if m.content | length > " + str(len(said)) + " %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    found = render(Templating(Setting(source=source, date=DATE)), chat(said, "yes"))
+    assert isinstance(found, Refusal) and "looks at it" in found.reason
+
+
+@pytest.mark.parametrize("names", [{}, {"_alias_reasoning_fields": list}])
+def test_a_version_of_transformers_with_other_names_renders_the_same(names: dict[str, Any]) -> None:
+    library = SimpleNamespace(
+        _compile_jinja_template=chat_template_utils._compile_jinja_template,
+        render_jinja_template=chat_template_utils.render_jinja_template,
+        **names,
+    )
+    setting = Setting(source=CHATML, date=DATE, variables=SPECIAL)
+    assert render(Templating(setting, library), chat("yes", "yes")) == rendered(
+        CHATML, chat("yes", "yes")
+    )
+
+
+def test_a_fault_of_what_prepares_a_chat_is_no_templates() -> None:
+    def broken(_: object) -> None:
+        raise AttributeError("no such name")
+
+    library = SimpleNamespace(**vars(chat_template_utils) | {"_alias_reasoning_fields": broken})
+    library.render_jinja_template = lambda **_: (["yes"], None)
+    with pytest.raises(AttributeError, match="no such name"):
+        render(Templating(Setting(source=CHATML, date=DATE), library), chat("yes"))
 
 
 @pytest.mark.parametrize(
@@ -177,6 +247,13 @@ OWNERS = {
         (3, "[user] "), (3, "How are you?"), (3, "\n"), (0, "[rules] "),
         (0, "Be brief."), (0, "\n"),
     ],
+    ("smollm2", "plain +prompt"): [
+        (-1, "<|im_start|>system\nYou are a helpful AI assistant named SmolLM<|im_end|>\n"),
+        (0, "<|im_start|>user\n"), (0, "Hello there"), (0, "<|im_end|>\n"),
+        (1, "<|im_start|>assistant\n"), (1, "Hi!"), (1, "<|im_end|>\n"),
+        (2, "<|im_start|>user\n"), (2, "How are you?"), (2, "<|im_end|>\n"),
+        (3, "<|im_start|>assistant\n"),
+    ],
     ("zephyr", "system +prompt"): [
         (0, "<|system|>\n"), (0, "Be brief."), (0, "</s>\n"), (1, "<|user|>\n"),
         (1, "Hello there"), (1, "</s>\n"), (2, "<|assistant|>\n"), (2, "Hi!"), (2, "</s>\n"),
@@ -189,8 +266,51 @@ OWNERS = {
 def test_what_a_template_writes_at_a_message_is_of_its_turn(case: Any) -> None:
     found = render(Templating(case.setting), case.messages)
     assert isinstance(found, Rendered)
-    segments = [(s.turn, found.text[s.begin : s.end]) for s in found.segments]
-    assert segments == OWNERS[case.template, case.head]
+    assert turns_of(found) == OWNERS[case.template, case.head]
+
+
+def turns_of(found: Rendered) -> list[tuple[int, str]]:
+    return [(s.turn, found.text[s.begin : s.end]) for s in found.segments]
+
+
+SYSTEM_OF_ITS_OWN = {
+    "a text of the first round": (
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}[|system|]ok;{% endif %}"
+        "[{{ m.role }}]{{ m.content }};{% endfor %}"
+    ),
+    "a variable's, as DBRX has it": (
+        "{% if messages[0].role == 'system' %}{% set rest = messages[1:] %}"
+        "{% set system = messages[0].content %}"
+        "{% else %}{% set rest = messages %}{% set system = 'ok' %}{% endif %}"
+        "{% for m in rest %}{% if loop.index0 == 0 %}{% if system != false %}"
+        "{{ '[|system|]' + system | trim + ';' }}{% endif %}"
+        "{{ '[' + m.role + ']' + m.content + ';' }}"
+        "{% else %}{{ '[' + m.role + ']' + m.content + ';' }}{% endif %}{% endfor %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEM_OF_ITS_OWN)
+def test_a_system_text_of_the_templates_own_is_nobodys(name: str) -> None:
+    source = SYSTEM_OF_ITS_OWN[name]
+    found = turns_of(rendered(source, chat("hi", "yo")))
+    assert found[:3] == [(-1, "[|system|]ok;"), (0, "[user]"), (0, "hi")]
+    given = [{"role": "system", "content": "S"}, *chat("hi")]
+    assert -1 not in {turn for turn, _ in turns_of(rendered(source, given))}
+
+
+def test_messages_that_a_template_makes_anew_keep_their_scaffolding() -> None:
+    source = (
+        "{% set ns = namespace(m=[]) %}{% for m in messages %}"
+        "{% set ns.m = ns.m + [{'role': m.role, 'content': m.content}] %}{% endfor %}"
+        "{% for m in ns.m %}<{{ m.role }}> {{ m.content }}<end>{% endfor %}"
+    )
+    expected = [
+        one
+        for turn, (role, said) in enumerate([("user", "hi"), ("assistant", "yo"), ("user", "so")])
+        for one in ((turn, f"<{role}> "), (turn, said), (turn, "<end>"))
+    ]
+    assert turns_of(rendered(source, chat("hi", "yo", "so"))) == expected
 
 
 def test_a_tool_call_is_of_its_turn_and_no_content() -> None:
@@ -225,6 +345,16 @@ def test_a_generation_prompt_is_the_next_turn_of_the_assistant() -> None:
     assert (found.text[last.begin :], last.turn) == ("<|im_start|>assistant\n", 1)
     assert found.roles == ("user", "assistant") and found.is_open
     assert not rendered(CHATML, chat("Hi")).is_open
+
+
+def test_where_no_prompt_is_written_the_assistant_goes_on_all_the_same() -> None:
+    source = (FOLDER / "mistral_v1.jinja").read_text()
+    found = rendered(source, chat("Hi"), add_generation_prompt=True)
+    assert found.roles == ("user", "assistant") and found.is_open
+    assert {s.turn for s in found.segments} == {-1, 0}
+    said = rendered(source, chat("Hi", "Ho"), add_generation_prompt=True)
+    assert said.roles == ("user", "assistant") and not said.is_open
+    assert not rendered(source, chat("Hi")).is_open
 
 
 # --- what a template refuses, and where

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from chat_templates import DATE
 from jinja2 import TemplateSyntaxError
 
+from probekit.errors import ConfigError
 from probekit.inputs.chats import (
     Bounds,
     Conversation,
@@ -17,6 +20,7 @@ from probekit.inputs.chats import (
     Setting,
     read_conversation,
 )
+from probekit.inputs.chats.conversation import Message
 from probekit.inputs.chats.rendering import refusal_of
 from probekit.inputs.chats.templating import Templating
 
@@ -28,9 +32,9 @@ HOSTILE = """\
 {% set ns = namespace(s='a' * 1000) %}{% for i in range(60) %}
 {% set ns.s = ns.s + ns.s %}{% endfor %}
 {% elif messages[0].content == 'is large' %}{{ 'a' * 10**11 }}
-{% elif messages[0].content == 'writes' %}
+{% elif 'writes' in messages[0].content %}
 {% for i in range(3000) %}{{ 'abcdefghij' }}{% endfor %}
-{% elif messages[0].content == 'date' %}{{ strftime_now('%d %b %Y') }}
+{% elif 'date' in messages[0].content %}{{ strftime_now('%d %b %Y') }}
 {% endif %}{{ messages[0].content }}"""
 
 
@@ -59,6 +63,38 @@ def test_a_template_that_never_ends_or_grows_is_refused_and_the_others_go_on() -
     assert (large.reason, large.line) == (grows.reason, 6)
     assert writes.reason == "the template writes more than 20,000 characters"
     assert isinstance(dated, Rendered) and dated.text.startswith("26 Jul 2024")
+
+
+def test_modules_in_the_current_folder_are_not_carried_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("resource", "jinja2", "queue"):
+        (tmp_path / f"{name}.py").write_text("open('carried_out', 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    with Renderer(Setting(source=HOSTILE, date=DATE), "my.jinja") as renderer:
+        (found,) = renderer.render([said("hi")])
+    assert isinstance(found, Rendered) and found.text == "hi"
+    assert not (tmp_path / "carried_out").exists()
+
+
+def test_a_constant_that_is_too_large_to_compile_names_the_template() -> None:
+    setting = Setting(source="{{ 'a' * 3 * 10**7 }}", date=DATE)
+    told = r"^my\.jinja: the template (takes more than|ends the process .* more than) 0\.1 s"
+    bounds = Bounds(seconds=0.1)
+    with (
+        Renderer(setting, "my.jinja", bounds) as renderer,
+        pytest.raises(ConfigError, match=told),
+    ):
+        [*renderer.render([said("hi")])]
+
+
+def test_a_fault_of_the_process_itself_is_told_as_one() -> None:
+    unread = Conversation(messages=(Message(role="user", given={"role": "user", "content": [{}]}),))
+    with Renderer(Setting(source="{{ messages }}", date=DATE), "my.jinja") as renderer:
+        (found,) = renderer.render([unread])
+    assert isinstance(found, Refused)
+    assert found.reason == "the process that renders chats failed: KeyError: 'text'"
 
 
 def test_a_template_that_is_none_names_its_line() -> None:

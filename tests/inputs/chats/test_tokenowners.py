@@ -35,6 +35,24 @@ def test_a_token_is_contents_where_it_shares_a_character_with_it() -> None:
     assert parts.contents == [(5, 13, 0, 1)]
 
 
+def test_a_token_of_trimmed_offsets_is_whose_its_space_is() -> None:
+    """ByteLevel with trim_offsets gives the spaces of `U:hi  ;` so."""
+    text = Rendered(
+        text="U:hi  ;",
+        segments=(
+            Segment(begin=0, end=2, turn=0, is_content=False),
+            Segment(begin=2, end=6, turn=0, is_content=True),
+            Segment(begin=6, end=7, turn=0, is_content=False),
+        ),
+        roles=("user",),
+    )
+    tokens = np.array([(0, 2), (2, 4), (5, 5), (6, 6), (6, 7), (7, 7)])
+    parts = Parts.of(text, {"": 0})
+    expected = [False, True, True, True, False, False]
+    assert parts.owners(*tokens.T).is_content.tolist() == expected
+    assert not len(parts.owners(*tokens[:0].T).turn)
+
+
 def test_what_comes_behind_an_open_turn_is_content_of_it() -> None:
     numbers = {"": 0}
     assert Parts.of(CHAT, numbers).goes_on == (2, 1, True)
