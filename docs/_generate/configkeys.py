@@ -113,7 +113,7 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "*required*"
-    value = field.default
+    value = field.get_default(call_default_factory=True)
     if "bytes" in (_expected(field) or ""):
         return f"`{human_bytes(value).replace('.0 ', '').replace(' ', '')}`"
     plain = list(value) if isinstance(value, tuple) else value
