@@ -257,7 +257,7 @@ def test_a_constant_feature_has_no_say(tmp_path: Path) -> None:
         ({"target": "label", "group": "truth"}, "the class 0 has .* in 1 group, .* two groups"),
         ({"target": "label", "measure": "r2"}, "there is no measure 'r2' of classes"),
         ({"target": "height", "measure": "accuracy"}, "no measure 'accuracy' of numbers"),
-        ({"target": "label", "pool": "max"}, "pool is 'max'; .*expected one of mean, last"),
+        ({"target": "label", "pool": "max"}, "pool is 'max' .text.; .*expected one of mean, last"),
         ({"target": "label", "strength": -1}, "strength is -1 .*; expected a number above 0"),
         ({"target": "label", "method": "mean_difference", "strength": 1}, "has no penalty"),
     ],

@@ -242,7 +242,7 @@ def run_plan(*arguments: str) -> tuple[dict[str, Any], float]:
 
 def test_phi3_is_planned_in_seconds_and_its_numbers_are_right():
     found, seconds = run_plan("configs/phi3.yaml")
-    assert seconds < 10, "imports included; CPU time, so that a busy machine is no failure"
+    assert seconds < 30, "imports included; CPU time, so that a busy machine is no failure"
     assert found["n_parameters"] == 3_821_079_552
     assert found["model_class"] == "Phi3ForCausalLM"
     assert found["dtype"] == "bfloat16"

@@ -17,7 +17,7 @@ from probekit.analysis.readouts.splitting import Labelled, drawn_split, refuse_u
 from probekit.analysis.readouts.targets import MEAN_DIFFERENCE, Target, known_in, units_of
 from probekit.errors import StoreError
 from probekit.trace import Patterns, Site, Trace, choose_sites, layerless
-from probekit.wording import counted, one_of, show, show_typed
+from probekit.wording import counted, one_of, shorten, show, show_typed
 
 Array = np.ndarray[Any, Any]
 
@@ -35,6 +35,19 @@ class Options:
     confidence: float
     seed: int
     memory_bytes: int
+
+
+_MOST_SHUFFLES = 1000  # each is a fit of every layer
+
+
+def checked_shuffles(given: object) -> int:
+    """Refuse what is no number of shuffled fits, or more than anyone waits for."""
+    number = arguments.whole("shuffles", given, least=0)
+    if number > _MOST_SHUFFLES:
+        raise StoreError(
+            f"shuffles is {shorten(str(number))}; at most {_MOST_SHUFFLES:,} are fitted"
+        )
+    return number
 
 
 def places_of(trace: Trace, sites: Patterns) -> tuple[Site, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 from probekit import arguments
 from probekit.analysis.readouts.asking import (
     Options,
+    checked_shuffles,
     key_of,
     measure_of,
     place_of,
@@ -129,7 +130,7 @@ def fit_readout(
         pool=check_pool(pool),
         strength=strength_of(strength, said),
         measure=measure_of(measure, said),
-        n_shuffles=arguments.whole("shuffles", shuffles, least=0),
+        n_shuffles=checked_shuffles(shuffles),
         confidence=share_of("confidence", confidence),
         seed=arguments.whole("seed", seed, least=0),
         memory_bytes=int(arguments.positive("memory_bytes", memory_bytes)),
