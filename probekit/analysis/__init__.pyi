@@ -27,7 +27,12 @@ from .neurons import (
     top_examples as top_examples,
     top_rows as top_rows,
 )
-from .predictions import NextTokens as NextTokens, next_ids as next_ids, next_tokens as next_tokens
+from .predictions import (
+    NextTokens as NextTokens,
+    log_softmax as log_softmax,
+    next_ids as next_ids,
+    next_tokens as next_tokens,
+)
 from .readouts import (
     Applied as Applied,
     Readout as Readout,

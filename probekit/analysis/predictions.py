@@ -63,6 +63,14 @@ def next_tokens(trace: Trace, example: int, position: int, k: int) -> NextTokens
     )
 
 
+def log_softmax(logits: Array) -> Array:
+    """Give natural log-probabilities of logits, float64 `[..., d_vocab]`."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return shifted
+
+
 def next_ids(trace: Trace, tokens: Array) -> Array:
     """Give the ids of the tokens that really came next.
 
@@ -87,9 +95,7 @@ def _top(trace: Trace, token: int, k: int) -> tuple[Array, Array]:
                 return trace[name.replace(".logprob", ".id")][row][:k], site[row][:k]
     for name in trace.site_names:
         if trace[name].portable == "logits" and trace[name].axes == (TOKEN, "d_vocab"):
-            logits = trace[name][_row(trace[name], token)].astype(np.float64)
-            logprobs = logits - logits.max()
-            logprobs -= np.log(np.exp(logprobs).sum())
+            logprobs = log_softmax(trace[name][_row(trace[name], token)])
             ids = np.argsort(-logprobs)[:k]
             return ids, logprobs[ids]
     raise StoreError(

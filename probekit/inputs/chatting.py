@@ -89,13 +89,7 @@ class Chats:
                 continue
             assert encoded is not None  # there are texts
             self._count(one)
-            yield Reading(
-                text=one.text,
-                ids=encoded.ids[n],
-                spans=None if encoded.spans is None else encoded.spans[n],
-                n_more=0 if encoded.n_more is None else encoded.n_more[n],
-                chat=one,
-            )
+            yield encoded.reading(n, one.text, one)
             n += 1
 
     def notes(self) -> list[str]:

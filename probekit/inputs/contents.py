@@ -35,6 +35,18 @@ Content = str | TokenIds | Conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One example as the model will read it."""
+
+    text: str
+    ids: Sequence[int]
+    spans: Spans | None
+    n_more: int = 0  # about so many tokens were left out behind these
+    has_bos: bool = False  # it begins with the BOS token itself, and got no second one
+    chat: Rendered | None = None  # whose each character is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """What a tokenizer makes of texts."""
 
@@ -42,6 +54,17 @@ class Encoded:
     spans: Sequence[Spans] | None = None  # [text][token]: first character, end
     n_more: Sequence[int] | None = None  # [text]: about so many tokens were left out behind these
     has_bos: Sequence[bool] | None = None  # [text]: begins with BOS itself, and got no second one
+
+    def reading(self, n: int, text: str, chat: Rendered | None = None) -> Reading:
+        """Give one text of them as the model will read it."""
+        return Reading(
+            text=text,
+            ids=self.ids[n],
+            spans=None if self.spans is None else self.spans[n],
+            n_more=0 if self.n_more is None else self.n_more[n],
+            has_bos=self.has_bos is not None and self.has_bos[n],
+            chat=chat,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +77,6 @@ class Decoded:
 
 Encode = Callable[[list[str]], Encoded]
 Decode = Callable[[Sequence[Sequence[int]]], Decoded]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """One example as the model will read it."""
-
-    text: str
-    ids: Sequence[int]
-    spans: Spans | None
-    n_more: int = 0  # about so many tokens were left out behind these
-    has_bos: bool = False  # it begins with the BOS token itself, and got no second one
-    chat: Rendered | None = None  # whose each character is
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +127,7 @@ def readings(contents: Sequence[Content], codec: Codec) -> Iterator[Reading | Un
 def _of_texts(texts: list[str], codec: Codec) -> Iterator[Reading]:
     assert codec.encode is not None  # checked before any text is read
     found = codec.encode(texts)
-    for n, (text, ids) in enumerate(zip(texts, found.ids, strict=True)):
-        yield Reading(
-            text=text,
-            ids=ids,
-            spans=None if found.spans is None else found.spans[n],
-            n_more=0 if found.n_more is None else found.n_more[n],
-            has_bos=found.has_bos is not None and found.has_bos[n],
-        )
+    yield from (found.reading(n, text) for n, text in enumerate(texts))
 
 
 def _of_chats(chats: list[Conversation], codec: Codec) -> Iterator[Reading | Unread]:

@@ -5,7 +5,6 @@ Knows tokenizers by their calls; imports none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,6 +62,12 @@ class SpecialTokens:
                 return with_all[:begin], with_all[begin + len(plain) :]
         return [], []
 
+    @property
+    def spelled(self) -> tuple[str, str]:
+        """The same as text; empty for nothing."""
+        before, behind = (self.tokenizer.convert_ids_to_tokens(ids) for ids in self.added)
+        return " ".join(map(str, before)), " ".join(map(str, behind))
+
     def settled(self, ids: list[int], spans: Spans | None) -> tuple[list[int], Spans | None, bool]:
         """Give a text's tokens with one BOS token where there shall be one.
 
@@ -103,7 +108,7 @@ class SpecialTokens:
         """Say what is added other than the tokenizer adds; None where it is the same."""
         if self.word == _AUTO:
             return None
-        before, behind = (self._spelled(ids) for ids in self.added)
+        before, behind = self.spelled
         told = [f"{before} before" if before else "", f"{behind} behind" if behind else ""]
         own = " and ".join(filter(None, told)) or "nothing"
         if self.word == _BOS and (before, behind) != (self.bos, ""):
@@ -111,6 +116,3 @@ class SpecialTokens:
         if self.word != _BOS and (before or behind):
             return f"no special token is added; by itself the tokenizer adds {own}"
         return None
-
-    def _spelled(self, ids: Sequence[int]) -> str:
-        return " ".join(map(str, self.tokenizer.convert_ids_to_tokens(list(ids))))

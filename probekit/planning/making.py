@@ -273,9 +273,8 @@ def _chats(origin: Origin, tokenizer: Any) -> Chats:
         )
     plain = SpecialTokens(tokenizer, "none")
     encode = tokenizing.encoder(tokenizer, origin.limits.n_tokens, plain)
-    before, _ = plain.added
-    own = " ".join(map(str, tokenizer.convert_ids_to_tokens(before))) or None
-    return Chats(origin.config, tokenizer, encode, own)
+    before, _ = plain.spelled
+    return Chats(origin.config, tokenizer, encode, before or None)
 
 
 def _digest(config: ProbeConfig, tokenizer: Any) -> str:

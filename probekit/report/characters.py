@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+import numpy as np
+
 # Format characters that join emoji and letters; they change nothing around them.
 _JOINERS = "\u200c\u200d"
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -30,6 +32,12 @@ def visible_token(text: str) -> str:
     if text and all(c in _JOINERS for c in text):
         return "".join(map(_code, text))
     return "".join(_SPACES.get(c) or _visible(c) for c in text)
+
+
+def said_value(value: object, longest: int) -> str:
+    """Write a column's value as a config has it, and no longer than so many characters."""
+    text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _visible(character: str) -> str:

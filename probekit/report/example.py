@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from probekit.report.characters import visible, visible_token
+from probekit.analysis import log_softmax
+from probekit.report.characters import said_value, visible, visible_token
 from probekit.report.parts import Roles
 from probekit.report.streams import by_token, positions_of, rounded, spread
 from probekit.store import Scalar
@@ -61,8 +62,7 @@ def _speakers(trace: Trace, first: int, n_tokens: int) -> list[str] | None:
 def _shown(value: Scalar) -> str:
     if value is None:
         return "\u2013"  # no value
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return visible(text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}...")
+    return visible(said_value(value, _LONGEST_VALUE))
 
 
 def _candidates(trace: Trace, roles: Roles, number: int, n_tokens: int) -> list[Any] | None:
@@ -86,9 +86,7 @@ def _top(logits: Array) -> tuple[Array, Array]:
     """Give ids and log-probabilities of the likeliest tokens, each `[row, k]`."""
     ids, logprobs = [], []
     for begin in range(0, len(logits), _LOGIT_ROWS):
-        part = logits[begin : begin + _LOGIT_ROWS].astype(np.float64)
-        part -= part.max(-1, keepdims=True)
-        part -= np.log(np.exp(part).sum(-1, keepdims=True))
+        part = log_softmax(logits[begin : begin + _LOGIT_ROWS])
         best = np.argsort(-part, axis=-1, kind="stable")[:, :_CANDIDATES]
         ids.append(best)
         logprobs.append(np.take_along_axis(part, best, -1))

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from probekit.analysis import next_ids
-from probekit.report.characters import visible_token
+from probekit.analysis import log_softmax, next_ids
+from probekit.report.characters import said_value, visible_token
 from probekit.report.parts import Roles, Stream
 from probekit.report.streams import norms_of, rounded
 from probekit.trace import Site, Trace, axis_rows, blocks, examples_of
@@ -103,10 +103,9 @@ def _surprise(trace: Trace, site: Site) -> Array:
 def _logprob_of_next(trace: Trace, tokens: Array, logits: Array) -> Array:
     came = next_ids(trace, tokens)
     came[came >= logits.shape[1]] = -1  # a stranger's
-    highest = logits.max(-1, keepdims=True)
-    chosen = np.take_along_axis(logits, np.maximum(came, 0)[:, None], -1) - highest
-    with np.errstate(invalid="ignore"):
-        found: Array = chosen[:, 0] - np.log(np.exp(logits - highest).sum(-1))
+    with np.errstate(invalid="ignore"):  # logits of a stranger's that are not finite
+        logprobs = log_softmax(logits)
+    found = np.take_along_axis(logprobs, np.maximum(came, 0)[:, None], -1)[:, 0]
     return np.where(came >= 0, found, np.nan)
 
 
@@ -168,9 +167,7 @@ def _columns(trace: Trace, n_listed: int) -> list[list[Any]]:
 
 def _shown(values: Array) -> list[str]:
     hidden = np.ma.getmaskarray(values)
-    return ["–" if gone else _said(value) for value, gone in zip(values, hidden, strict=True)]
-
-
-def _said(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
-    return visible_token(text if len(text) <= _VALUES else f"{text[:_VALUES]}...")
+    return [
+        "–" if gone else visible_token(said_value(value, _VALUES))
+        for value, gone in zip(values, hidden, strict=True)
+    ]

@@ -5,8 +5,9 @@ Knows the numbers that were found and how they are shown; nothing of how they ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -94,14 +95,7 @@ class Readout(Shown):
         Raises:
             StoreError: if none was fitted there.
         """
-        number = arguments.whole("layer", number)
-        there = [one.layer for one in self.layers]
-        if -len(there) <= number < 0:
-            return self.layers[number]
-        if number not in there:
-            said = ", ".join(map(str, there))
-            raise StoreError(f"no readout of layer {number} of {self.place}; there is: {said}")
-        return self.layers[there.index(number)]
+        return _at_layer(self.layers, number, f"of {self.place}")
 
     def to_pandas(self) -> Any:
         """Give a `pandas.DataFrame` with one row a layer."""
@@ -192,14 +186,7 @@ class Applied(Shown):
         Raises:
             StoreError: if there is no readout of it.
         """
-        number = arguments.whole("layer", number)
-        there = [one.layer for one in self.layers]
-        if -len(there) <= number < 0:
-            return self.layers[number]
-        if number not in there:
-            said = ", ".join(map(str, there))
-            raise StoreError(f"no readout of layer {number} was applied; there is: {said}")
-        return self.layers[there.index(number)]
+        return _at_layer(self.layers, number, "was applied")
 
     def to_pandas(self) -> Any:
         """Give a `pandas.DataFrame` with one row for each row of each layer.
@@ -243,9 +230,24 @@ class Applied(Shown):
         return tuple(int((one.said == c).sum()) for c in self.classes)
 
 
+_OneLayer = TypeVar("_OneLayer", LayerReadout, AppliedLayer)
+
+
 def measure_word(measure: str) -> str:
     """Give a measure as it is written for people."""
     return _WORDS.get(measure, measure.replace("_", " "))
+
+
+def _at_layer(layers: Sequence[_OneLayer], number: int, what: str) -> _OneLayer:
+    """Give the one of a layer; -1 is the last of those that there are."""
+    number = arguments.whole("layer", number)
+    there = [one.layer for one in layers]
+    if -len(there) <= number < 0:
+        return layers[number]
+    if number not in there:
+        said = ", ".join(map(str, there))
+        raise StoreError(f"no readout of layer {number} {what}; there is: {said}")
+    return layers[there.index(number)]
 
 
 def _were(n: int) -> str:

@@ -23,7 +23,7 @@ from typing import IO, Any, Self
 
 from probekit.errors import ConfigError
 from probekit.inputs.chats.conversation import Conversation
-from probekit.inputs.chats.segments import Rendered
+from probekit.inputs.chats.segments import Refused, Rendered
 from probekit.inputs.chats.setting import Setting
 from probekit.wording import human_bytes, shorten
 
@@ -38,16 +38,6 @@ class Bounds:
     seconds: float = 10.0
     bytes: int = 1 << 30
     characters: int = 1 << 26
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
-    """A conversation that is not rendered, and why."""
-
-    reason: str
-    turn: int | None = None  # the message that it is about
-    line: int | None = None  # of the template
-    is_bound: bool = False  # it takes too much, as it may of every conversation
 
 
 class Renderer:
@@ -98,7 +88,7 @@ class Renderer:
     def _read(self, answer: Mapping[str, Any]) -> Rendered | Refused:
         self.asks_for_date |= bool(answer.get("asks_for_date"))
         if "reason" in answer:
-            return _refused(answer)
+            return Refused.from_json(answer)
         try:
             return Rendered.from_json(answer)
         except (ValueError, KeyError, TypeError) as error:
@@ -125,7 +115,7 @@ class Renderer:
             raise ConfigError(f"{self.name}: {self._why_silent(is_start=True)}")
         if "reason" in answer:
             self._stop()
-            refused = _refused(answer)
+            refused = Refused.from_json(answer)
             raise ConfigError(f"{self.place(refused.line)}: {refused.reason}")
         return process
 
@@ -218,13 +208,3 @@ def _listen(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None
         for line in process.stdout:
             lines.put(line)
     lines.put(b"")
-
-
-def _refused(answer: Mapping[str, Any]) -> Refused:
-    turn, line = answer.get("turn"), answer.get("line")
-    return Refused(
-        reason=str(answer.get("reason")),
-        turn=turn if isinstance(turn, int) else None,
-        line=line if isinstance(line, int) else None,
-        is_bound=answer.get("is_bound") is True,
-    )

@@ -7,49 +7,34 @@ only the process of serving.py, which has some, calls it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
 from probekit.inputs.chats.finding import Found, NotFoundError, find_contents, units_of
 from probekit.inputs.chats.marks import has_private
 from probekit.inputs.chats.owning import prompt_of, segments_of
-from probekit.inputs.chats.segments import ASSISTANT, Rendered
+from probekit.inputs.chats.segments import ASSISTANT, Refused, Rendered
 from probekit.inputs.chats.templating import Templating
 
 _FILES = ("<template>", "<unknown>")  # how Jinja calls a template in a traceback
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """Why a conversation is not rendered."""
-
-    reason: str
-    turn: int | None = None  # the message that it is about
-    line: int | None = None  # of the template
-    is_bound: bool = False  # it takes too much, as it may of every conversation
-
-    def to_json(self) -> dict[str, Any]:
-        """Give it as plain JSON values."""
-        return asdict(self)
-
-
-def render(templating: Templating, messages: list[dict[str, Any]]) -> Rendered | Refusal:
+def render(templating: Templating, messages: list[dict[str, Any]]) -> Rendered | Refused:
     """Render a conversation and find whose each character is."""
     if has_private(_texts(messages)):
-        return Refusal(reason="it has private characters (U+F0000 and above), which mark places")
+        return Refused(reason="it has private characters (U+F0000 and above), which mark places")
     try:
         real = templating.real(messages)
     except Exception as error:
         # Whatever a stranger's code raises, it means that it does not take this conversation.
         return refusal_of(error)
     if not real:
-        return Refusal(reason="the template writes nothing of it")
+        return Refused(reason="the template writes nothing of it")
     try:
         found = find_contents(templating, messages, real)
         prompt = _prompt(templating, messages, real, found)
     except NotFoundError as error:
-        return Refusal(reason=error.reason, turn=error.turn)
+        return Refused(reason=error.reason, turn=error.turn)
     except (TimeoutError, MemoryError) as error:
         return refusal_of(error)
     setting, units = templating.setting, units_of(messages)
@@ -78,7 +63,7 @@ def render(templating: Templating, messages: list[dict[str, Any]]) -> Rendered |
     )
 
 
-def refusal_of(error: Exception) -> Refusal:
+def refusal_of(error: Exception) -> Refused:
     """Say what a template's failure is, and in which of its lines."""
     kind, said = type(error).__name__, str(error)
     if isinstance(error, TimeoutError):
@@ -92,7 +77,7 @@ def refusal_of(error: Exception) -> Refusal:
     else:
         reason = f"the template fails: {said or kind}" + (f" ({kind})" if said else "")
     is_bound = isinstance(error, TimeoutError | MemoryError)
-    return Refusal(reason=reason, line=_line(error), is_bound=is_bound)
+    return Refused(reason=reason, line=_line(error), is_bound=is_bound)
 
 
 def _line(error: BaseException) -> int | None:

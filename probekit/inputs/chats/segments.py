@@ -1,4 +1,4 @@
-"""Rendered: a conversation as a model reads it, and whose each of its characters is.
+"""Rendered: a conversation as a model reads it, and whose each of its characters is; or why not.
 
 Knows characters; nothing of templates and tokens.
 """
@@ -6,7 +6,7 @@ Knows characters; nothing of templates and tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Self
 
@@ -22,6 +22,31 @@ class Segment:
     end: int  # the character behind the last one
     turn: int  # number of the message; NOBODY; of a generation prompt the one behind the last
     is_content: bool  # of a message, and not what the template writes around it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A conversation that is not rendered, and why."""
+
+    reason: str
+    turn: int | None = None  # the message that it is about
+    line: int | None = None  # of the template
+    is_bound: bool = False  # it takes too much, as it may of every conversation
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """Read it from plain JSON values, of which what is odd is left out."""
+        turn, line = given.get("turn"), given.get("line")
+        return cls(
+            reason=str(given.get("reason")),
+            turn=turn if isinstance(turn, int) else None,
+            line=line if isinstance(line, int) else None,
+            is_bound=given.get("is_bound") is True,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from probekit.inputs.chats.rendering import Refusal, refusal_of, render
-from probekit.inputs.chats.segments import Rendered
+from probekit.inputs.chats.rendering import refusal_of, render
+from probekit.inputs.chats.segments import Refused, Rendered
 from probekit.inputs.chats.setting import Setting
 from probekit.inputs.chats.templating import Templating, load_libraries
 from probekit.wording import counted
@@ -35,15 +35,15 @@ def serve() -> None:
     first = json.loads(lines.readline())
     limits = first.pop("limits")
     made = _made(Setting(**first), limits)
-    _answer(out, made.to_json() if isinstance(made, Refusal) else {"ready": True})
-    if isinstance(made, Refusal):
+    _answer(out, made.to_json() if isinstance(made, Refused) else {"ready": True})
+    if isinstance(made, Refused):
         return
     for line in lines:
         for messages in json.loads(line):
             _answer(out, _rendered(made, messages, limits))
 
 
-def _made(setting: Setting, limits: dict[str, float]) -> Templating | Refusal:
+def _made(setting: Setting, limits: dict[str, float]) -> Templating | Refused:
     """Make a template ready, in bounds too: what is constant in it is computed now."""
     signal.signal(signal.SIGALRM, _too_long(limits["seconds"]))
     libraries = load_libraries()
@@ -59,15 +59,15 @@ def _made(setting: Setting, limits: dict[str, float]) -> Templating | Refusal:
 
 def _rendered(templating: Templating, messages: Any, limits: dict[str, float]) -> dict[str, Any]:
     templating.n_dates = 0
-    found: Rendered | Refusal
+    found: Rendered | Refused
     try:
         with _bounded(limits["seconds"]):
             found = render(templating, messages)
     except (TimeoutError, MemoryError, RecursionError) as error:
         found = refusal_of(error)
-    if not isinstance(found, Refusal) and len(found.text) > limits["characters"]:
+    if not isinstance(found, Refused) and len(found.text) > limits["characters"]:
         most = counted(int(limits["characters"]), "character")
-        found = Refusal(reason=f"the template writes more than {most}", is_bound=True)
+        found = Refused(reason=f"the template writes more than {most}", is_bound=True)
     return {**found.to_json(), "asks_for_date": templating.n_dates > 0}
 
 
@@ -106,7 +106,3 @@ def _bound_memory(n_bytes: int) -> None:
 def _answer(out: Any, answer: dict[str, Any]) -> None:
     out.write(json.dumps(answer, ensure_ascii=True) + "\n")
     out.flush()
-
-
-if __name__ == "__main__":
-    serve()

@@ -14,7 +14,8 @@ from chat_templates import CHATS, DATE, FOLDER, SPECIAL, read_cases
 from transformers.utils import chat_template_utils
 
 from probekit.inputs.chats import Rendered, Setting
-from probekit.inputs.chats.rendering import Refusal, render
+from probekit.inputs.chats.rendering import render
+from probekit.inputs.chats.segments import Refused
 from probekit.inputs.chats.templating import Templating
 
 CHATML = (FOLDER / "chatml.jinja").read_text()
@@ -128,7 +129,7 @@ def test_ends_of_a_content_without_its_letters_are_refused() -> None:
         "{{ parts[0] }}-{{ parts[2] }}{% endfor %}"
     )
     found = render(Templating(Setting(source=ends, date=DATE)), chat("?|hmm|!"))
-    assert isinstance(found, Refusal) and "ends" in found.reason
+    assert isinstance(found, Refused) and "ends" in found.reason
 
 
 @pytest.mark.parametrize("said", ["?", "..."])
@@ -138,7 +139,7 @@ def test_a_text_that_the_template_writes_itself_is_not_taken_for_a_content(said:
         "{% if m.content | length > " + str(len(said)) + " %}{{ m.content }}{% endif %}{% endfor %}"
     )
     found = render(Templating(Setting(source=source, date=DATE)), chat(said, "yes"))
-    assert isinstance(found, Refusal) and "looks at it" in found.reason
+    assert isinstance(found, Refused) and "looks at it" in found.reason
 
 
 @pytest.mark.parametrize("names", [{}, {"_alias_reasoning_fields": list}])
@@ -175,7 +176,7 @@ def test_a_fault_of_what_prepares_a_chat_is_no_templates() -> None:
 def test_what_cannot_be_proved_is_refused(source: str, reason: str) -> None:
     template = f"{{% for m in messages %}}{source}{{% endfor %}}"
     found = render(Templating(Setting(source=template, date=DATE)), chat("one two three", "four"))
-    assert isinstance(found, Refusal), found
+    assert isinstance(found, Refused), found
     assert re.search(reason, found.reason)
 
 
@@ -374,10 +375,10 @@ def test_where_no_prompt_is_written_the_assistant_goes_on_all_the_same() -> None
 )
 def test_a_failing_template_names_its_line(source: str, line: int | None, reason: str) -> None:
     found = render(Templating(Setting(source=source, date=DATE)), chat("hi"))
-    assert isinstance(found, Refusal)
+    assert isinstance(found, Refused)
     assert reason in found.reason and found.line == line
 
 
 def test_private_characters_are_refused() -> None:
     found = render(TEMPLATES["chatml"], chat("a\U00100000b"))
-    assert isinstance(found, Refusal) and "private characters" in found.reason
+    assert isinstance(found, Refused) and "private characters" in found.reason
