@@ -148,7 +148,7 @@ def test_a_typo_in_a_trace_names_what_is_near(trace: Any) -> None:
         trace["transformer.h.0.mlp.atc"]
     with pytest.raises(ProbekitError, match="resid_pots was not recorded; portable names recorded"):
         trace.select("resid_pots")
-    with pytest.raises(IndexError, match="example 99 is out of range: there are 2"):
+    with pytest.raises(IndexError, match="example 99 is out of range: there are 8"):
         trace.examples[99]
 
 
