@@ -28,7 +28,7 @@ ROOMS = (
     *("capture", "hooks", "planning", "inputs", "inputs.chats"),
     *("models", "models.places", "models.places.tiny", "models.forward"),
     *("trace", "methods"),
-    *("store", "store.writing", "store.reading", "store.format", "config"),
+    *("store", "store.writing", "store.reading", "store.format", "config", "config.patterns"),
 )
 FLOOR = (
     "extras",

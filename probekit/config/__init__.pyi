@@ -10,7 +10,6 @@ from .fields import (
 )
 from .format1 import digest_of_format_1 as digest_of_format_1
 from .generateconfig import GenerateConfig as GenerateConfig
-from .globs import MAX_EDGES as MAX_EDGES, compile_glob as compile_glob, match_paths as match_paths
 from .inputsconfig import (
     DatasetInputs as DatasetInputs,
     InputsConfig as InputsConfig,
@@ -21,10 +20,15 @@ from .loading import (
     json_schema as json_schema,
     load_config as load_config,
 )
-from .nearmatches import (
+from .patterns import (
+    MAX_EDGES as MAX_EDGES,
+    compile_glob as compile_glob,
+    faults_once as faults_once,
+    match_paths as match_paths,
     nearest as nearest,
     no_match as no_match,
     runs as runs,
+    said_once as said_once,
     unmatched_choices as unmatched_choices,
 )
 from .probeconfig import (
@@ -34,7 +38,6 @@ from .probeconfig import (
     ProbeRule as ProbeRule,
     StoreConfig as StoreConfig,
 )
-from .saidonce import faults_once as faults_once, said_once as said_once
 from .section import deciding_keys as deciding_keys
 from .spots import Spot as Spot, Where as Where
 from .yamltext import read_value as read_value

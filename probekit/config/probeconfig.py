@@ -1,7 +1,8 @@
 """ProbeConfig: what may be written in a config, key by key.
 
 Knows each key's type, default and meaning, and what is wrong between keys. It does not know whether
-a model has such a module or such a layer (planning), nor what a module pattern means (globs.py).
+a model has such a module or such a layer (planning), nor what a pattern of modules means
+(config.patterns).
 """
 
 from __future__ import annotations

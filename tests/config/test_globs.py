@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 from written_out import GPT2, PATH, PIECE, oracle, written_out
 
-from probekit.config.globs import MAX_ANY, MAX_CHOICES, compile_glob, match_paths
+from probekit.config.patterns.globs import MAX_ANY, MAX_CHOICES, compile_glob, match_paths
 from probekit.errors import PlanError
 
 # --- an oracle that knows nothing of automata: write every choice out, then match by recursion

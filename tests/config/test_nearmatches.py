@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from written_out import GPT2, PATH, PHI3, oracle
 
-from probekit.config.globs import match_paths
-from probekit.config.nearmatches import nearest, unmatched_choices
+from probekit.config.patterns.globs import match_paths
+from probekit.config.patterns.nearmatches import nearest, unmatched_choices
 
 
 @pytest.mark.parametrize(

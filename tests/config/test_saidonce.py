@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from probekit.config.globs import compile_glob
-from probekit.config.saidonce import faults_once, said_once
+from probekit.config.patterns.globs import compile_glob
+from probekit.config.patterns.saidonce import faults_once, said_once
 from probekit.errors import Fault
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from probekit.config.nearmatches import runs
+from probekit.config.patterns.nearmatches import runs
 from probekit.errors import Fault
 
 _NUMBER = re.compile(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import count, product
 
-from probekit.config.globs import choices, fits, groups, match_paths, pieces
+from probekit.config.patterns.globs import choices, fits, groups, match_paths, pieces
 
 _NUMBER_GROUP = re.compile(r"(?:(?<=\.)|^)(?:[0-9]+|\{[0-9.,]+\})(?=\.|$)")
 _WORDS = 8  # of a pattern, the last ones, that are compared with paths
