@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 
 from probekit.models import locate
 from probekit.samples.world import WORDS
+from probekit.store import SealedInputs
 
 _CHILD = """
 import json, resource, sys, time
@@ -75,6 +76,7 @@ class Taken:
 
     form: str
     n_examples: int
+    n_tokens: int  # of all of them
     processor_s: float  # a million examples, the median
     wall_s: float
     token_bytes: float | None  # of `inputs.h5`, its texts, ids and columns included
@@ -145,21 +147,25 @@ def main() -> None:
                 }
             )
             taken = [seconds(given, folder, rows) for _ in range(times)]
-            sealed = folder / "inputs.h5"
+            sealed = SealedInputs.read(folder)  # of the tokenizer alone there is none
+            own_tokens = n_tokens if sealed is None else len(sealed.tokens.values)
+            n_bytes = 0 if sealed is None else (folder / "inputs.h5").stat().st_size
             results.append(
                 Taken(
                     form=form,
                     n_examples=n_examples,
+                    n_tokens=own_tokens,
                     processor_s=statistics.median(one[0] for one in taken) * 1e6 / n_examples,
                     wall_s=statistics.median(one[1] for one in taken) * 1e6 / n_examples,
-                    token_bytes=sealed.stat().st_size / n_tokens if sealed.exists() else None,
+                    token_bytes=None if sealed is None else n_bytes / own_tokens,
                 )
             )
-    print(f"{n_examples:,} examples, {n_tokens:,} tokens; seconds are of a million examples")
-    print(f"{'form':<26} {'processor':>10} {'wall':>9} {'bytes a token':>14}")
+    print(f"{n_examples:,} examples; seconds are of a million examples")
+    print(f"{'form':<26} {'processor':>10} {'wall':>9} {'tokens':>11} {'bytes a token':>14}")
     for one in results:
         size = "" if one.token_bytes is None else f"{one.token_bytes:.1f}"
-        print(f"{one.form:<26} {one.processor_s:>9.1f}s {one.wall_s:>8.1f}s {size:>14}")
+        taken_s = f"{one.processor_s:>9.1f}s {one.wall_s:>8.1f}s"
+        print(f"{one.form:<26} {taken_s} {one.n_tokens:>11,} {size:>14}")
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(one) for one in results], indent=2) + "\n")
 

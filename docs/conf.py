@@ -93,7 +93,7 @@ nitpick_ignore = [
         *("Any", "Callable", "Iterable", "Iterator", "Mapping", "Self", "Sequence"),
         *("Literal", "ArrayLike", "NDArray", "Path", "str", "int", "float", "bool", "None"),
         # Short names of our own for what may be written there; a docstring says what.
-        *("Array", "Axes", "Batch", "Figure", "Neuron", "OnStage", "Patterns", "Watcher"),
+        *("Array", "Axes", "Batch", "Figure", "Neuron", "OnStage", "Patterns", "Scalar", "Watcher"),
         "ProbeConfig",  # its page is the reference of the config
         "str | Path | Mapping[str",  # Python's own domain cuts this type in two
     )

@@ -1,12 +1,8 @@
 from .chats import TemplateInputs as TemplateInputs
 from .fields import (
     ALL_COLUMNS as ALL_COLUMNS,
-    PORTABLE_NAMES as PORTABLE_NAMES,
-    RECORD_KINDS as RECORD_KINDS,
     ByteCount as ByteCount,
-    RecordKind as RecordKind,
     parse_slice as parse_slice,
-    portable_like as portable_like,
 )
 from .format1 import digest_of_format_1 as digest_of_format_1
 from .generateconfig import GenerateConfig as GenerateConfig
@@ -37,6 +33,12 @@ from .probeconfig import (
     ProbeConfig as ProbeConfig,
     ProbeRule as ProbeRule,
     StoreConfig as StoreConfig,
+)
+from .recordkinds import (
+    PORTABLE_NAMES as PORTABLE_NAMES,
+    RECORD_KINDS as RECORD_KINDS,
+    RecordKind as RecordKind,
+    portable_like as portable_like,
 )
 from .section import deciding_keys as deciding_keys
 from .spots import Spot as Spot, Where as Where

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from probekit.errors import PlanError
 from probekit.models import families
 from probekit.models.families import Place
+from probekit.models.forward import block_of
 
 
 def _block(config: object) -> str | None:
@@ -19,9 +20,7 @@ def _block(config: object) -> str | None:
         if name == "resid_pre":
             return place.rpartition("/")[0]
         if layer is not None:  # a part of it
-            parts = place.split(".")
-            at = next((n for n, part in enumerate(parts) if part.isdigit()), None)
-            return None if at is None else ".".join(parts[: at + 1])
+            return block_of(place)
     return None
 
 

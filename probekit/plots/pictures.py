@@ -20,7 +20,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 
 from probekit.errors import StoreError
-from probekit.trace import visible
+from probekit.trace import visible_token
 from probekit.wording import show_typed
 
 Array = np.ndarray[Any, Any]
@@ -138,7 +138,7 @@ def write_cell(ax: Axes, row: int, column: int, text: str, image: AxesImage, val
 
 def drawn(token: str) -> str:
     """Give a token as a label: its leading space goes, what the font lacks is written out."""
-    text = visible(token)
+    text = visible_token(token)
     if text.startswith(" ") and text.strip():
         text = text[1:]
     text = text.replace(" ", "␣") if not text.strip() else text

@@ -16,10 +16,9 @@ import numpy as np
 
 from probekit.report import encoding as codes
 from probekit.report.blocks import Block
-from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, map_labels
 from probekit.report.streams import positions_of
-from probekit.trace import Site, Trace
+from probekit.trace import Site, Trace, visible_token
 
 Array = np.ndarray[Any, Any]
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from probekit.analysis import log_softmax
-from probekit.report.characters import said_value, visible, visible_token
 from probekit.report.parts import Roles
 from probekit.report.streams import by_token, positions_of, rounded, spread
 from probekit.store import Scalar
-from probekit.trace import Trace
+from probekit.trace import Trace, said_value, visible, visible_token
 
 Array = np.ndarray[Any, Any]
 

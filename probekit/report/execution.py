@@ -9,10 +9,9 @@ from collections import Counter
 from statistics import median
 from typing import Any
 
-from probekit.report.characters import visible_token
 from probekit.report.streams import rounded
 from probekit.store import Execution
-from probekit.trace import Trace
+from probekit.trace import Trace, visible_token
 
 _ORDERS = 8  # the most frequent; a model with routing can have as many as passes
 _PASSES = 500  # the first

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from probekit.analysis import expert_load
-from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, map_labels
 from probekit.report.streams import positions_of
-from probekit.trace import Site, Trace
+from probekit.trace import Site, Trace, visible_token
 
 Array = np.ndarray[Any, Any]
 

@@ -14,10 +14,9 @@ import numpy as np
 
 from probekit.analysis import what_lens_lacks
 from probekit.errors import ProbekitError
-from probekit.report.characters import visible_token
 from probekit.report.parts import has_one_row
 from probekit.report.streams import COLUMNS, positions_of, rounded
-from probekit.trace import Site, Trace
+from probekit.trace import Site, Trace, visible_token
 
 if TYPE_CHECKING:
     from probekit.analysis import Lens

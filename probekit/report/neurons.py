@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from probekit.analysis import top_rows
-from probekit.report.characters import visible_token
 from probekit.report.streams import rounded
 from probekit.store import is_choice
-from probekit.trace import Site, Trace, axis_rows, blocks
+from probekit.trace import Site, Trace, axis_rows, blocks, visible_token
 
 Array = np.ndarray[Any, Any]
 

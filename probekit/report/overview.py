@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from probekit.analysis import log_softmax, next_ids
-from probekit.report.characters import said_value, visible_token
 from probekit.report.parts import Roles, Stream
 from probekit.report.streams import norms_of, rounded
-from probekit.trace import Site, Trace, axis_rows, blocks, examples_of
+from probekit.trace import Site, Trace, axis_rows, blocks, examples_of, said_value, visible_token
 from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]

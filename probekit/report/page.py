@@ -17,11 +17,10 @@ import jinja2
 from probekit.errors import StoreError
 from probekit.report import neurons, overview, scores
 from probekit.report.blocks import Block
-from probekit.report.characters import visible, visible_token
 from probekit.report.lensing import is_recorded
 from probekit.report.parts import MISSING, TITLES, Roles
 from probekit.store import INDEX_FILE, number_of, read_run
-from probekit.trace import Trace, collapse, summarize_trace
+from probekit.trace import Trace, collapse, summarize_trace, visible, visible_token
 from probekit.wording import by_count, counted, human_bytes
 
 # Joined in this order into one script; each file says what it gives to those after it. It travels

@@ -12,10 +12,9 @@ import numpy as np
 
 from probekit.analysis import HeadScores, head_scores
 from probekit.errors import StoreError
-from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, map_labels
 from probekit.report.streams import rounded
-from probekit.trace import Site, Trace
+from probekit.trace import Site, Trace, visible_token
 
 Array = np.ndarray[Any, Any]
 

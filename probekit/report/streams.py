@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, Stream
 from probekit.store import is_choice
-from probekit.trace import Site, Trace, examples_of
+from probekit.trace import Site, Trace, examples_of, visible_token
 
 Array = np.ndarray[Any, Any]
 

@@ -27,10 +27,9 @@ from probekit.report import (
     streams,
 )
 from probekit.report.blocks import Block, BlockFile
-from probekit.report.characters import visible_token
 from probekit.report.parts import Roles, roles_of
 from probekit.store import new_name
-from probekit.trace import Trace
+from probekit.trace import Trace, visible_token
 from probekit.wording import counted
 
 EXAMPLES = 8

@@ -16,7 +16,7 @@ import xxhash
 from probekit.config import read_value
 from probekit.errors import ConfigError, StoreError
 from probekit.store.format import RUN_FILE, read_record
-from probekit.wording import shorten
+from probekit.wording import shorten, show
 
 _SHOWN = 5  # changed settings named in a message
 _LONG = 63  # characters of one
@@ -126,4 +126,5 @@ def _flat(value: Any, key: str = "") -> dict[str, str]:
 
 
 def _shown(value: Any) -> str:
-    return shorten(str(value), _LONG)
+    is_plain = isinstance(value, str) and value == value.strip() != ""
+    return shorten(value if is_plain else show(value), _LONG)

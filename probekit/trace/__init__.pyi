@@ -1,4 +1,9 @@
 from .axistable import AxisTable as AxisTable, Names as Names
+from .characters import (
+    said_value as said_value,
+    visible as visible,
+    visible_token as visible_token,
+)
 from .names import collapse as collapse, layerless as layerless
 from .notebook import model_of as model_of, site_table as site_table, trace_table as trace_table
 from .notebooktable import (
@@ -6,7 +11,6 @@ from .notebooktable import (
     Shown as Shown,
     Table as Table,
     table_of as table_of,
-    visible as visible,
 )
 from .rowblocks import (
     ATTENTION as ATTENTION,

@@ -12,6 +12,7 @@ from html import escape
 
 import numpy as np
 
+from probekit.trace.characters import visible_token
 from probekit.wording import counted
 
 _ROWS_SHOWN = 40
@@ -19,7 +20,6 @@ _LINE = "1px solid rgba(128, 128, 128, 0.35)"
 _LINES = "white-space: pre-line;"  # of several lines, each keeps its own
 _CELL = "padding: 0.2em 0.7em; vertical-align: top;"
 _MARK = "background: rgba(255, 176, 0, 0.4); color: inherit; border-radius: 0.2em;"
-_VISIBLE = str.maketrans({"\n": "⏎", "\r": "␍", "\t": "⇥", "\v": "␋", "\f": "␌"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,13 @@ class Marked:
     after: str
 
     def __str__(self) -> str:
-        return visible(f"{self.before}«{self.token}»{self.after}")
+        return visible_token(f"{self.before}«{self.token}»{self.after}")
 
     def html(self) -> str:
         """Give it as HTML, the token highlighted."""
-        before, token, after = (escape(visible(t)) for t in (self.before, self.token, self.after))
+        before, token, after = (
+            escape(visible_token(t)) for t in (self.before, self.token, self.after)
+        )
         return f'{before}<mark style="{_MARK}">{token}</mark>{after}'
 
 
@@ -132,11 +134,6 @@ def table_of(shown: Shown) -> Table:
     return shown._table()
 
 
-def visible(text: str) -> str:
-    """Make line breaks and tabs visible, so that a token stays on its line."""
-    return text.translate(_VISIBLE)
-
-
 def _text(cell: object) -> str:
     if cell is None:
         return ""
@@ -144,7 +141,7 @@ def _text(cell: object) -> str:
         return "–" if np.isnan(cell) else f"{cell:.4g}"
     if isinstance(cell, int | np.integer) and not isinstance(cell, bool):
         return f"{cell:,}"
-    return visible(str(cell))
+    return visible_token(str(cell))
 
 
 def _html(cell: object) -> str:

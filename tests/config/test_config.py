@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from probekit.config import keyplaces as places, yamltext
 from probekit.config.chats import TemplateInputs
-from probekit.config.fields import PORTABLE_NAMES, RECORD_KINDS, RecordKind, parse_slice
+from probekit.config.fields import parse_slice
 from probekit.config.generateconfig import GenerateConfig
 from probekit.config.inputsconfig import DatasetInputs, InputsConfig, RandomInputs
 from probekit.config.loading import json_schema, load_config
@@ -31,6 +31,7 @@ from probekit.config.probeconfig import (
     ProbeRule,
     StoreConfig,
 )
+from probekit.config.recordkinds import PORTABLE_NAMES, RECORD_KINDS, RecordKind
 from probekit.config.section import Part
 from probekit.errors import ConfigError, Fault, PlanError, ProbekitError
 

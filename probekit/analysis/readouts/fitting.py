@@ -75,11 +75,9 @@ def fit_readout(
     score stand its interval, what the same fit scores whose training labels are shuffled, and what
     it is to say always the same. Examples without a value of the column are left out.
 
-    | method | fits | is the default of columns of |
-    |---|---|---|
-    | `logistic` | logistic regression, multinomial of more than two classes | classes |
-    | `ridge` | ridge regression | numbers |
-    | `mean_difference` | the mean of one class less that of the other, told apart midway | |
+    - `logistic`, the default for classes: logistic regression, multinomial of more than two.
+    - `ridge`, the default for numbers: ridge regression.
+    - `mean_difference`: the mean of one class less that of the other, told apart midway.
 
     Classes are text, true and false, and numbers of which at most ten are distinct, all whole.
 

@@ -34,7 +34,7 @@ class LayerReadout:
     key: str  # what it is called in a file: "layer6", or the place, where it lies outside of layers
     site: str
     layer: int | None
-    direction: Array  # float32 [*row], or [class, *row] of more than two classes
+    direction: Array  # float32, of a row's shape; [class, ...] of more than two classes
     bias: Array  # float64 [], or [class]
     strength: float | None  # of the penalty; None of a difference of means, which has none
     score: float  # on what was held out

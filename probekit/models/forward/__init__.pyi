@@ -33,10 +33,10 @@ from .experts import (
     Reading as Reading,
     expert_blocks as expert_blocks,
     expert_names as expert_names,
-    layer_of as layer_of,
     mixtures_of as mixtures_of,
 )
 from .headwrites import LINEAR_CLASSES as LINEAR_CLASSES, head_writes as head_writes
+from .modulepaths import block_of as block_of, layer_of as layer_of
 from .normscale import SCALE_KINDS as SCALE_KINDS, scale as scale
 from .places import Axes as Axes, places_first as places_first, sizes_of as sizes_of
 from .positions import numbers_positions_itself as numbers_positions_itself

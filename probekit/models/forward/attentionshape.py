@@ -18,6 +18,7 @@ from probekit.models.forward.ascent import Ascent, Origin
 from probekit.models.forward.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.models.forward.calls import BATCH, POSITION, Call
 from probekit.models.forward.descent import Descent, Reader
+from probekit.models.forward.modulepaths import parent_of
 from probekit.wording import counted
 
 T = TypeVar("T")
@@ -147,7 +148,7 @@ def _reader(path: str, shape: AttentionShape, reader: Reader | None) -> Reader |
     """Give the linear map that reads what the kernel gives, if it reads all heads, as they lie."""
     if reader is None or reader.width != shape.n_heads * shape.d_v or shape.n_calls > 1:
         return None
-    parent = path.rpartition(".")[0]
+    parent = parent_of(path)
     # BERT's projection stands beside the attention, in a module for both; JetMoE's is no linear map
     # at all, and what reads its heads next is the router of another block.
     around = parent if "att" in parent.rpartition(".")[2].lower() else path

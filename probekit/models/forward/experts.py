@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from probekit.errors import PlanError
+from probekit.models.forward.modulepaths import layer_of, parent_of
 
 OF_CHOICES = ("expert_ids", "expert_weights", "expert_out")  # in the order of a token's choices
 EXPERT_KINDS = ("router_logits", *OF_CHOICES)
@@ -110,11 +111,6 @@ def expert_names(mixtures: Mapping[str, Mixture]) -> dict[str, tuple[str, int | 
     }
 
 
-def layer_of(module: str) -> int | None:
-    """Read the layer a module belongs to off its path; None outside the layers."""
-    return next((int(part) for part in module.split(".") if part.isdigit()), None)
-
-
 def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
     """Find the mixture-of-experts blocks of a model, by path, in the order of the module tree."""
     modules = dict(model.named_modules())
@@ -125,7 +121,7 @@ def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
         for path, module in modules.items()
         if path and (given := told[type(module)]) is not None
     }
-    holds_experts = {_parent(path): path for path in experts}
+    holds_experts = {parent_of(path): path for path in experts}
     blocks = dict.fromkeys((*holds_experts, *(_block_of(r, modules) for r in routers)))
     beside = {path: _router_in(path, routers) for path in blocks}
     # A layer may choose its experts by another class of router, which nobody collects (DeepSeek
@@ -227,7 +223,7 @@ def _router_in(block: str, routers: Mapping[str, Reading]) -> Reading | None:
 
 def _block_of(router: str, modules: Mapping[str, torch.nn.Module]) -> str:
     """Give the module that a router and its experts lie in: its own where it has none beside it."""
-    parent = _parent(router)
+    parent = parent_of(router)
     beside = (p for p in modules if p.startswith(f"{parent}.") and p != router)
     has_experts = any("expert" in type(modules[p]).__name__.lower() for p in beside)
     return parent if has_experts else router
@@ -237,7 +233,3 @@ def _in_attention(path: str, modules: Mapping[str, torch.nn.Module]) -> bool:
     parts = path.split(".")
     around = (".".join(parts[:n]) for n in range(1, len(parts)))
     return any("attention" in type(modules[p]).__name__.lower() for p in around)
-
-
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
