@@ -2,6 +2,7 @@
 
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from transformers import GenerationConfig
 
 import probekit
 from probekit import ConfigError, PlanError, StoreError
-from probekit.capture import generation, run
+from probekit.capture import generation
 from probekit.config import load_config
 
 LAYER = {"gpt2": "transformer.h.{}", "gpt_neox": "gpt_neox.layers.{}"}
 ATTENTION = {"gpt2": "attn", "gpt_neox": "attention"}
+run = partial(probekit.run, self_check=False)  # which is tried in test_selfcheck.py
+
 FAMILIES = ("gpt2", "llama", "phi3", "mistral", "gemma2", "gpt_neox", "qwen3")
 
 
@@ -204,7 +207,7 @@ def test_scores_are_those_of_generate(tmp_path, monkeypatch, strategy, settings)
 
     monkeypatch.setattr(generation, "processors", watched)
     written = config(tmp_path, "gpt2", strategy=strategy, **settings)
-    probekit.run(written, self_check=False)
+    run(written)
     assert len(seen) > 10
     own = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if strategy == "sample" else {}
     for ids, scores in seen:
@@ -376,7 +379,7 @@ def test_what_is_sealed_is_read_once_and_not_for_every_shard(tmp_path, monkeypat
     read = []
     monkeypatch.setattr(generation, "sealed_specs", lambda path: read.append(path) or ())
     saved(tmp_path, "llama")
-    trace = run(config(tmp_path), self_check=False)
+    trace = run(config(tmp_path))
     assert trace.provenance["n_shards"] > 1
     assert len(read) == 1
     ends = np.cumsum([e.n_tokens for e in trace.examples])
