@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from probekit.inputs import ANY_LENGTHS, few_examples, shards
+from probekit.inputs import ANY_LENGTHS, Examples, few_examples, shards
 from probekit.planning import Plan, SitePlan
 from probekit.store import ALL_TOKENS
 
@@ -28,6 +28,8 @@ Array = np.ndarray[Any, Any]
 def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
     """Plan what is rehearsed: many sites on short texts, then few at the lengths of the run.
 
+    Where all texts are short it is the longest and the shortest of them, with many sites, once.
+
     Args:
         plan: of the run.
         company: which texts share a batch; where it is not any, both get one length.
@@ -39,33 +41,43 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
     assert examples is not None  # a plan that runs has its inputs
     if not plan.sites:
         return
-    n_tokens = examples.n_tokens
-    others = np.flatnonzero(n_tokens != n_tokens[0])
-    second = int(others[0]) if len(others) else 1
-    numbers = [0, second] if len(examples) > 1 else [0]
     sites = affordable(plan, _LEAST_TOKENS)
     if not sites:
         return
     row_bytes = sum(site.spec.row_bytes for site in sites)
     room = min(_MOST_TOKENS, max(_LEAST_TOKENS, _MOST_BYTES // max(1, row_bytes)))
     alike = company != ANY_LENGTHS or plan.config.generate is not None
-    whole = [examples.token_ids(n, n + 1) for n in numbers]
+    extremes = _extremes(examples, alike=alike)
+    if len(extremes[0]) <= room and _have_rows(plan, sites, extremes):
+        yield planned(plan, sites, extremes)  # many sites at the lengths of the run
+        return
+    n_tokens = examples.n_tokens
+    others = np.flatnonzero(n_tokens != n_tokens[0])
+    second = int(others[0]) if len(others) else 1
+    whole = [examples.token_ids(n, n + 1) for n in (0, second)[: len(examples)]]
     few = _cut(whole, room, alike=alike)
     yield planned(plan, sites, few if _have_rows(plan, sites, few) else whole)
 
-    longest, shortest = int(n_tokens.argmax()), int(n_tokens.argmin())
     smallest = min(site.spec.row_bytes for site in sites)
     room = max(_MOST_TOKENS, plan.config.inputs.batch_tokens)
-    room = min(int(n_tokens[longest]), room, _MOST_BYTES // (2 * max(1, smallest)))
+    room = min(len(extremes[0]), room, _MOST_BYTES // (2 * max(1, smallest)))
     if len(examples) == 1 or room <= max(map(len, few)):
         return
     sites = affordable(plan, room)
-    pair = [examples.token_ids(n, n + 1) for n in (longest, shortest)]
-    if alike:  # of another text so many tokens as make it as long: the next ones of the run
-        pair[1] = np.resize(np.concatenate([pair[1], pair[0]]), len(pair[0]))
-    texts = [ids[:room] for ids in pair]
+    texts = [ids[:room] for ids in extremes]
     if _have_rows(plan, sites, texts):
         yield planned(plan, sites, texts)
+
+
+def _extremes(examples: Examples, *, alike: bool) -> list[Array]:
+    """Give the longest text and the shortest, or the one that there is; alike: of one length."""
+    n_tokens = examples.n_tokens
+    longest, shortest = int(n_tokens.argmax()), int(n_tokens.argmin())
+    numbers = [longest, shortest if longest != shortest else 1][: len(examples)]
+    texts = [examples.token_ids(n, n + 1) for n in numbers]
+    if alike and len(texts) > 1:  # of another text so many tokens as make it as long
+        texts[1] = np.resize(np.concatenate([texts[1], texts[0]]), len(texts[0]))
+    return texts
 
 
 def _cut(whole: Sequence[Array], room: int, *, alike: bool) -> list[Array]:

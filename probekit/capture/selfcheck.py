@@ -7,9 +7,10 @@ Two texts of the run are recorded into a scratch folder by the very code that wi
 - the short text alone, before that batch and behind it, and the long one alone: each must have the
   rows that it had in the batch, to rounding, whatever ran before.
 
-Once with many sites on texts that are cut short, once with few at the lengths of the run. Where the
-company reaches the rows, texts of one length are tried together, without padding, and then each
-alone: the run goes on as the first of these that is right, and says so.
+Once with many sites on texts that are cut short, once with few at the lengths of the run; where all
+texts are short, once with many at those lengths. Where the company reaches the rows, texts of one
+length are tried together, without padding, and then each alone: the run goes on as the first of
+these that is right, and says so.
 
 Knows plans and traces; nothing of how rows are recorded. The run itself is not touched.
 """
