@@ -59,18 +59,24 @@ def describe(trace: Trace, roles: Roles) -> Overview:
     surprise = _within(_surprise_site(roles), "surprise", left_out)
     stream = next(iter((*roles.streams, *roles.columns)), None)
     normed = _within(stream.sites[-1] if stream else None, "norms", left_out)
+    norm = normed and _said(_norm(trace, stream, normed), n_listed)
     extents = np.asarray(trace.table("token").extents[1])[:n_listed]
     listed = {
         "n_all": n_all,
         "texts": [visible_token(t[:longest]) for t in islice(trace.examples.texts(), n_listed)],
         "n_tokens": extents.tolist(),
-        "surprise": surprise and rounded(_surprise(trace, surprise)[:n_listed], _DIGITS),
-        "norm": normed and rounded(_norm(trace, stream, normed)[:n_listed], _DIGITS),
-        "norm_of": normed and stream and _says(stream, normed),
+        "surprise": surprise and _said(_surprise(trace, surprise), n_listed),
+        "norm": norm,
+        "norm_of": norm and normed and stream and _says(stream, normed),
         "next": _next(trace, roles, n_listed),
         "columns": _columns(trace, n_listed),
     }
     return Overview(listed=listed, left_out=tuple(left_out))
+
+
+def _said(values: Array, n_listed: int) -> list[float | None] | None:
+    """Round what is listed; None where nothing says anything, as logits of last tokens alone."""
+    return rounded(values[:n_listed], _DIGITS) if np.isfinite(values).any() else None
 
 
 def _within(site: Site | None, what: str, left_out: list[str]) -> Site | None:

@@ -46,6 +46,12 @@ def test_surprise_of_raw_logits_is_a_softmax(tmp_path, draw):
     assert found["surprise"][2] == pytest.approx(expected, rel=1e-3)
 
 
+def test_surprise_that_nothing_tells_is_not_listed(tmp_path):
+    spec = site("lm_head", "token_logprob", row_shape=(), axes=("token",))
+    unknown = np.full(N_TOKENS, np.nan, dtype=np.float32)
+    assert listed(tmp_path, (spec, unknown))["surprise"] is None
+
+
 def test_a_norm_leaves_first_tokens_out_where_there_are_others(tmp_path, draw):
     rows = draw.normal(0, 1, (2, N_TOKENS, 3)).astype(np.float32)
     shape = {"axes": ("token", "d_model"), "portable": "resid_post"}
