@@ -48,7 +48,7 @@ class Value:
 
     number: int  # in the order they were computed
     made: str  # "same", "scaled", "sum", or "other"
-    of: tuple[Value, ...]  # what it was computed of
+    of: tuple[Value, ...] = field(repr=False)  # what it was computed of: shared, as in any graph
     factors: tuple[float, ...]  # of each of these, in a sum or a scaling
     shape: tuple[int, ...]
 

@@ -167,12 +167,18 @@ def _is_added(
 
 
 def writes(values: Values) -> Iterator[Pair]:
-    """Give the pairs: the last map of what enters it, with any norm behind, and `mlp_out`."""
+    """Give the pairs: the last map of what enters it, with any norm behind, and `mlp_out`.
+
+    Before a norm behind too: a norm hides by how much all of it is multiplied.
+    """
     for layer in values.found.layers:
         half, post = layer.half("mlp"), values.of("mlp_post", layer.number)
         if half is not None and post is not None:
-            said = _through(layer, half, mapped(down(layer).module, post))
-            yield from _is_added(values, layer, half, ("mlp_post", layer.number), said)
+            last, key = down(layer), ("mlp_post", layer.number)
+            said = mapped(last.module, post)
+            if last.gave is not None:
+                yield Pair(keys=(key,), worked_out=said, given=last.gave)
+            yield from _is_added(values, layer, half, key, _through(layer, half, said))
 
 
 def activates(values: Values) -> Iterator[Pair]:
