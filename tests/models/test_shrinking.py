@@ -11,7 +11,7 @@ from hub_configs import HUB
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from probekit.errors import PlanError
-from probekit.models import families
+from probekit.models import build_skeleton, families
 from probekit.models.places import derived, tinymodels
 from probekit.models.places.tiny import shrunk
 
@@ -23,6 +23,7 @@ SAMPLE = (
     "DeepSeek-V2-Lite",
 )
 STREAM = {"resid_pre", "mlp_out", "ln1_scale"}
+NO_NORM_BEFORE = ("opt", "electra", "olmo2")  # some of opt; the others' norms come behind
 NO_MLP = ("mamba2", "zamba2", "recurrent_gemma")  # whose mixers and MLPs are one, or share modules
 
 
@@ -32,13 +33,15 @@ def config_of(name: str) -> Any:
 
 
 def made_of(config: Any) -> set[tuple[str, str]]:
-    """Give the paths and classes of a model's modules, by hand; experts are any number."""
+    """Give the paths and classes of a model's modules, by hand; experts, heads are any number."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     found = set()
     for path, module in model.named_modules():
-        head, experts, _ = path.partition(".experts.")
-        found.add((head + experts, "" if experts else type(module).__name__))
+        head, several, _ = path.partition(".experts.")
+        if not several:
+            head, several, _ = path.partition("layernorm.norms.")  # one of each head
+        found.add((head + several, "" if several else type(module).__name__))
     return found
 
 
@@ -47,7 +50,7 @@ def check(name: str) -> None:
     assert made_of(shrunk(config)) == made_of(config)
     found = derived(type(AutoModelForCausalLM.from_config(shrunk(config))), config)
     assert {"resid_pre", "ln1_scale"} - set(found.places) <= (
-        {"ln1_scale"} if config.model_type in ("opt", "electra") else set()
+        {"ln1_scale"} if config.model_type in NO_NORM_BEFORE else set()
     )
     assert {"attn_out", "mixer_out"} & set(found.places)
     if config.model_type not in NO_MLP:
@@ -73,14 +76,19 @@ def test_the_config_that_a_family_has_by_default_has_the_names_of_the_page(famil
     except PlanError:
         pytest.skip("no tiny model of it is built")
     config = CONFIG_MAPPING[family]()
+    try:
+        build_skeleton(config, torch.float32)
+    except PlanError as error:
+        pytest.skip(f"transformers' default config of it is of no model that runs: {error}")
     found = families.derived_of(config)
-    assert found.places
+    assert found.places or not tiny.places
     if family not in BY_DEFAULT_OTHERWISE:
         assert set(tiny.places) - set(found.places) == set()
 
 
-# Families whose default config is another model than the tiny one, so that names differ.
-BY_DEFAULT_OTHERWISE: frozenset[str] = frozenset()
+# Families whose default config is another model than the tiny one, so that names differ: RWKV's
+# halves the stream every six layers, and the hand-over from layer to layer fails by that half.
+BY_DEFAULT_OTHERWISE = frozenset({"rwkv"})
 
 
 @pytest.mark.parametrize(

@@ -31,17 +31,19 @@ _OF_LAYERS = frozenset(
 )
 
 
+D_ROTATED = 4
 _NOT_ASKED = frozenset(("model_type", "transformers_version", "architectures", "dtype"))
 # Sizes of single families, which the tiny models of all leave as a config has them.
 _RARE: dict[str, Any] = {
-    **dict.fromkeys(("lru_width", "attention_hidden_size"), D_MODEL),
+    **dict.fromkeys(("lru_width", "attention_hidden_size", "embedding_dim"), D_MODEL),
     **dict.fromkeys(("dim_ff", "dff", "d_inner", "intermediate_size_mlp"), D_MLP),
     **dict.fromkeys(
         ("dim_head", "d_head", "v_head_dim", "qk_nope_head_dim", "swa_head_dim"), D_HEAD
     ),
     **dict.fromkeys(("linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"), D_HEAD),
     **dict.fromkeys(("index_head_dim", "local_head_dim"), D_HEAD),
-    **dict.fromkeys(("qk_rope_head_dim", "mamba_head_dim"), 4),
+    **dict.fromkeys(("qk_rope_head_dim", "mamba_head_dim"), D_ROTATED),
+    "qk_head_dim": D_HEAD + D_ROTATED,
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "o_lora_rank"), 16),
     **dict.fromkeys(("shared_intermediate_size", "dense_intermediate_size"), 32),
     "moe_shared_expert_intermediate_size": 16,
@@ -49,7 +51,7 @@ _RARE: dict[str, Any] = {
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _KV_HEADS = ("num_key_value_heads", "attention_head_dim_kv", "num_kv_heads")
 _BY_LAYER = object()
-_EMBEDDED = ("word_embed_proj_dim", "embedding_size")
+_EMBEDDED = ("word_embed_proj_dim", "embedding_size", "embedding_dim")
 
 
 def shrunk(config: Any) -> Any:
