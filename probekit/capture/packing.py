@@ -200,10 +200,3 @@ def _check_shape(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch
     expected = sizes_of(axes, *batch.shape)
     if tuple(tensor.shape) != expected:
         raise CaptureError(f"the plan says {list(expected)}, the module gave {list(tensor.shape)}")
-
-
-def to_storage(rows: torch.Tensor) -> Array:
-    """Give a CPU tensor's memory as numpy sees stored bytes: bfloat16 as uint16."""
-    if rows.dtype == torch.bfloat16:
-        return rows.view(torch.int16).numpy().view(np.uint16)
-    return rows.numpy()
