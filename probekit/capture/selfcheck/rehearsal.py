@@ -35,8 +35,8 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
     Yields:
         Plans of two texts, a long and a short one, or of the one text that there is.
     """
-    examples = plan.examples
-    assert examples is not None  # a plan that runs has its inputs
+    assert plan.examples is not None  # a plan that runs has its inputs
+    examples = plan.examples.prompts
     if not plan.sites:
         return
     n_tokens = examples.n_tokens
@@ -127,7 +127,7 @@ def planned(plan: Plan, sites: tuple[SitePlan, ...], texts: Sequence[Array]) -> 
     config = plan.config
     generate = config.generate
     if generate is not None:
-        few = {"max_new_tokens": 1, "strategy": "greedy"}
+        few = {"max_new_tokens": 1, "strategy": "greedy", "samples": 1}
         once = {"use_cache": True} if generate.use_cache == "both" else {}
         generate = generate.model_copy(update={**few, **once})
     small = config.model_copy(
