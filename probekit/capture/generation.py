@@ -7,7 +7,7 @@ random numbers, so it gets in a batch what it gets alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import numpy as np
 
 from probekit.capture.shardwalk import Walk
 from probekit.capture.spool import Spool
-from probekit.capture.stepwise import Steps
+from probekit.capture.stepwise import Steps, Times
 from probekit.capture.transfer import RowSink
-from probekit.inputs import ALONE, ONE_LENGTH, Budget, shards
+from probekit.inputs import shards
 from probekit.store import FIRST, SHARDS_FOLDER, ShardSpec, sealed_specs
 
 Array = np.ndarray[Any, Any]
@@ -44,10 +44,10 @@ def _generate_shard(walk: Walk, shard: ShardSpec, *, n_tokens: dict[int, int]) -
     n_prompt = plan.examples.n_tokens[begin:end]
     prompts = np.split(plan.examples.token_ids(begin, end), np.cumsum(n_prompt)[:-1])
     sequences: list[Array] = [np.empty(0)] * shard.n_examples
-    times = _Times()
+    times = Times()
     specs = [site.spec for site in plan.sites]
     with Spool(walk.path / SHARDS_FOLDER, specs) as spool, walk.transfer.filling():
-        for numbers in equal_lengths(
+        for numbers in shards.equal_lengths(
             n_prompt + settings.max_new_tokens, n_prompt, walk.budget, walk.company
         ):
             found = _generate(walk, shard, numbers, prompts, spool, times)
@@ -66,47 +66,13 @@ def _generate_shard(walk: Walk, shard: ShardSpec, *, n_tokens: dict[int, int]) -
     n_tokens[shard.number] = actual.n_tokens
 
 
-def equal_lengths(
-    n_tokens: Array, n_prompt: Array, budget: Budget, company: str = ONE_LENGTH
-) -> Iterator[Array]:
-    """Group examples whose prompts have the same length, under a budget of tokens."""
-    for length in np.unique(n_prompt)[::-1]:
-        alike = np.flatnonzero(n_prompt == length)
-        while len(alike):
-            size = 1 if company == ALONE else budget.examples(int(n_tokens[alike[0]]))
-            yield alike[:size]
-            alike = alike[size:]
-
-
-class _Times:
-    """Seconds of generating with the cache and without, and whether both gave the same tokens."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-        self._n_same = self._n_compared = 0
-
-    def add(self, seconds: Mapping[bool, float]) -> None:
-        """Add seconds, by whether the cache was used."""
-        for cached, more in seconds.items():
-            key = "generate_cached_s" if cached else "generate_naive_s"
-            self._seconds[key] = self._seconds.get(key, 0.0) + more
-
-    def compare(self, first: Sequence[Array], second: Sequence[Array]) -> None:
-        self._n_compared += len(first)
-        self._n_same += sum(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
-
-    def attributes(self) -> dict[str, Any]:
-        compared = {"generate_compared": self._n_compared, "generate_same": self._n_same}
-        return {**self._seconds, **(compared if self._n_compared else {})}
-
-
 def _generate(
     walk: Walk,
     shard: ShardSpec,
     numbers: Array,
     prompts: Sequence[Array],
     out: RowSink,
-    times: _Times,
+    times: Times,
 ) -> list[Array]:
     """Generate from a batch of equal-length prompts; give each example's tokens, prompt first."""
     settings = walk.plan.config.generate

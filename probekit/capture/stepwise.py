@@ -8,7 +8,7 @@ trace has a row at every site.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -27,6 +27,30 @@ from probekit.models import out_of_memory
 from probekit.store import ShardSpec
 
 Array = np.ndarray[Any, Any]
+
+
+class Times:
+    """Seconds of generating with the cache and without, and whether both gave the same tokens."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._n_same = self._n_compared = 0
+
+    def add(self, seconds: Mapping[bool, float]) -> None:
+        """Add seconds, by whether the cache was used."""
+        for cached, more in seconds.items():
+            key = "generate_cached_s" if cached else "generate_naive_s"
+            self._seconds[key] = self._seconds.get(key, 0.0) + more
+
+    def compare(self, first: Sequence[Array], second: Sequence[Array]) -> None:
+        """Count in how many examples two ways gave the same tokens."""
+        self._n_compared += len(first)
+        self._n_same += sum(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+    def attributes(self) -> dict[str, Any]:
+        """Give all of it, as a shard says it."""
+        compared = {"generate_compared": self._n_compared, "generate_same": self._n_same}
+        return {**self._seconds, **(compared if self._n_compared else {})}
 
 
 class Steps:

@@ -235,3 +235,15 @@ def batches(
             size = int(np.searchsorted(np.cumsum(lengths[0] - lengths), budget.padding, "right"))
         yield order[begin : begin + size]
         begin += size
+
+
+def equal_lengths(
+    n_tokens: Array, n_prompt: Array, budget: Budget, company: str = ONE_LENGTH
+) -> Iterator[Array]:
+    """Group examples whose prompts have the same length, under a budget of tokens."""
+    for length in np.unique(n_prompt)[::-1]:
+        alike = np.flatnonzero(n_prompt == length)
+        while len(alike):
+            size = 1 if company == ALONE else budget.examples(int(n_tokens[alike[0]]))
+            yield alike[:size]
+            alike = alike[size:]

@@ -183,8 +183,18 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
     if outline.skeleton.adds_tokens:
         reason = "reads other tokens than it was given while it generates: they are no row's"
         faults.append(Fault(config.where("generate"), f"{outline.skeleton.model_class} {reason}"))
+    d_vocab = families.sizes(outline.skeleton.hf_config).d_vocab
+    beams = config.generate.beams
+    if beams > 1 and d_vocab is not None and beams >= d_vocab:
+        faults.append(
+            Fault(
+                config.where("generate.beams"),
+                f"given {beams:,}, and the model's vocabulary has {counted(d_vocab, 'token')}: "
+                "expected fewer beams than that",
+            )
+        )
     for site in outline.sites:
-        if site.choice == PER_EXAMPLE:
+        if site.choice == PER_EXAMPLE and beams == 1:
             faults.append(
                 Fault(
                     config.where(f"probes[{site.spec.probe}]"),
