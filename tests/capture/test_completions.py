@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from tiny_models import build, by_family
 from transformers import GenerationConfig
+from typer.testing import CliRunner
 
 import probekit
 from probekit import PlanError, StoreError
 from probekit.capture import run
+from probekit.cli.commands import app
 from probekit.config import load_config
 
 LAYER = {"gpt2": "transformer.h.1", "llama": "model.layers.1", "phi3": "model.layers.1"}
@@ -245,6 +249,27 @@ def test_what_cannot_be_asked_for_is_said(tmp_path: Path) -> None:
         with pytest.raises((probekit.ConfigError, PlanError), match=re.escape(words)) as told:
             probekit.plan(on_sample(tmp_path / "run", **settings))
         assert str(told.value).count("generate.") <= 3
+
+
+def test_tokens_are_shown_of_every_sample(tmp_path: Path) -> None:
+    written = tmp_path / "config.yaml"
+    written.write_text(yaml.safe_dump(on_sample(tmp_path / "run")))
+    said = CliRunner().invoke(app, ["tokens", str(written), "--example", "4", "--json"]).output
+    (example,) = json.loads(said)
+    assert (example["id"], example["prompt"], example["sample"]) == ("1:1", 1, 1)
+    assert example["text"] == TEXTS[1]
+    said = CliRunner().invoke(app, ["tokens", str(written), "--example", "4"]).output
+    assert "example 4 (id 1:1, sample 1 of prompt 1)" in said
+
+
+def test_the_config_of_the_docs_gives_four_completions_each(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "configs" / "samples.yaml"
+    settings = load_config(example, overrides=[f"store.path={tmp_path / 'run'}"])
+    trace = run(settings)
+    assert [len(prompt.examples) for prompt in trace.prompts] == [4, 4]
+    assert all(len(set(prompt.completions)) == 4 for prompt in trace.prompts)
+    said = CliRunner().invoke(app, ["info", str(tmp_path / "run")]).output
+    assert "4 completions of each prompt" in said
 
 
 def test_prompts_that_fall_are_refused(tmp_path: Path) -> None:
