@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import probekit
 from probekit import PlanError, StoreError
+from probekit.analysis.readouts.targets import units_of
 from probekit.capture import run
 from probekit.cli.commands import app
 from probekit.config import load_config
@@ -169,6 +170,8 @@ def test_a_plain_file_says_which_prompt_and_which_sample(tmp_path: Path) -> None
         assert "score" not in examples
     trace = probekit.open(tmp_path / "run")
     assert trace.columns["label"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    units, _ = units_of(trace, None)  # a readout is not tested on prompts that it was fitted on
+    assert units.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     prompt = trace.prompts[1]
     assert (prompt.id, prompt.text, prompt.number) == ("q1", TEXTS[1], 1)
     assert (prompt.columns, prompt.examples) == ({"label": 1}, (3, 4, 5))
