@@ -214,6 +214,10 @@ def test_a_spot_of_a_prompt_is_kept_of_each_of_its_samples(tmp_path: Path) -> No
     assert words == [" capital"] * 6
     assert len(new) == int(trace.examples.n_generated.sum())
     assert (spot[0:3] == spot[0]).all()  # of one prompt, read alike
+    alone = probekit.open(tmp_path / "run" / "shards" / "00001.h5")
+    first = trace.examples[int(alone.provenance["first_example"])]
+    assert alone.prompts[0].examples[0] == alone.examples[0].number == 0
+    assert (alone.prompts[0].number, alone.examples[0].sample) == (first.prompt, first.sample)
     assert probekit.verify(tmp_path / "run").whole
 
 
