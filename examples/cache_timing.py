@@ -2,8 +2,9 @@
 
 The model has the shape of Phi-3-mini (`Phi3Config` of transformers: 32 heads of 96, an MLP of 8192,
 a vocabulary of 32064) and seeded random weights: seconds do not depend on what weights say. Of its
-32 layers only the first few are built, so that it fits a CPU. Every layer costs the same, so the
-ratio stays what it is but for the output head, which looks at one position a pass either way.
+32 layers only the first is built unless more are asked for, so that it fits a CPU. Every layer
+costs the same; the output head, which looks at one position a pass either way, weighs more beside
+one layer than beside 32, and makes the ratio smaller than that of the whole model.
 
 Nothing listens: no hook is on the model while it is timed. Forward passes are counted before, in a
 run of each kind that also warms up, and must be as many with the cache as without.
@@ -123,6 +124,8 @@ def measure(model: Any, *, prompt_tokens: int, new_tokens: int, runs: int) -> di
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     asked = _parser().parse_args(arguments)
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
     model = build(asked.layers, asked.device, getattr(torch, asked.dtype))
     about = {
         "layers": asked.layers,
@@ -146,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _table(said: Mapping[str, Any]) -> str:
     lines = [
         f"Phi-3-mini's shape, {said['layers']} of 32 layers ({said['n_parameters']:,} parameters) "
-        f"in {said['dtype']} on {said['device']}, {said['threads']} threads",
+        f"in {said['dtype']} on {said['device']}, threads: {said['threads']}",
         f"prompt of {said['prompt_tokens']} tokens, {said['new_tokens']} new ones in "
         f"{said['passes']} forward passes, {said['runs']} runs of each way in turns",
         "",
@@ -164,10 +167,11 @@ def _table(said: Mapping[str, Any]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--layers", type=_count, default=2, help="of the 32 (2)")
+    parser.add_argument("--layers", type=_count, default=1, help="of the 32 (1)")
     parser.add_argument("--prompt-tokens", type=_count, default=32, help="of the prompt (32)")
     parser.add_argument("--new-tokens", type=_count, default=16, help="to generate (16)")
     parser.add_argument("--runs", type=_count, default=7, help="of each way (7)")
+    parser.add_argument("--threads", type=_count, help="of a CPU (as torch chooses)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (cpu)")
     parser.add_argument(
         "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="(float32)"
