@@ -51,8 +51,10 @@ def show_plan(plan: Plan) -> None:
     about = f": {plan.skeleton.model_class}, {n_parameters}, {dtype}"
     out.print(Text.assemble((plan.config.model.name, "bold"), about))
     if plan.examples is not None:
+        n_prompts = len(plan.examples.prompts)
+        of = f" of {counted(n_prompts, 'prompt')}" if n_prompts < len(plan.examples) else ""
         out.print(
-            f"{counted(len(plan.examples), 'example')}, "
+            f"{counted(len(plan.examples), 'example')}{of}, "
             f"{counted(plan.examples.total_tokens, 'token')}, {counted(len(plan.shards), 'shard')}"
         )
     rows = []

@@ -21,6 +21,7 @@ from probekit import PlanError, StoreError
 from probekit.analysis.readouts.targets import units_of
 from probekit.capture import run
 from probekit.cli.commands import app
+from probekit.cli.terminal import show_plan
 from probekit.config import load_config
 
 LAYER = {"gpt2": "transformer.h.1", "llama": "model.layers.1", "phi3": "model.layers.1"}
@@ -186,7 +187,9 @@ def test_a_plain_file_says_which_prompt_and_which_sample(tmp_path: Path) -> None
     assert trace.to_xarray()["example_prompt"].values.tolist() == [n // 3 for n in range(9)]
 
 
-def test_inputs_hold_a_prompt_once_and_the_limit_counts_prompts(tmp_path: Path) -> None:
+def test_inputs_hold_a_prompt_once_and_the_limit_counts_prompts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     written = on_sample(tmp_path / "run")
     written["inputs"]["limit"] = 2
     trace = probekit.run(written, self_check=False)
@@ -195,6 +198,8 @@ def test_inputs_hold_a_prompt_once_and_the_limit_counts_prompts(tmp_path: Path) 
         assert len(file["texts/ends"]) == len(file["tokens/ends"]) == 3  # of 2, behind a first 0
     plan = probekit.plan(on_sample(tmp_path / "other"))
     assert plan.to_json()["n_examples"] == 9
+    show_plan(plan)
+    assert "9 examples of 3 prompts" in capsys.readouterr().out
 
 
 def test_a_spot_of_a_prompt_is_kept_of_each_of_its_samples(tmp_path: Path) -> None:
