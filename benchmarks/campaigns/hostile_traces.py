@@ -48,7 +48,7 @@ Lie = Callable[[h5py.File, str, Place, random.Random], None]
 
 BASE: dict[
     str, Any
-] = {  # three shards, chats, columns, choices, a pool, beams, bfloat16, an execution: all there is
+] = {  # two shards, chats, columns, choices, a pool, beams, bfloat16, an execution: all there is
     "model": {"name": "sample:tiny-gpt2", "device": "cpu", "dtype": "bfloat16"},
     "inputs": {
         "examples": [
@@ -86,7 +86,7 @@ BASE: dict[
     ],
     "generate": {"max_new_tokens": 2, "beams": 2},
     "execution_order": True,
-    "store": {"shard_bytes": 300},
+    "store": {"shard_bytes": 1500},
 }
 
 

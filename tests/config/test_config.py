@@ -1217,6 +1217,8 @@ TREE = st.builds(
     .flatmap(lambda t: st.lists(PROBE, max_size=3).map(lambda probes: t | {"probes": probes}))
     .map(lambda t: t if t["probes"] else t | {"execution_order": True}),
     some(seed=st.integers(0, 2**32 - 1), generate=GENERATE),
+).map(
+    lambda t: t | {"generate": None} if any(p.get("positions") == ":" for p in t["probes"]) else t
 )
 
 
