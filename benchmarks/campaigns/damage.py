@@ -17,7 +17,7 @@ from typing import Any
 from campaigns.children import log, run_probekit
 from campaigns.damages import BYTES, FILES, KINDS, damaged
 from campaigns.kills import COMMAND, Watched
-from campaigns.runs import FOLDER, n_examples_in, sealed
+from campaigns.runs import FOLDER, N_PASSES, n_examples_in, sealed
 from campaigns.tally import Runs, Tally
 from probekit.store.verification import verify
 
@@ -77,6 +77,7 @@ def mend(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> Non
         if not touched <= damage.shards:
             problems.append(f"shards {touched - damage.shards} were whole and not left alone")
         wanted = sum(n_examples_in(run.trace, number) for number in damage.shards)
+        wanted *= N_PASSES.get(run.name, 1)
         if n_computed != wanted:
             problems.append(f"{n_computed} examples computed for {wanted}")
         tally.count(kind, [f"{run.name}, {damage.where}: {p}" for p in problems])

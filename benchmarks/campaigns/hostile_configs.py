@@ -249,6 +249,7 @@ PATHS = (
     ),
     *(("probes", 0, key) for key in ("pool", "einops", "heads", "layers", "k", "record", "sites")),
     *(("generate", key) for key in ("max_new_tokens", "strategy", "temperature", "top_p")),
+    *(("generate", key) for key in ("samples", "beams")),
     ("store", "compression"),
     ("early_stop",),
 )
@@ -412,6 +413,17 @@ PLAUSIBLE: tuple[tuple[tuple[Any, ...], Strategy], ...] = (
     (("probes", 2, "einops"), st.fixed_dictionaries({"reduce": EINOPS, "op": st.just("norm")})),
     (("probes", 4, "k"), st.integers(0, 4000)),
     (("generate",), st.fixed_dictionaries({"max_new_tokens": st.integers(0, 70)})),
+    (
+        ("generate",),
+        st.fixed_dictionaries(
+            {"max_new_tokens": st.integers(1, 9)},
+            optional={
+                "samples": st.integers(0, 9),
+                "beams": st.integers(0, 2000),
+                "strategy": st.sampled_from(["greedy", "sample", "top_k"]),
+            },
+        ),
+    ),
     (("execution_order",), st.sampled_from([True, False, "as_run"])),
     (("store", "shard_bytes"), st.integers(0, 5000)),
     (("store", "path"), WORDS | ODD_NAMES | LONG_TEXTS),

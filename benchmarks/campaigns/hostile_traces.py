@@ -48,7 +48,7 @@ Lie = Callable[[h5py.File, str, Place, random.Random], None]
 
 BASE: dict[
     str, Any
-] = {  # two shards, chats, columns, choices, a pool, bfloat16, an execution: all there is
+] = {  # two shards, chats, columns, choices, a pool, beams, bfloat16, an execution: all there is
     "model": {"name": "sample:tiny-gpt2", "device": "cpu", "dtype": "bfloat16"},
     "inputs": {
         "examples": [
@@ -84,8 +84,9 @@ BASE: dict[
         {"sites": "attn_out", "pool": "mean", "neurons": [0, 1]},
         {"modules": "lm_head", "record": "top_k", "k": 2},
     ],
+    "generate": {"max_new_tokens": 2, "beams": 2},
     "execution_order": True,
-    "store": {"shard_bytes": 300},
+    "store": {"shard_bytes": 1500},
 }
 
 
@@ -178,6 +179,7 @@ def _steps(path: Path) -> Iterator[Callable[[], Any]]:
     yield lambda: json.dumps(trace.provenance)
     yield lambda: trace.vocabulary[:50]
     yield lambda: [trace.examples[n] for n in range(min(9, len(trace.examples)))]
+    yield lambda: (repr(trace.prompts), trace.prompts[:9])
     yield lambda: [trace.tokens[n] for n in range(min(9, len(trace.tokens)))]
     yield lambda: (trace.tokens.role[:9], trace.tokens.turn[:9], trace.tokens.is_content[:9])
     yield lambda: [trace.context(n) for n in range(min(9, len(trace.tokens)))]
@@ -413,6 +415,7 @@ ODD_VALUES: tuple[Any, ...] = (
 ROOT_ATTRIBUTES = (
     *("probekit_format", "first_example", "first_token", "n_layers", "model_name", "n_parameters"),
     *("config", "shard", "generate_cached_s", "generate_compared", "stopped_after", "device"),
+    *("n_samples", "n_beams", "recorded"),
     *("\u202eodd\x1b[2J", "probekit_version", "dtype", "seed", "self_check"),
 )
 NUMBERS = ("probekit_format", "first_example", "first_token", "n_layers", "n_parameters", "seed")

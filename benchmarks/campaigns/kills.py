@@ -19,7 +19,7 @@ from random import Random
 from typing import Any
 
 from campaigns.children import Child, Ended, log, read_log, run_probekit
-from campaigns.runs import N_EXAMPLES, Undisturbed, n_examples_of, sealed
+from campaigns.runs import N_EXAMPLES, N_PASSES, Undisturbed, n_examples_of, sealed
 from campaigns.tally import Runs, Tally
 
 COMMAND = ("run", "config.yaml")
@@ -94,8 +94,9 @@ def finish(run: Undisturbed, place: Path) -> list[str]:
         return [f"{run.name}: did not go on: {ended}"]
     problems = _touched(before, sealed(place)) + run.differences(place)
     n_computed = sum(int(line.split()[1]) for line in ended.log if line.startswith("examples"))
-    if n_computed != N_EXAMPLES - n_sealed:
-        problems.append(f"{n_computed} examples computed, {N_EXAMPLES - n_sealed} were left")
+    n_left = (N_EXAMPLES - n_sealed) * N_PASSES.get(run.name, 1)
+    if n_computed != n_left:
+        problems.append(f"{n_computed} examples computed, {n_left} were left")
     verified = run_probekit(place, "verify", "run")
     if verified.code != 0:
         problems.append(f"verify: {verified.out}")

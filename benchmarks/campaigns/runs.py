@@ -38,12 +38,26 @@ _GENERATING: dict[str, Any] = {
     "execution_order": True,
     "store": {"path": FOLDER, "shard_bytes": "25KiB"},
 }
+_PROMPTS = {**_PLAIN["inputs"], "random": {**_PLAIN["inputs"]["random"], "examples": 8}}
+_SAMPLING: dict[str, Any] = {
+    **_GENERATING,
+    "inputs": _PROMPTS,
+    "generate": {"max_new_tokens": 4, "strategy": "sample", "samples": 3},
+}
+_SEARCHING: dict[str, Any] = {
+    **_GENERATING,
+    "inputs": _PROMPTS,
+    "generate": {"max_new_tokens": 4, "beams": 3},
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": _PLAIN,
     "compressed": {**_PLAIN, "store": {**_PLAIN["store"], "compression": "gzip"}},
     "generating": _GENERATING,  # through a spool, and with seconds in it
+    "sampling": _SAMPLING,
+    "searching": _SEARCHING,
 }
 N_EXAMPLES = 24
+N_PASSES = {"searching": 2}  # that read an example from its beginning, where they are not one
 MADE = "made.json"  # names of files that may differ between equal runs end so
 
 

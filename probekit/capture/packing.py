@@ -61,6 +61,7 @@ def make_batch(
     accepted: frozenset[str],
     device: torch.device,
     logits_to_keep: int = 0,
+    n_prompt: Array | None = None,
 ) -> Batch:
     """Pad some examples of a shard into a batch.
 
@@ -77,8 +78,11 @@ def make_batch(
         accepted: which arguments the model's forward takes.
         device: where the model runs.
         logits_to_keep: positions whose logits are computed, from the last on; 0 for all.
+        n_prompt: tokens of every example of the shard that were given, int64 `[example]`; None
+            for all of them.
     """
     lengths = n_tokens[numbers]
+    given = lengths if n_prompt is None else n_prompt[numbers]
     ends = np.cumsum(n_tokens)
     ids = np.full((len(numbers), int(lengths.max())), -1, dtype=np.int64)
     for place, (number, length) in enumerate(zip(numbers, lengths, strict=True)):
@@ -106,7 +110,7 @@ def make_batch(
         shape=(ids.shape[0], ids.shape[1]),
         arguments=tensors,
         rows={
-            name: _rows(name, choices, first_example + numbers, lengths, next_ids, device)
+            name: _rows(name, choices, first_example + numbers, lengths, given, next_ids, device)
             for name in kept
         },
     )
@@ -117,6 +121,7 @@ def _rows(
     choices: Choices,
     examples: Array,
     lengths: Array,
+    given: Array,
     next_ids: Array,
     device: torch.device,
 ) -> Rows:
@@ -132,8 +137,8 @@ def _rows(
             padded_starts=numbers,
         )
     queries = tuple(
-        choices.positions(name, int(number), int(length))
-        for number, length in zip(examples, lengths, strict=True)
+        choices.positions(name, int(number), int(length), int(n_given))
+        for number, length, n_given in zip(examples, lengths, given, strict=True)
     )
     padded = tuple(n * width for n in range(n_batch)) if name == ALL_TOKENS else None
     return rows_at(queries, next_ids, device, padded_starts=padded)
@@ -200,10 +205,3 @@ def _check_shape(tensor: torch.Tensor, axes: tuple[int | str, ...], batch: Batch
     expected = sizes_of(axes, *batch.shape)
     if tuple(tensor.shape) != expected:
         raise CaptureError(f"the plan says {list(expected)}, the module gave {list(tensor.shape)}")
-
-
-def to_storage(rows: torch.Tensor) -> Array:
-    """Give a CPU tensor's memory as numpy sees stored bytes: bfloat16 as uint16."""
-    if rows.dtype == torch.bfloat16:
-        return rows.view(torch.int16).numpy().view(np.uint16)
-    return rows.numpy()

@@ -102,11 +102,25 @@ def about(plan: Plan, layout: Format) -> dict[str, Any]:
         "tokenizer": (model.tokenizer or model.name) if plan.tokenizer is not None else None,
         "dtype": str(plan.dtype).removeprefix("torch."),
         "seed": plan.config.seed,
+        **_about_generation(plan),
         "stopped_after": plan.stop.module if plan.stop is not None else None,
         "config": plan.config.to_yaml() if first else plan.config.decisions_yaml(),
         "config_digest": digest_of_format_1(plan.config) if first else plan.config.digest,
     }
     return {key: value for key, value in known.items() if value is not None}
+
+
+def _about_generation(plan: Plan) -> dict[str, Any]:
+    """Say how many examples a prompt has, and which pass was recorded, where that is not plain."""
+    generate = plan.config.generate
+    if generate is None or generate.n_each == 1:
+        return {}
+    if generate.beams == 1:
+        return {"n_samples": generate.samples}
+    return {
+        "n_beams": generate.beams,
+        "recorded": "each sequence that the search returned, read again in one pass",
+    }
 
 
 def session(plan: Plan) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 
 from probekit import models
 from probekit.capture import selfcheck
+from probekit.capture.beams import search_shard
 from probekit.capture.freshstate import FreshState
 from probekit.capture.generation import shard_generator
 from probekit.capture.oddvalues import Tally
@@ -211,7 +212,7 @@ def capture(
         company: which texts may share a batch.
         fresh: what the model was loaded with; taken now where it is not given.
     """
-    record_shard = forward_shard if plan.config.generate is None else shard_generator(path)
+    record_shard = _recorder(plan, path)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         order = None
@@ -246,6 +247,14 @@ def capture(
         )
         for shard in todo:
             record_shard(walk, shard)
+
+
+def _recorder(plan: Plan, path: Path) -> Callable[[Walk, ShardSpec], None]:
+    """Give what records a shard: reads its texts, goes on from them, or searches and reads."""
+    generate = plan.config.generate
+    if generate is None:
+        return forward_shard
+    return search_shard if generate.beams > 1 else shard_generator(path)
 
 
 def _warn_of_counts(trace: Trace) -> None:

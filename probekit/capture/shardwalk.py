@@ -140,13 +140,13 @@ class Walk:
         if self.order is not None:
             self.order.keep_batch()
 
-    def split(self, numbers: Array, width: int, out: RowSink) -> list[Array]:
+    def split(self, numbers: Array, width: int, out: RowSink | None) -> list[Array]:
         """Take back a batch that was too large for the device; give what to run instead.
 
         Args:
             numbers: of the batch's examples, in the shard.
             width: tokens of the longest.
-            out: where its rows went.
+            out: where its rows went; None where none were recorded.
 
         Raises:
             CaptureError: if it was a single example.
@@ -158,7 +158,8 @@ class Walk:
                 f"{self.device}; set inputs.max_tokens, or a 16-bit model.dtype"
             )
         self.transfer.drain()
-        out.forget([int(n) for n in numbers])
+        if out is not None:
+            out.forget([int(n) for n in numbers])
         self.tally.drop_batch()
         if self.order is not None:
             self.order.drop_batch()
@@ -180,11 +181,30 @@ def forward_shard(walk: Walk, shard: ShardSpec) -> None:
     """Run the texts of a shard through the model once and seal what the probes saw."""
     plan = walk.plan
     assert plan.examples is not None  # a plan that runs has its inputs
-    tables = shards.tables(plan.examples, shard, plan.choices)
+    forward_texts(walk, shard, shards.tables(plan.examples, shard, plan.choices))
+
+
+def forward_texts(
+    walk: Walk,
+    shard: ShardSpec,
+    tables: ShardTables,
+    *,
+    n_prompt: Array | None = None,
+    times: Mapping[str, Any] | None = None,
+) -> None:
+    """Run what a shard's tables say through the model once and seal what the probes saw.
+
+    Args:
+        walk: what every shard shares.
+        shard: with the rows that there will be.
+        tables: what it says of its examples and tokens.
+        n_prompt: of each example, the tokens that were given; None for all.
+        times: what is measured of what came before.
+    """
     with walk.writer(shard, tables) as out, walk.transfer.filling():
         for numbers in _batches(walk, tables.n_tokens):
-            _forward_batch(walk, shard, tables, numbers, out)
-        walk.seal(out)
+            _forward_batch(walk, shard, tables, numbers, out, n_prompt)
+        walk.seal(out, times)
 
 
 def _batches(walk: Walk, n_tokens: Array) -> Iterator[Array]:
@@ -192,7 +212,12 @@ def _batches(walk: Walk, n_tokens: Array) -> Iterator[Array]:
 
 
 def _forward_batch(
-    walk: Walk, shard: ShardSpec, tables: ShardTables, numbers: Array, out: RowSink
+    walk: Walk,
+    shard: ShardSpec,
+    tables: ShardTables,
+    numbers: Array,
+    out: RowSink,
+    n_prompt: Array | None,
 ) -> None:
     batch = packing.make_batch(
         numbers,
@@ -204,13 +229,14 @@ def _forward_batch(
         accepted=forward_arguments(walk.plan.skeleton.arguments),
         device=walk.device,
         logits_to_keep=walk.plan.logits_to_keep,
+        n_prompt=n_prompt,
     )
     walk.receiver.expect(batch, out)
     walk.fresh.put_back()
     seconds = forward(walk.model, batch, wait_for=walk.device if walk.order is not None else None)
     if seconds is None:
         for part in walk.split(numbers, batch.shape[1], out):
-            _forward_batch(walk, shard, tables, part, out)
+            _forward_batch(walk, shard, tables, part, out, n_prompt)
         return
     walk.receiver.check()
     if walk.order is not None:

@@ -22,9 +22,9 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 
-from probekit.capture.packing import to_storage
 from probekit.errors import CaptureError, ProbekitError
 from probekit.interrupts import uninterrupted
+from probekit.planning import to_storage
 from probekit.wording import human_bytes, shorten
 
 Array = np.ndarray[Any, Any]

@@ -51,8 +51,10 @@ def show_plan(plan: Plan) -> None:
     about = f": {plan.skeleton.model_class}, {n_parameters}, {dtype}"
     out.print(Text.assemble((plan.config.model.name, "bold"), about))
     if plan.examples is not None:
+        n_prompts = len(plan.examples.prompts)
+        of = f" of {counted(n_prompts, 'prompt')}" if n_prompts < len(plan.examples) else ""
         out.print(
-            f"{counted(len(plan.examples), 'example')}, "
+            f"{counted(len(plan.examples), 'example')}{of}, "
             f"{counted(plan.examples.total_tokens, 'token')}, {counted(len(plan.shards), 'shard')}"
         )
     rows = []
@@ -169,6 +171,10 @@ def show_info(info: dict[str, Any]) -> None:
         out.print(
             f"each forward pass ended at {made['stopped_after']}: nothing later was asked for"
         )
+    if (n_samples := made.get("n_samples")) is not None:
+        out.print(f"{_counted(n_samples, 'completion')} of each prompt")
+    if (n_beams := made.get("n_beams")) is not None:
+        out.print(f"{_counted(n_beams, 'beam')} of each prompt; recorded is {made.get('recorded')}")
     for how, key in (("with the cache", "generate_cached_s"), ("without", "generate_naive_s")):
         if key in made:
             out.print(f"generated {how} in {_number(made[key], '.2f')} s")

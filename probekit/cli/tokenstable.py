@@ -27,7 +27,8 @@ def show_tokens(views: Sequence[ExampleView], probes: Sequence[ProbeRule], n_exa
         what = ", ".join(probe.modules or probe.sites or ())
         out.print(f"probe {number}: {printable(shorten(what, 100))}, positions {_said(probe)}")
     for view in views:
-        said = "".join(f", {name}: {_value(value)}" for name, value in view.columns.items())
+        of = "" if view.prompt is None else f", sample {view.sample} of prompt {view.prompt}"
+        said = of + "".join(f", {name}: {_value(value)}" for name, value in view.columns.items())
         title = f"\nexample {view.number}"
         out.print(Text.assemble((title, "bold"), f" (id {printable(view.id)}{printable(said)})"))
         is_chat = any(token.role is not None for token in view.tokens)

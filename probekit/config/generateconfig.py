@@ -5,8 +5,8 @@ Knows each key's type, default and meaning, and which of them a strategy uses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -20,6 +20,7 @@ from probekit.config.fields import (
     Share,
     Temperature,
 )
+from probekit.config.keyplaces import KeyPath
 from probekit.config.section import (
     Deciding,
     Part,
@@ -62,6 +63,15 @@ class GenerateConfig(Part):
     no_repeat_ngram_size: Deciding[Count | None] = Field(
         None, description="No sequence of so many tokens occurs twice."
     )
+    samples: Deciding[Count] = Field(
+        1,
+        description="Completions of each prompt, each an example with random numbers of its own.",
+    )
+    beams: Deciding[Count] = Field(
+        1,
+        description="Search with so many beams and keep all sequences that it returns, each an "
+        "example; what is recorded is a second reading of each.",
+    )
     seed: Deciding[Seed] = Field(0, description="Seed of the draws; each example draws for itself.")
     stop_at_eos: Deciding[bool] = Field(
         True, description="End an example at its end-of-text token."
@@ -71,6 +81,34 @@ class GenerateConfig(Part):
         description="false: run the whole text again for every token; both: record with the "
         "cache, then time the other way too and check that it gives the same tokens.",
     )
+
+    @property
+    def n_each(self) -> int:
+        """Examples of each prompt."""
+        return self.samples * self.beams
+
+    @classmethod
+    def _rules(cls, given: Mapping[str, Any]) -> Iterator[tuple[str | KeyPath, str]]:
+        strategy = given.get("strategy", "greedy")
+        samples, beams = (_several(given.get(key)) for key in ("samples", "beams"))
+        if samples and beams:
+            yield (
+                "samples",
+                f"given {samples} beside beams: {beams}; a beam search draws nothing: leave out "
+                "one of them",
+            )
+        elif samples and strategy == "greedy":
+            yield (
+                "samples",
+                f"given {samples} with strategy: greedy, where all {samples} would be the same; "
+                "leave it out, or write strategy: sample",
+            )
+        elif beams and strategy != "greedy":
+            yield (
+                "beams",
+                f"given {beams} with strategy: {strategy}, and a beam search draws nothing; leave "
+                "out one of them, or write samples instead of beams",
+            )
 
     @property
     def combines(self) -> bool:
@@ -94,3 +132,9 @@ class GenerateConfig(Part):
         # What stood here before null did, so that a run begun then can go on.
         before = {"top_k": 50, "top_p": 0.9} if self.strategy != "sample" else {}
         return super()._is_default(key) or before.get(key) == getattr(self, key)
+
+
+def _several(given: Any) -> int | None:
+    """Give a count that is more than one; None for what is not, or is no count."""
+    is_count = isinstance(given, int) and not isinstance(given, bool)
+    return given if is_count and given > 1 else None

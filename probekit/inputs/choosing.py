@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -109,14 +109,20 @@ class Choices:
     """What every choice of a run keeps of its examples."""
 
     found: Mapping[str, Pieces] = field(default_factory=dict)
-    # by the name of a spot: positions of its tokens in each example of the run, ascending, int32
+    # by the name of a spot: positions of its tokens in each prompt of the run, ascending, int32
+    n_each: int = 1  # examples of a prompt
+
+    def each(self, n_completions: int) -> Choices:
+        """Choose in so many examples of each prompt, one after another."""
+        return replace(self, n_each=n_completions)
 
     def positions(
         self, choice: str, example: int, n_tokens: int, n_prompt: int | None = None
     ) -> Array:
         """Give the positions kept of an example, ascending, int64; see `Choice.positions`."""
         if choice in self.found:
-            return self.found[choice].piece(example, example + 1).astype(np.int64)
+            prompt = example // self.n_each
+            return self.found[choice].piece(prompt, prompt + 1).astype(np.int64)
         return Choice(choice).positions(n_tokens, n_prompt)
 
     def counts(
@@ -124,8 +130,9 @@ class Choices:
     ) -> Array:
         """Count the rows of some examples, from number `first` on; see `count_rows`."""
         if rows in self.found:
-            ends = self.found[rows].ends[first : first + len(n_tokens) + 1]
-            return np.diff(ends)
+            prompts = np.arange(first, first + len(n_tokens)) // self.n_each
+            ends = self.found[rows].ends
+            return ends[prompts + 1] - ends[prompts]
         return count_rows(n_tokens, rows, n_prompt)
 
     def of_shard(

@@ -6,7 +6,8 @@ Knows token ids and what was said of them; nothing of files, modules or sites.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -45,6 +46,9 @@ class Limits:
 class Examples:
     """All examples of a run: tokens and texts lie in files, not in memory.
 
+    Where a model is to go on from each prompt several times, each of these completions is an
+    example, and the prompt lies in the files once: see `each`.
+
     Args:
         ids: of the examples, UTF-8.
         texts: UTF-8.
@@ -79,6 +83,7 @@ class Examples:
         self._ids, self._texts, self._tokens, self._spans = ids, texts, tokens, spans
         self._columns, self._chats = columns, chats
         self._digest = digest
+        self._n_each = 1  # examples of a prompt
 
     @classmethod
     def of(cls, sealed: SealedInputs) -> Self:
@@ -108,24 +113,60 @@ class Examples:
             made_from=made_from,
         )
 
+    def each(self, n_completions: int) -> Self:
+        """Give so many examples of each prompt, one after another."""
+        made = copy(self)
+        made._n_each = n_completions
+        made.__dict__.pop("n_tokens", None)
+        return made
+
+    @property
+    def prompts(self) -> Self:
+        """One example of each prompt."""
+        return self.each(1)
+
+    def place(self, example: int) -> tuple[int, int]:
+        """Say which prompt an example is of, and its number among the examples of that prompt."""
+        return divmod(example, self._n_each)
+
+    def places(self, begin: int, end: int) -> dict[str, Array]:
+        """Say that of examples `begin` to `end`; nothing where each has a prompt of its own.
+
+        Returns:
+            `prompt` int64 `[example]`, and `sample` int32 `[example]`.
+        """
+        if self._n_each == 1:
+            return {}
+        prompt, sample = np.divmod(np.arange(begin, end), self._n_each)
+        return {"prompt": prompt, "sample": sample.astype(np.int32)}
+
+    def _runs(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Give the prompts of examples `begin` to `end`, as runs of them."""
+        if self._n_each == 1:
+            yield begin, end
+        else:
+            for example in range(begin, end):
+                prompt, _ = self.place(example)
+                yield prompt, prompt + 1
+
     def __len__(self) -> int:
-        return len(self._tokens)
+        return self._n_each * len(self._tokens)
 
     @cached_property
     def n_tokens(self) -> Array:
         """Tokens of each example, int64 `[example]`."""
-        n_tokens = self._tokens.sizes
+        n_tokens = np.repeat(self._tokens.sizes, self._n_each)
         n_tokens.flags.writeable = False
         return n_tokens
 
     @property
     def total_tokens(self) -> int:
         """Tokens of all examples."""
-        return len(self._tokens.values)
+        return self._n_each * len(self._tokens.values)
 
     def token_ids(self, begin: int, end: int) -> Array:
         """Give the token ids of examples `begin` to `end`, int32 `[token]`."""
-        return self._tokens.piece(begin, end)
+        return np.concatenate([self._tokens.piece(*run) for run in self._runs(begin, end)])
 
     def spans(self, begin: int, end: int) -> dict[str, Array]:
         """Give the characters that the tokens of examples `begin` to `end` cover.
@@ -135,7 +176,9 @@ class Examples:
         """
         if self._spans is None:
             return {}
-        spans = self._spans[self._tokens.ends[begin] : self._tokens.ends[end]].astype(np.int32)
+        ends = self._tokens.ends
+        runs = [self._spans[ends[first] : ends[last]] for first, last in self._runs(begin, end)]
+        spans = np.concatenate(runs).astype(np.int32)
         return {"char_start": spans[:, 0], "char_end": spans[:, 1]}
 
     @property
@@ -151,7 +194,8 @@ class Examples:
     def chat(self, example: int) -> Parts:
         """Give whose each character of an example is, where it is a chat."""
         assert self._chats is not None  # asked for where there are roles
-        rows = self._chats.segments.piece(example, example + 1)
+        prompt, _ = self.place(example)
+        rows = self._chats.segments.piece(prompt, prompt + 1)
         return Parts(rows=np.asarray(rows).reshape(-1, COLUMNS))
 
     def goes_on(self, example: int) -> tuple[int, int, bool]:
@@ -181,11 +225,13 @@ class Examples:
 
     def text(self, example: int) -> str:
         """Give an example's text as it was given, also where its tokens were cut."""
-        return _string(self._texts, example)
+        return _string(self._texts, self.place(example)[0])
 
     def id(self, example: int) -> str:
-        """Give an example's id."""
-        return _string(self._ids, example)
+        """Give an example's id: of several of one prompt `ID:0`, `ID:1`, ..."""
+        prompt, sample = self.place(example)
+        own = _string(self._ids, prompt)
+        return own if self._n_each == 1 else f"{own}:{sample}"
 
     @property
     def column_types(self) -> tuple[ColumnType, ...]:
@@ -199,7 +245,8 @@ class Examples:
         types = [t for t in self.column_types if names is None or t.name in names]
         if self._columns is None or not types:
             return ()
-        rows = [bytes(self._columns.rows.piece(n, n + 1)) for n in range(begin, end)]
+        prompts = [self.place(example)[0] for example in range(begin, end)]
+        rows = [bytes(self._columns.rows.piece(n, n + 1)) for n in prompts]
         return columns_of(types, rows)
 
     @property
@@ -207,6 +254,8 @@ class Examples:
         """Bytes of what each example says, its text, id and columns: int64 `[example]`."""
         said = self._texts.sizes + self._ids.sizes
         said = said if self._columns is None else said + self._columns.rows.sizes
+        if self._n_each > 1:
+            said = np.repeat(said, self._n_each) + len(f":{self._n_each}")
         return said if self._chats is None else said + _CHAT_BYTES * self.n_tokens
 
     @cached_property

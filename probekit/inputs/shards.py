@@ -1,20 +1,21 @@
 """Examples to shards, and a shard's examples to token batches.
 
-Knows counts and lengths; nothing of files or models. Which examples lie in which shard follows
-from the config alone; how they are batched is free, since every row has its place beforehand.
+Knows counts and lengths, also of what a model has gone on from; nothing of files or models. Which
+examples lie in which shard follows from the config alone; how they are batched is free, since every
+row has its place beforehand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from probekit.inputs.choosing import NO_SPOTS, Choices
 from probekit.inputs.examples import Examples
-from probekit.store import ShardSpec, ShardTables, SiteSpec
+from probekit.store import Named, ShardSpec, ShardTables, SiteSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -39,6 +40,7 @@ def split(
     string_bytes: Array | int = 0,
     n_prompt: Array | None = None,
     choices: Choices = NO_SPOTS,
+    together: int = 1,
 ) -> tuple[ShardSpec, ...]:
     """Cut examples into shards.
 
@@ -50,6 +52,7 @@ def split(
         string_bytes: of each example's text and id.
         n_prompt: of each example, the tokens before the first generated one; None for all.
         choices: of positions.
+        together: so many examples after another lie in one shard.
     """
     bytes_by_rows: dict[str, int] = {}
     for spec in sites:
@@ -64,7 +67,8 @@ def split(
     shards: list[ShardSpec] = []
     begin = 0
     while begin < len(n_tokens):
-        end = max(begin + 1, min(_fitting(ends, begin, most) for ends, most in limits))
+        end = min(_fitting(ends, begin, most) for ends, most in limits)
+        end = max(begin + together, end - end % together)
         shards.append(
             ShardSpec(
                 number=len(shards),
@@ -97,9 +101,87 @@ def tables(examples: Examples, shard: ShardSpec, choices: Choices = NO_SPOTS) ->
         choices=choices.tokens(shard, n_tokens),
         counts=choices.of_shard(shard, n_tokens),
         users=examples.columns(begin, end),
+        places=examples.places(begin, end),
         **examples.spans(begin, end),
         **examples.chat_columns(begin, end),
     )
+
+
+def grown(
+    examples: Examples,
+    shard: ShardSpec,
+    sequences: Sequence[Array],
+    choices: Choices,
+    *,
+    first_token: int = 0,
+    scores: Array | None = None,
+) -> tuple[ShardSpec, ShardTables]:
+    """Say what a shard holds whose examples a model has gone on from, now that it is known.
+
+    Args:
+        examples: of the run, as far as they were given.
+        shard: as it was planned.
+        sequences: of each example its tokens, what was given first, int32 `[token]`.
+        choices: of positions.
+        first_token: tokens of all earlier shards, or 0.
+        scores: of each example, where a search has ranked them, `[example]`.
+
+    Returns:
+        The shard with the rows that there are, and what it says of them.
+    """
+    begin, end = shard.first_example, shard.first_example + shard.n_examples
+    n_prompt = examples.n_tokens[begin:end]
+    n_tokens = np.array([len(s) for s in sequences], dtype=np.int64)
+    firsts = np.cumsum(n_tokens) - n_tokens
+    step = np.arange(n_tokens.sum()) - np.repeat(firsts + n_prompt - 1, n_tokens)
+    counts = choices.of_shard(shard, n_tokens, n_prompt)
+    actual = replace(
+        shard,
+        first_token=first_token,
+        n_tokens=int(n_tokens.sum()),
+        n_rows={rows: int(n.sum()) for rows, n in counts.items()},
+    )
+    more = {} if scores is None else {"score": scores}
+    return actual, ShardTables.of_texts(
+        ids=tuple(examples.id(n) for n in range(begin, end)),
+        texts=tuple(examples.text(n) for n in range(begin, end)),
+        n_tokens=n_tokens,
+        token_ids=np.concatenate(sequences),
+        choices=choices.tokens(actual, n_tokens, n_prompt),
+        counts=counts,
+        users=examples.columns(begin, end),
+        places=examples.places(begin, end) | more,
+        step=np.maximum(step, 0),
+        **_grown_spans(examples.spans(begin, end), step < 1),
+        **_grown_chats(examples, shard, n_tokens, step < 1),
+    )
+
+
+def _grown_spans(of_prompts: Mapping[str, Array], is_prompt: Array) -> dict[str, Array]:
+    """Give the characters that tokens cover; what is generated covers none of the text, -1."""
+    found = {}
+    for name, values in of_prompts.items():
+        found[name] = np.full(len(is_prompt), -1, dtype=np.int32)
+        found[name][is_prompt] = values
+    return found
+
+
+def _grown_chats(
+    examples: Examples, shard: ShardSpec, n_tokens: Array, is_prompt: Array
+) -> dict[str, Array | Named]:
+    """Say whose tokens are; what is generated is of the turn that a chat leaves open."""
+    begin, end = shard.first_example, shard.first_example + shard.n_examples
+    of_prompts = examples.chat_columns(begin, end)
+    if not of_prompts:
+        return {}
+    go_on = [examples.goes_on(n) for n in range(begin, end)]
+    found: dict[str, Array | Named] = {}
+    for at, (name, values) in enumerate(of_prompts.items()):
+        codes = values.codes if isinstance(values, Named) else values
+        every = np.repeat(np.array([one[at] for one in go_on], dtype=codes.dtype), n_tokens)
+        every[is_prompt] = codes
+        found[name] = replace(values, codes=every) if isinstance(values, Named) else every
+    return found
 
 
 @dataclass(slots=True)
@@ -153,3 +235,15 @@ def batches(
             size = int(np.searchsorted(np.cumsum(lengths[0] - lengths), budget.padding, "right"))
         yield order[begin : begin + size]
         begin += size
+
+
+def equal_lengths(
+    n_tokens: Array, n_prompt: Array, budget: Budget, company: str = ONE_LENGTH
+) -> Iterator[Array]:
+    """Group examples whose prompts have the same length, under a budget of tokens."""
+    for length in np.unique(n_prompt)[::-1]:
+        alike = np.flatnonzero(n_prompt == length)
+        while len(alike):
+            size = 1 if company == ALONE else budget.examples(int(n_tokens[alike[0]]))
+            yield alike[:size]
+            alike = alike[size:]

@@ -6,7 +6,12 @@ from .familytable import (
     to_markdown as to_markdown,
 )
 from .firstlook import look_first as look_first
-from .indexing import in_heads as in_heads, take as take, to_device as to_device
+from .indexing import (
+    in_heads as in_heads,
+    take as take,
+    to_device as to_device,
+    to_storage as to_storage,
+)
 from .making import make_plan as make_plan
 from .planned import Plan as Plan
 from .recipe import Recipe as Recipe, wide as wide

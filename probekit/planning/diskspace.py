@@ -41,6 +41,7 @@ _EXAMPLE = 192  # its numbers and the headers of its strings
 _TOKEN = 20  # id, position, example, step
 _SPAN = 8  # the first character and the end
 _SEALED = 24  # of an example in inputs.h5, besides its strings: where each of three pieces ends
+_PLACE = 16  # of an example that shares its prompt: prompt, sample, score
 _CHOICE = 8  # a row's token, where only some positions are kept
 _FORWARD = 160  # a forward pass of one example, where the execution order is recorded
 _MODULE = 160  # a module's name and its events in a few orders
@@ -76,6 +77,7 @@ class Contents:
     n_modules: int  # whose order is recorded; 0 where it is not
     n_words: int  # of the vocabulary; 0 where there is none
     is_generated: bool  # what is generated waits in a spool
+    n_each: int = 1  # examples of a prompt, which is sealed once
     is_compressed: bool  # what is compressed lies there once more, uncompressed
 
 
@@ -145,7 +147,7 @@ def _shard_bytes(contents: Contents, shard: ShardSpec, ends: Array) -> int:
     return (
         sum(shard.n_rows[spec.rows] * spec.row_bytes for spec in contents.sites)
         + sum(_SITE + _DETAIL * _n_details(spec) for spec in contents.sites)
-        + shard.n_examples * _EXAMPLE
+        + shard.n_examples * (_EXAMPLE + _PLACE * (contents.n_each > 1))
         + strings
         + shard.n_tokens * (_TOKEN + _SPAN * contents.has_spans)
         + choices * _CHOICE
@@ -157,7 +159,8 @@ def _shard_bytes(contents: Contents, shard: ShardSpec, ends: Array) -> int:
 def _input_bytes(contents: Contents) -> int:
     n_tokens = sum(shard.n_tokens for shard in contents.shards)
     tokens = n_tokens * (4 + _SPAN * contents.has_spans)
-    return tokens + int(np.sum(contents.string_bytes)) + _SEALED * len(contents.string_bytes)
+    strings = int(np.sum(contents.string_bytes)) + _SEALED * len(contents.string_bytes)
+    return (tokens + strings) // contents.n_each
 
 
 def _execution_bytes(contents: Contents, n_examples: int, n_tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""Numbers known on the host as index tensors on a device.
+"""Numbers known on the host as index tensors on a device, and the way back.
 
 Indexing a tensor on a GPU with a Python list copies the list there every time, and waits for the
 device to have caught up. These are copied once.
@@ -35,6 +35,13 @@ def to_device(values: Array, device: torch.device) -> torch.Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_storage(rows: torch.Tensor) -> Array:
+    """Give a CPU tensor's memory as numpy sees stored bytes: bfloat16 as uint16."""
+    if rows.dtype == torch.bfloat16:
+        return rows.view(torch.int16).numpy().view(np.uint16)
+    return rows.numpy()
 
 
 def in_heads(

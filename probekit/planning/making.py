@@ -79,20 +79,22 @@ def make_plan(
         tokenizer=None if tokenizer is None else _digest(config, tokenizer),
     )
     on_stage(TEXTS)
-    examples = _examples(origin, tokenizer, notes, anew=anew)
+    prompts = examples = _examples(origin, tokenizer, notes, anew=anew)
     planned: tuple[ShardSpec, ...] = ()
     choices = NO_SPOTS
-    if examples is not None:
+    if prompts is not None:
         extra = config.generate.max_new_tokens if config.generate else 0
-        longest = int(examples.n_tokens.max()) + extra
+        longest = int(prompts.n_tokens.max()) + extra
         _check_switching(config, outline.skeleton, short, longest)
         if any(site.source.n_keys not in (0, longest) for site in outline.sites):
             # Attention rows are as wide as the longest example, which is known only now.
             sites = Resolver(config, outline.skeleton, longest).sites()
             outline = replace(outline, sites=sites)
-        choices, of_spots = find_spots(config, examples)
+        choices, of_spots = find_spots(config, prompts)
         notes += of_spots
-        _check_positions(config, outline.sites, examples, choices, extra)
+        _check_positions(config, outline.sites, prompts, choices, extra)
+        n_each = config.generate.n_each if config.generate else 1
+        examples, choices = prompts.each(n_each), choices.each(n_each)
         planned = shards.split(
             examples.n_tokens + extra,
             [s.spec for s in outline.sites],
@@ -100,6 +102,7 @@ def make_plan(
             examples.string_bytes,
             examples.n_tokens,
             choices,
+            together=config.generate.beams if config.generate else 1,
         )
     return Plan(
         config=config,
@@ -180,8 +183,18 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
     if outline.skeleton.adds_tokens:
         reason = "reads other tokens than it was given while it generates: they are no row's"
         faults.append(Fault(config.where("generate"), f"{outline.skeleton.model_class} {reason}"))
+    d_vocab = families.sizes(outline.skeleton.hf_config).d_vocab
+    beams = config.generate.beams
+    if beams > 1 and d_vocab is not None and beams >= d_vocab:
+        faults.append(
+            Fault(
+                config.where("generate.beams"),
+                f"given {beams:,}, and the model's vocabulary has {counted(d_vocab, 'token')}: "
+                "expected fewer beams than that",
+            )
+        )
     for site in outline.sites:
-        if site.choice == PER_EXAMPLE:
+        if site.choice == PER_EXAMPLE and beams == 1:
             faults.append(
                 Fault(
                     config.where(f"probes[{site.spec.probe}]"),

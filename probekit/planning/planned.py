@@ -90,7 +90,8 @@ class Plan:
             config_bytes=_config_bytes(config),
             n_modules=len(self.skeleton.modules) if order else 0,
             n_words=(self.sizes.d_vocab or 0) if self.tokenizer is not None else 0,
-            is_generated=config.generate is not None,
+            is_generated=config.generate is not None and config.generate.beams == 1,
+            n_each=config.generate.n_each if config.generate else 1,
             is_compressed=config.store.compression is not None,
         )
 

@@ -41,6 +41,8 @@ class ExampleView:
     text: str
     columns: Mapping[str, Scalar]  # values of the user's own; None where there is none
     tokens: tuple[TokenView, ...]
+    prompt: int | None = None  # number of its prompt; None where no two examples share one
+    sample: int | None = None  # its number among the completions of that prompt
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values."""
@@ -85,8 +87,14 @@ def view_example(plan: Plan, number: int) -> ExampleView:
             )
         )
     columns = {c.type.name: c.value(0) for c in examples.columns(number, number + 1)}
+    places = examples.places(number, number + 1)
     return ExampleView(
-        number=number, id=examples.id(number), text=text, columns=columns, tokens=tuple(tokens)
+        number=number,
+        id=examples.id(number),
+        text=text,
+        columns=columns,
+        tokens=tuple(tokens),
+        **{name: int(values[0]) for name, values in places.items()},
     )
 
 

@@ -131,7 +131,9 @@ class AxisTable:
             return Names(self._opened, self._path(name))
         if self._is_text(name):
             return Texts(self._opened, self._path(name))
-        return self._opened.numbers(self._path(name), None if column is None else column.numbers)
+        numbers = None if column is None else column.numbers
+        are_whole = column is None or np.dtype(column.dtype).kind != "f"
+        return self._opened.numbers(self._path(name), numbers, are_whole=are_whole)
 
     def _absent(self, name: str, column: Column | None) -> Array:
         if column is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,9 @@ class Example:
     n_generated: int  # of them, how many the model said itself: the last ones
     completion: str  # what it said itself; empty where it was not asked to generate
     columns: Mapping[str, Scalar]  # values of the user's own, by name; None where there is none
+    prompt: int  # number of its prompt in the run; its own where it shares the prompt with nobody
+    sample: int  # its number among the completions of its prompt
+    score: float | None  # what a beam search ranked it by; None where none did
 
 
 class Examples(AxisTable, Sequence[Example]):
@@ -49,6 +53,7 @@ class Examples(AxisTable, Sequence[Example]):
         ids = tokens.id[first : first + n_tokens]
         n_generated = int(np.count_nonzero(tokens.step[first : first + n_tokens]))
         said = ids[n_tokens - n_generated :].tolist()
+        has_score = any(column.name == "score" for column in self.stored)
         return Example(
             number=number,
             id=self.id[number],
@@ -60,7 +65,20 @@ class Examples(AxisTable, Sequence[Example]):
             n_generated=n_generated,
             completion=self._opened.vocabulary.text(said) if said else "",
             columns=self.users.of(number),
+            prompt=int(self.prompt[number]) if self.shares else number,
+            sample=int(self.sample[number]) if self.shares else 0,
+            score=float(self.score[number]) if has_score else None,
         )
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether examples share their prompts: each is one of several completions."""
+        return any(column.name == "prompt" for column in self.stored)
+
+    @property
+    def place(self) -> Path:
+        """Where the trace lies, for messages."""
+        return self._opened.path
 
     @cached_property
     def users(self) -> UserColumns:

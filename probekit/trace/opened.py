@@ -69,12 +69,13 @@ class Opened:
         with open_file(self._file) as file:
             return node_in(file, arguments.text("a name", name)) is not None
 
-    def numbers(self, name: str, axis: str | None = None) -> MappedRows:
+    def numbers(self, name: str, axis: str | None = None, *, are_whole: bool = True) -> MappedRows:
         """Open a column of whole numbers, or of true and false.
 
         Args:
             name: of the dataset.
             axis: whose rows they number, if any; they count from the file's first one on.
+            are_whole: False for a column of fractions.
 
         Raises:
             StoreError: if it is something else.
@@ -82,10 +83,10 @@ class Opened:
         with open_file(self._file) as file:
             dataset = dataset_in(file, arguments.text("a column's name", name), virtual=True)
             column = MappedRows(dataset, self._file, self._maps, less=self.first(axis))
-        if column.storage.kind not in "iub" or len(column.shape) != 1:
+        if column.storage.kind not in ("iub" if are_whole else "f") or len(column.shape) != 1:
             raise StoreError(
                 f"{self.path}: {name} is {list(column.shape)} {column.dtype}; "
-                "expected whole numbers"
+                f"expected {'whole numbers' if are_whole else 'fractions'}"
             )
         return column
 

@@ -39,6 +39,7 @@ from probekit.store import (
 from probekit.trace.axistable import AxisTable
 from probekit.trace.examples import Examples
 from probekit.trace.opened import Opened
+from probekit.trace.prompts import Prompts
 from probekit.trace.tokens import Tokens
 from probekit.trace.usercolumns import UserColumns
 from probekit.wording import one_of
@@ -62,6 +63,11 @@ class Tables(Opened):
     def examples(self) -> Examples:
         """The examples, one by one or column by column."""
         return cast(Examples, self.table(EXAMPLE))
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts, each with all completions of it."""
+        return Prompts(self.examples)
 
     @property
     def tokens(self) -> Tokens:

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 import probekit
 from probekit import ConfigError, PlanError, StoreError
-from probekit.capture import generation
+from probekit.capture import generation, stepwise, strategies
 from probekit.config import load_config
 
 LAYER = {"gpt2": "transformer.h.{}", "gpt_neox": "gpt_neox.layers.{}"}
@@ -138,7 +138,7 @@ def test_the_seconds_of_a_pass_are_the_devices(tmp_path, monkeypatch, execution_
         waits.append(device)
         time.sleep(0.02)
 
-    monkeypatch.setattr(generation, "finish", work)
+    monkeypatch.setattr(stepwise, "finish", work)
     saved(tmp_path, "llama")
     probes = [{"modules": "model.layers.0"}]
     trace = run({**config(tmp_path, probes=probes), "execution_order": execution_order})
@@ -200,12 +200,12 @@ def test_scores_are_those_of_generate(tmp_path, monkeypatch, strategy, settings)
     }:
         pytest.skip("greedy takes penalties alone")
     model, seen = saved(tmp_path, "gpt2"), []
-    real = generation.processors
+    real = strategies.processors
 
     def watched(settings):
         return [*real(settings), lambda ids, scores: seen.append((ids, scores)) or scores]
 
-    monkeypatch.setattr(generation, "processors", watched)
+    monkeypatch.setattr(strategies, "processors", watched)
     written = config(tmp_path, "gpt2", strategy=strategy, **settings)
     run(written)
     assert len(seen) > 10
@@ -304,7 +304,7 @@ def test_sampling_draws_from_the_models_probabilities(tmp_path):
     """One step, many examples of one prompt: frequencies against the softmax, by chi-square."""
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     generators = [torch.Generator().manual_seed(n) for n in range(4000)]
-    drawn = generation._gumbel(generators)(None, logits.expand(4000, -1)).argmax(-1)
+    drawn = strategies.gumbel(generators)(None, logits.expand(4000, -1)).argmax(-1)
     counts = torch.bincount(drawn, minlength=4).double()
     expected = 4000 * torch.tensor([0.5, 0.3, 0.15, 0.05]).double()
     chi_square = ((counts - expected) ** 2 / expected).sum()

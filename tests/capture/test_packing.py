@@ -12,9 +12,10 @@ from by_hand import EXAMPLES
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from probekit.capture.packing import Batch, make_batch, pack, padded, to_storage
+from probekit.capture.packing import Batch, make_batch, pack, padded
 from probekit.errors import CaptureError
 from probekit.inputs import NO_SPOTS
+from probekit.planning import to_storage
 
 CPU = torch.device("cpu")
 EVERY = frozenset({"input_ids", "attention_mask", "position_ids", "use_cache"})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from probekit.capture.rowdifference import TOLERANCES, difference
+from probekit.capture.selfcheck.rowdifference import TOLERANCES, difference
 
 nan, inf = np.nan, np.inf
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import probekit
 from probekit import models
 from probekit.capture import packing, receiver
-from probekit.capture.rehearsal import rehearsals
+from probekit.capture.selfcheck.rehearsal import rehearsals
 from probekit.cli.commands import app
 from probekit.errors import CaptureError
 from probekit.inputs import ANY_LENGTHS
@@ -336,7 +336,7 @@ def test_a_model_that_carries_something_else_is_refused(gpt2, tmp_path, monkeypa
 
 def test_what_shows_at_the_lengths_of_the_run_alone_is_found(gpt2, tmp_path, monkeypatch):
     """Other values as soon as a batch is wider than what is rehearsed with many sites."""
-    monkeypatch.setattr("probekit.capture.rehearsal._MOST_TOKENS", 8)
+    monkeypatch.setattr("probekit.capture.selfcheck.rehearsal._MOST_TOKENS", 8)
     load = models.load_model
 
     def wide(*args: Any) -> Any:
@@ -398,7 +398,7 @@ def test_nothing_is_left_by_an_interrupt_while_it_is_cleared_away(gpt2, tmp_path
             os.kill(os.getpid(), signal.SIGINT)
             super().cleanup()
 
-    monkeypatch.setattr("probekit.capture.selfcheck.TemporaryDirectory", Struck)
+    monkeypatch.setattr("probekit.capture.selfcheck.checking.TemporaryDirectory", Struck)
     with pytest.raises(KeyboardInterrupt):
         probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=SOME))
     assert [p.name for p in (tmp_path / "t").rglob("*") if p.is_file()] == ["run.json"]

@@ -454,6 +454,30 @@ MISTAKES = [
         "5: generate.temperature",
         "0",
     ),
+    (
+        "probes:",
+        "generate: {max_new_tokens: 5, strategy: sample, samples: 0}\nprobes:",
+        "5: generate.samples",
+        "at least 1",
+    ),
+    (
+        "probes:",
+        "generate: {max_new_tokens: 5, samples: 8}\nprobes:",
+        "5: generate.samples",
+        "all 8 would be the same",
+    ),
+    (
+        "probes:",
+        "generate: {max_new_tokens: 5, strategy: top_k, beams: 4}\nprobes:",
+        "5: generate.beams",
+        "a beam search draws nothing",
+    ),
+    (
+        "probes:",
+        "generate: {max_new_tokens: 5, strategy: sample, samples: 2, beams: 4}\nprobes:",
+        "5: generate.samples",
+        "given 2 beside beams: 4; a beam search draws nothing",
+    ),
     ("probes:", "execution_order: some\nprobes:", "5: execution_order", "as_run"),
     (
         "  - modules:",
@@ -1177,12 +1201,24 @@ STORE = st.builds(
         compression=st.sampled_from([None, "gzip", "lzf", "zstd"]),
     ),
 )
+SEVERAL = st.integers(1, 2**31 - 1)
+GENERATE = st.builds(
+    lambda new, rest: {"max_new_tokens": new} | rest,
+    st.integers(1, 2**31 - 1),
+    some(beams=SEVERAL, strategy=st.just("greedy"), stop_at_eos=st.booleans())
+    | st.fixed_dictionaries(
+        {"strategy": st.sampled_from(["sample", "top_k", "top_p"])},
+        optional={"samples": SEVERAL, "beams": st.just(1), "seed": st.integers(0, 9)},
+    ),
+)
 TREE = st.builds(
     lambda required, rest: required | rest,
     st.fixed_dictionaries({"model": MODEL, "inputs": INPUTS, "store": STORE})
     .flatmap(lambda t: st.lists(PROBE, max_size=3).map(lambda probes: t | {"probes": probes}))
     .map(lambda t: t if t["probes"] else t | {"execution_order": True}),
-    some(seed=st.integers(0, 2**32 - 1)),
+    some(seed=st.integers(0, 2**32 - 1), generate=GENERATE),
+).map(
+    lambda t: t | {"generate": None} if any(p.get("positions") == ":" for p in t["probes"]) else t
 )
 
 
@@ -1239,6 +1275,8 @@ OTHER_VALUES = [
     ("runs/a", "runs/a\n  dtype: float16"),
     ("runs/a", "runs/a\n  shard_bytes: 1GB"),
     ("store:", "seed: 1\nstore:"),
+    ("store:", "generate: {max_new_tokens: 3, beams: 2}\nstore:"),
+    ("store:", "generate: {max_new_tokens: 3, strategy: sample, samples: 2}\nstore:"),
 ]
 
 
@@ -1285,7 +1323,7 @@ def test_the_schema_describes_every_field() -> None:
 # What JSON Schema cannot say: relations of two numbers, and what is gone once the text is read.
 BEYOND_SCHEMA = re.compile(
     r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range|"
-    r"have no fields|leave one out|such as 2024|goes with match"
+    r"have no fields|leave one out|such as 2024|goes with match|would be the same|draws nothing"
 )
 
 

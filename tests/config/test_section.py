@@ -114,7 +114,9 @@ def test_the_digest_of_format_1_takes_every_key_that_there_was() -> None:
         "model": {"device"},
         "inputs": {"batch_tokens", *since},
         "store": {"path", "buffer_bytes", "on_overflow"},
-        "generate": {"min_p", "repetition_penalty", "no_repeat_ngram_size"},  # since 1.1
+        "generate": {  # since 1.1
+            *("min_p", "repetition_penalty", "no_repeat_ngram_size", "samples", "beams")
+        },
         "early_stop": True,
     }
     import hashlib

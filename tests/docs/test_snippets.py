@@ -22,6 +22,7 @@ WITH_CODE = [
     if reading.commands(page) or any(b.kind == "python" for b in reading.blocks(page))
 ]
 SHELL = ("probekit ", "make ", "pip install ", "source ", "#")
+TRIED = ("python examples/cache_timing.py",)  # tests/examples
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_no_shell_line_is_left_untried(name):
         if block.kind == "bash"
         for line in block.text.splitlines()
     ]
-    assert [line for line in lines if line and not line.startswith(SHELL)] == []
+    assert [line for line in lines if line and not line.startswith((*SHELL, *TRIED))] == []
 
 
 def make_targets():

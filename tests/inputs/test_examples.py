@@ -86,6 +86,37 @@ def test_examples_hold_every_text_and_token(texts: list[str]) -> None:
     assert examples.token_ids(0, len(texts)).tolist() == [token for ids in wanted for token in ids]
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("abc é", min_size=1).filter(str.strip), min_size=1, max_size=6), st.data())
+def test_a_prompt_can_be_several_examples(texts: list[str], data: Any) -> None:
+    """Every accessor against the prompts, written out one after another."""
+    n_each = data.draw(st.integers(2, 4))
+    prompts = read(examples=[{"text": t, "id": f"q{n}", "n": n} for n, t in enumerate(texts)],
+                   columns=["n"])  # fmt: skip
+    several = prompts.each(n_each)
+    owners = [n for n in range(len(texts)) for _ in range(n_each)]
+    begin = data.draw(st.integers(0, len(owners) - 1))
+    end = data.draw(st.integers(begin + 1, len(owners)))
+    some = owners[begin:end]
+    assert len(several) == len(owners)
+    assert several.n_tokens.tolist() == [int(prompts.n_tokens[n]) for n in owners]
+    assert several.total_tokens == int(several.n_tokens.sum())
+    ids = [t for n in some for t in prompts.token_ids(n, n + 1).tolist()]
+    assert several.token_ids(begin, end).tolist() == ids
+    assert [several.text(e) for e in range(len(owners))] == [texts[n] for n in owners]
+    assert several.id(begin) == f"q{owners[begin]}:{begin % n_each}"
+    spans = [s for n in some for s in prompts.spans(n, n + 1)["char_start"].tolist()]
+    assert several.spans(begin, end)["char_start"].tolist() == spans
+    (column,) = several.columns(begin, end)
+    assert [column.value(at) for at in range(len(some))] == some
+    places = several.places(begin, end)
+    assert places["prompt"].tolist() == some
+    assert places["sample"].tolist() == [e % n_each for e in range(begin, end)]
+    assert several.digest == prompts.digest and len(several.prompts) == len(texts)
+    assert (several.string_bytes > np.repeat(prompts.string_bytes, n_each)).all()
+    assert prompts.places(0, 1) == {} and prompts.id(0) == "q0"
+
+
 def test_more_texts_than_are_tokenized_at_once_keep_their_order() -> None:
     groups: list[int] = []
 

@@ -128,6 +128,25 @@ def test_shards_hold_whole_examples_and_as_many_as_fit(
             assert sum(sizes[begin : end + 1]) > shard_bytes
 
 
+@settings(max_examples=100, deadline=None)
+@given(LENGTHS, st.integers(1, 4), st.integers(1, 400))
+def test_examples_that_stay_together_lie_in_one_shard(
+    prompts: list[int], together: int, shard_bytes: int
+) -> None:
+    lengths = [n for n in prompts for _ in range(together)]
+    sites = sites_of(["all"])
+    found = shards.split(int64(lengths), sites, shard_bytes, together=together)
+    assert_whole(lengths, sites, found)
+    for spec in found:
+        assert spec.n_examples % together == 0
+        end = spec.first_example + spec.n_examples
+        mine = lengths[spec.first_example : end]
+        size = sum(bytes_of(n, sites) for n in mine)
+        assert size <= shard_bytes or spec.n_examples == together
+        more = sum(bytes_of(n, sites) for n in lengths[end : end + together])
+        assert not more or size + more > shard_bytes  # the next prompt did not fit
+
+
 def test_shards_are_about_as_large_as_asked_for() -> None:
     lengths = np.random.default_rng(0).integers(1, 100, 5000)
     found = shards.split(lengths, [site(row_shape=(768,), dtype="bfloat16")], 10_000_000)

@@ -223,6 +223,9 @@ def test_the_declaration_is_what_lies_on_disk(tmp_path: Path) -> None:
     assert said == {
         "examples/id": ("text", 0),
         "examples/text": ("text", 0),
+        "examples/prompt": ("<i8", 1),
+        "examples/sample": ("<i4", 1),
+        "examples/score": ("<f4", 1),
         "examples/first_token": ("<i8", 0),
         "examples/n_tokens": ("<i8", 0),
         "tokens/id": ("<i4", 0),

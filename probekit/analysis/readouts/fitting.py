@@ -97,7 +97,8 @@ def fit_readout(
         target: the column that is to be said.
         split: the share of the examples that is held out; or a column that says who is: true, or
             "test", and false, or "train".
-        group: a column; examples with the same value are never on both sides of the split.
+        group: a column; examples with the same value are never on both sides of the split. Without
+            it completions of one prompt are not.
         method: see above.
         pool: `mean` or `last` of an example's rows.
         strength: of the penalty; chosen among 1, 0.1, 0.01 and 0.001 by cross-validation on
@@ -328,6 +329,7 @@ def _careful(
     is_wilson = options.measure == ACCURACY and tally.has_lone_rows
     notes = []
     if n_units < _FEW_UNITS and not is_wilson:
-        what = counted(n_units, "example" if group is None else "group")
+        are_single = group is None and n_units == np.count_nonzero(held)
+        what = counted(n_units, "example" if are_single else "group")
         notes.append(f"{what} {by_count(n_units, 'is', 'are')} held out: the interval is rough")
     return notes

@@ -76,11 +76,13 @@ def units_of(trace: Trace, group: str | None) -> tuple[Array, Array]:
     """Give what may not be parted: the number of each example's group, and where there is one.
 
     Returns:
-        int64 `[example]`, the example's own number where no group is asked for; bool `[example]`.
+        int64 `[example]`, the number of the example's prompt where no group is asked for: what was
+        said of one prompt is on one side; bool `[example]`.
     """
     n_examples = len(trace.examples)
     if group is None:
-        return np.arange(n_examples), np.ones(n_examples, dtype=bool)
+        prompts = trace.examples.prompt[:] if trace.examples.shares else np.arange(n_examples)
+        return np.unique(prompts, return_inverse=True)[1], np.ones(n_examples, dtype=bool)
     values = trace.columns[arguments.text("group", group)]
     there = known_in(values)
     units = np.zeros(n_examples, dtype=np.int64)

@@ -133,6 +133,7 @@ def declare(examples: Axis, *inner: Axis) -> Mapping[str, Axis]:
 
 
 _OF_CHATS = "where contents stand in what the chat template writes; there for chats alone"
+_OF_SEVERAL = "`generate.samples` or `generate.beams`; not there where a prompt is one example"
 _OF_TEXTS = "the tokenizer's offsets; not there where it says none, as for random tokens"
 
 AXES: Mapping[str, Axis] = declare(
@@ -144,6 +145,28 @@ AXES: Mapping[str, Axis] = declare(
                 name="id", dtype=TEXT, means="name of the example in the inputs", source="inputs"
             ),
             Column(name="text", dtype=TEXT, means="the text as it was given", source="inputs"),
+            Column(
+                name="prompt",
+                dtype="<i8",
+                since=1,
+                means="number in the run of the prompt that the example goes on from, from 0",
+                source=_OF_SEVERAL,
+            ),
+            Column(
+                name="sample",
+                dtype="<i4",
+                since=1,
+                means="number of the example among the completions of its prompt, from 0",
+                source=_OF_SEVERAL,
+            ),
+            Column(
+                name="score",
+                dtype="<f4",
+                since=1,
+                means="what the beam search ranked the sequence by: its log-probability, divided "
+                "by the number of generated tokens",
+                source="`generate.beams`; there for beams alone",
+            ),
         ),
     ),
     Axis(

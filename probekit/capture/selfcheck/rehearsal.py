@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from probekit.inputs import ANY_LENGTHS, Examples, few_examples, shards
+from probekit.inputs import ANY_LENGTHS, GENERATED, Examples, few_examples, shards
 from probekit.planning import Plan, SitePlan
 from probekit.store import ALL_TOKENS
 
@@ -37,8 +37,8 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
     Yields:
         Plans of two texts, a long and a short one, or of the one text that there is.
     """
-    examples = plan.examples
-    assert examples is not None  # a plan that runs has its inputs
+    assert plan.examples is not None  # a plan that runs has its inputs
+    examples = plan.examples.prompts
     if not plan.sites:
         return
     sites = affordable(plan, _LEAST_TOKENS)
@@ -46,7 +46,8 @@ def rehearsals(plan: Plan, company: str) -> Iterator[Plan]:
         return
     row_bytes = sum(site.spec.row_bytes for site in sites)
     room = min(_MOST_TOKENS, max(_LEAST_TOKENS, _MOST_BYTES // max(1, row_bytes)))
-    alike = company != ANY_LENGTHS or plan.config.generate is not None
+    is_stepwise = plan.config.generate is not None and not _is_read_again(plan)
+    alike = company != ANY_LENGTHS or is_stepwise
     extremes = _extremes(examples, alike=alike)
     if len(extremes[0]) <= room and _have_rows(plan, sites, extremes):
         yield planned(plan, sites, extremes)  # many sites at the lengths of the run
@@ -111,8 +112,9 @@ def affordable(plan: Plan, n_tokens: int) -> tuple[SitePlan, ...]:
 
 
 def _any_text(site: SitePlan, plan: Plan) -> SitePlan | None:
-    """Let a site that looks at what a text says keep every token; None where it cannot."""
-    if site.choice not in plan.choices.found:
+    """Let a site that keeps what no short text has keep every token; None where it cannot."""
+    is_generated = _is_read_again(plan) and site.choice == GENERATED
+    if site.choice not in plan.choices.found and not is_generated:
         return site
     if site.recipe.pool is not None and site.recipe.ending is not None:
         return None  # the mean of what comes after each token: nothing comes after the last
@@ -120,10 +122,15 @@ def _any_text(site: SitePlan, plan: Plan) -> SitePlan | None:
     return replace(site, choice=ALL_TOKENS, spec=replace(site.spec, rows=rows))
 
 
+def _is_read_again(plan: Plan) -> bool:
+    """Say whether what is recorded is a reading of whole sequences, as of texts."""
+    return plan.config.generate is not None and plan.config.generate.beams > 1
+
+
 def _have_rows(plan: Plan, sites: Sequence[SitePlan], texts: Sequence[Array]) -> bool:
     """Say whether texts that were cut still have what the probes ask for."""
     n_prompt = np.array([len(ids) for ids in texts])
-    n_tokens = n_prompt + (plan.config.generate is not None)
+    n_tokens = n_prompt + (plan.config.generate is not None and not _is_read_again(plan))
     for site in sites:
         try:
             counts = plan.choices.counts(site.choice, n_tokens, n_prompt)
@@ -137,9 +144,9 @@ def _have_rows(plan: Plan, sites: Sequence[SitePlan], texts: Sequence[Array]) ->
 def planned(plan: Plan, sites: tuple[SitePlan, ...], texts: Sequence[Array]) -> Plan:
     """Plan to record some sites on some texts, and no more than that."""
     config = plan.config
-    generate = config.generate
+    generate = None if _is_read_again(plan) else config.generate
     if generate is not None:
-        few = {"max_new_tokens": 1, "strategy": "greedy"}
+        few = {"max_new_tokens": 1, "strategy": "greedy", "samples": 1}
         once = {"use_cache": True} if generate.use_cache == "both" else {}
         generate = generate.model_copy(update={**few, **once})
     small = config.model_copy(

@@ -27,19 +27,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.capture import packing
-from probekit.capture.rehearsal import ROOM_BYTES, planned, rehearsals
-from probekit.capture.rowdifference import TOLERANCES, difference
+from probekit.capture.selfcheck.rehearsal import planned, rehearsals
+from probekit.capture.selfcheck.rowdifference import TOLERANCES, difference
 from probekit.errors import CaptureError
 from probekit.hooks import BareHooks
 from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Choice
 from probekit.interrupts import uninterrupted
 from probekit.models.forward import OF_CHOICES
-from probekit.planning import Plan, Recipe, SitePlan, in_heads
+from probekit.planning import Plan, Recipe, SitePlan, in_heads, to_storage
 from probekit.store import ALL_TOKENS, FLOATS, PER_EXAMPLE, SCRATCH, explained, this_process, widen
 from probekit.trace import Site, Trace, open_trace
-
-__all__ = ["ROOM_BYTES", "Checked", "self_check"]
 
 Array = np.ndarray[Any, Any]
 Record = Callable[[Plan, Path, str], None]  # carries a plan out into a folder, in some company
@@ -268,7 +265,7 @@ def _expected(site: SitePlan, seen: torch.Tensor | None, n_tokens: int) -> Array
     if site.source.factor != 1.0:
         rows = (rows.double() * site.source.factor).to(rows.dtype)
     stored = rows.to(getattr(torch, site.spec.dtype)).cpu().contiguous()
-    return packing.to_storage(stored)
+    return to_storage(stored)
 
 
 def _site_rows(site: Site, example: int) -> Array:
