@@ -97,8 +97,10 @@ def tables(examples: Examples, shard: ShardSpec, choices: Choices = NO_SPOTS) ->
         choices=choices.tokens(shard, n_tokens),
         counts=choices.of_shard(shard, n_tokens),
         users=examples.columns(begin, end),
+        of_examples=examples.pieces(begin, end),
         **examples.spans(begin, end),
         **examples.chat_columns(begin, end),
+        **examples.document_positions(begin, end),
     )
 
 

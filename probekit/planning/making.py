@@ -6,7 +6,7 @@ config is found here; carrying the plan out takes no decisions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from probekit.inputs import (
     Limits,
     Origin,
     SpecialTokens,
+    Splitting,
     decoding,
     find_spots,
     read_inputs,
@@ -234,6 +235,13 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
             f"the tokenizer ({type(tokenizer).__name__}) does not say which characters a token "
             "covers: the trace has no tokens/char_start and char_end"
         )
+    if examples.documents is not None:
+        n_documents = int(examples.documents[-1]) + 1
+        pieces = by_count(len(examples), "is an example", "are the examples")
+        notes.append(
+            f"{counted(len(examples), 'piece')} of {counted(n_documents, 'document')} {pieces} "
+            "(inputs.too_long: split)"
+        )
     if examples.n_truncated and origin.limits.n_tokens is not None:
         be = by_count(examples.n_truncated, "is", "are")
         noun = "text" if config.inputs.tokens is None else "example"
@@ -250,27 +258,81 @@ def _codec(origin: Origin, tokenizer: Any, notes: list[str]) -> Codec:
     """Give what the tokenizer can do for these inputs."""
     inputs = origin.config.inputs
     if tokenizer is None or inputs.random is not None:
-        return Codec()
+        return Codec(splitting=_splitting(origin) if inputs.too_long == "split" else None)
+    is_split = inputs.too_long == "split"
     if inputs.tokens is not None:
-        return Codec(decode=decoding.decoder(tokenizer))
+        decode = decoding.decoder(tokenizer)
+        splitting = _splitting(origin, read=lambda ids: decode([ids]).texts[0])
+        return Codec(decode=decode, splitting=splitting if is_split else None)
     if inputs.messages is not None:
         return Codec(chats=_chats(origin, tokenizer))
     special = SpecialTokens(tokenizer, inputs.special_tokens)
     special.check(origin.config)
     if (note := special.note()) is not None:
         notes.append(f"{origin.config.where('inputs.special_tokens')}: {note}")
+    if is_split:
+        _check_spans(origin, tokenizer, "inputs.too_long", "which part of a text a piece is")
+        encode = tokenizing.document_encoder(tokenizer)
+        return Codec(encode=encode, bos=special.bos, splitting=_splitting(origin, special))
     return Codec(
         encode=tokenizing.encoder(tokenizer, origin.limits.n_tokens, special), bos=special.bos
     )
 
 
-def _chats(origin: Origin, tokenizer: Any) -> Chats:
+def _splitting(
+    origin: Origin,
+    special: SpecialTokens | None = None,
+    read: Callable[[Sequence[int]], str] | None = None,
+) -> Splitting:
+    """Say how documents become pieces.
+
+    Args:
+        origin: what decides them.
+        special: what goes beside each piece; None for nothing.
+        read: gives the text of token ids.
+    """
+    before, behind = ([], []) if special is None else special.beside
+    found = Splitting(
+        n_tokens=origin.limits.n_tokens,
+        stride=origin.config.inputs.stride or 0,
+        before=tuple(before),
+        behind=tuple(behind),
+        once=None if special is None else special.bos_id,
+        read=read,
+    )
+    if found.n_own is None or found.n_own > found.stride:
+        return found
+    raise _no_way_on(origin, found)
+
+
+def _no_way_on(origin: Origin, splitting: Splitting) -> ConfigError:
+    """Say why pieces would not get on through their document."""
+    size, n_own = counted(splitting.n_tokens or 0, "token"), splitting.n_own or 0
+    special = counted(len(splitting.before) + len(splitting.behind), "special token")
+    if n_own < 1:
+        return ConfigError(
+            f"{origin.config.where('inputs.max_tokens')}: a piece of {size} has no room for its "
+            f"document beside {special}; raise it, or write inputs.special_tokens: none"
+        )
+    return ConfigError(
+        f"{origin.config.where('inputs.stride')}: given {splitting.stride}, expected fewer than "
+        f"{n_own}: so many tokens of its document has a piece of {size} beside {special}, and "
+        "stride is how many it shares with the piece before"
+    )
+
+
+def _check_spans(origin: Origin, tokenizer: Any, key: str, unknown: str) -> None:
+    """Refuse a tokenizer that does not say which characters a token covers."""
     if not tokenizing.is_fast(tokenizer):
         raise ConfigError(
-            f"{origin.config.where('inputs.messages')}: the tokenizer "
-            f"({type(tokenizer).__name__}) does not say which characters a token covers, so that "
-            "nobody can tell whose it is; give another in model.tokenizer, or give texts"
+            f"{origin.config.where(key)}: the tokenizer ({type(tokenizer).__name__}) does not say "
+            f"which characters a token covers, so that nobody can tell {unknown}; give another in "
+            "model.tokenizer, or give texts"
         )
+
+
+def _chats(origin: Origin, tokenizer: Any) -> Chats:
+    _check_spans(origin, tokenizer, "inputs.messages", "whose it is")
     plain = SpecialTokens(tokenizer, "none")
     encode = tokenizing.encoder(tokenizer, origin.limits.n_tokens, plain)
     before, _ = plain.spelled

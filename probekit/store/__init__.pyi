@@ -78,6 +78,7 @@ from .inputsfile import (
     Pieces as Pieces,
     SealedChats as SealedChats,
     SealedColumns as SealedColumns,
+    SealedDocuments as SealedDocuments,
     SealedInputs as SealedInputs,
     discard_inputs as discard_inputs,
     wrong_inputs as wrong_inputs,

@@ -35,6 +35,9 @@ class Example:
     n_generated: int  # of them, how many the model said itself: the last ones
     completion: str  # what it said itself; empty where it was not asked to generate
     columns: Mapping[str, Scalar]  # values of the user's own, by name; None where there is none
+    document: int | None = None  # number of the document that it is a piece of; None: it is whole
+    document_start: int | None = None  # place there of its first own token
+    document_char_start: int | None = None  # place there of its text; None where nobody says
 
 
 class Examples(AxisTable, Sequence[Example]):
@@ -60,7 +63,12 @@ class Examples(AxisTable, Sequence[Example]):
             n_generated=n_generated,
             completion=self._opened.vocabulary.text(said) if said else "",
             columns=self.users.of(number),
+            **self._of_document(number),
         )
+
+    def _of_document(self, number: int) -> dict[str, int]:
+        names = ("document", "document_start", "document_char_start")
+        return {name: int(getattr(self, name)[number]) for name in names if hasattr(self, name)}
 
     @cached_property
     def users(self) -> UserColumns:

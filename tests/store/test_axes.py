@@ -223,6 +223,9 @@ def test_the_declaration_is_what_lies_on_disk(tmp_path: Path) -> None:
     assert said == {
         "examples/id": ("text", 0),
         "examples/text": ("text", 0),
+        "examples/document": ("<i8", 1),
+        "examples/document_start": ("<i4", 1),
+        "examples/document_char_start": ("<i4", 1),
         "examples/first_token": ("<i8", 0),
         "examples/n_tokens": ("<i8", 0),
         "tokens/id": ("<i4", 0),
@@ -231,6 +234,7 @@ def test_the_declaration_is_what_lies_on_disk(tmp_path: Path) -> None:
         "tokens/step": ("<i4", 0),
         "tokens/char_start": ("<i4", 1),
         "tokens/char_end": ("<i4", 1),
+        "tokens/document_position": ("<i4", 1),
         "tokens/role": ("<i2", 1),
         "tokens/turn": ("<i4", 1),
         "tokens/is_content": ("bool", 1),
