@@ -425,6 +425,7 @@ def _tables(
         choices=choices.tokens(actual, n_tokens, n_prompt),
         counts=counts,
         users=examples.columns(begin, end),
+        of_examples=examples.pieces(begin, end),
         step=np.concatenate(steps),
         **_spans(examples.spans(begin, end), n_prompt, n_tokens),
         **_chats(examples, begin, n_prompt, n_tokens),

@@ -121,9 +121,11 @@ class Documents(Sequence[Document]):
             )
         begin, end = site.rows_of(pieces[0]).start, site.rows_of(pieces[-1]).stop
         if not is_choice(site.rows):
-            return begin + self._once(begin, end)
+            every: Array = begin + self._once(begin, end)
+            return every
         kept = self._tables.rows_of_choice(site.rows)[begin:end]
-        return begin + self._once(*self._extent(pieces), kept)
+        found: Array = begin + self._once(*self._extent(pieces), kept)
+        return found
 
     def rows(self, site: Site, number: int) -> Array:
         """Give the rows of a document's tokens, each token once: see `rows_of`.
