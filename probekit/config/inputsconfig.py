@@ -17,6 +17,7 @@ from pydantic import (
 
 from probekit.arguments import at_home, plain
 from probekit.config.chats import Messages, TemplateInputs
+from probekit.config.datasetinputs import DatasetInputs
 from probekit.config.fields import (
     ALL_COLUMNS,
     MAX_COUNT,
@@ -58,17 +59,6 @@ _Stride = Annotated[Count, BeforeValidator(_not_zero)]
 
 def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
-
-
-class DatasetInputs(Part):
-    """A dataset of the hub (needs probekit[datasets])."""
-
-    name: Deciding[Text] = Field(description="Hub id or local folder of the dataset.")
-    subset: Deciding[Text | None] = Field(
-        None, description="Configuration of the dataset, where it has any."
-    )
-    split: Deciding[Text] = Field("train", description="Split to read, e.g. train or validation.")
-    revision: Deciding[Text | None] = Field(None, description="Branch, tag or commit on the hub.")
 
 
 class RandomInputs(Part):
@@ -236,6 +226,11 @@ class InputsConfig(Part):
     def template_place(self) -> Path | None:
         """Where `chat_template` is on this machine."""
         return None if self.chat_template is None else at_home(self.chat_template)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the source is read once, as it comes."""
+        return self.dataset is not None and self.dataset.streaming
 
     @property
     def needs_tokenizer(self) -> bool:

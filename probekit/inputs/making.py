@@ -17,6 +17,7 @@ from probekit.errors import ConfigError, Fault
 from probekit.inputs.chats import NO_ROLE, Conversation, Parts
 from probekit.inputs.chatting import template_in
 from probekit.inputs.contents import Codec, Reading, Spans, TokenIds, Unread, place_of_id, readings
+from probekit.inputs.datasets import check_files
 from probekit.inputs.documents import Splitting
 from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.piecespool import PieceSpool
@@ -59,8 +60,11 @@ def make_examples(config: ProbeConfig, codec: Codec, limits: Limits) -> Examples
         return _random(config.inputs.random, limits, config)
     if codec.encode is None and codec.chats is None and config.inputs.needs_tokenizer:
         raise ConfigError(f"{config.where('inputs')}: texts need a tokenizer, and none is at hand")
-    with closing(codec.chats) if codec.chats is not None else nullcontext():
-        return _tokenize(read_texts(config), codec, limits, config)
+    with (
+        closing(codec.chats) if codec.chats is not None else nullcontext(),
+        closing(read_texts(config)) as found,
+    ):
+        return _tokenize(found, codec, limits, config)
 
 
 def look_through(config: ProbeConfig) -> None:
@@ -74,6 +78,10 @@ def look_through(config: ProbeConfig) -> None:
     if config.inputs.random is not None:
         return
     template_in(config)
+    if config.inputs.is_streamed:
+        assert config.inputs.dataset is not None  # it is what is streamed
+        check_files(config.inputs.dataset, config.where("inputs.dataset"))
+        return  # what is read once is not read twice
     n_texts = n_characters = 0
     sorting = Sorting(read_texts(config), config.inputs.limit, config.where("inputs"))
     for given in sorting.examples():

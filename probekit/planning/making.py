@@ -28,6 +28,7 @@ from probekit.inputs import (
     decoding,
     find_spots,
     read_inputs,
+    sealed_inputs,
     shards,
     tokenizing,
 )
@@ -80,7 +81,7 @@ def make_plan(
         tokenizer=None if tokenizer is None else _digest(config, tokenizer),
     )
     on_stage(TEXTS)
-    examples = _examples(origin, tokenizer, notes, anew=anew)
+    examples = _examples(origin, tokenizer, notes, anew=anew, needed=inputs_needed)
     planned: tuple[ShardSpec, ...] = ()
     choices = NO_SPOTS
     if examples is not None:
@@ -221,13 +222,24 @@ def _is_begun(config: ProbeConfig) -> bool:
 # --- inputs
 
 
-def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -> Examples | None:
-    """Read the inputs; None where they need a tokenizer that is out of reach."""
+def _examples(
+    origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool, needed: bool
+) -> Examples | None:
+    """Read the inputs; None where they need a tokenizer that is out of reach, or a run."""
     config = origin.config
     if tokenizer is None and config.inputs.needs_tokenizer:
         return None
     codec = _codec(origin, tokenizer, notes)
     sealed_in = None if anew else config.store.folder
+    if config.inputs.is_streamed and not needed:
+        known, more = sealed_inputs(origin, sealed_in)
+        notes += more
+        if known is None:
+            notes.append(
+                f"{config.where('inputs.dataset.streaming')}: the texts are read once, by the run: "
+                "how many they are is known then; inputs.dataset.streaming=false reads them now"
+            )
+            return None
     examples, more = read_inputs(origin, codec, sealed_in=sealed_in)
     notes += more
     if not examples.has_spans and config.inputs.needs_tokenizer:
