@@ -39,8 +39,6 @@ class Sorting:
         """
         n_taken = 0
         for one in self._found:
-            if n_taken == self._limit:
-                return
             if isinstance(one, Blank):
                 self.n_blank += 1
                 continue
@@ -51,6 +49,8 @@ class Sorting:
             elif isinstance(one, Given):
                 self._see_id(one)
                 yield one
+            if n_taken == self._limit:  # and no row more is asked for
+                return
 
     def tell(self, fault: Fault) -> None:
         """Note what is wrong with a text; raise when there is more than anyone reads."""

@@ -9,7 +9,7 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from probekit.inputs.rows import Blank, Fields, Found, Given, example_of, no_fie
 _ROWS_AT_ONCE = 1000  # of Parquet
 
 
-def read_texts(config: ProbeConfig) -> Iterator[Found]:
+def read_texts(config: ProbeConfig) -> Generator[Found, None, None]:
     """Give what a config's inputs hold, one text at a time.
 
     Raises:

@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from probekit.config import keyplaces as places, yamltext
 from probekit.config.chats import TemplateInputs
+from probekit.config.datasetinputs import BUILDERS, DatasetInputs
 from probekit.config.fields import parse_slice
 from probekit.config.generateconfig import GenerateConfig
-from probekit.config.inputsconfig import DatasetInputs, InputsConfig, RandomInputs
+from probekit.config.inputsconfig import InputsConfig, RandomInputs
 from probekit.config.loading import json_schema, load_config
 from probekit.config.probeconfig import (
     EinopsConfig,
@@ -289,6 +290,7 @@ def test_anchors_aliases_and_merge_keys_are_carried_out(tmp_path: Path) -> None:
 
 # --- what does not load: each mistake, its place, and what is said
 
+DATASET = "  dataset: {name: json"
 SPLIT = "  texts: [a, b]\n  too_long: split"
 MISTAKES = [
     (
@@ -322,6 +324,21 @@ MISTAKES = [
         "  random: {examples: 2, max_tokens: 9}\n  too_long: split",
         "5: inputs.too_long",
         "random examples are as long as inputs.random says",
+    ),
+    (
+        "  texts: [a, b]",
+        f"{DATASET}}}",
+        "4: inputs.dataset.name",
+        "json is a kind of files; say wh",
+    ),
+    ("  texts: [a, b]", f"{DATASET}, data_files: []}}", "4: inputs.dataset.data_files", "at least"),
+    ("  texts: [a, b]", f"{DATASET}, data_files: {{}}}}", "4: inputs.dataset.data_files", "at le"),
+    ("  texts: [a, b]", f"{DATASET}, data_files: 3}}", "4: inputs.dataset.data_files", "expected"),
+    (
+        "  texts: [a, b]",
+        f"{DATASET}, data_files: {{test: a}}}}",
+        "4: inputs.dataset.split",
+        "data_files have no 'train'; there is: test",
     ),
     (
         "  texts: [a, b]",
@@ -1164,13 +1181,24 @@ MODEL = st.builds(
         ),
     ),
 )
+FILES = NAME | st.lists(NAME, min_size=1, max_size=3)
 SOURCE = st.one_of(
     st.fixed_dictionaries({"texts": st.lists(TEXT, min_size=1, max_size=3)}),
     st.fixed_dictionaries({"file": NAME}, optional={"texts": st.none()}),
     st.fixed_dictionaries(
         {
             "dataset": st.fixed_dictionaries(
-                {"name": TEXT}, optional={"subset": st.none() | TEXT, "split": TEXT}
+                {"name": TEXT.filter(lambda name: name not in BUILDERS)},
+                optional={
+                    "subset": st.none() | TEXT,
+                    "split": TEXT,
+                    "streaming": st.booleans(),
+                    "data_files": st.none() | FILES | st.dictionaries(TEXT, FILES, min_size=1),
+                },
+            )
+            | st.fixed_dictionaries(
+                {"name": st.sampled_from(BUILDERS), "data_files": FILES},
+                optional={"streaming": st.booleans()},
             )
         }
     ),
@@ -1331,7 +1359,7 @@ def test_the_schema_describes_every_field() -> None:
 BEYOND_SCHEMA = re.compile(
     r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range|"
     r"have no fields|leave one out|such as 2024|goes with match|"
-    r"tokens of a piece"
+    r"tokens of a piece|data_files have no"
 )
 
 

@@ -78,11 +78,9 @@ def _coming(
     source: Source, opened: Callable[[], Any], pick: Callable[[Row], Row], partial: PartialRows
 ) -> Iterator[Row]:
     """Give the rows that are not kept yet, and keep them."""
-    rows, n_kept = opened(), partial.n_rows
-    if partial.state is not None:
-        rows.load_state_dict(partial.state)
+    n_kept = partial.n_rows
+    rows, n_seen = _gone_to(opened, partial)
     known, n_compared = iter(partial.latest), len(partial.latest)
-    n_seen = n_kept - partial.n_behind
     marks = _Marks(rows)
     for row in _told(source, rows, partial):
         line = _line(pick(row))
@@ -99,6 +97,19 @@ def _coming(
     if n_seen < n_kept:
         raise ConfigError(_changed(source, partial, n_seen))
     partial.end()
+
+
+def _gone_to(opened: Callable[[], Any], partial: PartialRows) -> tuple[Any, int]:
+    """Open a source behind as many rows as its last mark stands; say how many these are."""
+    rows = opened()
+    if partial.state is None:
+        return rows, 0
+    try:
+        rows.load_state_dict(partial.state)
+    except Exception:
+        # A mark of another version of the library: all rows come once more, and are left out.
+        return opened(), 0
+    return rows, partial.n_rows - partial.n_behind
 
 
 class _Marks:
