@@ -247,11 +247,11 @@ def test_what_no_column_can_hold_is_left_out_alike(monkeypatch: pytest.MonkeyPat
 # --- through the library itself
 
 
-def test_a_mark_that_the_library_does_not_know_is_left_out() -> None:
+def test_a_mark_of_another_version_of_the_library_is_not_taken() -> None:
     assert said(read(config(limit=1800))) == ROWS[:1800]
     with PartialRows(Path("run"), source_of(config(limit=1800))) as partial:
         assert len([*partial.kept()]) == 1800
-        partial.mark({"of": "another version"})
+        partial.mark(["another version", {"of": "it"}])
     assert said(read(config())) == ROWS
 
 

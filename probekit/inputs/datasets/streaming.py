@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
@@ -102,14 +103,15 @@ def _coming(
 def _gone_to(opened: Callable[[], Any], partial: PartialRows) -> tuple[Any, int]:
     """Open a source behind as many rows as its last mark stands; say how many these are."""
     rows = opened()
-    if partial.state is None:
+    version, state = partial.state or (None, None)
+    if version != _version():  # which may mean another place: all rows come, and are left out
         return rows, 0
-    try:
-        rows.load_state_dict(partial.state)
-    except Exception:
-        # A mark of another version of the library: all rows come once more, and are left out.
-        return opened(), 0
+    rows.load_state_dict(state)
     return rows, partial.n_rows - partial.n_behind
+
+
+def _version() -> str:
+    return metadata.version("datasets")  # whose states these are
 
 
 class _Marks:
@@ -126,7 +128,7 @@ class _Marks:
     def before(self, partial: PartialRows) -> None:
         """Write the mark that waits."""
         if self._waiting is not None:
-            partial.mark(self._waiting)
+            partial.mark([_version(), self._waiting])
             self._waiting = None
 
     def behind(self, line: str) -> None:
