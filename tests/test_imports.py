@@ -25,7 +25,8 @@ PACKAGE = Path(probekit.__file__).parent
 ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch"),
     *("analysis.logitlens", "analysis.readouts", "analysis"),
-    *("capture", "capture.selfcheck", "hooks", "planning", "inputs", "inputs.chats"),
+    *("capture", "capture.selfcheck", "hooks", "planning", "inputs", "inputs.documents"),
+    *("inputs.datasets", "inputs.chats"),
     *("models", "models.places", "models.places.tiny", "models.forward"),
     *("trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config", "config.patterns"),

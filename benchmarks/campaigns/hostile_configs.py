@@ -245,6 +245,7 @@ PATHS = (
             "limit",
             "max_tokens",
             "too_long",
+            "stride",
         )
     ),
     *(("probes", 0, key) for key in ("pool", "einops", "heads", "layers", "k", "record", "sites")),
@@ -313,7 +314,8 @@ TOKEN_INPUTS = st.fixed_dictionaries(
     {"tokens": TOKEN_LISTS},
     optional={
         "special_tokens": st.sampled_from(["auto", "none", "bos"]),
-        "too_long": st.sampled_from(["error", "truncate"]),
+        "too_long": st.sampled_from(["error", "truncate", "split"]),
+        "stride": st.integers(1, 40),
         "max_tokens": NUMBERS,
         "field": WORDS,
         "columns": st.just("all"),

@@ -17,7 +17,7 @@ from typing import Any, Self
 from probekit import models
 from probekit.config import ProbeConfig
 from probekit.errors import ProbekitError, StoreError
-from probekit.inputs import place_of
+from probekit.inputs import files_of
 from probekit.store import (
     LOCK_FILE,
     Lock,
@@ -111,12 +111,9 @@ class Read:
 
 def _files(config: ProbeConfig) -> tuple[Path, ...] | None:
     """Give every file that decides a run, also one that is not there; None if it is not clear."""
-    model, place = config.model, place_of(config)
+    model, texts = config.model, files_of(config)
     if model.device not in _SURE_DEVICES or model.attention == "flash_attention_2":
         return None
-    texts: tuple[Path, ...] = () if place is None else (place,)
-    if place is not None and place.is_dir():
-        texts = tuple(sorted(path for path in place.rglob("*") if path.is_file()))
     template = config.inputs.template_place
     named = models.files_of(config)
     return None if named is None else (*named, *texts, *([] if template is None else [template]))

@@ -37,6 +37,7 @@ from probekit.store import (
     ShardSpec,
     build_index,
     discard_inputs,
+    discard_partial,
     format_of,
     index_is_whole,
     schema,
@@ -160,6 +161,7 @@ def _seal_inputs(plan: Plan, path: Path) -> None:
     if wrong_inputs(path, plan.examples.digest) is not None:
         discard_inputs(path)
         plan.examples.sealed(plan.origin.digests).seal(path)
+    discard_partial(path)
 
 
 def _damaged(path: Path, damages: Sequence[Damage]) -> str:

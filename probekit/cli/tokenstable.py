@@ -28,6 +28,8 @@ def show_tokens(views: Sequence[ExampleView], probes: Sequence[ProbeRule], n_exa
         out.print(f"probe {number}: {printable(shorten(what, 100))}, positions {_said(probe)}")
     for view in views:
         of = "" if view.prompt is None else f", sample {view.sample} of prompt {view.prompt}"
+        if view.document is not None:
+            of = f", document {view.document} from token {view.document_start}"
         said = of + "".join(f", {name}: {_value(value)}" for name, value in view.columns.items())
         title = f"\nexample {view.number}"
         out.print(Text.assemble((title, "bold"), f" (id {printable(view.id)}{printable(said)})"))
@@ -36,12 +38,14 @@ def show_tokens(views: Sequence[ExampleView], probes: Sequence[ProbeRule], n_exa
             (
                 *(str(t.position), str(t.id), repr(t.text)),
                 *(_of_chat(t) if is_chat else ()),
+                *(_of_document(t) if view.document is not None else ()),
                 " ".join(map(str, t.probes)),
             )
             for t in view.tokens
         ]
         of_chat = ("role", "turn", "content") if is_chat else ()
-        show_table(out, ("position", "id", "token", *of_chat, "kept by probe"), rows)
+        place = ("in document",) if view.document is not None else ()
+        show_table(out, ("position", "id", "token", *of_chat, *place, "kept by probe"), rows)
     if len(views) < n_examples:
         shown = counted(len(views), "example", of=n_examples)
         out.print(f"\n{shown}; --example NUMBER shows another")
@@ -55,6 +59,11 @@ def _said(probe: ProbeRule) -> str:
 def _of_chat(token: TokenView) -> tuple[str, str, str]:
     turn = "" if token.turn is None or token.turn < 0 else str(token.turn)
     return printable(token.role or ""), turn, "yes" if token.is_content else ""
+
+
+def _of_document(token: TokenView) -> tuple[str]:
+    place = token.document_position
+    return ("" if place is None or place < 0 else str(place),)
 
 
 def _value(value: object) -> str:

@@ -1,4 +1,5 @@
 from .chats import TemplateInputs as TemplateInputs
+from .datasetinputs import DatasetInputs as DatasetInputs
 from .fields import (
     ALL_COLUMNS as ALL_COLUMNS,
     ByteCount as ByteCount,
@@ -6,11 +7,7 @@ from .fields import (
 )
 from .format1 import digest_of_format_1 as digest_of_format_1
 from .generateconfig import GenerateConfig as GenerateConfig
-from .inputsconfig import (
-    DatasetInputs as DatasetInputs,
-    InputsConfig as InputsConfig,
-    RandomInputs as RandomInputs,
-)
+from .inputsconfig import InputsConfig as InputsConfig, RandomInputs as RandomInputs
 from .loading import (
     default_of as default_of,
     json_schema as json_schema,

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from pydantic import (
+    BeforeValidator,
     ConfigDict,
     Field,
 )
 
 from probekit.arguments import at_home, plain
 from probekit.config.chats import Messages, TemplateInputs
+from probekit.config.datasetinputs import DatasetInputs
 from probekit.config.fields import (
     ALL_COLUMNS,
     MAX_COUNT,
@@ -43,19 +45,20 @@ from probekit.wording import counted, show, show_typed
 _MOST_EXAMPLES, _MOST_RANDOM = 100_000, 50_000_000  # random examples, and tokens of them
 
 
+def _not_zero(value: object) -> object:
+    if type(value) is int and value == 0:
+        raise ValueError(
+            "expected at least 1: so many tokens a piece shares with the one before; leave it out "
+            "for pieces that share none"
+        )
+    return value
+
+
+_Stride = Annotated[Count, BeforeValidator(_not_zero)]
+
+
 def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
-
-
-class DatasetInputs(Part):
-    """A dataset of the hub (needs probekit[datasets])."""
-
-    name: Deciding[Text] = Field(description="Hub id or local folder of the dataset.")
-    subset: Deciding[Text | None] = Field(
-        None, description="Configuration of the dataset, where it has any."
-    )
-    split: Deciding[Text] = Field("train", description="Split to read, e.g. train or validation.")
-    revision: Deciding[Text | None] = Field(None, description="Branch, tag or commit on the hub.")
 
 
 class RandomInputs(Part):
@@ -92,6 +95,16 @@ _NAMING = ("tokens", "messages")  # sources of their own, or the name of a field
 _WITH_FIELDS = ("examples", "file", "dataset")
 _GIVE_FIELDS = "give inputs.examples, a file or a dataset"
 
+_NEVER_SPLIT: Mapping[str, str] = {
+    "messages": "a chat is not split, since a piece would begin in the middle of a turn; write "
+    "truncate or error",
+    "random": "random examples are as long as inputs.random says; leave it out",
+}
+_IS_SPLIT: dict[str, Any] = {
+    "required": ["too_long"],
+    "properties": {"too_long": {"const": "split"}},
+}
+
 _UNNAMED: dict[str, Any] = {key: {"not": {"type": "string"}} for key in _NAMING}
 _SAYS_IDS: dict[str, Any] = {"special_tokens": {"const": "auto"}}
 
@@ -106,13 +119,18 @@ _SCHEMA = {
     "then": {"properties": {**_SAYS_IDS, "field": False}},
     "else": {"properties": {"examples": {"items": {"additionalProperties": SCALAR}}}},
     "allOf": [
+        {"if": _there("stride"), "then": _IS_SPLIT},
+        {
+            "if": _IS_SPLIT,
+            "then": {"properties": {key: {"type": "null"} for key in _NEVER_SPLIT}},
+        },
         {
             "if": _there("messages"),
             "then": {"properties": {"tokens": {"type": "null"}}},
             "else": {
                 "properties": {key: {"type": "null"} for key in ("chat_template", "template")}
             },
-        }
+        },
     ],
 }
 for _name in _NAMING:
@@ -164,8 +182,15 @@ class InputsConfig(Part):
     max_tokens: Deciding[Count | None] = Field(
         None, description="Most tokens of an example; null: the model's context length."
     )
-    too_long: Deciding[Literal["truncate", "error"]] = Field(
-        "truncate", description="What to do with an example of more than max_tokens."
+    too_long: Deciding[Literal["truncate", "error", "split"]] = Field(
+        "truncate",
+        description="What to do with an example of more than max_tokens; split: it is a document, "
+        "and each piece of it an example.",
+    )
+    stride: Deciding[_Stride | None] = Field(
+        None,
+        description="With too_long: split, how many tokens a piece shares with the one before; "
+        "null: none.",
     )
     batch_tokens: Free[Count] = Field(8192, description="Most tokens of a batch, padding included.")
 
@@ -201,6 +226,11 @@ class InputsConfig(Part):
     def template_place(self) -> Path | None:
         """Where `chat_template` is on this machine."""
         return None if self.chat_template is None else at_home(self.chat_template)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the source is read once, as it comes."""
+        return self.dataset is not None and self.dataset.streaming
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -243,6 +273,7 @@ class InputsConfig(Part):
         if given.get("columns") is not None and bare is not None:
             yield "columns", f"{bare} have no fields; {_GIVE_FIELDS}"
         yield from _special_tokens(given)
+        yield from _splitting(given)
         if said is not None and "field" in given:
             what = "token ids" if key == "tokens" else "messages"
             yield "field", f"the examples are {what}, and inputs.{key} says where; leave it out"
@@ -264,6 +295,22 @@ def _special_tokens(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         )
     elif given.get("messages") is not None:
         yield "special_tokens", "the chat template writes those of messages; leave it out"
+
+
+def _splitting(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    stride, most = given.get("stride"), given.get("max_tokens")
+    if given.get("too_long") == "split":
+        found = next((key for key in _NEVER_SPLIT if given.get(key) is not None), None)
+        if found is not None:
+            yield "too_long", _NEVER_SPLIT[found]
+    elif stride is not None:
+        yield "stride", "goes with too_long: split alone; write that, or leave it out"
+    if _is_count(stride) and _is_count(most) and stride >= most:
+        yield (
+            "stride",
+            f"given {show(stride)}, expected fewer than the tokens of a piece (max_tokens: "
+            f"{show(most)}): it is how many tokens a piece shares with the one before",
+        )
 
 
 def _lists_in(rows: object, key: str, named: object) -> Iterator[tuple[KeyPath, str]]:

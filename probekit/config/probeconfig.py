@@ -233,6 +233,13 @@ class StoreConfig(Part):
     )
 
 
+def _is_split(inputs: object) -> bool:
+    return isinstance(inputs, Mapping) and inputs.get("too_long") == "split"
+
+
+_SPLIT: dict[str, Any] = {"properties": {"too_long": {"const": "split"}}}
+
+
 class ProbeConfig(Part):
     """What to look at: a model, its inputs, the probes, and where the trace goes."""
 
@@ -244,7 +251,12 @@ class ProbeConfig(Part):
                     "required": ["execution_order"],
                     "properties": {"execution_order": {"enum": [True, "as_run"]}},
                 },
-            ]
+            ],
+            "if": {
+                "required": ["inputs"],
+                "properties": {"inputs": {"required": ["too_long"], **_SPLIT}},
+            },
+            "then": {"properties": {"generate": {"type": "null"}}},
         }
     )
 
@@ -279,6 +291,12 @@ class ProbeConfig(Part):
         ):
             yield "probes", "nothing to record; give at least one probe, or execution_order: true"
         if given.get("generate") is not None:
+            if _is_split(given.get("inputs")):
+                yield (
+                    "generate",
+                    "goes with whole texts alone: what comes behind a piece is the rest of its "
+                    "document; write inputs.too_long: truncate or error",
+                )
             for number, text in _whole_slices(probes):
                 yield (
                     "probes",

@@ -8,9 +8,15 @@ from .choosing import (
     Choices as Choices,
 )
 from .contents import Codec as Codec
+from .documents import Splitting as Splitting
 from .examples import Examples as Examples, Limits as Limits
 from .making import few_examples as few_examples, look_through as look_through
-from .reading import Origin as Origin, place_of as place_of, read_inputs as read_inputs
+from .reading import (
+    Origin as Origin,
+    files_of as files_of,
+    read_inputs as read_inputs,
+    sealed_inputs as sealed_inputs,
+)
 from .shards import (
     ALONE as ALONE,
     ANY_LENGTHS as ANY_LENGTHS,

@@ -8,16 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from probekit.arguments import plain
 from probekit.inputs.chats import Conversation, Rendered
+from probekit.inputs.documents import Splitting
 from probekit.wording import show
+
+Array = np.ndarray[Any, Any]
 
 _MOST = 2**31 - 1  # token ids are stored as int32
 _FORM = "a list of token ids such as [5, 17]"
 
-Spans = Sequence[tuple[int, int]]  # [token]: its first character, and the one behind its last
+Ids = Sequence[int] | Array  # [token]; of a long document an array
+Spans = Sequence[tuple[int, int]] | Array
+# [token]: its first character, and the one behind its last
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,7 @@ class Reading:
     """One example as the model will read it."""
 
     text: str
-    ids: Sequence[int]
+    ids: Ids
     spans: Spans | None
     n_more: int = 0  # about so many tokens were left out behind these
     has_bos: bool = False  # it begins with the BOS token itself, and got no second one
@@ -50,7 +57,7 @@ class Reading:
 class Encoded:
     """What a tokenizer makes of texts."""
 
-    ids: Sequence[Sequence[int]]  # [text][token]
+    ids: Sequence[Ids]  # [text][token]
     spans: Sequence[Spans] | None = None  # [text][token]: first character, end
     n_more: Sequence[int] | None = None  # [text]: about so many tokens were left out behind these
     has_bos: Sequence[bool] | None = None  # [text]: begins with BOS itself, and got no second one
@@ -108,6 +115,7 @@ class Codec:
     decode: Decode | None = None
     bos: str | None = None  # its token for the beginning of a text, as it is spelled
     chats: ChatReading | None = None
+    splitting: Splitting | None = None  # what is encoded are documents, all of them without `bos`
 
 
 def readings(contents: Sequence[Content], codec: Codec) -> Iterator[Reading | Unread]:

@@ -24,6 +24,7 @@ from probekit.store import (
     Pieces,
     SealedChats,
     SealedColumns,
+    SealedDocuments,
     SealedInputs,
     UserColumn,
 )
@@ -32,6 +33,8 @@ Array = np.ndarray[Any, Any]
 
 
 _CHAT_BYTES = 7  # of a token: its role, its turn, whether it is content
+_PIECE_BYTES = 16  # of an example: its document, and its place there
+_PLACE_BYTES = 4  # of a token: its place in its document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class Limits:
 
     n_tokens: int | None  # the longest example: the smaller of the context and inputs.max_tokens
     d_vocab: int
-    too_long: str  # "truncate" or "error"
+    too_long: str  # "truncate", "error" or "split"
 
 
 class Examples:
@@ -56,6 +59,7 @@ class Examples:
         spans: which characters of its text a token covers, `[token, (start, end)]`.
         columns: values of the user's own; None where there are none.
         chats: whose each character is; None where the texts are no chats.
+        documents: whose piece each is; None where they are whole.
         n_truncated: examples cut at the limit.
         n_cut: tokens that were cut; 0 where nobody counted them.
         is_about: `n_cut` is an estimate.
@@ -72,6 +76,7 @@ class Examples:
         spans: Array | None = None,
         columns: SealedColumns | None = None,
         chats: SealedChats | None = None,
+        documents: SealedDocuments | None = None,
         n_truncated: int = 0,
         n_cut: int = 0,
         is_about: bool = False,
@@ -81,7 +86,7 @@ class Examples:
         self.n_truncated, self.n_cut, self.is_about = n_truncated, n_cut, is_about
         self.notes = tuple(notes)
         self._ids, self._texts, self._tokens, self._spans = ids, texts, tokens, spans
-        self._columns, self._chats = columns, chats
+        self._columns, self._chats, self._documents = columns, chats, documents
         self._digest = digest
         self._n_each = 1  # examples of a prompt
 
@@ -95,6 +100,7 @@ class Examples:
             spans=sealed.spans,
             columns=sealed.columns,
             chats=sealed.chats,
+            documents=sealed.documents,
             n_truncated=sealed.n_truncated,
             digest=sealed.digest,
         )
@@ -108,6 +114,7 @@ class Examples:
             spans=self._spans,
             columns=self._columns,
             chats=self._chats,
+            documents=self._documents,
             n_truncated=self.n_truncated,
             digest=self.digest,
             made_from=made_from,
@@ -223,6 +230,39 @@ class Examples:
             "is_content": np.concatenate([one.is_content for one in found]),
         }
 
+    @cached_property
+    def documents(self) -> Array | None:
+        """The document that each example is a piece of, int64 `[example]`; None: they are whole."""
+        return None if self._documents is None else self._documents.rows[:, 0].astype(np.int64)
+
+    def pieces(self, begin: int, end: int) -> dict[str, Array]:
+        """Say of which documents examples `begin` to `end` are pieces, and which.
+
+        Returns:
+            `document`, `document_start` and, where tokens have characters, `document_char_start`,
+            int64 `[example]`; nothing where examples are whole.
+        """
+        if self._documents is None:
+            return {}
+        document, start, _, _, char_start = self._documents.rows[begin:end].astype(np.int64).T
+        found = {"document": document, "document_start": start}
+        return {**found, "document_char_start": char_start} if self.has_spans else found
+
+    def document_positions(self, begin: int, end: int) -> dict[str, Array]:
+        """Say where in their documents the tokens of examples `begin` to `end` stand.
+
+        Returns:
+            `document_position`, int64 `[token]`; nothing where examples are whole.
+        """
+        if self._documents is None:
+            return {}
+        n_tokens = self.n_tokens[begin:end]
+        rows = self._documents.rows[begin:end].astype(np.int64)
+        _, start, n_before, n_own, _ = np.repeat(rows, n_tokens, axis=0).T
+        firsts = np.cumsum(n_tokens) - n_tokens
+        own = np.arange(n_tokens.sum()) - np.repeat(firsts, n_tokens) - n_before
+        return {"document_position": np.where((own >= 0) & (own < n_own), start + own, -1)}
+
     def text(self, example: int) -> str:
         """Give an example's text as it was given, also where its tokens were cut."""
         return _string(self._texts, self.place(example)[0])
@@ -254,6 +294,8 @@ class Examples:
         """Bytes of what each example says, its text, id and columns: int64 `[example]`."""
         said = self._texts.sizes + self._ids.sizes
         said = said if self._columns is None else said + self._columns.rows.sizes
+        if self._documents is not None:
+            said = said + _PIECE_BYTES + _PLACE_BYTES * self._tokens.sizes
         if self._n_each > 1:
             said = np.repeat(said, self._n_each) + len(f":{self._n_each}")
         return said if self._chats is None else said + _CHAT_BYTES * self.n_tokens
@@ -268,6 +310,8 @@ class Examples:
             more += [self._columns.said, self._columns.rows.ends, self._columns.rows.values]
         if self._chats is not None:
             more += [self._chats.said, self._chats.segments.ends, self._chats.segments.values]
+        if self._documents is not None:
+            more += [self._documents.rows]
         return self._digest_of(more)
 
     @cached_property

@@ -5,7 +5,6 @@ Knows what is wrong with an example; nothing of models but their limits.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from itertools import chain
@@ -17,13 +16,16 @@ from probekit.config import ProbeConfig, RandomInputs
 from probekit.errors import ConfigError, Fault
 from probekit.inputs.chats import NO_ROLE, Conversation, Parts
 from probekit.inputs.chatting import template_in
-from probekit.inputs.contents import Codec, Reading, TokenIds, Unread, place_of_id, readings
+from probekit.inputs.contents import Codec, Reading, Spans, TokenIds, Unread, place_of_id, readings
+from probekit.inputs.datasets import check_files
+from probekit.inputs.documents import Splitting
 from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.piecespool import PieceSpool
-from probekit.inputs.rows import Blank, Fields, Found, Given
+from probekit.inputs.rows import Fields, Found, Given
+from probekit.inputs.sorting import Sorting
 from probekit.inputs.texts import read_texts
-from probekit.inputs.usercolumns import ColumnReading, storable
-from probekit.store import SealedChats, SealedColumns
+from probekit.inputs.usercolumns import ColumnReading
+from probekit.store import SealedChats, SealedColumns, SealedDocuments
 from probekit.wording import by_count, counted
 
 Array = np.ndarray[Any, Any]
@@ -31,10 +33,8 @@ Array = np.ndarray[Any, Any]
 
 _TOKENIZED_AT_ONCE = 1000
 _CHARACTERS_AT_ONCE = 1 << 20
-_FAULTS_SHOWN, _AND_MORE = 20, "; there may be more of them: reading ended here"
 _LOOKED_AT, _LOOKED_AT_CHARACTERS = 10_000, 4_000_000  # before there is a tokenizer
 _EMPTY = "the text is empty: there is no token to record; remove it"
-_DIGITS = 18  # of an id that is a number
 
 
 def few_examples(texts: Iterable[Array]) -> Examples:
@@ -60,8 +60,11 @@ def make_examples(config: ProbeConfig, codec: Codec, limits: Limits) -> Examples
         return _random(config.inputs.random, limits, config)
     if codec.encode is None and codec.chats is None and config.inputs.needs_tokenizer:
         raise ConfigError(f"{config.where('inputs')}: texts need a tokenizer, and none is at hand")
-    with closing(codec.chats) if codec.chats is not None else nullcontext():
-        return _tokenize(read_texts(config), codec, limits, config)
+    with (
+        closing(codec.chats) if codec.chats is not None else nullcontext(),
+        closing(read_texts(config)) as found,
+    ):
+        return _tokenize(found, codec, limits, config)
 
 
 def look_through(config: ProbeConfig) -> None:
@@ -75,8 +78,12 @@ def look_through(config: ProbeConfig) -> None:
     if config.inputs.random is not None:
         return
     template_in(config)
+    if config.inputs.is_streamed:
+        assert config.inputs.dataset is not None  # it is what is streamed
+        check_files(config.inputs.dataset, config.where("inputs.dataset"))
+        return  # what is read once is not read twice
     n_texts = n_characters = 0
-    sorting = _Sorting(read_texts(config), config.inputs.limit, config.where("inputs"))
+    sorting = Sorting(read_texts(config), config.inputs.limit, config.where("inputs"))
     for given in sorting.examples():
         if not given.said:
             sorting.tell(Fault(given.where, _EMPTY))
@@ -101,12 +108,14 @@ class _Making:
         self._has_spans = True
         self._roles = {NO_ROLE: 0}
         self._reading = reading
+        self._n_documents = 0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._tokens, self._texts, self._ids, self._spans, self._columns, self._parts = (
                 stack.enter_context(PieceSpool()) for _ in range(6)
             )
+            self._documents = stack.enter_context(PieceSpool())
             self._stack = stack.pop_all()
         return self
 
@@ -118,7 +127,7 @@ class _Making:
         id: str,
         text: str,
         tokens: Array,
-        spans: Sequence[tuple[int, int]] | None = None,
+        spans: Spans | None = None,
         *,
         columns: bytes | None = None,
         n_cut: int = 0,
@@ -135,8 +144,7 @@ class _Making:
         if spans is None:
             self._has_spans = False
         else:
-            ends = np.fromiter(chain.from_iterable(spans), dtype="<i4", count=2 * len(spans))
-            self._spans.append(ends.tobytes())
+            self._spans.append(_flat(spans).tobytes())
 
     def add_reading(
         self, id: str, reading: Reading, limits: Limits, *, columns: bytes | None
@@ -156,6 +164,17 @@ class _Making:
             about=reading.n_more > 0,
         )
 
+    def add_pieces(
+        self, id: str, reading: Reading, splitting: Splitting, *, columns: bytes | None
+    ) -> None:
+        """Add the pieces of a document, each as an example."""
+        pieces = splitting.pieces(reading.text, reading.ids, reading.spans)
+        for number, piece in enumerate(pieces):
+            place = (self._n_documents, piece.start, piece.n_before, piece.n_own, piece.char_start)
+            self._documents.append(np.array(place, dtype="<i8").tobytes())
+            self.add(f"{id}:{number}", piece.text, piece.ids, piece.spans, columns=columns)
+        self._n_documents += 1
+
     def examples(self, notes: Sequence[str] = ()) -> Examples:
         return Examples(
             ids=self._ids.pieces("u1"),
@@ -164,6 +183,7 @@ class _Making:
             spans=self._spans.pieces("<i4").values.reshape(-1, 2) if self._has_spans else None,
             columns=self._sealed_columns(),
             chats=self._sealed_chats(),
+            documents=self._sealed_documents(),
             n_truncated=self._n_truncated,
             n_cut=self._n_cut,
             is_about=self._is_about,
@@ -174,87 +194,22 @@ class _Making:
         segments = self._parts.pieces("<i4")
         return SealedChats(roles=tuple(self._roles), segments=segments) if len(segments) else None
 
+    def _sealed_documents(self) -> SealedDocuments | None:
+        rows = self._documents.pieces("<i8").values
+        return SealedDocuments(rows=rows.reshape(-1, SealedDocuments.WIDTH)) if len(rows) else None
+
     def _sealed_columns(self) -> SealedColumns | None:
         types = () if self._reading is None else self._reading.types()
         return SealedColumns(types=types, rows=self._columns.pieces("u1")) if types else None
 
 
-class _Sorting:
-    """What a source holds, sorted: examples to go on with, faults to tell together, blank lines."""
-
-    def __init__(self, found: Iterable[Found], limit: int | None, where: str) -> None:
-        self._found, self._limit, self._where = found, limit, where
-        self.faults: list[Fault] = []
-        self.n_blank = 0
-        self._foreign: Fault | None = None  # of the first text with tokens that the model has not
-        self._n_foreign = 0
-        self._numbered, self._given = array("q"), array("q")  # ids that are a number
-
-    def examples(self) -> Iterator[Given]:
-        """Give the examples, as many as are wanted.
-
-        Raises:
-            ConfigError: after so many faults as are shown at once.
-        """
-        n_taken = 0
-        for one in self._found:
-            if n_taken == self._limit:
-                return
-            if isinstance(one, Blank):
-                self.n_blank += 1
-                continue
-            n_taken += 1
-            fault = one if isinstance(one, Fault) else _unfit(one)
-            if fault is not None:
-                self.tell(fault)
-            elif isinstance(one, Given):
-                self._see_id(one)
-                yield one
-
-    def tell(self, fault: Fault) -> None:
-        """Note what is wrong with a text; raise when there is more than anyone reads."""
-        self.faults.append(fault)
-        if len(self.faults) == _FAULTS_SHOWN:
-            self.faults[-1] = Fault(fault.where, f"{fault.message}{_AND_MORE}")
-            raise ConfigError.of(self.all_faults())
-
-    def tell_foreign(self, text: Given, id: int, limits: Limits) -> None:
-        """Note a token that the model has not: once for all texts, which will have more of them."""
-        self._n_foreign += 1
-        if self._foreign is None:
-            self._foreign = Fault(
-                text.where,
-                f"token id {id} is out of the model's vocabulary (0..{limits.d_vocab - 1}); the "
-                "tokenizer does not belong to this model",
-            )
-        if self._n_foreign == _FAULTS_SHOWN:
-            raise ConfigError.of(self.all_faults(" at least"))
-
-    def all_faults(self, least: str = "") -> list[Fault]:
-        """Give what was told, and the tokens that the model has not."""
-        if self._foreign is None:
-            return self.faults
-        n = self._n_foreign - 1
-        more = f"; so it is in {counted(n, 'more text')}{least}" if n else ""
-        return [*self.faults, Fault(self._foreign.where, self._foreign.message + more)]
-
-    def _see_id(self, text: Given) -> None:
-        if text.id.isdecimal() and len(text.id) <= _DIGITS and str(int(text.id)) == text.id:
-            (self._numbered if text.is_numbered else self._given).append(int(text.id))
-
-    def check_ids(self) -> None:
-        """Tell of texts without an id whose number is another's id."""
-        for number in np.intersect1d(self._numbered, self._given)[:_FAULTS_SHOWN].tolist():
-            what = f"the text of number {number} has no id, and {number} is the id of another"
-            self.tell(Fault(self._where, f"{what}; give an id to all of them, or to none"))
-
-
 def _tokenize(
     found: Iterable[Found], codec: Codec, limits: Limits, config: ProbeConfig
 ) -> Examples:
-    sorting = _Sorting(found, config.inputs.limit, config.where("inputs"))
+    sorting = Sorting(found, config.inputs.limit, config.where("inputs"))
     wanted = Fields.of(config).wanted
     columns = ColumnReading(wanted, _where_columns(config)) if wanted.names else None
+    splitting = codec.splitting
     n_texts = n_with_bos = n_without_spans = 0
     with _Making(columns) as making:
         for group in _groups(sorting.examples()):
@@ -268,8 +223,11 @@ def _tokenize(
                         raise ConfigError.of(sorting.all_faults())
                 elif isinstance(values, Fault):
                     sorting.tell(values)
-                elif _is_right(given, reading, limits, sorting):
-                    making.add_reading(given.id, reading, limits, columns=values)
+                elif _is_right(given, reading, limits, sorting, splitting):
+                    if splitting is None:
+                        making.add_reading(given.id, reading, limits, columns=values)
+                    else:
+                        making.add_pieces(given.id, reading, splitting, columns=values)
                     n_with_bos += reading.has_bos
                     n_without_spans += reading.spans is None
         sorting.check_ids()
@@ -309,21 +267,31 @@ def _said_spans(config: ProbeConfig, n: int, n_examples: int) -> str:
     )
 
 
-def _is_right(given: Given, reading: Reading, limits: Limits, sorting: _Sorting) -> bool:
+def _is_right(
+    given: Given, reading: Reading, limits: Limits, sorting: Sorting, splitting: Splitting | None
+) -> bool:
     """Say whether an example can be recorded; tell what is wrong with it."""
     ids = reading.ids
-    if ids and max(ids) >= limits.d_vocab:
+    beside = () if splitting is None else (*splitting.before, *splitting.behind)
+    if len(ids) and (top := max((max(ids), *beside))) >= limits.d_vocab:
         if isinstance(given.said, TokenIds):
             number = next(n for n, id in enumerate(ids) if id >= limits.d_vocab)
             where, said = place_of_id(given.where, given.said, number)
             known = f"the model's vocabulary is 0 to {limits.d_vocab - 1}"
             sorting.tell(Fault(where, f"{said}{known}"))
         else:
-            sorting.tell_foreign(given, max(ids), limits)
+            sorting.tell_foreign(given, int(top), limits)
         return False
     if (fault := _fault(given, reading, limits)) is not None:
         sorting.tell(fault)
     return fault is None
+
+
+def _flat(spans: Spans) -> Array:
+    """Give the characters that tokens cover end to end, int32 `[2 * token]`."""
+    if isinstance(spans, np.ndarray):  # of a document, which can be long
+        return spans.astype("<i4").reshape(-1)
+    return np.fromiter(chain.from_iterable(spans), dtype="<i4", count=2 * len(spans))
 
 
 def _no_texts(config: ProbeConfig, n_blank: int) -> str:
@@ -357,14 +325,6 @@ def _groups(examples: Iterable[Given]) -> Iterator[list[Given]]:
             group, n_chars = [], 0
     if group:
         yield group
-
-
-def _unfit(given: Given) -> Fault | None:
-    said = given.said if isinstance(given.said, str) else ""
-    for name, value in (("text", said), ("id", given.id)):
-        if not storable(value):
-            return Fault(given.where, f"the {name} has a NUL character or a lone surrogate")
-    return None
 
 
 def _fault(given: Given, reading: Reading, limits: Limits) -> Fault | None:

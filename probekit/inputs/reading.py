@@ -17,6 +17,7 @@ from probekit.arguments import at_home, no_path
 from probekit.config import ProbeConfig, deciding_keys
 from probekit.errors import StoreError
 from probekit.inputs.contents import Codec
+from probekit.inputs.datasets import local_files
 from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import make_examples
 from probekit.store import SealedInputs, file_digest
@@ -48,9 +49,10 @@ class Origin:
         place = place_of(self.config)
         if place is not None and place.is_file():
             yield _FILE, file_digest(place)
-        elif place is not None and place.is_dir():
-            files = sorted(path for path in place.rglob("*") if path.is_file())
-            said = [f"{path.relative_to(place)} {file_digest(path)}" for path in files]
+        elif files := [path for path in files_of(self.config) if path.is_file()]:
+            above = place or Path()
+            names = [path.relative_to(above) if place else path.name for path in files]
+            said = [f"{name} {file_digest(path)}" for name, path in zip(names, files, strict=True)]
             yield _FILE, hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
@@ -59,9 +61,20 @@ def place_of(config: ProbeConfig) -> Path | None:
     inputs = config.inputs
     if inputs.file is not None:
         return inputs.place
-    if inputs.dataset is None or no_path(inputs.dataset.name) is not None:
+    dataset = inputs.dataset
+    if dataset is None or dataset.is_builder or no_path(dataset.name) is not None:
         return None
-    return at_home(inputs.dataset.name)
+    return at_home(dataset.name)
+
+
+def files_of(config: ProbeConfig) -> tuple[Path, ...]:
+    """Give the files of this machine that the texts come from, also one that is not there."""
+    place, dataset = place_of(config), config.inputs.dataset
+    if dataset is not None and dataset.is_builder:
+        return local_files(dataset)
+    if place is not None and place.is_dir():
+        return tuple(sorted(path for path in place.rglob("*") if path.is_file()))
+    return () if place is None else (place,)
 
 
 def read_inputs(
@@ -80,7 +93,25 @@ def read_inputs(
     Raises:
         ConfigError: naming every text (up to twenty) that cannot be used, and why.
     """
-    config, notes = origin.config, []
+    found, notes = sealed_inputs(origin, sealed_in)
+    if found is not None:
+        return found, notes
+    made = make_examples(origin.config, codec, origin.limits)
+    return made, [*notes, *made.notes]
+
+
+def sealed_inputs(origin: Origin, sealed_in: Path | None) -> tuple[Examples | None, list[str]]:
+    """Take the examples that a run has sealed; None where it has none that are these.
+
+    Args:
+        origin: what decides them.
+        sealed_in: the run's folder; None for none.
+
+    Returns:
+        The examples, and what the user should know.
+    """
+    config = origin.config
+    notes: list[str] = []
     try:
         sealed = None if sealed_in is None else SealedInputs.read(sealed_in)
     except StoreError as error:
@@ -97,5 +128,4 @@ def read_inputs(
             return Examples.of(sealed), notes
         if changed == {_FILE}:
             notes.append(f"{where}: has changed since the run in {sealed_in} began")
-    made = make_examples(config, codec, origin.limits)
-    return made, [*notes, *made.notes]
+    return None, notes

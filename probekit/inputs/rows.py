@@ -64,6 +64,18 @@ class Fields:
         return cls(content=content, key=key, wanted=wanted)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields that are read, or ALL_COLUMNS among them."""
+        named = self.wanted.names
+        return (self.content, "id", *((named,) if isinstance(named, str) else named))
+
+    def pick(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take what is read of a row; all of it where the content is not there, to say so."""
+        if isinstance(self.wanted.names, str) or self.content not in row:
+            return row
+        return {name: row[name] for name in self.names if name in row}
+
+    @property
     def are_ids(self) -> bool:
         """Whether examples are lists of token ids."""
         return self.key == "inputs.tokens"

@@ -101,9 +101,10 @@ def tables(examples: Examples, shard: ShardSpec, choices: Choices = NO_SPOTS) ->
         choices=choices.tokens(shard, n_tokens),
         counts=choices.of_shard(shard, n_tokens),
         users=examples.columns(begin, end),
-        places=examples.places(begin, end),
+        of_examples=examples.places(begin, end) | examples.pieces(begin, end),
         **examples.spans(begin, end),
         **examples.chat_columns(begin, end),
+        **examples.document_positions(begin, end),
     )
 
 
@@ -150,7 +151,7 @@ def grown(
         choices=choices.tokens(actual, n_tokens, n_prompt),
         counts=counts,
         users=examples.columns(begin, end),
-        places=examples.places(begin, end) | more,
+        of_examples=examples.places(begin, end) | more,
         step=np.maximum(step, 0),
         **_grown_spans(examples.spans(begin, end), step < 1),
         **_grown_chats(examples, shard, n_tokens, step < 1),

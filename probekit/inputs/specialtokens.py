@@ -63,6 +63,13 @@ class SpecialTokens:
         return [], []
 
     @property
+    def beside(self) -> tuple[list[int], list[int]]:
+        """What goes beside a text: before it, and behind it."""
+        if self.word == _AUTO:
+            return self.added
+        return [self.bos_id] if self.word == _BOS and self.bos_id is not None else [], []
+
+    @property
     def spelled(self) -> tuple[str, str]:
         """The same as text; empty for nothing."""
         before, behind = (self.tokenizer.convert_ids_to_tokens(ids) for ids in self.added)

@@ -63,8 +63,9 @@ def find_spots(config: ProbeConfig, examples: Examples) -> tuple[Choices, list[s
     for name, (spot, where) in asked.items():
         _check(spot, examples, where)
         found[name], empty = _found(spot, examples, where)
-        if empty and spot.missing == "error":
-            faults.append(Fault(where, _said_missing(spot, examples, empty)))
+        lacking = _nowhere(empty, examples)
+        if lacking and spot.missing == "error":
+            faults.append(Fault(where, _said_missing(spot, examples, lacking)))
         elif len(empty) == len(examples):
             (first,) = _some(examples, spot.columns, 0, 1)
             why = f"{_why(spot, first)}, in example 0 ({shorten(first.text)!r})"
@@ -73,11 +74,33 @@ def find_spots(config: ProbeConfig, examples: Examples) -> tuple[Choices, list[s
             notes.append(
                 f"{where}: {counted(len(empty), 'example', of=len(examples))} "
                 f"{by_count(len(empty), 'has', 'have')} no token of "
-                f"{{{spot}}}, and no row (missing: skip)"
+                f"{{{spot}}}, and no row ({_why_no_fault(lacking)})"
             )
     if faults:
         raise ConfigError.of(faults)
     return Choices(found=found), notes
+
+
+def _nowhere(empty: list[int], examples: Examples) -> list[int]:
+    """Give the examples in which a spot is missing: of a document's pieces, the first if all do.
+
+    Args:
+        empty: examples that have no token of it.
+        examples: of the run.
+    """
+    if examples.documents is None or not empty:
+        return empty
+    n_pieces, n_empty = (
+        np.bincount(numbers, minlength=int(examples.documents[-1]) + 1)
+        for numbers in (examples.documents, examples.documents[empty])
+    )
+    firsts = np.cumsum(n_pieces) - n_pieces
+    found: list[int] = firsts[n_pieces == n_empty].tolist()
+    return found
+
+
+def _why_no_fault(lacking: list[int]) -> str:
+    return "missing: skip" if lacking else "another piece of the document has one"
 
 
 def _check(spot: Where, examples: Examples, where: str) -> None:
@@ -248,11 +271,15 @@ def _said_missing(spot: Where, examples: Examples, empty: Sequence[int]) -> str:
         why = _why(spot, example)
     except TimeoutError:  # it was just in time before
         why = "is not there"
-    more = len(empty) - 1
-    same = f"; the same in {more:,} more {by_count(more, 'example', 'examples')}" if more else ""
+    more, of_documents = len(empty) - 1, examples.documents
+    noun = "example" if of_documents is None else "document"
+    same = f"; the same in {more:,} more {by_count(more, noun, f'{noun}s')}" if more else ""
+    others = ""
+    if of_documents is not None and np.count_nonzero(of_documents == of_documents[empty[0]]) > 1:
+        others = f", nor in another piece of document {of_documents[empty[0]]}"
     return (
         f"{spot}{value} {why}, in example {example.number} "
-        f"({shorten(example.text)!r}){same}. Mend the text, or write missing: skip"
+        f"({shorten(example.text)!r}){others}{same}. Mend the text, or write missing: skip"
     )
 
 

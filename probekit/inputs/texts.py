@@ -9,25 +9,22 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probekit.arguments import at_home, no_path
-from probekit.config import DatasetInputs, ProbeConfig
+from probekit.config import ProbeConfig
 from probekit.errors import ConfigError, Fault
 from probekit.inputs.chats import read_conversation
 from probekit.inputs.contents import TokenIds
+from probekit.inputs.datasets import dataset_rows
 from probekit.inputs.rows import Blank, Fields, Found, Given, example_of, no_field, short
-from probekit.models import hub_in_reach
-from probekit.wording import shorten
 
 _ROWS_AT_ONCE = 1000  # of Parquet
 
 
-def read_texts(config: ProbeConfig) -> Iterator[Found]:
+def read_texts(config: ProbeConfig) -> Generator[Found, None, None]:
     """Give what a config's inputs hold, one text at a time.
 
     Raises:
@@ -56,7 +53,7 @@ def read_texts(config: ProbeConfig) -> Iterator[Found]:
         assert inputs.place is not None  # where the file is
         yield from _file(inputs.place, Fields.of(config), config.where("inputs.file"))
     else:
-        yield from _dataset(config, config.where("inputs.dataset"))
+        yield from _dataset(config)
 
 
 def _file(path: Path, fields: Fields, where: str) -> Iterator[Found]:
@@ -216,68 +213,10 @@ _ENDINGS = ", ".join(_READERS)
 _SEPARATORS = ("\t", ";", "|")  # of files that are called CSV, and have no commas
 
 
-def _dataset(config: ProbeConfig, where: str) -> Iterator[Found]:
+def _dataset(config: ProbeConfig) -> Iterator[Found]:
     wanted = config.inputs.dataset
     assert wanted is not None  # the config has exactly one source
-    if (wrong := no_path(wanted.name)) is not None:
-        raise ConfigError(f"{where}.name: given {shorten(wanted.name)}, {wrong}")
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{where}: needs datasets; install probekit[datasets]") from error
-    try:
-        rows = _saved_rows(datasets, wanted, where)
-        if rows is None:
-            with _hub_as_it_is(datasets, wanted):
-                rows = datasets.load_dataset(
-                    wanted.name, wanted.subset, split=wanted.split, revision=wanted.revision
-                )
-    except ConfigError:
-        raise
-    except ConnectionError as error:
-        raise ConfigError(
-            f"{where}: {wanted.name} cannot be loaded: the hub is out of reach, it is not in the "
-            "local cache, and there is no folder of that name here. Give a folder, or load it once "
-            f"where there is a network ({shorten(str(error), 200)})"
-        ) from error
-    except Exception as error:
-        # The hub client raises dozens of types; each means that the data set cannot be had.
-        raise ConfigError(f"{where}: {wanted.name} cannot be loaded: {error}") from error
     fields = Fields.of(config)
+    rows = dataset_rows(config, fields.names, fields.pick)
     for number, row in enumerate(rows):
         yield example_of(row, fields, f"{wanted.name}[{wanted.split}][{number}]", number)
-
-
-@contextmanager
-def _hub_as_it_is(datasets: Any, wanted: DatasetInputs) -> Iterator[None]:
-    """Take what the cache holds where the hub is out of reach: its client retries for 23 s."""
-    from huggingface_hub import constants
-
-    if at_home(wanted.name).exists() or hub_in_reach():
-        yield
-        return
-    modules: tuple[Any, ...] = (constants, datasets.config)
-    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
-    try:
-        for module, _ in before:
-            module.HF_HUB_OFFLINE = True
-        yield
-    finally:
-        for module, value in before:
-            module.HF_HUB_OFFLINE = value
-
-
-def _saved_rows(datasets: Any, wanted: DatasetInputs, where: str) -> Any:
-    """Give the rows of a folder that `save_to_disk` wrote; None for what is none."""
-    folder = at_home(wanted.name)
-    if (folder / "state.json").is_file():
-        rows = datasets.load_from_disk(str(folder))
-        splits = {wanted.split if rows.split is None else str(rows.split): rows}
-    elif (folder / "dataset_dict.json").is_file():
-        splits = datasets.load_from_disk(str(folder))
-    else:
-        return None
-    if wanted.split not in splits:
-        there = ", ".join(splits)
-        raise ConfigError(f"{where}.split: there is no {wanted.split!r}; there is: {there}")
-    return splits[wanted.split]

@@ -14,13 +14,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import transformers
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from probekit.config import ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs.contents import Encode, Encoded, Spans
-from probekit.inputs.longtexts import Cutting, head_ends
+from probekit.inputs.documents import Cutting, head_ends, windows
 from probekit.inputs.specialtokens import SpecialTokens
 from probekit.models import (
     Source,
@@ -32,6 +33,9 @@ from probekit.models import (
     trust,
 )
 
+Array = np.ndarray[Any, Any]
+
+_AT_ONCE = 100_000  # characters of a document that is encoded whole, with others
 _PAIR_BATCH = 8192
 # GPT-2's characters for bytes: those that print are themselves, the others follow from U+0100 on.
 _PRINT = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -119,6 +123,44 @@ def encoder(
             n_more=[one.n_more for one in every] if heads else None,
             has_bos=[one.has_bos for one in every],
         )
+
+    return encode
+
+
+def document_encoder(tokenizer: Any) -> Encode:
+    """Give the function from documents to all tokens of their own; nothing is put beside them.
+
+    A long one is encoded a part at a time where the tokenizer is known to allow it.
+
+    Args:
+        tokenizer: of transformers, that says which characters a token covers.
+    """
+    encode_whole = encoder(tokenizer, special=SpecialTokens(tokenizer, "none"))
+    cutting: list[Cutting] = []
+
+    def may_cut(text: str, end: int) -> bool:
+        if not cutting and _is_plain(tokenizer):
+            cutting.append(Cutting(tokenizer.backend_tokenizer))
+        return bool(cutting) and cutting[0].may_cut(text, end)
+
+    def encode_parts(text: str) -> tuple[Array, Array]:
+        ids, spans = [], []
+        for window in windows(text, may_cut):
+            found = encode_whole([text[window.begin : window.end]])
+            assert found.spans is not None  # it is a tokenizer that says them
+            covered = np.array(found.spans[0], dtype=np.int32).reshape(-1, 2) + window.begin
+            own = (covered[:, 0] >= window.first) & (covered[:, 0] < window.last)
+            ids.append(np.array(found.ids[0], dtype=np.int32)[own])
+            spans.append(covered[own])
+        return np.concatenate(ids), np.concatenate(spans)
+
+    def encode(texts: list[str]) -> Encoded:
+        short = [text for text in texts if len(text) <= _AT_ONCE]
+        found = encode_whole(short) if short else Encoded(ids=(), spans=())
+        assert found.spans is not None
+        wholes = iter(zip(found.ids, found.spans, strict=True))
+        every = [next(wholes) if len(text) <= _AT_ONCE else encode_parts(text) for text in texts]
+        return Encoded(ids=[ids for ids, _ in every], spans=[spans for _, spans in every])
 
     return encode
 

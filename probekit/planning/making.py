@@ -17,20 +17,18 @@ from probekit.config import ProbeConfig, digest_of_format_1, faults_once
 from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import (
     NO_SPOTS,
-    Chats,
     Choices,
-    Codec,
     Examples,
     Limits,
     Origin,
-    SpecialTokens,
-    decoding,
     find_spots,
     read_inputs,
+    sealed_inputs,
     shards,
     tokenizing,
 )
 from probekit.models import Skeleton, build_skeleton, families
+from probekit.planning.codecs import codec_of, digest_of
 from probekit.planning.planned import Plan
 from probekit.planning.resolve import Resolver, SitePlan, moment
 from probekit.planning.tensors import Source
@@ -76,10 +74,10 @@ def make_plan(
     origin = Origin(
         config=config,
         limits=limits,
-        tokenizer=None if tokenizer is None else _digest(config, tokenizer),
+        tokenizer=None if tokenizer is None else digest_of(config, tokenizer),
     )
     on_stage(TEXTS)
-    prompts = examples = _examples(origin, tokenizer, notes, anew=anew)
+    prompts = examples = _examples(origin, tokenizer, notes, anew=anew, needed=inputs_needed)
     planned: tuple[ShardSpec, ...] = ()
     choices = NO_SPOTS
     if prompts is not None:
@@ -233,19 +231,37 @@ def _is_begun(config: ProbeConfig) -> bool:
 # --- inputs
 
 
-def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -> Examples | None:
-    """Read the inputs; None where they need a tokenizer that is out of reach."""
+def _examples(
+    origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool, needed: bool
+) -> Examples | None:
+    """Read the inputs; None where they need a tokenizer that is out of reach, or a run."""
     config = origin.config
     if tokenizer is None and config.inputs.needs_tokenizer:
         return None
-    codec = _codec(origin, tokenizer, notes)
+    codec = codec_of(origin, tokenizer, notes)
     sealed_in = None if anew else config.store.folder
+    if config.inputs.is_streamed and not needed:
+        known, more = sealed_inputs(origin, sealed_in)
+        notes += more
+        if known is None:
+            notes.append(
+                f"{config.where('inputs.dataset.streaming')}: the texts are read once, by the run: "
+                "how many they are is known then; inputs.dataset.streaming=false reads them now"
+            )
+            return None
     examples, more = read_inputs(origin, codec, sealed_in=sealed_in)
     notes += more
     if not examples.has_spans and config.inputs.needs_tokenizer:
         notes.append(
             f"the tokenizer ({type(tokenizer).__name__}) does not say which characters a token "
             "covers: the trace has no tokens/char_start and char_end"
+        )
+    if examples.documents is not None:
+        n_documents = int(examples.documents[-1]) + 1
+        pieces = by_count(len(examples), "is an example", "are the examples")
+        notes.append(
+            f"{counted(len(examples), 'piece')} of {counted(n_documents, 'document')} {pieces} "
+            "(inputs.too_long: split)"
         )
     if examples.n_truncated and origin.limits.n_tokens is not None:
         be = by_count(examples.n_truncated, "is", "are")
@@ -257,43 +273,6 @@ def _examples(origin: Origin, tokenizer: Any, notes: list[str], *, anew: bool) -
             "(inputs.too_long: error refuses them instead)"
         )
     return examples
-
-
-def _codec(origin: Origin, tokenizer: Any, notes: list[str]) -> Codec:
-    """Give what the tokenizer can do for these inputs."""
-    inputs = origin.config.inputs
-    if tokenizer is None or inputs.random is not None:
-        return Codec()
-    if inputs.tokens is not None:
-        return Codec(decode=decoding.decoder(tokenizer))
-    if inputs.messages is not None:
-        return Codec(chats=_chats(origin, tokenizer))
-    special = SpecialTokens(tokenizer, inputs.special_tokens)
-    special.check(origin.config)
-    if (note := special.note()) is not None:
-        notes.append(f"{origin.config.where('inputs.special_tokens')}: {note}")
-    return Codec(
-        encode=tokenizing.encoder(tokenizer, origin.limits.n_tokens, special), bos=special.bos
-    )
-
-
-def _chats(origin: Origin, tokenizer: Any) -> Chats:
-    if not tokenizing.is_fast(tokenizer):
-        raise ConfigError(
-            f"{origin.config.where('inputs.messages')}: the tokenizer "
-            f"({type(tokenizer).__name__}) does not say which characters a token covers, so that "
-            "nobody can tell whose it is; give another in model.tokenizer, or give texts"
-        )
-    plain = SpecialTokens(tokenizer, "none")
-    encode = tokenizing.encoder(tokenizer, origin.limits.n_tokens, plain)
-    before, _ = plain.spelled
-    return Chats(origin.config, tokenizer, encode, before or None)
-
-
-def _digest(config: ProbeConfig, tokenizer: Any) -> str:
-    """Digest what a tokenizer does to these inputs."""
-    plain = tokenizing.tokenizer_digest(tokenizer)
-    return plain if config.inputs.messages is None else tokenizing.chat_digest(tokenizer, plain)
 
 
 def _said_cut(examples: Examples) -> str:

@@ -30,6 +30,8 @@ class TokenView:
     role: str | None = None  # whose turn of a chat it is of, empty for nobody's; None: is no chat
     turn: int | None = None  # number of the message, -1 for nobody's
     is_content: bool | None = None  # whether it has a character of what was said
+    document_position: int | None = None  # place in its document, -1 of a special token; None: the
+    # examples are whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class ExampleView:
     tokens: tuple[TokenView, ...]
     prompt: int | None = None  # number of its prompt; None where no two examples share one
     sample: int | None = None  # its number among the completions of that prompt
+    document: int | None = None  # the number of the document that it is a piece of; None: is whole
+    document_start: int | None = None  # place there of its first own token
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain JSON values."""
@@ -69,6 +73,7 @@ def view_example(plan: Plan, number: int) -> ExampleView:
     text = examples.text(number)
     kept = _kept(plan, number, len(ids))
     chat = _of_chat(examples, number)
+    places = examples.document_positions(number, number + 1).get("document_position")
     tokens = []
     for position, token in enumerate(ids):
         start = spans["char_start"][position] if spans else None
@@ -83,11 +88,13 @@ def view_example(plan: Plan, number: int) -> ExampleView:
                 char_start=start,
                 char_end=end,
                 probes=probes,
+                document_position=None if places is None else int(places[position]),
                 **(chat[position] if chat else {}),
             )
         )
     columns = {c.type.name: c.value(0) for c in examples.columns(number, number + 1)}
     places = examples.places(number, number + 1)
+    piece = {name: int(values[0]) for name, values in examples.pieces(number, number + 1).items()}
     return ExampleView(
         number=number,
         id=examples.id(number),
@@ -95,6 +102,8 @@ def view_example(plan: Plan, number: int) -> ExampleView:
         columns=columns,
         tokens=tuple(tokens),
         **{name: int(values[0]) for name, values in places.items()},
+        document=piece.get("document"),
+        document_start=piece.get("document_start"),
     )
 
 

@@ -20,6 +20,7 @@ from .format import (
     NEWEST as NEWEST,
     NONFINITE as NONFINITE,
     OVERFLOW as OVERFLOW,
+    PARTIAL_FILE as PARTIAL_FILE,
     PER_EXAMPLE as PER_EXAMPLE,
     RUN_FILE as RUN_FILE,
     SHARDS_FOLDER as SHARDS_FOLDER,
@@ -78,6 +79,7 @@ from .inputsfile import (
     Pieces as Pieces,
     SealedChats as SealedChats,
     SealedColumns as SealedColumns,
+    SealedDocuments as SealedDocuments,
     SealedInputs as SealedInputs,
     discard_inputs as discard_inputs,
     wrong_inputs as wrong_inputs,
@@ -89,6 +91,7 @@ from .madefile import (
     times_of as times_of,
 )
 from .newname import new_name as new_name
+from .partialrows import PartialRows as PartialRows, discard_partial as discard_partial
 from .reading import (
     MappedRows as MappedRows,
     Segment as Segment,
@@ -101,6 +104,7 @@ from .refusing import (
     another_run as another_run,
     closed as closed,
     in_the_way as in_the_way,
+    make_folder as make_folder,
     refuse_foreign as refuse_foreign,
     refuse_orphans as refuse_orphans,
 )

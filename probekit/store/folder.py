@@ -23,6 +23,7 @@ from probekit.store.format import (
     INPUTS_RECORD,
     MADE_FILE,
     NEWEST,
+    PARTIAL_FILE,
     RUN_FILE,
     SHARDS_FOLDER,
     Format,
@@ -273,7 +274,7 @@ def clear(folder: Path, where: str = "store.path") -> None:
     for file in shard_files(folder):
         if not file.name.startswith(".") or is_forsaken(file.name):
             file.unlink()
-    _remove(folder, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
+    _remove(folder, PARTIAL_FILE, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
 
 
 def _remove(folder: Path, *names: str) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import h5py
 import numpy as np
@@ -122,6 +122,37 @@ class SealedChats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealedDocuments:
+    """Of which document each example is a piece, and which."""
+
+    WIDTH: ClassVar[int] = 5
+
+    rows: Array
+    # [example, (document, place of its first own token there, special tokens before that one in
+    # the example, own tokens, place of its text there in characters)]
+
+    def wrong(self, n_tokens: Array) -> str | None:
+        """Say what cannot be in documents that were sealed; None if they are whole.
+
+        Args:
+            n_tokens: of each example, int64 `[example]`.
+        """
+        if self.rows.shape != (len(n_tokens), self.WIDTH) or self.rows.dtype.kind not in "iu":
+            return "its documents are not those of its texts"
+        document, start, n_before, n_own, _ = self.rows.astype(np.int64).T
+        steps, is_first = np.diff(document, prepend=-1), np.diff(document, prepend=-1) == 1
+        if not np.isin(steps, (0, 1)).all() or not is_first[0] or start[is_first].any():
+            return "its documents are not numbered one after another, or do not begin"
+        ends = np.concatenate([[0], (start + n_own)[:-1]])
+        before = np.concatenate([[0], start[:-1]])
+        goes_on = (start > before) & (start <= ends)
+        if not (is_first | goes_on).all():
+            return "the pieces of a document do not follow one another"
+        is_inside = (n_before >= 0) & (n_own > 0) & (n_before + n_own <= n_tokens)
+        return None if is_inside.all() else "a piece has other tokens than its example"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SealedInputs:
     """What a model reads in a run."""
 
@@ -131,6 +162,7 @@ class SealedInputs:
     spans: Array | None  # which characters of its text a token covers, [token, (start, end)]
     columns: SealedColumns | None  # values of the user's own
     chats: SealedChats | None = None  # whose each character is; None where texts are no chats
+    documents: SealedDocuments | None = None  # whose piece each example is; None: they are whole
     n_truncated: int  # examples whose tokens were cut at the limit
     digest: str  # of all of it
     made_from: Mapping[str, str]  # digests of what decided it: settings, file, tokenizer
@@ -171,6 +203,7 @@ class SealedInputs:
                 spans=_values(file, path, "spans") if node_in(file, "spans") else None,
                 columns=_columns(file, path) if node_in(file, "columns") else None,
                 chats=_chats(file, path) if node_in(file, "chats") else None,
+                documents=_documents(file, path) if node_in(file, "documents") else None,
                 n_truncated=said.get("n_truncated", -1),
                 digest=said.get("inputs_digest", ""),
                 made_from={
@@ -196,6 +229,8 @@ class SealedInputs:
         if not isinstance(self.digest, str) or not self.digest:
             return "it has no digest"
         if self.chats is not None and (wrong := self.chats.wrong(self.texts)) is not None:
+            return wrong
+        if self.documents is not None and (wrong := self.documents.wrong(self.tokens.sizes)):
             return wrong
         if self.spans is None:
             return None
@@ -242,6 +277,8 @@ class SealedInputs:
             _write(file, "chats/roles", self.chats.said)
             _write(file, "chats/values", self.chats.segments.values)
             _write(file, "chats/ends", self.chats.segments.ends, narrow=True)
+        if self.documents is not None:
+            _write(file, "documents", self.documents.rows, narrow=True)
 
 
 def wrong_inputs(
@@ -306,6 +343,10 @@ def _chats(file: h5py.File, path: Path) -> SealedChats:
     if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
         raise StoreError(f"{path}: its roles are no list of names")
     return SealedChats(roles=tuple(roles), segments=segments)
+
+
+def _documents(file: h5py.File, path: Path) -> SealedDocuments:
+    return SealedDocuments(rows=_values(file, path, "documents"))
 
 
 def _pieces(file: h5py.File, path: Path, name: str, dtype: Any) -> Pieces:

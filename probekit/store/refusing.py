@@ -18,6 +18,7 @@ from probekit.store.format import (
     INPUTS_RECORD,
     MADE_FILE,
     OWNED,
+    PARTIAL_FILE,
     RUN_FILE,
     SHARDS_FOLDER,
 )
@@ -27,7 +28,7 @@ from probekit.store.sealed import SHARD_FILE, shard_files
 _ANEW = "--overwrite to begin anew (in Python overwrite=True)"
 SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _FILES = (INDEX_RECORD, INDEX_FILE, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
-_OURS = (*_FILES, SHARDS_FOLDER, LOCK_FILE)
+_OURS = (*_FILES, PARTIAL_FILE, SHARDS_FOLDER, LOCK_FILE)
 _PART = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))}|inputs\.aside)\.({OWNED}|part)")
 
 

@@ -4,6 +4,7 @@ from .characters import (
     visible as visible,
     visible_token as visible_token,
 )
+from .documents import Document as Document, Documents as Documents
 from .names import collapse as collapse, layerless as layerless
 from .notebook import model_of as model_of, site_table as site_table, trace_table as trace_table
 from .notebooktable import (

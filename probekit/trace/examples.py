@@ -39,6 +39,9 @@ class Example:
     prompt: int  # number of its prompt in the run; its own where it shares the prompt with nobody
     sample: int  # its number among the completions of its prompt
     score: float | None  # what a beam search ranked it by; None where none did
+    document: int | None = None  # number of the document that it is a piece of; None: it is whole
+    document_start: int | None = None  # place there of its first own token
+    document_char_start: int | None = None  # place there of its text; None where nobody says
 
 
 class Examples(AxisTable, Sequence[Example]):
@@ -68,7 +71,12 @@ class Examples(AxisTable, Sequence[Example]):
             prompt=int(self.prompt[number]) if self.shares else number,
             sample=int(self.sample[number]) if self.shares else 0,
             score=float(self.score[number]) if has_score else None,
+            **self._of_document(number),
         )
+
+    def _of_document(self, number: int) -> dict[str, int]:
+        names = ("document", "document_start", "document_char_start")
+        return {name: int(getattr(self, name)[number]) for name in names if hasattr(self, name)}
 
     @cached_property
     def shares(self) -> bool:

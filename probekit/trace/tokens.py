@@ -27,6 +27,8 @@ class Token:
     role: str | None = None  # whose turn of a chat it is of, empty for nobody's; None: is no chat
     turn: int | None = None  # number of the message, -1 for nobody's
     is_content: bool | None = None  # whether it has a character of what was said
+    document_position: int | None = None  # place in its document, -1 of a special token; None: the
+    # examples are whole
 
 
 class Tokens(AxisTable, Sequence[Token]):
@@ -55,6 +57,9 @@ class Tokens(AxisTable, Sequence[Token]):
             position=position,
             example=example,
             step=int(self.step[row]),
+            document_position=(
+                int(self.document_position[row]) if hasattr(self, "document_position") else None
+            ),
             **self._of_chat(row),
         )
 

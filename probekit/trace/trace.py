@@ -33,6 +33,7 @@ from probekit.store import (
     sealed_shards,
     writer_of,
 )
+from probekit.trace.documents import Documents
 from probekit.trace.site import Site
 from probekit.trace.tables import Tables
 from probekit.wording import by_count, counted
@@ -123,6 +124,15 @@ class Trace(Tables):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.site_names)
+
+    @cached_property
+    def documents(self) -> Documents:
+        """The documents that `inputs.too_long: split` made pieces of, each put together again.
+
+        Raises:
+            StoreError: if the examples of the run are whole.
+        """
+        return Documents(self)
 
     def match(self, pattern: str) -> tuple[Site, ...]:
         """Give the sites whose module path matches a glob; `pattern/kind` picks the record kind.

@@ -20,9 +20,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from probekit.config import keyplaces as places, yamltext
 from probekit.config.chats import TemplateInputs
+from probekit.config.datasetinputs import BUILDERS, DatasetInputs
 from probekit.config.fields import parse_slice
 from probekit.config.generateconfig import GenerateConfig
-from probekit.config.inputsconfig import DatasetInputs, InputsConfig, RandomInputs
+from probekit.config.inputsconfig import InputsConfig, RandomInputs
 from probekit.config.loading import json_schema, load_config
 from probekit.config.probeconfig import (
     EinopsConfig,
@@ -108,6 +109,7 @@ def test_a_minimal_config_has_every_default(tmp_path: Path) -> None:
             "limit": None,
             "max_tokens": None,
             "too_long": "truncate",
+            "stride": None,
             "batch_tokens": 8192,
         },
         "probes": (
@@ -288,7 +290,62 @@ def test_anchors_aliases_and_merge_keys_are_carried_out(tmp_path: Path) -> None:
 
 # --- what does not load: each mistake, its place, and what is said
 
+DATASET = "  dataset: {name: json"
+SPLIT = "  texts: [a, b]\n  too_long: split"
 MISTAKES = [
+    (
+        "  texts: [a, b]",
+        f"{SPLIT}\n  stride: 0",
+        "6: inputs.stride",
+        "given 0.*expected at least 1",
+    ),
+    ("  texts: [a, b]", f"{SPLIT}\n  stride: -1", "6: inputs.stride", "expected at least 1"),
+    ("  texts: [a, b]", f"{SPLIT}\n  stride: all", "6: inputs.stride", "expected a whole number"),
+    (
+        "  texts: [a, b]",
+        "  texts: [a]\n  stride: 2",
+        "5: inputs.stride",
+        "with too_long: split alo",
+    ),
+    (
+        "  texts: [a, b]",
+        f"{SPLIT}\n  max_tokens: 8\n  stride: 8",
+        "7: inputs.stride",
+        "given 8, expected fewer than the tokens of a piece .max_tokens: 8.",
+    ),
+    (
+        "  texts: [a, b]",
+        "  messages: [[{role: user, content: hi}]]\n  too_long: split",
+        "5: inputs.too_long",
+        "a chat is not split",
+    ),
+    (
+        "  texts: [a, b]",
+        "  random: {examples: 2, max_tokens: 9}\n  too_long: split",
+        "5: inputs.too_long",
+        "random examples are as long as inputs.random says",
+    ),
+    (
+        "  texts: [a, b]",
+        f"{DATASET}}}",
+        "4: inputs.dataset.name",
+        "json is a kind of files; say wh",
+    ),
+    ("  texts: [a, b]", f"{DATASET}, data_files: []}}", "4: inputs.dataset.data_files", "at least"),
+    ("  texts: [a, b]", f"{DATASET}, data_files: {{}}}}", "4: inputs.dataset.data_files", "at le"),
+    ("  texts: [a, b]", f"{DATASET}, data_files: 3}}", "4: inputs.dataset.data_files", "expected"),
+    (
+        "  texts: [a, b]",
+        f"{DATASET}, data_files: {{test: a}}}}",
+        "4: inputs.dataset.split",
+        "data_files have no 'train'; there is: test",
+    ),
+    (
+        "  texts: [a, b]",
+        f"{SPLIT}\ngenerate: {{max_new_tokens: 5}}",
+        "6: generate",
+        "what comes behind a piece is the rest of its document",
+    ),
     ("  name: gpt2", "  nam: gpt2", "2: model.nam", "unknown key; did you mean name?"),
     ("  name: gpt2", "  seed: 1", "2: model.seed", "unknown key; expected one of name, revision"),
     ("  name: gpt2", "  dtype: auto", "1: model.name", "missing; expected `name: ...`, hub id"),
@@ -1148,13 +1205,24 @@ MODEL = st.builds(
         ),
     ),
 )
+FILES = NAME | st.lists(NAME, min_size=1, max_size=3)
 SOURCE = st.one_of(
     st.fixed_dictionaries({"texts": st.lists(TEXT, min_size=1, max_size=3)}),
     st.fixed_dictionaries({"file": NAME}, optional={"texts": st.none()}),
     st.fixed_dictionaries(
         {
             "dataset": st.fixed_dictionaries(
-                {"name": TEXT}, optional={"subset": st.none() | TEXT, "split": TEXT}
+                {"name": TEXT.filter(lambda name: name not in BUILDERS)},
+                optional={
+                    "subset": st.none() | TEXT,
+                    "split": TEXT,
+                    "streaming": st.booleans(),
+                    "data_files": st.none() | FILES | st.dictionaries(TEXT, FILES, min_size=1),
+                },
+            )
+            | st.fixed_dictionaries(
+                {"name": st.sampled_from(BUILDERS), "data_files": FILES},
+                optional={"streaming": st.booleans()},
             )
         }
     ),
@@ -1177,6 +1245,11 @@ INPUTS = st.builds(
         too_long=st.sampled_from(["truncate", "error"]),
         batch_tokens=COUNT,
     ),
+) | st.builds(  # long documents
+    lambda source, most, rest: {**source, "max_tokens": most, "too_long": "split", **rest},
+    SOURCE.filter(lambda source: "random" not in source),
+    st.integers(100, 1000),
+    some(stride=st.none() | st.integers(1, 99), limit=st.none() | COUNT),
 )
 RECORD = st.sampled_from(RECORD_KINDS) | st.sampled_from(
     ["output.1", "output@1", "input.hidden_states", "input.0@12", "output._x9"]
@@ -1323,7 +1396,8 @@ def test_the_schema_describes_every_field() -> None:
 # What JSON Schema cannot say: relations of two numbers, and what is gone once the text is read.
 BEYOND_SCHEMA = re.compile(
     r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range|"
-    r"have no fields|leave one out|such as 2024|goes with match|would be the same|draws nothing"
+    r"have no fields|leave one out|such as 2024|goes with match|would be the same|draws nothing|"
+    r"tokens of a piece|data_files have no"
 )
 
 

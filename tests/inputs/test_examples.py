@@ -21,8 +21,9 @@ from hypothesis import given, settings, strategies as st
 from probekit.config.loading import load_config
 from probekit.config.probeconfig import ProbeConfig
 from probekit.errors import ConfigError
-from probekit.inputs import making, texts as reading
+from probekit.inputs import making
 from probekit.inputs.contents import Codec, Encoded
+from probekit.inputs.datasets import opening
 from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import look_through, make_examples
 
@@ -303,7 +304,7 @@ def test_a_data_set_that_cannot_be_had_is_named(dataset: str, tmp_path: Path) ->
 
 
 def test_a_hub_out_of_reach_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "hub_in_reach", lambda: False)
+    monkeypatch.setattr(opening, "hub_in_reach", lambda: False)
     before = datasets.config.HF_HUB_OFFLINE
     with pytest.raises(ConfigError, match=r"inputs\.dataset: imdb .*hub is out of reach, .*Give"):
         read(dataset={"name": "imdb"})

@@ -83,6 +83,7 @@ from .schema import (
     NEWEST as NEWEST,
     NONFINITE as NONFINITE,
     OVERFLOW as OVERFLOW,
+    PARTIAL_FILE as PARTIAL_FILE,
     RUN_FILE as RUN_FILE,
     SHARDS_FOLDER as SHARDS_FOLDER,
     Format as Format,

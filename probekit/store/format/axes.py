@@ -132,6 +132,7 @@ def declare(examples: Axis, *inner: Axis) -> Mapping[str, Axis]:
     return {axis.name: axis for axis in (whole, *inner)}
 
 
+_OF_DOCUMENTS = "`inputs.too_long: split`"
 _OF_CHATS = "where contents stand in what the chat template writes; there for chats alone"
 _OF_SEVERAL = "`generate.samples` or `generate.beams`; not there where a prompt is one example"
 _OF_TEXTS = "the tokenizer's offsets; not there where it says none, as for random tokens"
@@ -166,6 +167,29 @@ AXES: Mapping[str, Axis] = declare(
                 means="what the beam search ranked the sequence by: its log-probability, divided "
                 "by the number of generated tokens",
                 source="`generate.beams`; there for beams alone",
+            ),
+            Column(
+                name="document",
+                dtype="<i8",
+                since=1,
+                means="number of the document that the example is a piece of, over the whole run",
+                source=_OF_DOCUMENTS,
+            ),
+            Column(
+                name="document_start",
+                dtype="<i4",
+                since=1,
+                unit=TOKEN,
+                means="place in its document of the example's first own token, from 0",
+                source=_OF_DOCUMENTS,
+            ),
+            Column(
+                name="document_char_start",
+                dtype="<i4",
+                since=1,
+                unit="character",
+                means="place in its document's text of the example's own, from 0",
+                source=f"{_OF_DOCUMENTS}, and where tokens have char_start",
             ),
         ),
     ),
@@ -204,6 +228,14 @@ AXES: Mapping[str, Axis] = declare(
                 unit="character",
                 means="the character behind the last one: char_start where it covers none",
                 source=_OF_TEXTS,
+            ),
+            Column(
+                name="document_position",
+                dtype="<i4",
+                since=1,
+                unit=TOKEN,
+                means="place of the token in its document, from 0; -1 for a special token",
+                source=_OF_DOCUMENTS,
             ),
             Column(
                 name="role",

@@ -24,6 +24,7 @@ INDEX_FILE = "trace.h5"
 INDEX_RECORD = "trace.json"
 INPUTS_FILE = "inputs.h5"
 INPUTS_RECORD = "inputs.json"
+PARTIAL_FILE = "inputs.partial"  # rows of a source that is read once, until the inputs are sealed
 LIBVER = ("v108", "v110")  # files that HDF5 1.10 reads, and all that came after it
 SHARDS_FOLDER = "shards"
 

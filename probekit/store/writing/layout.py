@@ -61,7 +61,7 @@ class ShardTables:
         choices: Mapping[str, Array],
         counts: Mapping[str, Array],
         users: Sequence[UserColumn] = (),
-        places: Mapping[str, Array] | None = None,
+        of_examples: Mapping[str, Array] | None = None,
         **more: Array | Named | None,
     ) -> Self:
         """Give the tables of texts and their tokens.
@@ -74,13 +74,13 @@ class ShardTables:
             choices: see the class.
             counts: see the class.
             users: see the class.
-            places: other columns of the examples, `[example]`.
+            of_examples: other columns of the examples, `[example]`.
             more: other columns of the tokens, `[token]`; None where there is none.
         """
         tokens = {"id": token_ids, **{k: v for k, v in more.items() if v is not None}}
         return cls(
             n_rows={TOKEN: n_tokens},
-            columns={EXAMPLE: {"id": ids, "text": texts, **(places or {})}, TOKEN: tokens},
+            columns={EXAMPLE: {"id": ids, "text": texts, **(of_examples or {})}, TOKEN: tokens},
             choices=choices,
             counts=counts,
             users=users,

@@ -1,8 +1,9 @@
-"""Long texts: how few of their characters give their first tokens, exactly.
+"""Long texts: how few of their characters give their first tokens, exactly, and the next ones.
 
 Knows the parts that a fast tokenizer says it is made of; calls nothing of it but its own splitting
 of three characters. A text may be cut between a letter and a space that a letter follows, in ASCII,
-where what stands behind the cut can change no token before it:
+where what stands behind the cut can change no token before it, nor what stands before it one behind
+it (but that the first word of all is spelled otherwise):
 
 - every normalizer looks at single characters, or at marks that combine with the one before;
 - every pre-tokenizer looks at runs of one kind of character, of which none holds such a place, and
@@ -17,10 +18,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 _LONG = 20_000  # characters; a shorter text is encoded whole, in no time
+_WINDOW = 1 << 18  # characters of a long text that are encoded at a time
+_TRIED = 1000  # places, before a text is taken for one that may not be cut
 _PER_TOKEN = 16  # characters of a token, more than most have
 _PLACE = re.compile("[A-Za-z] (?=[A-Za-z])")
 _OVER = re.compile("[A-Za-z][ \u2581\u0120]")  # a space is spelled in three ways
@@ -65,6 +70,39 @@ def head_ends(text: str, n_tokens: int) -> Iterator[int]:
             return
         yield place.start() + 1
         end = 2 * place.start()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A part of a long text that is encoded by itself, and which of its tokens are the text's."""
+
+    begin: int  # the first character that is encoded
+    end: int  # the one behind the last
+    first: int  # tokens that begin at this character, or later, are those of the whole text,
+    last: int  # and that begin before this one
+
+
+def windows(text: str, may_cut: Callable[[str, int], bool]) -> Iterator[Window]:
+    """Give the parts to encode one after another; together they give each token once.
+
+    A part begins a word early, since a first word can be spelled otherwise than in the middle, and
+    ends a word late, since the last token may say that it covers the space behind it.
+
+    Args:
+        text: of any length; a short one is one window.
+        may_cut: says of a place whether the tokens on either side know nothing of the other.
+    """
+    begin = first = 0
+    while len(text) - first > _WINDOW + _LONG:
+        found = _PLACE.finditer(text, first + _WINDOW)
+        tried = (place.start() + 1 for place in islice(found, _TRIED))
+        places = [*islice((place for place in tried if may_cut(text, place)), 3)]
+        if len(places) < 3:
+            break
+        next_begin, next_first, end = places
+        yield Window(begin=begin, end=end, first=first, last=next_first)
+        begin, first = next_begin, next_first
+    yield Window(begin=begin, end=len(text), first=first, last=len(text) + 1)
 
 
 class Cutting:
