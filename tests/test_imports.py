@@ -26,7 +26,7 @@ ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch"),
     *("analysis.logitlens", "analysis.readouts", "analysis"),
     *("capture", "hooks", "planning", "inputs", "inputs.chats"),
-    *("models", "models.places", "models.places.tiny", "models.forward"),
+    *("models", "models.athand", "models.places", "models.places.tiny", "models.forward"),
     *("trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config", "config.patterns"),
 )
@@ -49,6 +49,7 @@ HEAVY = (
         "hooks",
         "planning",
         "models",
+        "models.athand",
         "models.forward",
         "models.places",
         "models.places.tiny",
