@@ -89,9 +89,8 @@ def build_skeleton(
     kernel = {"auto": {}, "eager": {"attn_implementation": "eager"}}.get(
         attention, {"attn_implementation": "sdpa"}
     )
-    without_values = FakeTensorMode()  # type: ignore[no-untyped-call]
     told = _explained(where, kind.__name__, hf_config, kind)
-    with BUILDING, without_values, Answers(), torch.no_grad(), told:
+    with BUILDING, FakeTensorMode(), Answers(), torch.no_grad(), told:  # type: ignore[no-untyped-call]
         model = _build(kind, hf_config, dtype, kernel)
         made_of = describe(model) if details else {}
         seen = _look(model, model)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationMixin
 
 from probekit import models
 from probekit.config import ProbeConfig
@@ -107,7 +106,7 @@ def outline_at_hand(config: ProbeConfig, hand: AtHand, n_keys: int) -> Outline:
 
 
 def _no_generation(hand: AtHand) -> str:
-    if not (isinstance(hand.inner, GenerationMixin) and hand.inner.can_generate()):
+    if not hand.inner.can_generate():
         return f"{type(hand.inner).__name__} does not generate"
     if hand.inner is not hand.model:
         return (

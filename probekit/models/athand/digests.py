@@ -118,7 +118,7 @@ def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
         return
     tensor = tensor if tensor.ndim else tensor.reshape(1)
     n_rows = max(1, _BLOCK // (tensor.numel() // len(tensor)))
-    for rows in tensor.split(n_rows):
+    for rows in torch.split(tensor, n_rows):
         digest.update(rows.cpu().contiguous().view(torch.uint8).numpy())
 
 

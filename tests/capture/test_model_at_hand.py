@@ -1,0 +1,442 @@
+"""A model in memory: what is recorded of it, what it is afterwards, and which runs go on with it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import by_hand
+import lent_models as lent
+import pytest
+import tiny_models as tiny
+import torch
+from by_hand import EXAMPLES
+from lent_models import MODELS
+
+import probekit
+from probekit.errors import CaptureError, PlanError, ProbekitError, StoreError
+
+MANY_SHARDS = {"store__shard_bytes": 1, "probes": [{"modules": "**.mlp"}]}
+
+
+class MineError(Exception):
+    pass
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Any:
+    return lent.tokenizer(tmp_path)
+
+
+def run(folder: Path, model: Any, words: Any, **more: Any) -> probekit.Trace:
+    options = {key: more.pop(key) for key in list(more) if key in OPTIONS}
+    return probekit.run(lent.config(folder, **more), model=model, tokenizer=words, **options)
+
+
+OPTIONS = ("digest", "overwrite", "repair", "self_check", "on_progress", "on_start")
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in by_hand.shard_files(folder)}
+
+
+# --- true: what is stored is what bare hooks see on the very object
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_output_equals_a_hand_written_hook_bit_for_bit(tmp_path, words, name):
+    model = MODELS[name]()
+    before = lent.marks(model)
+    trace = run(tmp_path / "t", model, words)
+    assert lent.marks(model) == before
+    assert trace.provenance["model_name"] == f"memory:{type(model).__name__}"
+    assert lent.outputs_equal_hooks(tmp_path / "t", model) > 30
+
+
+@pytest.mark.parametrize("name", ["adapted", "copied", "headless", "steered"])
+def test_portable_names_lie_inside_of_what_wraps_a_model(tmp_path, words, name):
+    model = MODELS[name]()
+    trace = run(tmp_path / "t", model, words, probes=[{"sites": ["resid_post", "z", "pattern"]}])
+    blocks = [path for path, m in model.named_modules() if path.endswith(("h.2", "layers.2"))]
+    rows = by_hand.watch_batches(model.eval())(f"{blocks[0]}/output")
+    site = trace.select("resid_post", layer=2)
+    assert site.name == f"{blocks[0]}/output"
+    assert by_hand.bits_of(tmp_path / "t", site.name) == by_hand.tensor_bits(rows)
+    assert len(trace.site_names) == 9
+
+
+def test_generation_is_that_of_transformers(tmp_path, words):
+    model = lent.tuned()
+    before = lent.marks(model)
+    probes = [{"sites": "resid_post"}]
+    trace = run(tmp_path / "t", model, words, probes=probes, generate={"max_new_tokens": 4})
+    assert lent.marks(model) == before
+    model.eval()
+    for number, ids in enumerate(EXAMPLES):
+        given = torch.tensor([ids])
+        found = model.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=4, do_sample=False
+        )
+        assert trace.examples[number].token_ids.tolist() == found[0].tolist()
+
+
+def test_a_run_from_memory_equals_one_from_the_saved_folder(tmp_path, words):
+    model = tiny.build("gpt2")
+    source = by_hand.save_model(tmp_path / "model", model)
+    run(tmp_path / "memory", model, words)
+    probekit.run(by_hand.config(source, tmp_path / "folder", probes=lent.OUTPUTS))
+    names = by_hand.site_names(tmp_path / "memory" / "trace.h5")
+    assert names == by_hand.site_names(tmp_path / "folder" / "trace.h5")
+    for name in names:
+        folders = (tmp_path / "memory", tmp_path / "folder")
+        assert len({by_hand.bits_of(folder, name) for folder in folders}) == 1, name
+
+
+def test_rotary_tables_that_the_user_has_stretched_are_fresh_in_a_run_and_stretched_after(
+    tmp_path, words
+):
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    made = {"rope_parameters": rope, "max_position_embeddings": 16}
+    model, fresh = tiny.build("llama", **made), tiny.build("llama", **made)
+    with torch.no_grad():
+        model(input_ids=torch.arange(40)[None] + 3)
+    assert not torch.equal(model.model.rotary_emb.inv_freq, fresh.model.rotary_emb.inv_freq)
+    before = lent.marks(model)
+    probes = [{"sites": "resid_post"}]
+    run(tmp_path / "t", model, words, probes=probes)
+    run(tmp_path / "fresh", fresh, words, probes=probes)
+    assert lent.marks(model) == before
+    assert shard_bytes(tmp_path / "t") == shard_bytes(tmp_path / "fresh")
+
+
+# --- no mark
+
+
+def test_nothing_is_left_after_an_error_a_ctrl_c_and_a_second_run(tmp_path, words):
+    model = lent.checkpointed()
+    model.transformer_calls = 0
+    model.model.layers[0].register_forward_hook(lambda *_: None)
+    before = lent.marks(model)
+    for error in (MineError, KeyboardInterrupt):
+
+        def fail(progress: Any, error: Any = error) -> None:
+            raise error
+
+        with pytest.raises(error):
+            run(tmp_path / "t", model, words, on_progress=fail, **MANY_SHARDS)
+        assert lent.marks(model) == before
+    for _ in range(2):
+        run(tmp_path / "t", model, words, **MANY_SHARDS)
+        assert lent.marks(model) == before
+    model(**by_hand.pad(EXAMPLES)).logits.sum().backward()  # and it trains on
+
+
+def test_nothing_is_left_by_a_model_that_fails_while_it_is_looked_at(tmp_path, words):
+    model = lent.checkpointed()
+
+    def fail(*_: Any) -> None:
+        raise MineError("mine")
+
+    model.model.layers[1].register_forward_hook(fail)
+    before = lent.marks(model)
+    with pytest.raises(PlanError, match="run on token ids alone.*MineError: mine"):
+        run(tmp_path / "t", model, words)
+    assert lent.marks(model) == before
+
+
+def test_a_thread_that_dies_leaves_nothing_and_the_model_is_free(tmp_path, words):
+    import ctypes
+
+    model, seen = lent.checkpointed(), threading.Event()
+    before = lent.marks(model)
+    died = []
+
+    def work() -> None:
+        try:
+            run(tmp_path / "t", model, words, on_progress=lambda _: seen.set(), **MANY_SHARDS)
+        except MineError:
+            died.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert seen.wait(60)
+    kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    assert kill(ctypes.c_ulong(thread.ident), ctypes.py_object(MineError)) == 1
+    thread.join(60)
+    assert died or len(probekit.open(tmp_path / "t").examples) == len(EXAMPLES)
+    assert lent.marks(model) == before
+    run(tmp_path / "t", model, words, **MANY_SHARDS)
+
+
+def test_a_model_that_another_run_has_is_refused_until_it_ends(tmp_path, words):
+    model = lent.adapted()
+    refused = []
+
+    def again(progress: Any) -> None:
+        with pytest.raises(CaptureError, match="another run has this .* already, in the thread"):
+            run(tmp_path / "other", model.inside, words, **MANY_SHARDS)
+        refused.append(progress)
+
+    run(tmp_path / "t", model, words, on_progress=again, **MANY_SHARDS)
+    assert len(refused) == len(EXAMPLES)
+    run(tmp_path / "other", model.inside, words, **MANY_SHARDS)
+
+
+def test_merging_classes_are_not_asked_to_merge(tmp_path, words):
+    class Merging(lent.LoRALinear):
+        def train(self, mode: bool = True) -> Any:
+            raise MineError("merged")
+
+    model = lent.replaced(tiny.build("llama"), "up_proj", Merging)
+    run(tmp_path / "t", model, words, **MANY_SHARDS)
+
+
+# --- runs that go on
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+import lent_models as lent, probekit
+folder = Path(sys.argv[1])
+def kill(progress):
+    if progress.examples == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+config = lent.config(folder / "t", store__shard_bytes=1, probes=[{"modules": "**.mlp"}])
+words = lent.tokenizer(folder)
+probekit.run(config, model=lent.adapted(), tokenizer=words, on_progress=kill)
+"""
+
+
+def test_a_run_that_was_killed_goes_on_with_the_same_weights_to_equal_bytes(tmp_path, words):
+    tests = Path(__file__).parents[1]
+    paths = [str(tests), str(tests / "capture")]
+    command = [sys.executable, "-c", KILLED, str(tmp_path), *paths]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    n_sealed = len(by_hand.shard_files(tmp_path / "t"))
+    assert 0 < n_sealed < len(EXAMPLES)
+    begun = []
+    run(
+        tmp_path / "t",
+        lent.adapted(),
+        words,
+        on_start=lambda *counts: begun.append(counts),
+        **MANY_SHARDS,
+    )
+    assert begun == [(n_sealed, len(EXAMPLES))]
+    run(tmp_path / "whole", lent.adapted(), words, **MANY_SHARDS)
+    assert shard_bytes(tmp_path / "t") == shard_bytes(tmp_path / "whole")
+
+
+def cut(folder: Path, model: Any, words: Any, **more: Any) -> None:
+    """Cut a run short after some shards."""
+
+    def stop(progress: Any) -> None:
+        if progress.examples == 3:
+            raise MineError
+
+    with pytest.raises(MineError):
+        run(folder, model, words, on_progress=stop, **MANY_SHARDS, **more)
+    assert by_hand.shard_files(folder)
+
+
+def other_weights(model: Any) -> None:
+    with torch.no_grad():
+        model.lm_head.weight[5, 5] += 1e-3
+
+
+def other_buffer(model: Any) -> None:
+    model.model.rotary_emb.inv_freq[0] += 1e-3
+
+
+def other_setting(model: Any) -> None:
+    model.model.layers[1].mlp.up_proj.scaling = 1.0
+
+
+def other_config(model: Any) -> None:
+    model.config.rms_norm_eps = 1e-3
+
+
+def other_kernel(model: Any) -> None:
+    model.set_attn_implementation("eager")
+
+
+def other_class(model: Any) -> None:
+    model.model.layers[0].mlp.act_fn = torch.nn.GELU()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (other_weights, "has other weights"),
+        (other_buffer, "has other weights"),
+        (other_setting, "is built or set otherwise"),
+        (other_config, "is built or set otherwise"),
+        (other_kernel, "is built or set otherwise"),
+        (other_class, "is built or set otherwise"),
+    ],
+)
+def test_another_model_is_refused_by_what_differs(tmp_path, words, change, said):
+    model = lent.replaced(tiny.build("llama"), "up_proj", lent.LoRALinear)
+    cut(tmp_path / "t", model, words)
+    other = copy.deepcopy(model)
+    change(other)
+    for repair in (False, True):
+        with pytest.raises(StoreError, match=rf"another run \(the model in memory {said}\)"):
+            run(tmp_path / "t", other, words, repair=repair, **MANY_SHARDS)
+    run(tmp_path / "t", model.train().requires_grad_(False), words, **MANY_SHARDS)
+
+
+def test_a_finished_run_is_opened_again_only_by_its_own_model(tmp_path, words):
+    model = lent.quantized()
+    run(tmp_path / "t", model, words, **MANY_SHARDS)
+    before = {file: by_hand.fingerprint(file) for file in by_hand.shard_files(tmp_path / "t")}
+    started = []
+    run(tmp_path / "t", model, words, on_start=lambda *n: started.append(n), **MANY_SHARDS)
+    assert started == [(6, 6)]
+    assert {file: by_hand.fingerprint(file) for file in before} == before
+    model.model.layers[0].mlp.up_proj.qweight[0, 0] += 1
+    with pytest.raises(StoreError, match="has other weights"):
+        run(tmp_path / "t", model, words, **MANY_SHARDS)
+
+
+def test_a_damaged_shard_is_computed_again_from_the_model(tmp_path, words):
+    model = lent.tuned()
+    run(tmp_path / "t", model, words, **MANY_SHARDS)
+    whole = shard_bytes(tmp_path / "t")
+    file = by_hand.shard_files(tmp_path / "t")[2]
+    file.write_bytes(file.read_bytes()[:-100])
+    assert not probekit.verify(tmp_path / "t").whole
+    run(tmp_path / "t", model, words, repair=True, **MANY_SHARDS)
+    assert probekit.verify(tmp_path / "t").whole
+    assert shard_bytes(tmp_path / "t") == whole
+
+
+def test_without_a_digest_a_run_is_whole_and_cannot_go_on(tmp_path, words):
+    model = tiny.build("gpt2")
+    run(tmp_path / "whole", model, words, digest=False, **MANY_SHARDS)
+    assert len(probekit.open(tmp_path / "whole").examples) == len(EXAMPLES)
+    cut(tmp_path / "t", model, words, digest=False)
+    for digest in (False, True):
+        with pytest.raises(StoreError, match=r"not digested \(digest=False\).*--overwrite"):
+            run(tmp_path / "t", model, words, digest=digest, **MANY_SHARDS)
+    run(tmp_path / "t", model, words, digest=False, overwrite=True, **MANY_SHARDS)
+
+
+def test_two_models_of_one_name_are_two_in_a_comparison(tmp_path, words):
+    probes = [{"sites": "resid_post"}]
+    run(tmp_path / "a", tiny.build("llama"), words, probes=probes)
+    run(tmp_path / "b", lent.tuned(), words, probes=probes)
+    assert probekit.compare(tmp_path / "a", tmp_path / "b").matrices
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    assert not probekit.compare(tmp_path / "a", tmp_path / "c").matrices
+
+
+# --- bad input
+
+
+class Plain(torch.nn.Module):
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return input_ids
+
+
+def spread() -> Any:
+    model = tiny.build("llama")
+    model.lm_head.to("meta")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "said"),
+    [
+        ("gpt2", {}, r"model is 'gpt2' \(text\); expected a torch.nn.Module"),
+        (Plain(), {}, "Plain is no model of transformers.*probekit.record"),
+        (spread(), {}, "not in memory .*meta device"),
+        (tiny.build("gpt2"), {"model__dtype": "bfloat16"}, "model.dtype: given bfloat16.*float32"),
+        (tiny.build("gpt2"), {"model__device": "cuda"}, "model.device: given cuda.*has cpu"),
+        (tiny.build("gpt2"), {"model__attention": "eager"}, "model.attention: given eager.*sdpa"),
+        (tiny.build("gpt2"), {"model__weights": "random"}, "model.weights: .*leave it out"),
+        (tiny.build("gpt2"), {"model__revision": "v1"}, "model.revision: .*leave it out"),
+        (tiny.build("gpt2"), {"model__overrides": {"n_layer": 1}}, "model.overrides: .*leave it"),
+        (tiny.build("gpt2"), {"model__tokenizer": "x"}, "model.tokenizer: .*a tokenizer came with"),
+        (tiny.build("t5") if "t5" in tiny.CONFIGS else Plain(), {}, "probekit.record"),
+        (
+            lent.adapted(),
+            {"generate": {"max_new_tokens": 2}},
+            "Wrapper wraps LlamaForCausalLM, which generates past it",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_told_in_one_message(tmp_path, words, model, more, said):
+    with pytest.raises(ProbekitError, match=said):
+        run(tmp_path / "t", model, words, **more)
+
+
+def test_what_a_config_says_as_the_model_is_no_contradiction(tmp_path, words):
+    same = {"model__name": "gpt2", "model__dtype": "float32", "model__attention": "sdpa"}
+    plan = probekit.plan(
+        lent.config(tmp_path / "t", model__device="cpu", **same),
+        model=tiny.build("gpt2"),
+        tokenizer=words,
+    )
+    assert plan.config.model.name == "memory:gpt2"
+    assert len(plan.sites) > 30
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "said"),
+    [
+        ("gpt2", r"tokenizer is 'gpt2' \(text\); expected a tokenizer of transformers"),
+        (None, "model.tokenizer: .*no tokenizer came with it"),
+    ],
+)
+def test_texts_need_a_tokenizer(tmp_path, tokenizer, said):
+    with pytest.raises(ProbekitError, match=said):
+        run(tmp_path / "t", tiny.build("gpt2"), tokenizer)
+
+
+def test_a_tokenizer_of_another_model_is_told(tmp_path):
+    with pytest.raises(
+        ProbekitError, match=r"token id 100 .*vocabulary \(0..49\).*does not belong"
+    ):
+        small = tiny.build("gpt2", vocab_size=50)
+        run(tmp_path / "t", small, lent.tokenizer(tmp_path))
+
+
+def test_token_ids_need_no_tokenizer(tmp_path):
+    config = lent.config(tmp_path / "t", inputs={"tokens": [list(ids) for ids in EXAMPLES]})
+    trace = probekit.run(config, model=tiny.build("gpt2"))
+    assert trace.examples[0].token_ids.tolist() == list(EXAMPLES[0])
+
+
+def test_patterns_that_only_eager_attention_shows_are_refused_and_the_kernel_stays(tmp_path, words):
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = BloomForCausalLM(BloomConfig(vocab_size=101, hidden_size=32, n_layer=2, n_head=4))
+    before = lent.marks(model)
+    probes = [{"modules": "**.self_attention", "record": "pattern"}]
+    with pytest.raises(PlanError, match=r"runs with .*set_attn_implementation"):
+        run(tmp_path / "t", model, words, probes=probes)
+    assert lent.marks(model) == before
+
+
+@pytest.mark.parametrize("more", [{"tokenizer": object()}, {"digest": False}])
+def test_what_goes_with_a_model_is_refused_without_one(tmp_path, more):
+    with pytest.raises(PlanError, match="goes with model="):
+        probekit.run(by_hand.config("sample:tiny-gpt2", tmp_path, probes=lent.OUTPUTS), **more)
+
+
+@pytest.mark.parametrize("call", [probekit.run, probekit.plan])
+def test_a_config_that_names_a_model_in_memory_needs_python(tmp_path, call):
+    config = lent.config(tmp_path / "t", model__name="memory:mine")
+    with pytest.raises(ProbekitError, match="memory:mine is a model in memory.*probekit.run"):
+        call(config)
+    assert os.listdir(tmp_path) == []
