@@ -93,7 +93,7 @@ def outline_at_hand(config: ProbeConfig, hand: AtHand, n_keys: int) -> Outline:
             raise
         raise PlanError(
             f"{error}. Under eager attention it may; this model runs with {hand.kernel}, which a "
-            'run does not change: call model.set_attn_implementation("eager") first'
+            'run does not change: load it with attn_implementation="eager"'
         ) from error
     return Outline(
         skeleton=skeleton,

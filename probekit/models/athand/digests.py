@@ -67,8 +67,8 @@ def _is_setting(value: Any) -> bool:
 def weights_digest(model: torch.nn.Module) -> str:
     """Digest every byte of a model's parameters and buffers, a block at a time.
 
-    What several modules share counts once. What a module saves in a form of its own (packed and
-    quantized weights) is read from there.
+    A parameter that several modules share counts once. What a module saves in a form of its own
+    (packed and quantized weights) is read from there.
 
     Raises:
         PlanError: if the bytes of one cannot be read.
@@ -78,7 +78,8 @@ def weights_digest(model: torch.nn.Module) -> str:
     for name, tensor in _tensors(model):
         if id(tensor) in seen:
             continue
-        seen.add(id(tensor))
+        if isinstance(tensor, torch.nn.Parameter):  # two tables may be one for a while
+            seen.add(id(tensor))
         try:
             _add(digest, name, tensor.detach())
         except (RuntimeError, TypeError, NotImplementedError) as error:
