@@ -108,6 +108,12 @@ def look_at(hand: AtHand, where: str = "model.name") -> Skeleton:
     Raises:
         PlanError: if the model does not run on token ids alone.
     """
+    if "input_ids" not in _parameters(hand.model, hand.inner):
+        takes = ", ".join(inspect.signature(hand.model.forward).parameters)
+        raise PlanError(
+            f"{where}: {hand.name}.forward({takes}) takes no input_ids; call its argument so, or "
+            f"give the {type(hand.inner).__name__} inside"
+        )
     with _explained(where, hand.name, hand.hf_config, type(hand.inner)), torch.no_grad():
         seen = _look(hand.model, hand.inner, hand.device)
     return _skeleton(seen, hand.hf_config, hand.name, where, {})

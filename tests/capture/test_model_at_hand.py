@@ -16,11 +16,14 @@ import lent_models as lent
 import pytest
 import tiny_models as tiny
 import torch
+import yaml
 from by_hand import EXAMPLES
 from lent_models import MODELS
 from transformers import FalconConfig, FalconForCausalLM
+from typer.testing import CliRunner
 
 import probekit
+from probekit.cli.commands import app
 from probekit.errors import CaptureError, PlanError, ProbekitError, StoreError
 from probekit.inputs import ALONE
 
@@ -29,6 +32,10 @@ MANY_SHARDS = {"store__shard_bytes": 1, "probes": [{"modules": "**.mlp"}]}
 
 class MineError(Exception):
     pass
+
+
+class KilledError(BaseException):
+    """What nobody takes for an error of the model's."""
 
 
 @pytest.fixture
@@ -173,14 +180,14 @@ def test_a_thread_that_dies_leaves_nothing_and_the_model_is_free(tmp_path, words
     def work() -> None:
         try:
             run(tmp_path / "t", model, words, on_progress=lambda _: seen.set(), **MANY_SHARDS)
-        except MineError:
+        except KilledError:
             died.append(True)
 
     thread = threading.Thread(target=work)
     thread.start()
     assert seen.wait(60)
     kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    assert kill(ctypes.c_ulong(thread.ident), ctypes.py_object(MineError)) == 1
+    assert kill(ctypes.c_ulong(thread.ident), ctypes.py_object(KilledError)) == 1
     thread.join(60)
     assert died or len(probekit.open(tmp_path / "t").examples) == len(EXAMPLES)
     assert lent.marks(model) == before
@@ -368,6 +375,11 @@ class Plain(torch.nn.Module):
         return input_ids
 
 
+class Renaming(lent.Wrapper):
+    def forward(self, ids: torch.Tensor) -> Any:
+        return self.inside(ids)
+
+
 def spread() -> Any:
     model = tiny.build("llama")
     model.lm_head.to("meta")
@@ -379,6 +391,7 @@ def spread() -> Any:
     [
         ("gpt2", {}, r"model is 'gpt2' \(text\); expected a torch.nn.Module"),
         (Plain(), {}, "Plain is no model of transformers.*probekit.record"),
+        (Renaming(tiny.build("gpt2")), {}, r"Renaming.forward\(ids\) takes no input_ids"),
         (spread(), {}, "not in memory .*meta device"),
         (tiny.build("gpt2"), {"model__dtype": "bfloat16"}, "model.dtype: given bfloat16.*float32"),
         (tiny.build("gpt2"), {"model__device": "cuda"}, "model.device: given cuda.*has cpu"),
@@ -447,15 +460,47 @@ def test_patterns_that_only_eager_attention_shows_are_refused_and_the_kernel_sta
     assert len(run(tmp_path / "t", model, words, probes=probes).site_names) == 3
 
 
+def test_a_block_that_was_taken_out_is_told_and_the_others_are_recorded(tmp_path, words):
+    model = tiny.build("gpt2")
+    model.transformer.h = model.transformer.h[:2]
+    trace = run(tmp_path / "t", model, words, probes=[{"sites": "resid_post"}])
+    assert trace.site_names == ("transformer.h.0/output", "transformer.h.1/output")
+    with pytest.raises(PlanError, match=r"transformer.h.2 is no module of this GPT2LMHeadModel"):
+        run(tmp_path / "u", model, words, probes=[{"sites": "resid_post", "layers": [2]}])
+
+
+def test_head_out_of_an_adapted_projection_is_refused(tmp_path, words):
+    class Linear(lent.LoRALinear):
+        """Called as PEFT calls it."""
+
+    model = lent.replaced(tiny.build("llama"), "o_proj", Linear)
+    with pytest.raises(PlanError, match="no one linear map reads its heads"):
+        run(tmp_path / "t", model, words, probes=[{"sites": "head_out"}])
+    with pytest.raises(PlanError, match="Linear with more in it reads its heads"):
+        probekit.record(model, "model.layers.0.self_attn/head_out")
+
+
 @pytest.mark.parametrize("more", [{"tokenizer": object()}, {"digest": False}])
 def test_what_goes_with_a_model_is_refused_without_one(tmp_path, more):
     with pytest.raises(PlanError, match="goes with model="):
         probekit.run(by_hand.config("sample:tiny-gpt2", tmp_path, probes=lent.OUTPUTS), **more)
 
 
-@pytest.mark.parametrize("call", [probekit.run, probekit.plan])
-def test_a_config_that_names_a_model_in_memory_needs_python(tmp_path, call):
+@pytest.mark.parametrize("command", ["run", "plan", "tokens", "modules", "run --repair"])
+def test_the_command_line_says_that_a_model_in_memory_needs_python(tmp_path, command):
+    file = tmp_path / "memory.yaml"
     config = lent.config(tmp_path / "t", model__name="memory:mine")
-    with pytest.raises(ProbekitError, match=r"memory:mine is a model in memory.*probekit.run"):
-        call(config)
-    assert not [*tmp_path.iterdir()]
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    said = CliRunner().invoke(app, [*command.split(), str(file)])
+    assert isinstance(said.exception, ProbekitError)
+    assert "model.name: memory:mine is a model in memory, which only Python" in str(said.exception)
+    assert [*tmp_path.iterdir()] == [file]
+
+
+def test_info_report_verify_and_merge_need_no_model(tmp_path, words):
+    run(tmp_path / "t", tiny.build("gpt2"), words, probes=[{"sites": "resid_post"}])
+    for command in ("info", "verify", f"report -o {tmp_path / 'r.html'}"):
+        said = CliRunner().invoke(app, [*command.split(), str(tmp_path / "t")])
+        assert said.exit_code == 0, said.output
+    said = CliRunner().invoke(app, ["merge", str(tmp_path / "t"), str(tmp_path / "one.h5")])
+    assert said.exit_code == 0, said.output
