@@ -15,7 +15,15 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_utils import AttentionInterface
 
+import probekit
+
 OUTPUTS = [{"modules": "**"}]
+MANY_SHARDS = {"store__shard_bytes": 1, "probes": [{"modules": "**.mlp"}]}
+OPTIONS = ("digest", "overwrite", "repair", "self_check", "on_progress", "on_start")
+
+
+class MineError(Exception):
+    pass
 
 
 def tokenizer(folder: Path, n_words: int = tiny.D_VOCAB) -> Any:
@@ -30,6 +38,16 @@ def config(store: Path, probes: Any = OUTPUTS, **more: Any) -> dict[str, Any]:
     return {key: value for key, value in made.items() if key != "model"} | (
         {"model": own} if own else {}
     )
+
+
+def run(folder: Path, model: Any, words: Any, **more: Any) -> probekit.Trace:
+    """Run a model in memory; `more` is options of `run`, and keys of the config."""
+    options = {key: more.pop(key) for key in list(more) if key in OPTIONS}
+    return probekit.run(config(folder, **more), model=model, tokenizer=words, **options)
+
+
+def shard_bytes(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in by_hand.shard_files(folder)}
 
 
 def marks(model: nn.Module) -> dict[str, Any]:
