@@ -27,7 +27,7 @@ ROOMS = (
     *("analysis.logitlens", "analysis.readouts", "analysis"),
     *("capture", "capture.selfcheck", "hooks", "planning", "inputs", "inputs.documents"),
     *("inputs.datasets", "inputs.chats"),
-    *("models", "models.places", "models.places.tiny", "models.forward"),
+    *("models", "models.athand", "models.places", "models.places.tiny", "models.forward"),
     *("trace", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config", "config.patterns"),
 )
@@ -50,6 +50,7 @@ HEAVY = (
         "hooks",
         "planning",
         "models",
+        "models.athand",
         "models.forward",
         "models.places",
         "models.places.tiny",

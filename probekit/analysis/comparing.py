@@ -84,7 +84,10 @@ def compare(
 
 
 def _two_models(a: Trace, b: Trace) -> bool:
-    keys = ("model_name", "model_revision", "model_weights", "model_class", "n_layers", "d_model")
+    keys = (
+        *("model_name", "model_revision", "model_weights", "model_digest", "model_class"),
+        *("n_layers", "d_model"),
+    )
     return any(a.provenance.get(key) != b.provenance.get(key) for key in keys)
 
 

@@ -6,12 +6,14 @@ Knows the order: whether the run is finished, what is wrong, then the walk, whic
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit import models
 from probekit.capture.read import Read
-from probekit.config import ProbeConfig, load_config
-from probekit.planning import look_first
+from probekit.config import ProbeConfig
+from probekit.planning import given, look_first
 from probekit.stages import LIBRARIES, OnStage, unseen
 from probekit.trace import Trace, open_trace
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 def run(
     config: str | Path | Mapping[str, Any] | ProbeConfig,
     *,
+    model: Any = None,
+    tokenizer: Any = None,
+    digest: bool = True,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
     repair: bool = False,
@@ -41,6 +46,12 @@ def run(
 
     Args:
         config: a YAML file's path, a mapping, or a config.
+        model: a model of transformers in memory, or what wraps one: it runs as it is, in eval mode,
+            and is left as it was. A config that names a model says what to call it; one without
+            `model` gets the name of its class.
+        tokenizer: that goes with the model.
+        digest: tell the model by its weights, so that a run that was cut short goes on with this
+            very model alone. False saves reading them, and such a run cannot go on.
         overrides: `key=value` strings, as `--set` takes them.
         overwrite: begin anew where the folder holds another run.
         repair: check every byte of what is sealed already, and compute what is damaged again.
@@ -62,7 +73,7 @@ def run(
         CaptureError: the model failed, or gave something else than was planned.
         StoreError: the trace cannot be written, or what is sealed already is damaged.
     """
-    config = load_config(config, overrides=overrides)
+    config, hand = given(config, model, tokenizer, overrides=overrides, digest=digest)
     on_note = on_note or unseen
     on_stage = on_stage or unseen
     if not (overwrite or repair) and (finished := Read.of(config).finished()) is not None:
@@ -71,20 +82,22 @@ def run(
         if on_start is not None:
             on_start(finished.n_shards, finished.n_shards)
         return open_trace(config.store.folder)
-    look_first(config, anew=overwrite, repair=repair)
+    look_first(config, anew=overwrite, repair=repair, at_hand=hand is not None)
     on_stage(LIBRARIES)
     # Not earlier: it imports torch, which takes seconds.
     from probekit.capture.running import carry_out
 
-    return carry_out(
-        config,
-        overwrite=overwrite,
-        repair=repair,
-        force=force,
-        self_check=self_check,
-        on_plan=on_plan,
-        on_note=on_note,
-        on_start=on_start,
-        on_stage=on_stage,
-        on_progress=on_progress,
-    )
+    with nullcontext() if hand is None else models.borrowed(hand):
+        return carry_out(
+            config,
+            hand=hand,
+            overwrite=overwrite,
+            repair=repair,
+            force=force,
+            self_check=self_check,
+            on_plan=on_plan,
+            on_note=on_note,
+            on_start=on_start,
+            on_stage=on_stage,
+            on_progress=on_progress,
+        )

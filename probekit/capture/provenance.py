@@ -14,7 +14,7 @@ import torch
 
 from probekit import models
 from probekit.capture.read import meanings_of, version_of
-from probekit.config import digest_of_format_1
+from probekit.config import IN_MEMORY, digest_of_format_1
 from probekit.errors import StoreError
 from probekit.invocation import command_of_this_process
 from probekit.planning import Plan
@@ -38,7 +38,8 @@ def run_record(plan: Plan, layout: Format) -> RunRecord:
         else plan.examples.digest,
         "model_class": plan.skeleton.model_class,
         "model_commit": _commit(plan),
-        "model_digest": models.model_digest(plan.config),
+        "model_digest": None if plan.at_hand else models.model_digest(plan.config),
+        **(plan.at_hand.identity if plan.at_hand else {}),
     }
     shards = [shard.to_json() for shard in plan.shards]
     if layout == schema.FIRST:
@@ -85,11 +86,12 @@ def about(plan: Plan, layout: Format) -> dict[str, Any]:
         **_versions(),
         "python_version": platform.python_version(),
         "model_name": model.name,
-        "model_revision": model.revision,
+        "model_revision": None if plan.at_hand else model.revision,
         "model_commit": _commit(plan),
         "model_class": plan.skeleton.model_class,
         "model_type": plan.skeleton.hf_config.model_type,
-        "model_weights": model.weights,
+        "model_weights": "at hand" if plan.at_hand else model.weights,
+        "model_digest": plan.at_hand.identity["model_weights"] if plan.at_hand else None,
         "trust_remote_code": model.trust_remote_code or None,
         "n_parameters": plan.skeleton.n_parameters,
         "n_layers": sizes.n_layers,
@@ -99,7 +101,7 @@ def about(plan: Plan, layout: Format) -> dict[str, Any]:
         "d_mlp": sizes.d_mlp,
         "d_head": sizes.d_head,
         "d_vocab": sizes.d_vocab,
-        "tokenizer": (model.tokenizer or model.name) if plan.tokenizer is not None else None,
+        "tokenizer": _tokenizer(plan),
         "dtype": str(plan.dtype).removeprefix("torch."),
         "seed": plan.config.seed,
         **_about_generation(plan),
@@ -155,8 +157,7 @@ def about_model(
 
 
 def _device(plan: Plan) -> str:
-    where = plan.config.where("model.device")
-    return _named(models.compute_device(plan.config.model, where))
+    return _named(plan.device)
 
 
 def _named(device: torch.device) -> str:
@@ -165,4 +166,15 @@ def _named(device: torch.device) -> str:
 
 
 def _commit(plan: Plan) -> str | None:
-    return getattr(plan.skeleton.hf_config, "_commit_hash", None)
+    # Of a model in memory it says what it was loaded from, and not what it is.
+    return None if plan.at_hand else getattr(plan.skeleton.hf_config, "_commit_hash", None)
+
+
+def _tokenizer(plan: Plan) -> str | None:
+    """Name the tokenizer that the inputs were read with."""
+    model = plan.config.model
+    if plan.tokenizer is None:
+        return None
+    if plan.at_hand is not None and model.tokenizer is None:
+        return f"{IN_MEMORY}{type(plan.tokenizer).__name__}"
+    return model.tokenizer or model.name

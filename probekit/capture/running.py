@@ -13,7 +13,6 @@ import torch
 from probekit import models
 from probekit.capture import selfcheck
 from probekit.capture.beams import search_shard
-from probekit.capture.freshstate import FreshState
 from probekit.capture.generation import shard_generator
 from probekit.capture.oddvalues import Tally
 from probekit.capture.provenance import about, about_model, run_record, session
@@ -25,6 +24,7 @@ from probekit.config import ProbeConfig
 from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
 from probekit.hooks import OrderRecorder
 from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Budget, tokenizing
+from probekit.models import AtHand, FreshState
 from probekit.planning import Plan, free_bytes, make_plan, shortage
 from probekit.stages import FIRST_BATCH, SELF_CHECK, WEIGHTS, OnStage
 from probekit.store import (
@@ -55,6 +55,7 @@ __all__ = ["Progress", "Watcher", "capture", "carry_out"]
 def carry_out(
     config: ProbeConfig,
     *,
+    hand: AtHand | None,
     overwrite: bool,
     repair: bool,
     force: bool,
@@ -67,12 +68,12 @@ def carry_out(
 ) -> Trace:
     """Carry out a config, after a look at what needs no model; see `run` in beginning.py."""
     read = Read.of(config)
-    plan = make_plan(config, anew=overwrite, on_stage=on_stage)
+    plan = make_plan(config, hand=hand, anew=overwrite, on_stage=on_stage)
     if on_plan is not None:
         on_plan(plan)
     if not force and (short := shortage(plan.contents, overwrite=overwrite)) is not None:
         raise PlanError(f"{short}. Make room, record less, or begin anyway with --force")
-    device = models.compute_device(config.model, config.where("model.device"))
+    device = plan.device
     path, where = config.store.folder, config.where("store.path")
     layout = NEWEST if overwrite else format_of(path, repair=repair)
     record = run_record(plan, layout)
@@ -95,7 +96,7 @@ def carry_out(
             models.forget_parsed()
         else:
             on_stage(WEIGHTS)
-            model = models.load_model(config, plan.skeleton.hf_config, device, plan.attention)
+            model = hand.model if hand else _loaded(plan)
             _check_model(model, plan)
             fresh = FreshState(model)
             on_stage(SELF_CHECK)
@@ -132,6 +133,13 @@ def carry_out(
     if todo:
         _warn_of_counts(trace)
     return trace
+
+
+def _loaded(plan: Plan) -> torch.nn.Module:
+    loaded: torch.nn.Module = models.load_model(
+        plan.config, plan.skeleton.hf_config, plan.device, plan.attention
+    )
+    return loaded
 
 
 def _checked(

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from probekit.capture import packing
-from probekit.capture.freshstate import FreshState
 from probekit.capture.oddvalues import Tally
 from probekit.capture.packing import Batch
 from probekit.capture.receiver import Receiver
@@ -24,7 +23,7 @@ from probekit.capture.transfer import RowSink, Transfer
 from probekit.errors import CaptureError, ProbekitError, ProbekitWarning
 from probekit.hooks import ForwardStopped, OrderRecorder
 from probekit.inputs import Budget, shards
-from probekit.models import forward_arguments, out_of_memory
+from probekit.models import FreshState, forward_arguments, out_of_memory
 from probekit.planning import Plan
 from probekit.store import FLOATS, NONFINITE, OVERFLOW, Format, ShardSpec, ShardTables, ShardWriter
 from probekit.wording import counted

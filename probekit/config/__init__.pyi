@@ -25,6 +25,7 @@ from .patterns import (
     unmatched_choices as unmatched_choices,
 )
 from .probeconfig import (
+    IN_MEMORY as IN_MEMORY,
     EinopsConfig as EinopsConfig,
     ModelConfig as ModelConfig,
     ProbeConfig as ProbeConfig,

@@ -26,7 +26,7 @@ from probekit.config.keyplaces import (
     parse_path,
     path_text,
 )
-from probekit.config.probeconfig import ProbeConfig
+from probekit.config.probeconfig import IN_MEMORY, ProbeConfig
 from probekit.config.pydanticwords import default_at, mistakes_of
 from probekit.config.yamltext import read_file, read_value
 from probekit.errors import ConfigError, Fault
@@ -43,7 +43,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def load_config(
-    source: str | Path | Mapping[str, Any] | ProbeConfig, *, overrides: Sequence[str] = ()
+    source: str | Path | Mapping[str, Any] | ProbeConfig,
+    *,
+    overrides: Sequence[str] = (),
+    in_memory: str | None = None,
 ) -> ProbeConfig:
     """Load a config, or say everything that is wrong with it.
 
@@ -51,6 +54,8 @@ def load_config(
         source: The path of a YAML file, a mapping, or a config.
         overrides: ``key=value`` each, as given to ``--set``: ``model.name=gpt2``,
             ``probes[0].layers=[0, 1]``. An index one past the end appends.
+        in_memory: What a model is called that is at hand, where the source does not name it. Any
+            name gets ``memory:`` before it then, and the section ``model`` may be missing.
 
     Returns:
         The config.
@@ -58,7 +63,7 @@ def load_config(
     Raises:
         ConfigError: With one line for every fault, in the order of the text.
     """
-    if isinstance(source, ProbeConfig) and not overrides:
+    if isinstance(source, ProbeConfig) and not overrides and in_memory is None:
         return source
     mistakes: list[Mistake] = []
     if isinstance(source, str | Path):
@@ -74,6 +79,8 @@ def load_config(
         message = f"{given}, expected a mapping with the keys {keys}"
         raise ConfigError.of([Fault(places.where(()), message)])
     places, unusable = _with_overrides(tree, places, overrides)
+    if in_memory is not None:
+        _name_in_memory(tree, in_memory)
     return _validated(tree, places, mistakes, unusable)
 
 
@@ -83,6 +90,16 @@ def default_of(key: str) -> Any:
         return default_at(parse_path(key), ProbeConfig)
     except ConfigError:  # an odd name, which no key of ours has
         return None
+
+
+def _name_in_memory(tree: dict[str, Any], name: str) -> None:
+    """Name the model as one in memory, where there is none or another name."""
+    section = tree.get("model")
+    model = {} if section is None else section
+    named = model.get("name", name) if isinstance(model, dict) else None
+    if isinstance(named, str) and named and not named.startswith(IN_MEMORY):
+        # A path's first slash would make a URL of it.
+        tree["model"] = {**model, "name": IN_MEMORY + named.lstrip("/")}
 
 
 def _validated(

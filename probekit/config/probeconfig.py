@@ -59,6 +59,7 @@ from probekit.config.spots import POSITIONS_HELP, Positions, Where
 from probekit.config.yamltext import Dumper
 from probekit.wording import show
 
+IN_MEMORY = "memory:"  # before the name of a model that only a Python call gives
 _MOST_PATTERNS = 2000  # of all probes; a glob stands for any number of modules
 _DERIVED = ("top_k", "token_logprob", "entropy")  # kinds that are taken of what a site gives
 
@@ -71,8 +72,14 @@ def _one_or_some(words: Sequence[str]) -> dict[str, Any]:
 class ModelConfig(Part):
     """Which model, and how it is loaded and run."""
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether a Python call gives the model, and `name` is what it is called."""
+        return self.name.startswith(IN_MEMORY)
+
     name: Deciding[Place] = Field(
-        description="Hub id, local folder, .gguf file, or sample:tiny-gpt2 (ships with probekit)."
+        description="Hub id, local folder, .gguf file, sample:tiny-gpt2 (ships with probekit), or "
+        "memory: and a name, for a model that a Python call gives."
     )
     revision: Deciding[Text | None] = Field("main", description="Branch, tag or commit on the hub.")
     dtype: Deciding[Dtype] = Field(

@@ -13,7 +13,7 @@ import torch
 
 from probekit.errors import PlanError
 from probekit.models import build_skeleton
-from probekit.models.forward import LINEAR_CLASSES, AttentionShape, HeadsAt
+from probekit.models.forward import LINEAR_CLASSES, AttentionShape, HeadsAt, is_plain_map
 from probekit.planning import KERNEL_KINDS, MEANING
 
 
@@ -78,9 +78,11 @@ def projections(model: torch.nn.Module, paths: Collection[str]) -> dict[str, str
                 found[path] = more + shape.projection.removeprefix(less)
         if path not in found:
             raise PlanError(f"{path}: no one linear map reads its heads, so there is no head_out")
-        name = type(model.get_submodule(found[path])).__name__
-        if name not in LINEAR_CLASSES:
-            raise PlanError(f"{path}: {name} reads its heads, so there is no head_out")
+        reader = model.get_submodule(found[path])
+        if not is_plain_map(reader):
+            name = type(reader).__name__
+            what = f"{name} with more in it" if name in LINEAR_CLASSES else name
+            raise PlanError(f"{path}: {what} reads its heads, so there is no head_out")
     return found
 
 

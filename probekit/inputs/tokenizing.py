@@ -51,6 +51,11 @@ def load_tokenizer(config: ProbeConfig) -> Any:
         ConfigError: if it cannot be had.
     """
     key = "model.name" if config.model.tokenizer is None else "model.tokenizer"
+    if config.model.tokenizer is None and config.model.is_in_memory:
+        raise ConfigError(
+            f"{config.where('model.tokenizer')}: the model is in memory, and no tokenizer came "
+            "with it; give it (tokenizer=tokenizer, beside model=model), or name one here"
+        )
     name = config.model.tokenizer or config.model.name
     source = locate(name, config.where(key))
     revision = config.model.revision if config.model.tokenizer is None else None

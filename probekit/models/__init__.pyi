@@ -1,4 +1,10 @@
 from . import families as families, trust as trust
+from .athand import (
+    AtHand as AtHand,
+    FreshState as FreshState,
+    at_hand as at_hand,
+    borrowed as borrowed,
+)
 from .changedlater import changed_later as changed_later
 from .checkpoints import (
     check_kernel as check_kernel,
@@ -29,6 +35,7 @@ from .skeleton import (
     Skeleton as Skeleton,
     build_skeleton as build_skeleton,
     forward_arguments as forward_arguments,
+    look_at as look_at,
     plain_tokens as plain_tokens,
 )
 from .sources import Source as Source, hub_in_reach as hub_in_reach, locate as locate

@@ -32,13 +32,13 @@ def files_of(config: ProbeConfig) -> tuple[Path, ...] | None:
 
     Returns:
         The files; None where it is not clear which they are, such as where a model's own code runs,
-        which may read anything.
+        which may read anything, or where the model is in memory.
 
     Raises:
         ConfigError: if a name names nothing.
     """
     model = config.model
-    if model.trust_remote_code:
+    if model.trust_remote_code or model.is_in_memory:
         return None
     source = locate(model.name, config.where("model.name"))
     found = _local(source) if not source.on_hub else _of_hub_model(model, source)
@@ -90,7 +90,9 @@ def _nothing(source: Source, revision: str | None) -> Path:
     return Path(f"{source.place}@{revision}")
 
 
-def missing_files(config: ProbeConfig, *, to_run: bool) -> Iterator[Fault | ConfigError]:
+def missing_files(
+    config: ProbeConfig, *, to_run: bool, at_hand: bool = False
+) -> Iterator[Fault | ConfigError]:
     """Find what is wrong with the files of a config's model and tokenizer, before any is loaded.
 
     Not all is found so; what is found would be refused later too.
@@ -98,13 +100,14 @@ def missing_files(config: ProbeConfig, *, to_run: bool) -> Iterator[Fault | Conf
     Args:
         config: that names them.
         to_run: weights are needed, and the tokenizer for texts; without, the architecture alone.
+        at_hand: the model lies in memory already, and has no files.
     """
     model, key = config.model, config.where("model.name")
     source: Source | None = None
-    is_model = True
+    is_model = not at_hand
     try:
-        source = locate(model.name, key)
-        if not source.on_hub:
+        source = None if at_hand else locate(model.name, key)
+        if source is not None and not source.on_hub:
             yield from _missing(model, source, key, to_run=to_run)
             is_model = source.gguf_file is not None or (Path(source.place) / _CONFIG).is_file()
     except ConfigError as error:
@@ -119,7 +122,7 @@ def missing_files(config: ProbeConfig, *, to_run: bool) -> Iterator[Fault | Conf
             yield error
             return
     elif not is_model:
-        return  # a folder that is no model needs no tokenizer to be told of, too
+        return  # what is no folder of a model needs no tokenizer to be told of, too
     if source is not None and _has_no_tokenizer(source):
         yield Fault(key, no_tokenizer(source))
 

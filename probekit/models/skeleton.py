@@ -1,14 +1,16 @@
 """The skeleton of a model: what runs, in which order, on tensors of which shape; without weights.
 
 Knows transformers' models from outside: it builds one on fake tensors (shape and dtype, no memory)
-and runs it twice with other batch sizes and lengths, so that every axis shows what it is.
+and runs it twice with other batch sizes and lengths, so that every axis shows what it is. A model
+that is at hand is run so itself: it may be patched, wrapped or quantized.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -18,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.initialization import no_init_weights
 
 from probekit.errors import PlanError
+from probekit.models.athand import AtHand
 from probekit.models.checkpoints import instead_of_tokens, model_class
 from probekit.models.details import Details, describe
 from probekit.models.forward import (
@@ -35,6 +38,8 @@ from probekit.models.forward import (
     observe,
 )
 from probekit.models.places import BUILDING
+
+_NO_DEVICE = torch.device("cpu")  # of fake tensors: they have no memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,49 +89,111 @@ def build_skeleton(
     kernel = {"auto": {}, "eager": {"attn_implementation": "eager"}}.get(
         attention, {"attn_implementation": "sdpa"}
     )
-    with BUILDING, FakeTensorMode(), Answers(), torch.no_grad():  # type: ignore[no-untyped-call]
-        try:
-            model = _build(kind, hf_config, dtype, kernel)
-            modules = {path: type(m).__name__ for path, m in model.named_modules() if path}
-            made_of = describe(model) if details else {}
-            mixtures = mixtures_of(model)
-            watch = AttentionWatch(model, FIRST[1])
-            first = watch.watch(lambda: observe(model, partial(_run, model, *FIRST)))
-            second = observe(model, partial(_run, model, *SECOND))
-        except Exception as error:
-            # Whatever a model's own code raises when it is given nothing but tokens.
-            raise PlanError(
-                f"{where}: {kind.__name__} cannot be built and run on token ids alone, so it "
-                f"cannot be planned{_reason(error, hf_config, kind)}"
-            ) from error
-        n_parameters = sum(p.numel() for p in model.parameters())
-        arguments = frozenset(inspect.signature(model.forward).parameters)
-        if numbers_positions_itself(model):
-            arguments -= {"position_ids"}
-        adds_tokens = _adds_tokens(model)
-        head = model.get_output_embeddings()
-        heads = [path for path, module in model.named_modules() if module is head]
-    calls = compared(first, second)
+    told = _explained(where, kind.__name__, hf_config, kind)
+    with BUILDING, FakeTensorMode(), Answers(), torch.no_grad(), told:  # type: ignore[no-untyped-call]
+        model = _build(kind, hf_config, dtype, kernel)
+        made_of = describe(model) if details else {}
+        seen = _look(model, model)
+    # Here, where tensors have values again.
+    return _skeleton(seen, hf_config, kind.__name__, where, made_of)
+
+
+def look_at(hand: AtHand, where: str = "model.name") -> Skeleton:
+    """Run a model at hand twice, on a few tokens and on its own device, as it is.
+
+    Args:
+        hand: borrowed, so that it is in eval mode.
+        where: the place of the model's name, for messages.
+
+    Raises:
+        PlanError: if the model does not run on token ids alone.
+    """
+    if "input_ids" not in _parameters(hand.model, hand.inner):
+        takes = ", ".join(inspect.signature(hand.model.forward).parameters)
+        raise PlanError(
+            f"{where}: {hand.name}.forward({takes}) takes no input_ids; call its argument so, or "
+            f"give the {type(hand.inner).__name__} inside"
+        )
+    with _explained(where, hand.name, hand.hf_config, type(hand.inner)), torch.no_grad():
+        seen = _look(hand.model, hand.inner, hand.device)
+    return _skeleton(seen, hand.hf_config, hand.name, where, {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What two passes of a model have shown."""
+
+    model: torch.nn.Module
+    modules: Mapping[str, str]
+    mixtures: Mapping[str, Mixture]
+    watch: AttentionWatch
+    first: list[Call]
+    second: list[Call]
+    n_parameters: int
+    arguments: frozenset[str]
+    adds_tokens: bool
+    head: str | None
+
+
+def _look(model: torch.nn.Module, inner: Any, device: torch.device = _NO_DEVICE) -> _Seen:
+    """Run a model twice; `inner` is the model of transformers in it."""
+    accepted = _parameters(model, inner)
+    run = partial(_run, model, accepted, device)
+    watch = AttentionWatch(model, FIRST[1])
+    mixtures = mixtures_of(model)
+    first = watch.watch(lambda: observe(model, lambda: run(*FIRST)))
+    second = observe(model, lambda: run(*SECOND))
+    head = inner.get_output_embeddings()
+    heads = [path for path, module in model.named_modules() if module is head]
+    return _Seen(
+        model=model,
+        modules={path: type(m).__name__ for path, m in model.named_modules() if path},
+        mixtures=mixtures,
+        watch=watch,
+        first=first,
+        second=second,
+        n_parameters=sum(p.numel() for p in model.parameters()),
+        arguments=accepted - ({"position_ids"} if numbers_positions_itself(model) else set()),
+        adds_tokens=_adds_tokens(inner, device),
+        head=heads[0] if heads else None,
+    )
+
+
+def _skeleton(
+    seen: _Seen, hf_config: Any, name: str, where: str, details: Mapping[str, Details]
+) -> Skeleton:
+    calls = compared(seen.first, seen.second)
     if calls is None:
         raise PlanError(
-            f"{where}: {kind.__name__} runs other modules on longer texts, so it cannot be planned"
+            f"{where}: {name} runs other modules on longer texts, so it cannot be planned"
         )
     whole, *inner = calls
-    shapes = watch.shapes(calls)  # here, where tensors have values again
     return Skeleton(
         hf_config=hf_config,
-        model_class=kind.__name__,
-        n_parameters=n_parameters,
-        modules=modules,
+        model_class=name,
+        n_parameters=seen.n_parameters,
+        modules=seen.modules,
         calls=tuple(inner),
         outputs=whole.outputs,
-        arguments=arguments,
-        attention=shapes,
-        head=heads[0] if heads else None,
-        adds_tokens=adds_tokens,
-        mixtures=mixtures,
-        details=made_of,
+        arguments=seen.arguments,
+        attention=seen.watch.shapes(calls),
+        head=seen.head,
+        adds_tokens=seen.adds_tokens,
+        mixtures=seen.mixtures,
+        details=details,
     )
+
+
+@contextmanager
+def _explained(where: str, name: str, hf_config: Any, kind: Any) -> Iterator[None]:
+    """Say what whatever a model's own code raises means, when it is given nothing but tokens."""
+    try:
+        yield
+    except Exception as error:
+        raise PlanError(
+            f"{where}: {name} cannot be built and run on token ids alone, so it "
+            f"cannot be planned{_reason(error, hf_config, kind)}"
+        ) from error
 
 
 def _reason(error: Exception, hf_config: Any, kind: Any) -> str:
@@ -148,11 +215,12 @@ def _build(kind: Any, hf_config: Any, dtype: torch.dtype, kernel: dict[str, str]
     return model
 
 
-def _adds_tokens(model: Any) -> bool:
+def _adds_tokens(model: Any, device: torch.device) -> bool:
     """Say whether generating reads other tokens than it was given: XLNet and XLM add one."""
     if not model.can_generate():
         return False
-    given = {k: v for k, v in plain_tokens(model, *FIRST).items() if k != "position_ids"}
+    given = _tokens(_parameters(model, model), *FIRST, device)
+    given = {k: v for k, v in given.items() if k != "position_ids"}
     try:
         prepared = model.prepare_inputs_for_generation(is_first_iteration=True, **given)
     except Exception:  # whatever its own code wants besides tokens: the run will say
@@ -166,17 +234,37 @@ def forward_arguments(accepted: frozenset[str]) -> frozenset[str]:
     return accepted & {"input_ids", "attention_mask", "position_ids", "use_cache"}
 
 
-def _run(model: torch.nn.Module, n_batch: int, n_positions: int) -> None:
-    model(**plain_tokens(model, n_batch, n_positions))
+def _parameters(model: torch.nn.Module, inner: Any) -> frozenset[str]:
+    """Name what a forward takes; one that hands on whatever it is given takes what that takes."""
+    own = inspect.signature(model.forward).parameters
+    hands_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+    more = inspect.signature(inner.forward).parameters if hands_on and model is not inner else ()
+    return frozenset((*own, *more))
+
+
+def _run(
+    model: torch.nn.Module,
+    accepted: frozenset[str],
+    device: torch.device,
+    n_batch: int,
+    n_positions: int,
+) -> None:
+    model(**_tokens(accepted, n_batch, n_positions, device))
 
 
 def plain_tokens(model: torch.nn.Module, n_batch: int, n_positions: int) -> dict[str, Any]:
     """Give a forward what it takes of so many tokens: ids, mask and positions, and no cache."""
+    return _tokens(_parameters(model, model), n_batch, n_positions, _NO_DEVICE)
+
+
+def _tokens(
+    accepted: frozenset[str], n_batch: int, n_positions: int, device: torch.device
+) -> dict[str, Any]:
+    shape = (n_batch, n_positions)
     given = {
-        "input_ids": torch.zeros((n_batch, n_positions), dtype=torch.long),
-        "attention_mask": torch.ones((n_batch, n_positions), dtype=torch.long),
-        "position_ids": torch.arange(n_positions).expand(n_batch, -1),
+        "input_ids": torch.zeros(shape, dtype=torch.long, device=device),
+        "attention_mask": torch.ones(shape, dtype=torch.long, device=device),
+        "position_ids": torch.arange(n_positions, device=device).expand(n_batch, -1),
         "use_cache": False,
     }
-    wanted = forward_arguments(frozenset(inspect.signature(model.forward).parameters))
-    return {name: given[name] for name in wanted}
+    return {name: given[name] for name in forward_arguments(accepted)}

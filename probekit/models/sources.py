@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from probekit.arguments import at_home, no_path, unreachable
+from probekit.config import IN_MEMORY
 from probekit.errors import ConfigError
 from probekit.wording import shorten
 
@@ -53,8 +54,14 @@ def locate(name: str, where: str) -> Source:
     """Find out what a model's or tokenizer's name names.
 
     Raises:
-        ConfigError: if it names a sample, a folder or a file that does not exist.
+        ConfigError: if it names a sample, a folder or a file that does not exist, or a model that
+            is in memory.
     """
+    if name.startswith(IN_MEMORY):
+        raise ConfigError(
+            f"{where}: {shorten(name)} is a model in memory, which only Python can give: "
+            "probekit.run(config, model=model, tokenizer=tokenizer)"
+        )
     if name.startswith("sample:"):
         sample = name.removeprefix("sample:")
         if sample not in SAMPLES:

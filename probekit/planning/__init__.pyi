@@ -1,4 +1,4 @@
-from .asking import plan as plan
+from .asking import given as given, plan as plan
 from .diskspace import free_bytes as free_bytes, shortage as shortage
 from .familytable import (
     VERSIONS as VERSIONS,

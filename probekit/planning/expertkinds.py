@@ -28,6 +28,11 @@ def find(
     Raises:
         PlanError: if there is none, or it has neither a token nor an example axis.
     """
+    if module and module not in skeleton.modules:  # in memory a model may be built otherwise
+        raise PlanError(
+            f"{module} is no module of this {skeleton.model_class}, although its config has one "
+            "there; name modules, by `modules:`"
+        )
     if kind.name in EXPERT_KINDS:
         yield _find(skeleton, module, kind.name)
     else:

@@ -28,20 +28,23 @@ from probekit.store import (
 Found = Fault | ProbekitError
 
 
-def look_first(config: ProbeConfig, *, anew: bool = False, repair: bool = False) -> None:
+def look_first(
+    config: ProbeConfig, *, anew: bool = False, repair: bool = False, at_hand: bool = False
+) -> None:
     """Refuse a run for what needs no model to be seen, all of it together.
 
     Args:
         config: of the run.
         anew: what lies in its folder is to be removed.
         repair: a run.json that is damaged or lost may be written again.
+        at_hand: the model lies in memory already.
 
     Raises:
         ProbekitError: if anything is wrong; of the kind that it is, if it is of one.
     """
     place = [*_told(lambda: _look_at_place(config, anew=anew, repair=repair))]
     found = [
-        *models.missing_files(config, to_run=True),
+        *models.missing_files(config, to_run=True, at_hand=at_hand),
         *_told(lambda: _look_at_inputs(config, anew=anew)),
         *(place or _told(lambda: _look_at_rights(config))),
     ]
@@ -51,7 +54,7 @@ def look_first(config: ProbeConfig, *, anew: bool = False, repair: bool = False)
     raise_together(found)
 
 
-def look_ahead(config: ProbeConfig) -> tuple[str, ...]:
+def look_ahead(config: ProbeConfig, *, at_hand: bool = False) -> tuple[str, ...]:
     """Refuse a plan for what needs no model to be seen, and is wrong on any day and machine.
 
     Returns:
@@ -59,7 +62,7 @@ def look_ahead(config: ProbeConfig) -> tuple[str, ...]:
     """
     raise_together(
         [
-            *models.missing_files(config, to_run=False),
+            *models.missing_files(config, to_run=False, at_hand=at_hand),
             *_told(lambda: _look_at_inputs(config, anew=False)),
             *_told(lambda: _look_at_place(config, anew=False, repair=False)),
         ]

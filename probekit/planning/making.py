@@ -7,10 +7,8 @@ config is found here; carrying the plan out takes no decisions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import torch
 
 from probekit import models
 from probekit.config import ProbeConfig, digest_of_format_1, faults_once
@@ -27,11 +25,11 @@ from probekit.inputs import (
     shards,
     tokenizing,
 )
-from probekit.models import Skeleton, build_skeleton, families
+from probekit.models import AtHand, Skeleton, families
 from probekit.planning.codecs import codec_of, digest_of
+from probekit.planning.outline import Outline, outline_at_hand, outline_of, stop_of
 from probekit.planning.planned import Plan
-from probekit.planning.resolve import Resolver, SitePlan, moment
-from probekit.planning.tensors import Source
+from probekit.planning.resolve import Resolver, SitePlan
 from probekit.stages import ARCHITECTURE, TEXTS, TOKENIZER, OnStage, unseen
 from probekit.store import PER_EXAMPLE, ShardSpec, read_run
 from probekit.wording import by_count, counted
@@ -42,6 +40,7 @@ _LONGEST = 1 << 20  # tokens of an example, where neither model nor config says
 def make_plan(
     config: ProbeConfig,
     *,
+    hand: AtHand | None = None,
     inputs_needed: bool = True,
     anew: bool = False,
     on_stage: OnStage = unseen,
@@ -50,6 +49,7 @@ def make_plan(
 
     Args:
         config: what is asked for.
+        hand: the model, borrowed, where a Python call gives it.
         inputs_needed: False for a look ahead: where the tokenizer is out of reach the plan then
             has bytes a token and no totals, instead of being an error.
         anew: read the inputs again, also where a run in `store.path` has sealed them.
@@ -60,17 +60,19 @@ def make_plan(
         ConfigError: if the model, its tokenizer or the inputs cannot be had.
     """
     on_stage(ARCHITECTURE)
-    hf_config = models.load_hf_config(config, bundled=not inputs_needed)
-    dtype = models.compute_dtype(config.model, hf_config)
-    models.check_kernel(config, dtype)
-    short = models.settle(hf_config)
+    hf_config = hand.hf_config if hand else models.load_hf_config(config, bundled=not inputs_needed)
     limits = _limits(config, hf_config)
     notes = _limit_notes(config, hf_config)
-    outline = _outline(config, hf_config, dtype, limits.n_tokens or _LONGEST)
+    n_keys = limits.n_tokens or _LONGEST
+    outline = (
+        outline_at_hand(config, hand, n_keys) if hand else outline_of(config, hf_config, n_keys)
+    )
     _check_unused(config)
     _check_generation(config, outline)
     on_stage(TOKENIZER)
-    tokenizer = _tokenizer(config, notes, needed=inputs_needed)
+    tokenizer = hand.tokenizer if hand else None
+    if tokenizer is None:
+        tokenizer = _tokenizer(config, notes, needed=inputs_needed)
     origin = Origin(
         config=config,
         limits=limits,
@@ -83,7 +85,7 @@ def make_plan(
     if prompts is not None:
         extra = config.generate.max_new_tokens if config.generate else 0
         longest = int(prompts.n_tokens.max()) + extra
-        _check_switching(config, outline.skeleton, short, longest)
+        _check_switching(config, outline.skeleton, outline.short, longest)
         if any(site.source.n_keys not in (0, longest) for site in outline.sites):
             # Attention rows are as wide as the longest example, which is known only now.
             sites = Resolver(config, outline.skeleton, longest).sites()
@@ -104,11 +106,12 @@ def make_plan(
         )
     return Plan(
         config=config,
+        at_hand=hand,
         skeleton=outline.skeleton,
-        dtype=dtype,
+        dtype=outline.dtype,
         attention=outline.attention,
         sites=outline.sites,
-        stop=_stop(config, outline),
+        stop=stop_of(config, outline),
         examples=examples,
         choices=choices,
         origin=origin,
@@ -123,48 +126,7 @@ def make_plan(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outline:
-    """What is known without the inputs."""
-
-    skeleton: Skeleton
-    attention: str  # the kernel to load the model with
-    sites: tuple[SitePlan, ...]
-    notes: tuple[str, ...]
-
-
-def _outline(config: ProbeConfig, hf_config: Any, dtype: torch.dtype, n_keys: int) -> _Outline:
-    asked = config.model.attention
-    where = config.where("model.name")
-    skeleton = build_skeleton(hf_config, dtype, asked, where=where)
-    resolver = Resolver(config, skeleton, n_keys)
-    try:
-        sites, attention, notes = resolver.sites(), asked, resolver.notes
-    except PlanError:
-        if not resolver.needs_eager or asked != "auto":
-            raise
-        skeleton = build_skeleton(hf_config, dtype, "eager", where=where)
-        resolver = Resolver(config, skeleton, n_keys)
-        sites, attention = resolver.sites(), "eager"
-        notes = [
-            f"{skeleton.model_class} does not use transformers' attention interface: it runs with "
-            "eager attention here, which shows its patterns",
-            *resolver.notes,
-        ]
-    return _Outline(skeleton=skeleton, attention=attention, sites=sites, notes=tuple(notes))
-
-
-def _stop(config: ProbeConfig, outline: _Outline) -> Source | None:
-    """Find the source after which nothing more is needed of a forward pass; None to run it all."""
-    if not config.early_stop or config.generate or config.execution_order is True:
-        return None
-    if not outline.sites:
-        return None
-    last = max((s.source for s in outline.sites), key=lambda s: moment(outline.skeleton, s))
-    return last if last.module else None  # the model's own output is the end anyway
-
-
-def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
+def _check_generation(config: ProbeConfig, outline: Outline) -> None:
     """Refuse what cannot be recorded while tokens are generated."""
     if config.generate is None:
         return
@@ -174,10 +136,8 @@ def _check_generation(config: ProbeConfig, outline: _Outline) -> None:
             Fault(config.where(f"generate.{key}"), why)
             for key, why in config.generate.unused.items()
         ]
-    if not models.model_class(outline.skeleton.hf_config).can_generate():
-        faults.append(
-            Fault(config.where("generate"), f"{outline.skeleton.model_class} does not generate")
-        )
+    if outline.no_generation:
+        faults.append(Fault(config.where("generate"), outline.no_generation))
     if outline.skeleton.adds_tokens:
         reason = "reads other tokens than it was given while it generates: they are no row's"
         faults.append(Fault(config.where("generate"), f"{outline.skeleton.model_class} {reason}"))

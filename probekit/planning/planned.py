@@ -15,7 +15,7 @@ import torch
 from probekit import models
 from probekit.config import ProbeConfig
 from probekit.inputs import ANY_LENGTHS, ONE_LENGTH, Choices, Examples, Origin
-from probekit.models import Sizes, Skeleton, families
+from probekit.models import AtHand, Sizes, Skeleton, families
 from probekit.planning.diskspace import Contents, free_bytes, left_bytes, shortage
 from probekit.planning.resolve import SitePlan
 from probekit.planning.tensors import Source
@@ -38,11 +38,19 @@ class Plan:
     shards: tuple[ShardSpec, ...]  # empty without examples
     tokenizer: Any  # None for random inputs on a model without one
     notes: tuple[str, ...]  # what the user should know before the run
+    at_hand: AtHand | None = None  # the model, where a Python call gives it
 
     @cached_property
     def sizes(self) -> Sizes:
         """The model's sizes."""
         return families.sizes(self.skeleton.hf_config)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the model runs on."""
+        if self.at_hand is not None:
+            return self.at_hand.device
+        return models.compute_device(self.config.model, self.config.where("model.device"))
 
     @property
     def company(self) -> str:

@@ -109,6 +109,7 @@ from .refusing import (
     refuse_orphans as refuse_orphans,
 )
 from .runrecord import (
+    NOT_DIGESTED as NOT_DIGESTED,
     RunRecord as RunRecord,
     config_changes as config_changes,
     read_run as read_run,

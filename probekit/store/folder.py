@@ -44,7 +44,13 @@ from probekit.store.refusing import (
     refuse_foreign,
     refuse_orphans,
 )
-from probekit.store.runrecord import RunRecord, config_changes, free_changes, read_run
+from probekit.store.runrecord import (
+    NOT_DIGESTED,
+    RunRecord,
+    config_changes,
+    free_changes,
+    read_run,
+)
 from probekit.store.sealed import is_indexed, is_record, sealed_shards, shard_files
 
 _DIFFERS = {  # parts of a run's identity, where its config is the same
@@ -53,6 +59,8 @@ _DIFFERS = {  # parts of a run's identity, where its config is the same
     "inputs_digest": "the texts are others",
     "model_digest": "the model in its folder has changed",
     "model_commit": "the model on the hub has changed",
+    "model_architecture": "the model in memory is built or set otherwise",
+    "model_weights": "the model in memory has other weights",
     "sites": "the sites are others",
     "shards": "the shards are cut otherwise",
 }
@@ -161,17 +169,17 @@ class RunFolder:
             self._begin()
             return
         identity = earlier["identity"]
-        differs = [
-            key
+        differs = {
+            key: _differing(key, identity.get(key), value)
             for key, value in json.loads(json.dumps(self._record.identity)).items()
             if identity.get(key) != value
-        ]
+        }
         if differs:
             changes = config_changes(
                 earlier.get("provenance", {}).get("config"),
                 self._record.provenance.get("config"),
             )
-            what = changes or ", ".join(_DIFFERS.get(key, f"another {key}") for key in differs)
+            what = changes or ", ".join(differs.values())
             raise StoreError(f"{self._where}: {another_run(self.path, what)}")
         before = [earlier.get("provenance", {}), *sessions_of(self.path)][-1]
         self.changed = free_changes(before, self._session or self._record.provenance)
@@ -216,6 +224,16 @@ class RunFolder:
                     file.unlink()
             elif not has_index and is_record(file.name) and not file.with_suffix(".h5").exists():
                 file.unlink()
+
+
+def _differing(key: str, was: Any, now: Any) -> str:
+    """Say how a part of a run's identity differs."""
+    if key == "model_weights" and any(str(one).startswith(NOT_DIGESTED) for one in (was, now)):
+        return (
+            "its weights or these were not digested (digest=False), and nobody can tell whether "
+            "they are the same; a finished run is read by probekit.open"
+        )
+    return _DIFFERS.get(key, f"another {key}")
 
 
 def _attribute(shard: Path, name: str) -> Any:

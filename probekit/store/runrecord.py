@@ -18,6 +18,7 @@ from probekit.errors import ConfigError, StoreError
 from probekit.store.format import RUN_FILE, read_record
 from probekit.wording import shorten, show
 
+NOT_DIGESTED = "not digested"  # in a run's identity, of weights: equal to no others
 _SHOWN = 5  # changed settings named in a message
 _LONG = 63  # characters of one
 _ALWAYS = ("model", "inputs", "store")  # sections of every config, written or all at default

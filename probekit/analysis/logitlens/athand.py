@@ -65,6 +65,8 @@ def what_lens_lacks(trace: Trace) -> str | None:
         config = config_of(trace)
         if config.model.trust_remote_code:
             return f"{config.model.name} runs code of its own, which a look at a trace must not"
+        if config.model.is_in_memory:
+            return f"the model was in memory ({config.model.name}): lens(trace, model=...) takes it"
         if config.model.weights == "random":
             return f"the weights of {config.model.name} are random: a whole model would be drawn"
         files = files_of(config)

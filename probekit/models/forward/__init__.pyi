@@ -35,7 +35,11 @@ from .experts import (
     expert_names as expert_names,
     mixtures_of as mixtures_of,
 )
-from .headwrites import LINEAR_CLASSES as LINEAR_CLASSES, head_writes as head_writes
+from .headwrites import (
+    LINEAR_CLASSES as LINEAR_CLASSES,
+    head_writes as head_writes,
+    is_plain_map as is_plain_map,
+)
 from .modulepaths import block_of as block_of, layer_of as layer_of
 from .normscale import SCALE_KINDS as SCALE_KINDS, scale as scale
 from .places import Axes as Axes, places_first as places_first, sizes_of as sizes_of

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from probekit.models.forward.calls import BATCH, POSITION
 
 _ATEN = torch.ops.aten
+_LARGE = 1 << 20  # values; what a few tokens give on their way to a kernel are fewer
 
 
 def _named(*names: str) -> frozenset[Any]:
@@ -128,6 +129,13 @@ def _joined(step: _Step) -> Iterator[tuple[list[torch.Tensor], int]]:
         joined = [tensor for tensor in step.given if tensor.ndim > 1]  # not an empty one, [0]
         if len(joined) > 1:
             yield joined, axis
+
+
+def _without_large(given: Any) -> Any:
+    """Let go of weights, which a quantized model may have made for this one operation."""
+    if all(leaf.numel() <= _LARGE for leaf in tree_leaves(given) if isinstance(leaf, torch.Tensor)):
+        return given
+    return tree_map_only(torch.Tensor, lambda t: t if t.numel() <= _LARGE else None, given)
 
 
 class Ascent(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -252,8 +260,9 @@ class Ascent(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = {id(leaf) for leaf in tree_leaves((args, kwargs))}
         several = result if isinstance(result, tuple | list) else None
         for number, leaf in enumerate([result] if several is None else several):
-            if isinstance(leaf, torch.Tensor):
-                step = _Step(func, args, kwargs or {}, None if several is None else number)
+            if isinstance(leaf, torch.Tensor) and leaf.numel() <= _LARGE:
+                took = _without_large(args), _without_large(kwargs or {})
+                step = _Step(func, *took, None if several is None else number)
                 if id(leaf) in given:
                     self._written.setdefault(id(self._whole(leaf)), []).append(step)
                 else:

@@ -18,6 +18,7 @@ from probekit.models.forward.ascent import Ascent, Origin
 from probekit.models.forward.attention import SCORE_ARGUMENTS, AttentionCall, AttentionTap
 from probekit.models.forward.calls import BATCH, POSITION, Call
 from probekit.models.forward.descent import Descent, Reader
+from probekit.models.forward.headwrites import LINEAR_CLASSES, is_plain_map
 from probekit.models.forward.modulepaths import parent_of
 from probekit.wording import counted
 
@@ -135,6 +136,8 @@ class AttentionWatch:
                     origin if isinstance(origin, str) else _given_at(origin, shape, calls)
                 )
         projection = None if reader is None else reader.module
+        if projection is not None and _has_more(self._paths[projection]):
+            projection = None
         return replace(shape, elsewhere=elsewhere, projection=projection)
 
 
@@ -142,6 +145,11 @@ def _is_linear(module: torch.nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     is_map = isinstance(weight, torch.Tensor) and weight.ndim == 2
     return is_map and not isinstance(module, torch.nn.Embedding)
+
+
+def _has_more(module: torch.nn.Module) -> bool:
+    """Say whether a module is called a linear map, and is one with an adapter, or patched."""
+    return type(module).__name__ in LINEAR_CLASSES and not is_plain_map(module)
 
 
 def _reader(path: str, shape: AttentionShape, reader: Reader | None) -> Reader | None:

@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from probekit.errors import CaptureError
 
 LINEAR_CLASSES = ("Linear", "Conv1D")  # whose weight is the map: [out, in], and [in, out]
+_FORWARDS = (torch.nn.Linear.forward, Conv1D.forward)
+
+
+def is_plain_map(module: torch.nn.Module) -> bool:
+    """Say whether a module is a linear map and no more: adapters' classes are called Linear too."""
+    is_patched = "forward" in vars(module)
+    named = type(module).__name__ in LINEAR_CLASSES
+    return named and type(module).forward in _FORWARDS and not is_patched
 
 
 def head_writes(
@@ -32,7 +41,7 @@ def head_writes(
     """
     weight = getattr(projection, "weight", None)
     name = type(projection).__name__
-    if name not in LINEAR_CLASSES or not isinstance(weight, torch.Tensor):
+    if not is_plain_map(projection) or not isinstance(weight, torch.Tensor):
         raise CaptureError(f"head_out: {name} is no plain linear map, whose weight can be taken")
     if not weight.is_floating_point():
         raise CaptureError(f"head_out: the weight of {name} is {weight.dtype}, and quantized")
