@@ -93,17 +93,15 @@ def view_example(plan: Plan, number: int) -> ExampleView:
             )
         )
     columns = {c.type.name: c.value(0) for c in examples.columns(number, number + 1)}
-    places = examples.places(number, number + 1)
-    piece = {name: int(values[0]) for name, values in examples.pieces(number, number + 1).items()}
+    lies = examples.places(number, number + 1) | examples.pieces(number, number + 1)
+    lies.pop("document_char_start", None)
     return ExampleView(
         number=number,
         id=examples.id(number),
         text=text,
         columns=columns,
         tokens=tuple(tokens),
-        **{name: int(values[0]) for name, values in places.items()},
-        document=piece.get("document"),
-        document_start=piece.get("document_start"),
+        **{name: int(values[0]) for name, values in lies.items()},
     )
 
 

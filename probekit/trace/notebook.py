@@ -10,7 +10,7 @@ from pathlib import Path
 
 from probekit.store import EXAMPLE, INDEX_FILE, item_bytes
 from probekit.trace.names import collapse
-from probekit.trace.notebooktable import Table
+from probekit.trace.shown import Table
 from probekit.trace.site import Site
 from probekit.trace.trace import Trace
 from probekit.wording import counted, human_bytes

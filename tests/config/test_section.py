@@ -109,7 +109,7 @@ def test_what_decides_is_a_config_but_for_where_it_goes() -> None:
 def test_the_digest_of_format_1_takes_every_key_that_there_was() -> None:
     config = load_config(changed(generate={"max_new_tokens": 3}))
     since = {"examples", "columns", "tokens", "special_tokens"}  # 1.1
-    since |= {"messages", "chat_template", "template"}
+    since |= {"messages", "chat_template", "template", "stride"}
     free: dict[str, Any] = {
         "model": {"device"},
         "inputs": {"batch_tokens", *since},

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 from hypothesis import given, strategies as st
 
-from probekit.trace.characters import visible, visible_token
+from probekit.trace.shown.characters import visible, visible_token
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 from tags import Tags
 
-from probekit.trace.notebooktable import Marked, Table
+from probekit.trace.shown.tables import Marked, Table
 
 TABLE = Table(
     title="two\nlines",

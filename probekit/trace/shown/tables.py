@@ -12,7 +12,7 @@ from html import escape
 
 import numpy as np
 
-from probekit.trace.characters import visible_token
+from probekit.trace.shown.characters import visible_token
 from probekit.wording import counted
 
 _ROWS_SHOWN = 40
