@@ -90,7 +90,7 @@ def about(plan: Plan, layout: Format) -> dict[str, Any]:
         "model_commit": _commit(plan),
         "model_class": plan.skeleton.model_class,
         "model_type": plan.skeleton.hf_config.model_type,
-        "model_weights": "at hand" if plan.at_hand else model.weights,
+        "model_weights": "in-memory" if plan.at_hand else model.weights,
         "model_digest": plan.at_hand.identity["model_weights"] if plan.at_hand else None,
         "trust_remote_code": model.trust_remote_code or None,
         "n_parameters": plan.skeleton.n_parameters,

@@ -5,6 +5,7 @@ Knows each key's type, default and meaning; reads no file, and imports no such l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from probekit.config.section import Deciding, Free, Part
 from probekit.wording import show
 
 _SUCH_AS = {"json": "a.jsonl", "csv": "a.csv", "parquet": "a.parquet", "text": "a.txt"}
+_SLICED = re.compile(r"[\[+]")  # train[:10], train+test
 BUILDERS = tuple(_SUCH_AS)  # names that read files, whichever data_files says
 
 _FILES, _SPLITS = f"{TAG}files", f"{TAG}splits"
@@ -98,6 +100,20 @@ class DatasetInputs(Part):
                 f"{_SUCH_AS[name]}",
             )
         split = given.get("split", "train")
+        if name in BUILDERS and isinstance(split, str) and not isinstance(files, Mapping):
+            if split != "train":
+                yield (
+                    "split",
+                    f"given {show(split)}, and files that are given as paths are the split train; "
+                    "leave it out, or name them: data_files: {test: ...}. inputs.limit takes the "
+                    "first rows",
+                )
+        elif given.get("streaming") is True and isinstance(split, str) and _SLICED.search(split):
+            yield (
+                "split",
+                f"given {show(split)}, a part of a split, which a stream has not; leave "
+                "streaming out, or take the first rows with inputs.limit",
+            )
         if name in BUILDERS and isinstance(files, Mapping) and files and split not in files:
             yield (
                 "split",

@@ -173,7 +173,7 @@ class Examples:
 
     def token_ids(self, begin: int, end: int) -> Array:
         """Give the token ids of examples `begin` to `end`, int32 `[token]`."""
-        return np.concatenate([self._tokens.piece(*run) for run in self._runs(begin, end)])
+        return _joined([self._tokens.piece(*run) for run in self._runs(begin, end)])
 
     def spans(self, begin: int, end: int) -> dict[str, Array]:
         """Give the characters that the tokens of examples `begin` to `end` cover.
@@ -185,7 +185,7 @@ class Examples:
             return {}
         ends = self._tokens.ends
         runs = [self._spans[ends[first] : ends[last]] for first, last in self._runs(begin, end)]
-        spans = np.concatenate(runs).astype(np.int32)
+        spans = _joined(runs).astype(np.int32)
         return {"char_start": spans[:, 0], "char_end": spans[:, 1]}
 
     @property
@@ -326,6 +326,11 @@ class Examples:
             for begin in range(0, len(values), 1 << 22):
                 digest.update(np.ascontiguousarray(values[begin : begin + (1 << 22)]).data)
         return digest.hexdigest()
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """Lay arrays end to end; one alone stays as it is, mapped and not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _string(pieces: Pieces, number: int) -> str:

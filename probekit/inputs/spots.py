@@ -276,7 +276,10 @@ def _said_missing(spot: Where, examples: Examples, empty: Sequence[int]) -> str:
     same = f"; the same in {more:,} more {by_count(more, noun, f'{noun}s')}" if more else ""
     others = ""
     if of_documents is not None and np.count_nonzero(of_documents == of_documents[empty[0]]) > 1:
-        others = f", nor in another piece of document {of_documents[empty[0]]}"
+        others = (
+            f", nor in another piece of document {of_documents[empty[0]]}: what stands across two "
+            "pieces is in neither, unless inputs.stride makes them share it"
+        )
     return (
         f"{spot}{value} {why}, in example {example.number} "
         f"({shorten(example.text)!r}){others}{same}. Mend the text, or write missing: skip"

@@ -89,7 +89,7 @@ def build_skeleton(
     kernel = {"auto": {}, "eager": {"attn_implementation": "eager"}}.get(
         attention, {"attn_implementation": "sdpa"}
     )
-    told = _explained(where, kind.__name__, hf_config, kind)
+    told = _explained(f"{where}: {kind.__name__} cannot be built and run", hf_config, kind)
     with BUILDING, FakeTensorMode(), Answers(), torch.no_grad(), told:  # type: ignore[no-untyped-call]
         model = _build(kind, hf_config, dtype, kernel)
         made_of = describe(model) if details else {}
@@ -114,7 +114,8 @@ def look_at(hand: AtHand, where: str = "model.name") -> Skeleton:
             f"{where}: {hand.name}.forward({takes}) takes no input_ids; call its argument so, or "
             f"give the {type(hand.inner).__name__} inside"
         )
-    with _explained(where, hand.name, hand.hf_config, type(hand.inner)), torch.no_grad():
+    ran = f"model: {hand.name}, with all hooks that it has, fails"
+    with _explained(ran, hand.hf_config, type(hand.inner)), torch.no_grad():
         seen = _look(hand.model, hand.inner, hand.device)
     return _skeleton(seen, hand.hf_config, hand.name, where, {})
 
@@ -185,14 +186,19 @@ def _skeleton(
 
 
 @contextmanager
-def _explained(where: str, name: str, hf_config: Any, kind: Any) -> Iterator[None]:
-    """Say what whatever a model's own code raises means, when it is given nothing but tokens."""
+def _explained(failed: str, hf_config: Any, kind: Any) -> Iterator[None]:
+    """Say what whatever a model's own code raises means, when it is given nothing but tokens.
+
+    Args:
+        failed: which model did what.
+        hf_config: its architecture.
+        kind: its class.
+    """
     try:
         yield
     except Exception as error:
         raise PlanError(
-            f"{where}: {name} cannot be built and run on token ids alone, so it "
-            f"cannot be planned{_reason(error, hf_config, kind)}"
+            f"{failed} on token ids alone, so it cannot be planned{_reason(error, hf_config, kind)}"
         ) from error
 
 

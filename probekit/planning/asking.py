@@ -39,9 +39,9 @@ def given(
     if model is None:
         lone = {"tokenizer": tokenizer is not None, "digest=False": not digest}
         if alone := [name for name, is_there in lone.items() if is_there]:
+            named = "; a config names its tokenizer in model.tokenizer" if tokenizer else ""
             raise PlanError(
-                f"{alone[0]} goes with model=, a model in memory, which is not given; a config "
-                "names its tokenizer in model.tokenizer"
+                f"{alone[0]} goes with model=, a model in memory, which is not given{named}"
             )
         return load_config(config, overrides=overrides), None
     hand = models.at_hand(model, tokenizer, digest=digest)

@@ -16,7 +16,7 @@ from probekit.errors import StoreError
 from probekit.store import TOKEN, Scalar, is_choice
 from probekit.trace.site import Site
 from probekit.trace.tables import Tables
-from probekit.wording import numbered
+from probekit.wording import numbered, show_typed
 
 Array = np.ndarray[Any, Any]
 
@@ -109,6 +109,11 @@ class Documents(Sequence[Document]):
             StoreError: if the site's rows are of no tokens, or lie along the tokens of a piece.
         """
         pieces = self.pieces(number)
+        there = self._tables.path
+        if not isinstance(site, Site):
+            raise StoreError(f"given {show_typed(site)}, expected a site, as trace[...] gives it")
+        if site.trace.path != there:
+            raise StoreError(f"{site.name} is of {site.trace.path}; expected a site of {there}")
         if site.axis != TOKEN:
             raise StoreError(
                 f"{site.name} has one row for each {site.axis}, not for each token; "

@@ -116,6 +116,8 @@ def test_rows_of_a_document_are_those_with_most_tokens_before_them(
         found = trace.documents.rows(site, number)
         assert len(found) == trace.documents[number].n_tokens
         assert np.array_equal(found, wanted)
+    with pytest.raises(StoreError, match=r"given 'resid_post'.*, expected a site"):
+        trace.documents.rows("resid_post", 0)
     with pytest.raises(StoreError, match="lies along the tokens of a piece"):
         trace.documents.rows(trace.select("pattern", layer=0), 0)
 
@@ -150,6 +152,13 @@ def test_token_ids_are_split_without_special_tokens(tmp_path: Path) -> None:
     trace = probekit.run(config(tmp_path / "run", tokens=ids), self_check=False)
     assert [document.token_ids.tolist() for document in trace.documents] == ids
     assert [document.text for document in trace.documents] == TEXTS
+
+
+def test_a_site_of_another_trace_is_refused(trace: probekit.Trace, tmp_path: Path) -> None:
+    shutil.copytree(trace.path.parent, tmp_path / "copy")
+    other = probekit.open(tmp_path / "copy").select("resid_post", layer=0)
+    with pytest.raises(StoreError, match="expected a site of"):
+        trace.documents.rows(other, 0)
 
 
 def files(path: Path) -> dict[str, bytes]:

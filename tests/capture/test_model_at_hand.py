@@ -142,7 +142,9 @@ def test_nothing_is_left_by_a_model_that_fails_while_it_is_looked_at(tmp_path, w
 
     model.model.layers[1].register_forward_hook(fail)
     before = lent.marks(model)
-    with pytest.raises(PlanError, match=r"run on token ids alone.*MineError: mine"):
+    with pytest.raises(
+        PlanError, match=r"^model: .*, with all hooks.*, fails on token ids.*MineError: mine"
+    ):
         run(tmp_path / "t", model, words)
     assert lent.marks(model) == before
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from probekit.errors import CaptureError, PlanError, StoreError
 
 EVERYTHING = [{"modules": "**", "record": ["output", "input"]}]
 MLP = [{"modules": "transformer.h.*.mlp.act"}]
+go = partial(probekit.run, self_check=False)  # tests/capture/test_selfcheck.py has it
 
 
 @dataclass
@@ -147,7 +149,7 @@ def test_rows_stand_in_example_order_whatever_the_batches(captured):
 def test_a_run_leaves_torch_as_it_was(gpt2, tmp_path):
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP, model__weights="random"))
+    go(by_hand.config(gpt2, tmp_path / "t", probes=MLP, model__weights="random"))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
@@ -163,9 +165,7 @@ def test_stored_values_are_cast_as_torch_casts_them(gpt2, tmp_path, model, store
     probes = [{"modules": ["transformer.h.1.mlp.act", "transformer.wte"], "record": "output"}]
     probes.append({"modules": "transformer.wte", "record": "input"})
     folder = tmp_path / "trace"
-    probekit.run(
-        by_hand.config(gpt2, folder, probes=probes, model__dtype=model, store__dtype=store)
-    )
+    go(by_hand.config(gpt2, folder, probes=probes, model__dtype=model, store__dtype=store))
     plain = AutoModelForCausalLM.from_pretrained(gpt2, dtype=getattr(torch, model))
     rows = by_hand.watch_batches(plain)
     for name in ("transformer.h.1.mlp.act/output", "transformer.wte/output"):
@@ -195,7 +195,7 @@ def test_positions_keep_those_rows_of_each_example(gpt2, gpt2_rows, tmp_path, po
     name = "transformer.h.2/output"
     probes = [{"modules": "transformer.h.2", "positions": positions}]
     folder = tmp_path / "trace"
-    probekit.run(by_hand.config(gpt2, folder, probes=probes))
+    go(by_hand.config(gpt2, folder, probes=probes))
     begin, tokens = 0, []
     for ids in EXAMPLES:
         tokens += kept(range(begin, begin + len(ids)))
@@ -214,7 +214,7 @@ def test_several_choices_of_positions_live_in_one_trace(gpt2, gpt2_rows, tmp_pat
         {"modules": "transformer.h.2", "positions": "1:3"},
     ]
     folder = tmp_path / "trace"
-    probekit.run(by_hand.config(gpt2, folder, probes=probes))
+    go(by_hand.config(gpt2, folder, probes=probes))
     ends = np.cumsum([len(ids) for ids in EXAMPLES])
     middle = [
         t for end, ids in zip(ends, EXAMPLES, strict=True) for t in range(end)[-len(ids) :][1:3]
@@ -234,7 +234,7 @@ def test_a_tensor_without_positions_gives_one_row_an_example(tmp_path):
     source = by_hand.save_model(tmp_path / "model", bert)
     probes = [{"modules": ["classifier", "bert.pooler", "bert.pooler.dense"], "record": "output"}]
     probes.append({"modules": "bert.pooler", "record": "input"})  # the whole sequence goes in
-    probekit.run(by_hand.config(source, tmp_path / "trace", probes=probes))
+    go(by_hand.config(source, tmp_path / "trace", probes=probes))
     plain = type(bert).from_pretrained(source)
     for group in by_hand.batches():
         sites = by_hand.watch(plain, **by_hand.pad([EXAMPLES[n] for n in group])).sites()
@@ -259,7 +259,7 @@ def test_routers_with_tokens_folded_into_the_batch_give_one_row_a_token(tmp_path
     source = by_hand.save_model(tmp_path / "model", model)
     probes = [{"modules": "model.layers.*.mlp.gate", "record": ["output", "output.1", "input"]}]
     probes.append({"modules": "model.layers.*.mlp"})
-    trace = probekit.run(by_hand.config(source, tmp_path / "trace", probes=probes))
+    trace = go(by_hand.config(source, tmp_path / "trace", probes=probes))
     plain = AutoModelForCausalLM.from_pretrained(source)
     rows = by_hand.watch_batches(plain)
     alone = by_hand.watch(plain, input_ids=torch.tensor([EXAMPLES[1]]))
@@ -281,7 +281,7 @@ def test_a_value_is_taken_before_the_model_changes_it_in_place(gpt2, tmp_path, m
 
     alter_loaded_model(monkeypatch, in_place)
     probes = [{"modules": "transformer.h.0.mlp.{c_proj,dropout}", "record": ["output", "input"]}]
-    probekit.run(by_hand.config(gpt2, tmp_path / "trace", probes=probes))
+    go(by_hand.config(gpt2, tmp_path / "trace", probes=probes))
     plain = AutoModelForCausalLM.from_pretrained(gpt2)
     in_place(plain)
     rows = by_hand.watch_batches(plain)
@@ -318,7 +318,7 @@ PLANS = {
 def test_planned_bytes_are_the_bytes_in_the_sealed_store(gpt2, tmp_path, case):
     config = by_hand.config(gpt2, tmp_path / "trace", **PLANS[case])
     planned = probekit.plan(config).to_json()
-    probekit.run(config)
+    go(config)
     shards = by_hand.shard_files(tmp_path / "trace")
     assert len(shards) == planned["n_shards"]
     stored: dict[str, int] = {}
@@ -339,7 +339,7 @@ def test_planned_bytes_are_the_bytes_in_the_sealed_store(gpt2, tmp_path, case):
 
 def test_shards_hold_whole_examples_of_about_the_asked_size(gpt2, tmp_path):
     probes = [{"modules": "transformer.h.0"}]  # 32 float32 a token: 128 bytes
-    probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=probes, store__shard_bytes=2400))
+    go(by_hand.config(gpt2, tmp_path / "t", probes=probes, store__shard_bytes=2400))
     shards = by_hand.shard_files(tmp_path / "t")
     held = []
     for shard in shards:
@@ -352,7 +352,7 @@ def test_shards_hold_whole_examples_of_about_the_asked_size(gpt2, tmp_path):
 def test_many_shards_hold_and_the_index_shows_what_hooks_see(gpt2, tmp_path):
     folder = tmp_path / "trace"
     config = by_hand.config(gpt2, folder, probes=EVERYTHING, store__shard_bytes=250_000)
-    probekit.run(config)
+    go(config)
     plain = AutoModelForCausalLM.from_pretrained(gpt2)
     rows = by_hand.watch_batches(plain, shards=[[0, 1], [2], [3, 4], [5]])
     assert len(by_hand.shard_files(folder)) == 4
@@ -365,7 +365,7 @@ def test_many_shards_hold_and_the_index_shows_what_hooks_see(gpt2, tmp_path):
 def test_shards_follow_from_the_config_not_from_the_batches(gpt2, tmp_path):
     tables = []
     for size in (13, 30, 8192):
-        probekit.run(
+        go(
             by_hand.config(
                 gpt2,
                 tmp_path / f"{size}",
@@ -385,7 +385,7 @@ def test_shards_follow_from_the_config_not_from_the_batches(gpt2, tmp_path):
 
 def test_execution_is_what_hooks_log_for_every_batch(gpt2, tmp_path):
     folder = tmp_path / "trace"
-    probekit.run(by_hand.config(gpt2, folder, probes=MLP, execution_order=True))
+    go(by_hand.config(gpt2, folder, probes=MLP, execution_order=True))
     plain = AutoModelForCausalLM.from_pretrained(gpt2)
     group = by_hand.batches()[0]
     logged = by_hand.watch(plain, **by_hand.pad([EXAMPLES[n] for n in group])).events
@@ -411,14 +411,14 @@ def test_examples_of_a_forward_pass_are_numbered_over_the_whole_run(gpt2, tmp_pa
     config = by_hand.config(
         gpt2, tmp_path / "t", probes=MLP, execution_order=True, store__shard_bytes=20_000
     )
-    trace = probekit.run(config)
+    trace = go(config)
     assert len(by_hand.shard_files(tmp_path / "t")) > 1
     examples = sorted(e for f in trace.execution.forwards for e in f.examples)
     assert examples == list(range(len(EXAMPLES)))
 
 
 def test_without_execution_order_there_is_none(gpt2, tmp_path):
-    trace = probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
+    trace = go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
     with h5py.File(tmp_path / "t" / "trace.h5", "r") as file:
         assert "execution" not in file
     with pytest.raises(StoreError, match="execution_order: true"):
@@ -451,7 +451,7 @@ def undisturbed(gpt2, tmp_path_factory) -> Path:
     """The folder of a run that nothing disturbed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("undisturbed"))
-        probekit.run(resumable(gpt2))
+        go(resumable(gpt2))
         return Path("run").absolute()
 
 
@@ -462,7 +462,7 @@ def test_a_run_cut_short_goes_on_to_the_same_trace(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     with pytest.raises(Stop):
-        probekit.run(resumable(gpt2), on_progress=stop_in_shard(folder, n_sealed))
+        go(resumable(gpt2), on_progress=stop_in_shard(folder, n_sealed))
     sealed = by_hand.shard_files(folder)
     assert len(sealed) == n_sealed
     assert sorted(p.name for p in (folder / "shards").iterdir()) == sorted(
@@ -473,7 +473,7 @@ def test_a_run_cut_short_goes_on_to_the_same_trace(
 
     before = [by_hand.fingerprint(file) for file in sealed]
     done: list[int] = []
-    probekit.run(resumable(gpt2), on_progress=lambda p: done.append(p.examples))
+    go(resumable(gpt2), on_progress=lambda p: done.append(p.examples))
     assert [by_hand.fingerprint(file) for file in sealed] == before, "sealed is never touched"
     first = sum(len(by_hand.everything(f)["examples/id"][2]) for f in sealed)
     assert min(done) > first and max(done) == len(EXAMPLES), "only the rest was run"
@@ -486,13 +486,13 @@ def test_a_run_cut_short_goes_on_to_the_same_trace(
 
 def test_a_shard_without_its_record_is_not_sealed(gpt2, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    probekit.run(resumable(gpt2))
+    go(resumable(gpt2))
     whole = Path("run/trace.h5").read_bytes()
     Path("run/trace.h5").unlink()
     Path("run/shards/00002.json").unlink()
     kept = by_hand.fingerprint(Path("run/shards/00001.h5"))
     loaded = count_loads(monkeypatch)
-    probekit.run(resumable(gpt2))
+    go(resumable(gpt2))
     assert len(loaded) == 1
     assert by_hand.fingerprint(Path("run/shards/00001.h5")) == kept
     assert Path("run/trace.h5").read_bytes() == whole
@@ -500,19 +500,19 @@ def test_a_shard_without_its_record_is_not_sealed(gpt2, tmp_path, monkeypatch):
 
 def test_a_lost_index_is_built_again_without_the_model(gpt2, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    probekit.run(resumable(gpt2))
+    go(resumable(gpt2))
     before = by_hand.everything(Path("run/trace.h5"))
     Path("run/trace.h5").unlink()
     refuse_to_load(monkeypatch)
-    probekit.run(resumable(gpt2))
+    go(resumable(gpt2))
     assert by_hand.everything(Path("run/trace.h5")) == before
 
 
 def test_going_on_with_another_batch_size_is_the_same_run(gpt2, undisturbed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Stop):
-        probekit.run(resumable(gpt2), on_progress=stop_in_shard(Path("run"), 2))
-    probekit.run(resumable(gpt2, inputs__batch_tokens=13))
+        go(resumable(gpt2), on_progress=stop_in_shard(Path("run"), 2))
+    go(resumable(gpt2, inputs__batch_tokens=13))
     assert len(by_hand.shard_files(Path("run"))) == 5
     for name in by_hand.site_names(undisturbed / "trace.h5"):
         ours = by_hand.numbers(Path("run/trace.h5"), name)
@@ -523,11 +523,11 @@ def test_going_on_with_another_batch_size_is_the_same_run(gpt2, undisturbed, tmp
 
 def test_a_finished_run_is_opened_and_no_model_is_loaded(gpt2, tmp_path, monkeypatch):
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    probekit.run(config)
+    go(config)
     files = [*by_hand.shard_files(tmp_path / "t"), tmp_path / "t/trace.h5", tmp_path / "t/run.json"]
     before = [by_hand.fingerprint(file) for file in files]
     refuse_to_load(monkeypatch)
-    trace = probekit.run(config)
+    trace = go(config)
     assert trace["transformer.h.0.mlp.act"].shape == (N_TOKENS, 72)
     assert [by_hand.fingerprint(file) for file in files] == before
 
@@ -545,41 +545,41 @@ def test_a_finished_run_is_opened_and_no_model_is_loaded(gpt2, tmp_path, monkeyp
     ],
 )
 def test_a_changed_config_is_refused_and_nothing_is_lost(gpt2, tmp_path, change, differs):
-    probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
+    go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
     before = by_hand.fingerprint(tmp_path / "t" / "trace.h5")
     changed = by_hand.config(gpt2, tmp_path / "t", **{"probes": MLP, **change})
     with pytest.raises(StoreError, match=rf"holds another run \(.*{differs}.*\).*overwrite"):
-        probekit.run(changed)
+        go(changed)
     assert by_hand.fingerprint(tmp_path / "t" / "trace.h5") == before
-    trace = probekit.run(changed, overwrite=True)
+    trace = go(changed, overwrite=True)
     assert trace.provenance["config"] == probekit.plan(changed).config.to_yaml()
 
 
 def test_overwrite_runs_a_finished_run_again(gpt2, tmp_path, monkeypatch):
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    probekit.run(config)
+    go(config)
     loaded = count_loads(monkeypatch)
-    probekit.run(config, overwrite=True)
+    go(config, overwrite=True)
     assert len(loaded) == 1
 
 
 def test_an_overwrite_that_cannot_begin_leaves_the_old_trace(gpt2, tmp_path, monkeypatch):
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    before = probekit.run(config)["transformer.h.0.mlp.act"][:]
+    before = go(config)["transformer.h.0.mlp.act"][:]
 
     def fail(*args: Any) -> None:
         raise CaptureError("out of memory")
 
     monkeypatch.setattr(models, "load_model", fail)
     with pytest.raises(CaptureError):
-        probekit.run(config, overwrite=True)
+        go(config, overwrite=True)
     trace = probekit.open(tmp_path / "t")
     np.testing.assert_array_equal(trace["transformer.h.0.mlp.act"][:], before)
 
 
 def test_an_overwrite_on_a_full_disk_makes_room_first(gpt2, tmp_path, monkeypatch):
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    probekit.run(config)
+    go(config)
     left: list[int] = []
     load = models.load_model
 
@@ -589,16 +589,16 @@ def test_an_overwrite_on_a_full_disk_makes_room_first(gpt2, tmp_path, monkeypatc
 
     monkeypatch.setattr(models, "load_model", look_and_load)
     monkeypatch.setattr("probekit.capture.running.free_bytes", lambda path: 1000)
-    probekit.run(config, overwrite=True)
+    go(config, overwrite=True)
     assert left == [0]
 
 
 def test_overwrite_leaves_files_that_are_not_probekits(gpt2, tmp_path):
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    probekit.run(config)
+    go(config)
     (tmp_path / "t" / "thesis.tex").write_text("five years of work")
     with pytest.raises(StoreError, match=r"not probekit's \(thesis.tex\)"):
-        probekit.run(config, overwrite=True)
+        go(config, overwrite=True)
     assert (tmp_path / "t" / "thesis.tex").read_text() == "five years of work"
     assert (tmp_path / "t" / "trace.h5").exists()
 
@@ -620,7 +620,7 @@ def test_a_model_that_fails_names_the_batch_and_keeps_no_hooks(gpt2, tmp_path, m
     alter_loaded_model(monkeypatch, plant)
     config = by_hand.config(gpt2, tmp_path / "t", probes=EVERYTHING, execution_order=True)
     with pytest.raises(CaptureError, match=r"on a batch of \[3, 9\] .*ValueError: bad luck"):
-        probekit.run(config)
+        go(config)
     ((model, n_hooks, training),) = seen
     assert by_hand.n_hooks(model) == n_hooks == 1
     assert model.training == training
@@ -634,7 +634,7 @@ def test_a_module_that_stays_silent_is_an_error(gpt2, tmp_path, monkeypatch):
 
     alter_loaded_model(monkeypatch, skip)
     with pytest.raises(CaptureError, match=r"transformer.h.1.mlp.act/output: did not run"):
-        probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
+        go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
     assert by_hand.shard_files(tmp_path / "t") == []
 
 
@@ -645,7 +645,7 @@ def test_a_tensor_of_another_shape_than_planned_is_an_error(gpt2, tmp_path, monk
     alter_loaded_model(monkeypatch, widen)
     said = r"transformer.h.0.mlp.act/output: .*\[2, 13, 72\], .*\[2, 13, 144\]"
     with pytest.raises(CaptureError, match=said):
-        probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP), self_check=False)
+        go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
 
 
 def test_a_loaded_model_that_is_not_the_planned_one_is_refused(gpt2, tmp_path, monkeypatch):
@@ -656,13 +656,13 @@ def test_a_loaded_model_that_is_not_the_planned_one_is_refused(gpt2, tmp_path, m
     with pytest.raises(
         CaptureError, match=r"not the planned one.*transformer.h.0.mlp.act \(ReLU\)"
     ):
-        probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
+        go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
 
 
 def test_progress_counts_examples_tokens_and_bytes(gpt2, tmp_path):
     seen: list[Any] = []
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    probekit.run(config, on_progress=seen.append)
+    go(config, on_progress=seen.append)
     assert [p.examples for p in seen] == [2, 5, 6]
     assert [p.tokens for p in seen] == [26, 47, 49]
     assert {p.n_examples for p in seen} == {6}
@@ -674,13 +674,13 @@ def test_the_plan_is_shown_before_the_model_loads(gpt2, tmp_path, monkeypatch):
     refuse_to_load(monkeypatch)
     shown: list[Any] = []
     with pytest.raises(AssertionError, match="loaded the model"):
-        probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP), on_plan=shown.append)
+        go(by_hand.config(gpt2, tmp_path / "t", probes=MLP), on_plan=shown.append)
     assert [len(plan.sites) for plan in shown] == [3]
 
 
 def test_a_probe_that_cannot_be_carried_out_leaves_no_folder(gpt2, tmp_path):
     with pytest.raises(PlanError, match="matches no module"):
-        probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=[{"modules": "no.such"}]))
+        go(by_hand.config(gpt2, tmp_path / "t", probes=[{"modules": "no.such"}]))
     assert not (tmp_path / "t").exists()
 
 
@@ -689,7 +689,7 @@ def test_a_probe_that_cannot_be_carried_out_leaves_no_folder(gpt2, tmp_path):
 
 def test_index_and_shards_say_how_they_were_made(gpt2, tmp_path):
     config = by_hand.config(gpt2, tmp_path / "t", probes=MLP, seed=3)
-    probekit.run(config)
+    go(config)
     for file in (tmp_path / "t/trace.h5", *by_hand.shard_files(tmp_path / "t")):
         with h5py.File(file, "r") as opened:
             said = dict(opened.attrs)
@@ -710,7 +710,7 @@ def test_index_and_shards_say_how_they_were_made(gpt2, tmp_path):
 
 
 def test_the_index_holds_the_vocabulary(gpt2, tmp_path):
-    probekit.run(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
+    go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
     with h5py.File(tmp_path / "t" / "trace.h5", "r") as file:
         words = file["vocabulary"].asstr()[:]
     assert [word.strip() for word in words] == [str(n) for n in range(101)]
@@ -719,7 +719,7 @@ def test_the_index_holds_the_vocabulary(gpt2, tmp_path):
 def test_attention_kernel_of_the_config_is_the_one_that_runs(gpt2, tmp_path):
     probes = [{"modules": "transformer.h.*.attn"}]
     config = by_hand.config(gpt2, tmp_path / "t", probes=probes, model__attention="eager")
-    probekit.run(config)
+    go(config)
     with h5py.File(by_hand.shard_files(tmp_path / "t")[0], "r") as shard:
         assert shard.attrs["attention"] == "eager"
     plain = AutoModelForCausalLM.from_pretrained(gpt2, attn_implementation="eager")
@@ -798,13 +798,13 @@ def test_a_changed_model_in_the_same_folder_is_another(tmp_path, weights, change
         "probes": [{"modules": "model.layers.0"}],
         "store": {"path": str(tmp_path / "run")},
     }
-    probekit.run(config)
+    go(config)
     change(tmp_path / "model")
     if weights in is_another:
         with pytest.raises(StoreError, match="the model in its folder has changed"):
-            probekit.run(config)
+            go(config)
     else:
-        probekit.run(config)
+        go(config)
 
 
 def test_short_texts_of_a_longrope_model_are_not_batched_with_long_ones(tmp_path):
@@ -831,6 +831,6 @@ def test_short_texts_of_a_longrope_model_are_not_batched_with_long_ones(tmp_path
             "probes": [{"modules": "model.layers.1"}],
             "store": {"path": str(tmp_path / f"run{batch_tokens}")},
         }
-        return probekit.run(config)["model.layers.1"][:]
+        return go(config)["model.layers.1"][:]
 
     np.testing.assert_allclose(values(1000), values(1), rtol=1e-4, atol=1e-4)

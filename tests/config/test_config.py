@@ -342,6 +342,18 @@ MISTAKES = [
     ),
     (
         "  texts: [a, b]",
+        f"{DATASET}, data_files: a, split: 'train[:3]'}}",
+        "4: inputs.dataset.split",
+        "files that are given as paths are the split train",
+    ),
+    (
+        "  texts: [a, b]",
+        "  dataset: {name: mine, split: 'train[:3]', streaming: true}",
+        "4: inputs.dataset.split",
+        "a part of a split, which a stream has not",
+    ),
+    (
+        "  texts: [a, b]",
         f"{SPLIT}\ngenerate: {{max_new_tokens: 5}}",
         "6: generate",
         "what comes behind a piece is the rest of its document",
@@ -1215,7 +1227,7 @@ SOURCE = st.one_of(
                 {"name": TEXT.filter(lambda name: name not in BUILDERS)},
                 optional={
                     "subset": st.none() | TEXT,
-                    "split": TEXT,
+                    "split": TEXT.filter(lambda split: not set("[+") & set(split)),
                     "streaming": st.booleans(),
                     "data_files": st.none() | FILES | st.dictionaries(TEXT, FILES, min_size=1),
                 },
@@ -1403,7 +1415,7 @@ def test_the_schema_describes_every_field() -> None:
 BEYOND_SCHEMA = re.compile(
     r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range|"
     r"have no fields|leave one out|such as 2024|goes with match|would be the same|draws nothing|"
-    r"tokens of a piece|data_files have no"
+    r"tokens of a piece|data_files have no|are the split train|a stream has not"
 )
 
 

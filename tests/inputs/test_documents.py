@@ -126,6 +126,18 @@ def test_a_document_that_begins_with_bos_gets_no_second_one_there() -> None:
         assert ids[0] == bos != ids[1]
 
 
+def test_bos_within_a_document_is_as_any_other_token_of_it() -> None:
+    name = "with a first and a last token"
+    bos, text = tokenizer(name).bos_token_id, "a cat<s> the cats<s> eat<s><s> tea"
+    own = tokenizer(name)(text, add_special_tokens=False)["input_ids"]
+    assert own.count(bos) == 4
+    for n_tokens in range(2, 8):
+        examples, _ = read(name, n_tokens, 0, "bos", texts=[text])
+        wanted = [own[n : n + n_tokens - 1] for n in range(0, len(own), n_tokens - 1)]
+        found = [examples.token_ids(n, n + 1).tolist() for n in range(len(examples))]
+        assert found == [[bos, *ids] for ids in wanted]
+
+
 def test_a_document_is_put_together_again_and_no_character_is_lost() -> None:
     for name in ("the sample", "with a first and a last token"):
         examples, _ = read(name, 11, 3)
@@ -208,7 +220,10 @@ def test_a_spot_of_one_piece_is_enough_for_its_document() -> None:
 
 
 def test_a_document_without_a_spot_is_told() -> None:
-    said = r"is not there, in example 1 .*, nor in another piece of document 1; .*1 more document\."
+    said = (
+        r"is not there, in example 1 .*, nor in another piece of document 1: .*inputs\.stride.*; "
+        r".*1 more document\."
+    )
     with pytest.raises(ConfigError, match=said):
         spots(["the cat", "a mat sat on " * 5, "a mat"])
     counts, notes = spots(["the cat", "a mat sat on " * 5], missing="skip")

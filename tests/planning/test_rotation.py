@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from probekit.models import build_skeleton
 from probekit.models.forward import AttentionCall, AttentionTap
 
 KINDS = ("q_pre_rot", "k_pre_rot")
+go = partial(probekit.run, self_check=False)  # tests/capture/test_selfcheck.py has it
 # A plain projection, a fused one (two layouts), a norm in between (by head, of all heads), a part
 # of the head alone, layers without rotation, compressed keys, complex numbers, none at all.
 FAMILIES = (
@@ -114,7 +116,7 @@ def test_a_run_stores_it_for_each_text_alone(tmp_path: Path, family: str) -> Non
     model = every_family.build(family)
     folder = by_hand.save_model(tmp_path / "model", model)
     probes = [{"sites": "q_pre_rot"}, {"sites": "k_pre_rot", "positions": "last"}]
-    trace = probekit.run(by_hand.config(folder, tmp_path / "t", probes=probes))
+    trace = go(by_hand.config(folder, tmp_path / "t", probes=probes))
     assert len({e.n_tokens for e in trace.examples}) > 1
     for example in trace.examples:
         with turning_nothing(model):
@@ -137,7 +139,7 @@ def close(found: Any, wanted: torch.Tensor) -> None:
 def test_rotating_it_by_hand_gives_q(tmp_path: Path) -> None:
     folder = by_hand.save_model(tmp_path / "model", every_family.build("llama"))
     probes = [{"sites": ["q", "q_pre_rot", "k", "k_pre_rot"]}]
-    trace = probekit.run(by_hand.config(folder, tmp_path / "t", probes=probes))
+    trace = go(by_hand.config(folder, tmp_path / "t", probes=probes))
     inverse = 10_000.0 ** -(np.arange(0, 8, 2) / 8)  # https://arxiv.org/abs/2104.09864
     for example in trace.examples:
         angles = np.arange(example.n_tokens)[:, None, None] * np.tile(inverse, 2)
@@ -153,7 +155,7 @@ def test_generated_tokens_have_it_too(tmp_path: Path) -> None:
     folder = by_hand.save_model(tmp_path / "model", every_family.build("qwen3"))
     generate = {"max_new_tokens": 4}
     probes = [{"sites": ["k_pre_rot", "q_pre_rot"]}]
-    trace = probekit.run(by_hand.config(folder, tmp_path / "t", probes=probes, generate=generate))
+    trace = go(by_hand.config(folder, tmp_path / "t", probes=probes, generate=generate))
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     for example in trace.examples:
         with turning_nothing(model):
@@ -191,7 +193,7 @@ def test_keys_that_are_no_tokens_are_refused(tmp_path: Path) -> None:
         with pytest.raises(PlanError, match="looks at other keys than its tokens' own"):
             probekit.plan(by_hand.config(folder, tmp_path / "t", probes=probes))
     probes = [{"modules": "model.layers.0.self_attn", "record": ["q", "z_kernel"]}]
-    assert probekit.run(by_hand.config(folder, tmp_path / "t", probes=probes)).site_names
+    assert go(by_hand.config(folder, tmp_path / "t", probes=probes)).site_names
 
 
 def test_what_is_no_one_tensor_is_refused_with_the_reason(tmp_path: Path) -> None:

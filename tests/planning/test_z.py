@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ SIZES: dict[str, Any] = {
 }
 GATED = ["afmoe", "bitnet", "qwen3_next", "qwen3_5_text"]
 SUNK = ["gpt_oss", "granite_swa"]
+go = partial(probekit.run, self_check=False)  # tests/capture/test_selfcheck.py has it
 
 
 def saved(folder: Path, family: str) -> Path:
@@ -49,7 +51,7 @@ def saved(folder: Path, family: str) -> Path:
 
 def run(model: Path, folder: Path, kinds: list[str]) -> probekit.Trace:
     probes = [{"modules": "model.layers.*.self_attn", "record": kinds}]
-    return probekit.run(by_hand.config(model, folder, probes=probes))
+    return go(by_hand.config(model, folder, probes=probes))
 
 
 def read_by(model: Path, ids: list[int]) -> dict[str, np.ndarray[Any, Any]]:
@@ -106,7 +108,7 @@ def test_heads_and_neurons_are_chosen_of_what_is_read(tmp_path: Path) -> None:
     model = saved(tmp_path / "model", "qwen3_next")
     whole = run(model, tmp_path / "a", ["z"])
     probes = [{"modules": "model.layers.3.self_attn", "record": ["z"], "heads": [3, 1]}]
-    few = probekit.run(by_hand.config(model, tmp_path / "b", probes=probes))
+    few = go(by_hand.config(model, tmp_path / "b", probes=probes))
     site = "model.layers.3.self_attn/z"
     assert few[site].numbers("head") == (3, 1)
     assert few[site][:].tobytes() == np.ascontiguousarray(whole[site][:][:, [3, 1]]).tobytes()
@@ -119,9 +121,7 @@ def test_a_pattern_sums_to_what_reaches_tokens_and_the_sink_is_the_rest(
 ) -> None:
     model = saved(tmp_path / "model", family)
     probes = [{"modules": "model.layers.*.self_attn", "record": ["pattern", "sink", "v", "z"]}]
-    trace = probekit.run(
-        by_hand.config(model, tmp_path / "t", probes=probes, model__attention=kernel)
-    )
+    trace = go(by_hand.config(model, tmp_path / "t", probes=probes, model__attention=kernel))
     for layer in range(4):
         at = f"model.layers.{layer}.self_attn"
         sink = trace[f"{at}/sink"]
@@ -145,7 +145,7 @@ def test_what_there_is_not_is_refused_with_the_reason(tmp_path: Path) -> None:
     for kind in ("z", "pattern", "q"):
         with pytest.raises(PlanError, match="calls its attention kernel 2 times"):
             run(two, tmp_path / "u", [kind])
-    assert probekit.run(
+    assert go(
         by_hand.config(two, tmp_path / "v", probes=[{"modules": "model.layers.*.self_attn"}])
     ).site_names
     with pytest.raises(PlanError, match=r"no one linear map reads .*/z_kernel is what"):

@@ -37,7 +37,7 @@ class Splitting:
     stride: int  # tokens that a piece shares with the one before
     before: tuple[int, ...] = ()  # special tokens of each piece
     behind: tuple[int, ...] = ()
-    once: int | None = None  # of `before` the last, which no piece gets that begins with it itself
+    once: int | None = None  # of `before` the last, which no document gets that begins with it
     read: Callable[[Sequence[int]], str] | None = None
     # the text of a piece of token ids, where nobody says which characters they cover
 
@@ -72,7 +72,7 @@ class Splitting:
 
     def _piece(self, text: str, own: Array, covered: Array | None, begin: int, end: int) -> Piece:
         before = self.before
-        if before and before[-1] == self.once == own[begin]:
+        if begin == 0 and before and before[-1] == self.once == own[0]:
             before = before[:-1]
         ids = np.concatenate([before, own[begin:end], self.behind]).astype(np.int32)
         if covered is None:
