@@ -93,6 +93,7 @@ def _carry_out(action: Callable[[], Any], refusals: Any, limits: Limits, writer:
         faulthandler.disable()  # a crash is told by how the child ends
         gc.freeze()  # looking through all that the parent has is no cost of the action's
         torch.set_num_threads(1)  # a pool lost in forking is made anew, before threads want it
+        _forget_peak()
         before = _peak_bytes()
         room = _virtual_bytes() + limits.n_bytes + (256 << 20)  # stacks and arenas are no use of it
         resource.setrlimit(resource.RLIMIT_AS, (room, room))
@@ -119,6 +120,12 @@ def _read(reader: int, wall_s: float) -> Any:
             return pickle.loads(data) if data else None
         data += piece
     return None
+
+
+def _forget_peak() -> None:
+    """Let the peak of memory be what is used now: what the parent gave back would hide as much."""
+    with contextlib.suppress(OSError):  # a kernel without it
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _peak_bytes() -> int:
