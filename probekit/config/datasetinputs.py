@@ -16,6 +16,7 @@ from probekit.config.section import Deciding, Free, Part
 from probekit.wording import show
 
 _SUCH_AS = {"json": "a.jsonl", "csv": "a.csv", "parquet": "a.parquet", "text": "a.txt"}
+_MEANT = {"jsonl": "json", "jsonlines": "json", "ndjson": "json", "txt": "text", "tsv": "csv"}
 _SLICED = re.compile(r"[\[+]")  # train[:10], train+test
 BUILDERS = tuple(_SUCH_AS)  # names that read files, whichever data_files says
 
@@ -99,6 +100,9 @@ class DatasetInputs(Part):
                 f"{name} is a kind of files; say which in data_files, such as data_files: "
                 f"{_SUCH_AS[name]}",
             )
+        meant = _MEANT.get(name) if isinstance(name, str) else None
+        if meant is not None and files is not None:
+            yield "name", f"given {name}, which is no kind of files of datasets; write {meant}"
         split = given.get("split", "train")
         if name in BUILDERS and isinstance(split, str) and not isinstance(files, Mapping):
             if split != "train":

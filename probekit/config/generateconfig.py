@@ -123,7 +123,9 @@ class GenerateConfig(Part):
             if getattr(self, key) != type(self).model_fields[key].get_default():
                 user = next(name for name in ("sample", *_USED) if key in _USED[name])
                 found[key] = (
-                    f"the strategy {self.strategy} does not use it; leave it out, or write "
+                    "a beam search draws nothing, and does not use it; leave it out"
+                    if self.beams > 1
+                    else f"the strategy {self.strategy} does not use it; leave it out, or write "
                     f"strategy: {user}"
                 )
         return found

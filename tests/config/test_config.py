@@ -342,6 +342,12 @@ MISTAKES = [
     ),
     (
         "  texts: [a, b]",
+        "  dataset: {name: jsonl, data_files: a.jsonl}",
+        "4: inputs.dataset.name",
+        "no kind of files of datasets; write json",
+    ),
+    (
+        "  texts: [a, b]",
         f"{DATASET}, data_files: a, split: 'train[:3]'}}",
         "4: inputs.dataset.split",
         "files that are given as paths are the split train",
@@ -1415,7 +1421,8 @@ def test_the_schema_describes_every_field() -> None:
 BEYOND_SCHEMA = re.compile(
     r"write 1000|NUL|min_tokens|selects|step 0|2\.0 |finite|64 bits|keep one|no range|"
     r"have no fields|leave one out|such as 2024|goes with match|would be the same|draws nothing|"
-    r"tokens of a piece|data_files have no|are the split train|a stream has not"
+    r"tokens of a piece|data_files have no|are the split train|a stream has not|"
+    r"no kind of files"
 )
 
 

@@ -71,6 +71,9 @@ def _opened(wanted: DatasetInputs, where: str) -> Any:
             "local cache, and there is no folder of that name here. Give a folder, or load it once "
             f"where there is a network ({shorten(str(error), 200)})"
         ) from error
+    except StopIteration as error:  # of a stream: it looks at the first row
+        named = ", ".join(wanted.own_files) or wanted.name
+        raise ConfigError(f"{where}: there are no texts in {named}") from error
     except Exception as error:
         # The hub client raises dozens of types; each means that the data set cannot be had.
         said = str(error) or type(error).__name__
