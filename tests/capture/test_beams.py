@@ -290,7 +290,7 @@ def test_what_cannot_be_asked_for_is_said(tmp_path: Path) -> None:
     saved(tmp_path, "gpt2")
     for settings, words in [
         ({"beams": 101}, "generate.beams: given 101, and the model's vocabulary has 101 tokens"),
-        ({"temperature": 0.5}, "generate.temperature: the strategy greedy does not use it"),
+        ({"temperature": 0.5}, "generate.temperature: a beam search draws nothing, and does not use it"),
         ({"strategy": "top_p"}, "generate.beams: given 4 with strategy: top_p"),
     ]:
         with pytest.raises(probekit.ProbekitError, match=re.escape(words)):
