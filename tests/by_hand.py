@@ -199,6 +199,18 @@ def watch(model: nn.Module, **inputs: Any) -> Watched:
     return seen
 
 
+def rows_of_text(model: Any, tokens: list[int], module: str) -> np.ndarray[Any, Any]:
+    """Give what a module gives for each token of one text, `[token, ...]`."""
+    rows: list[Tensor] = []
+    handle = model.get_submodule(module).register_forward_hook(
+        lambda m, a, o: rows.append((o if torch.is_tensor(o) else o[0])[0])
+    )
+    with torch.no_grad():
+        model(torch.tensor([tokens]))
+    handle.remove()
+    return np.asarray(rows[0])
+
+
 def n_hooks(model: nn.Module) -> int:
     """Count every kind of hook on every module, the root included."""
     return sum(

@@ -33,7 +33,7 @@ from probekit.hooks.projections import config_of, heads_elsewhere
 from probekit.hooks.realtokens import RealTokens
 from probekit.hooks.taps import HookManager, Sink, Tap
 from probekit.interrupts import Attachment
-from probekit.models import changed_later
+from probekit.models import changed_later, is_compiled
 from probekit.models.forward import (
     BATCH,
     EACH_EXPERT,
@@ -97,7 +97,7 @@ def record(model: torch.nn.Module, patterns: Patterns, *, mask: Any = None) -> R
     """
     if not isinstance(model, torch.nn.Module):
         raise PlanError(f"record: model is {show_typed(model)}; expected a torch.nn.Module")
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    if is_compiled(model):
         raise PlanError(
             "record: the model is compiled as a whole, which hides its modules; record the model "
             "that was compiled (model._orig_mod), or compile its blocks alone"

@@ -112,10 +112,9 @@ class _Making:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._tokens, self._texts, self._ids, self._spans, self._columns, self._parts = (
-                stack.enter_context(PieceSpool()) for _ in range(6)
-            )
-            self._documents = stack.enter_context(PieceSpool())
+            spools = (stack.enter_context(PieceSpool()) for _ in range(7))
+            self._tokens, self._texts, self._ids, self._spans, *more = spools
+            self._columns, self._parts, self._documents = more
             self._stack = stack.pop_all()
         return self
 

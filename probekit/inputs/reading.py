@@ -50,8 +50,7 @@ class Origin:
         if place is not None and place.is_file():
             yield _FILE, file_digest(place)
         elif files := [path for path in files_of(self.config) if path.is_file()]:
-            above = place or Path()
-            names = [path.relative_to(above) if place else path.name for path in files]
+            names = [path.relative_to(place) if place else path.name for path in files]
             said = [f"{name} {file_digest(path)}" for name, path in zip(names, files, strict=True)]
             yield _FILE, hashlib.sha256("\n".join(said).encode()).hexdigest()
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -91,7 +92,7 @@ def encoder(
     """
     says_spans = is_fast(tokenizer)
     beside = special or SpecialTokens(tokenizer)
-    cutting: list[Cutting] = []  # made for the first long text: it reads the whole vocabulary
+    may_cut = _may_cut(tokenizer)
 
     def encode_whole(texts: list[str]) -> list[_Whole]:
         more = {"return_offsets_mapping": True} if says_spans else {}  # others refuse the word
@@ -104,12 +105,10 @@ def encoder(
 
     def encode_head(text: str) -> _Whole | None:
         """Encode the first of a long text, where these are sure to be its first tokens."""
-        if n_tokens is None or not _is_plain(tokenizer):
+        if n_tokens is None:
             return None
         for end in head_ends(text, n_tokens):
-            if not cutting:
-                cutting.append(Cutting(tokenizer.backend_tokenizer))
-            if not cutting[0].may_cut(text, end):
+            if not may_cut(text, end):
                 return None
             (head,) = encode_whole([text[:end]])
             n_own = len(head.ids) - beside.n_most
@@ -141,12 +140,7 @@ def document_encoder(tokenizer: Any) -> Encode:
         tokenizer: of transformers, that says which characters a token covers.
     """
     encode_whole = encoder(tokenizer, special=SpecialTokens(tokenizer, "none"))
-    cutting: list[Cutting] = []
-
-    def may_cut(text: str, end: int) -> bool:
-        if not cutting and _is_plain(tokenizer):
-            cutting.append(Cutting(tokenizer.backend_tokenizer))
-        return bool(cutting) and cutting[0].may_cut(text, end)
+    may_cut = _may_cut(tokenizer)
 
     def encode_parts(text: str) -> tuple[Array, Array]:
         ids, spans = [], []
@@ -168,6 +162,16 @@ def document_encoder(tokenizer: Any) -> Encode:
         return Encoded(ids=[ids for ids, _ in every], spans=[spans for _, spans in every])
 
     return encode
+
+
+def _may_cut(tokenizer: Any) -> Callable[[str, int], bool]:
+    """Give what says whether a text may be cut at a place, as far as the tokenizer is known."""
+
+    @cache  # for the first long text: it reads the whole vocabulary
+    def cutting() -> Cutting:
+        return Cutting(tokenizer.backend_tokenizer)
+
+    return lambda text, end: _is_plain(tokenizer) and cutting().may_cut(text, end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from .athand import (
     FreshState as FreshState,
     at_hand as at_hand,
     borrowed as borrowed,
+    is_compiled as is_compiled,
 )
 from .changedlater import changed_later as changed_later
 from .checkpoints import (

@@ -140,7 +140,8 @@ class SealedDocuments:
         if self.rows.shape != (len(n_tokens), self.WIDTH) or self.rows.dtype.kind not in "iu":
             return "its documents are not those of its texts"
         document, start, n_before, n_own, _ = self.rows.astype(np.int64).T
-        steps, is_first = np.diff(document, prepend=-1), np.diff(document, prepend=-1) == 1
+        steps = np.diff(document, prepend=-1)
+        is_first = steps == 1
         if not np.isin(steps, (0, 1)).all() or not is_first[0] or start[is_first].any():
             return "its documents are not numbered one after another, or do not begin"
         ends = np.concatenate([[0], (start + n_own)[:-1]])

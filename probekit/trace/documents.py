@@ -167,7 +167,7 @@ class Documents(Sequence[Document]):
 
     def _text(self, pieces: range, ids: Array) -> str:
         examples, vocabulary = self._tables.examples, self._tables.vocabulary
-        if not hasattr(examples, "document_char_start"):
+        if not examples.keeps("document_char_start"):
             return vocabulary.text(ids.tolist()) if len(vocabulary) else ""
         starts = examples.document_char_start[pieces.start : pieces.stop].tolist()
         at, found = starts[0], []

@@ -21,6 +21,8 @@ from probekit.wording import numbered
 
 Array = np.ndarray[Any, Any]
 
+_BESIDE = ("prompt", "sample", "score", "document", "document_start", "document_char_start")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
@@ -37,8 +39,8 @@ class Example:
     completion: str  # what it said itself; empty where it was not asked to generate
     columns: Mapping[str, Scalar]  # values of the user's own, by name; None where there is none
     prompt: int  # number of its prompt in the run; its own where it shares the prompt with nobody
-    sample: int  # its number among the completions of its prompt
-    score: float | None  # what a beam search ranked it by; None where none did
+    sample: int = 0  # its number among the completions of its prompt
+    score: float | None = None  # what a beam search ranked it by; None where none did
     document: int | None = None  # number of the document that it is a piece of; None: it is whole
     document_start: int | None = None  # place there of its first own token
     document_char_start: int | None = None  # place there of its text; None where nobody says
@@ -56,7 +58,6 @@ class Examples(AxisTable, Sequence[Example]):
         ids = tokens.id[first : first + n_tokens]
         n_generated = int(np.count_nonzero(tokens.step[first : first + n_tokens]))
         said = ids[n_tokens - n_generated :].tolist()
-        has_score = any(column.name == "score" for column in self.stored)
         return Example(
             number=number,
             id=self.id[number],
@@ -68,20 +69,21 @@ class Examples(AxisTable, Sequence[Example]):
             n_generated=n_generated,
             completion=self._opened.vocabulary.text(said) if said else "",
             columns=self.users.of(number),
-            prompt=int(self.prompt[number]) if self.shares else number,
-            sample=int(self.sample[number]) if self.shares else 0,
-            score=float(self.score[number]) if has_score else None,
-            **self._of_document(number),
+            **{"prompt": number, **self._beside(number)},
         )
 
-    def _of_document(self, number: int) -> dict[str, int]:
-        names = ("document", "document_start", "document_char_start")
-        return {name: int(getattr(self, name)[number]) for name in names if hasattr(self, name)}
+    def _beside(self, number: int) -> dict[str, Any]:
+        """Give what stands of an example in columns that not every trace has."""
+        return {name: getattr(self, name)[number].item() for name in _BESIDE if self.keeps(name)}
 
-    @cached_property
+    def keeps(self, name: str) -> bool:
+        """Say whether the file itself has a column."""
+        return any(column.name == name for column in self.stored)
+
+    @property
     def shares(self) -> bool:
         """Whether examples share their prompts: each is one of several completions."""
-        return any(column.name == "prompt" for column in self.stored)
+        return self.keeps("prompt")
 
     @property
     def place(self) -> Path:

@@ -40,6 +40,7 @@ class UserColumns(Mapping[str, Array]):
 
     def __init__(self, opened: Opened, examples: Sized) -> None:
         self._opened, self._examples = opened, examples
+        self._readers: dict[str, Any] = {}  # by the path in the file: what reads rows
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _columns_of, (self._opened,)
@@ -93,28 +94,30 @@ class UserColumns(Mapping[str, Array]):
         return self.types[name]
 
     def _values(self, name: str) -> Any:
-        if self.types[name].dtype == TEXT:
-            return self._checked(name, Texts(self._opened, column_path(name)))
-        return self._numbers(name, column_path(name))
+        return self._reader(name, column_path(name), is_text=self.types[name].dtype == TEXT)
 
     def _missing(self, name: str) -> Any:
-        return self._numbers(name, missing_path(name))
+        return self._reader(name, missing_path(name))
 
-    def _numbers(self, name: str, path: str) -> Any:
+    def _reader(self, name: str, path: str, *, is_text: bool = False) -> Any:
+        """Give what reads rows of a dataset of a column; made once, and checked then."""
+        if path not in self._readers:
+            found = Texts(self._opened, path) if is_text else self._numbers(path)
+            if len(found) != len(self._examples):
+                raise StoreError(
+                    f"{self._opened.path}: the column {name!r} has {counted(len(found), 'value')} "
+                    f"for {counted(len(self._examples), 'example')}"
+                )
+            self._readers[path] = found
+        return self._readers[path]
+
+    def _numbers(self, path: str) -> MappedRows:
         with open_file(self._opened._file) as file:
             dataset = dataset_in(file, path, virtual=True)
             found = MappedRows(dataset, self._opened._file, self._opened._maps)
         if len(found.shape) != 1:
             raise StoreError(f"{self._opened.path}: {path} is {list(found.shape)}; expected a list")
-        return self._checked(name, found)
-
-    def _checked(self, name: str, values: Any) -> Any:
-        if len(values) != len(self._examples):
-            raise StoreError(
-                f"{self._opened.path}: the column {name!r} has {counted(len(values), 'value')} "
-                f"for {counted(len(self._examples), 'example')}"
-            )
-        return values
+        return found
 
 
 def _columns_of(opened: Any) -> Any:

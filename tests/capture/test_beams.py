@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from by_hand import rows_of_text
 from tiny_models import build, by_family
 from transformers import AutoModelForCausalLM, GenerationConfig
 from typer.testing import CliRunner
@@ -87,17 +88,6 @@ def prompt_of(example: Any) -> list[int]:
     return found
 
 
-def rows_by_hand(model: Any, tokens: list[int], module: str) -> Any:
-    rows: list[torch.Tensor] = []
-    handle = model.get_submodule(module).register_forward_hook(
-        lambda m, a, o: rows.append((o if torch.is_tensor(o) else o[0])[0])
-    )
-    with torch.no_grad():
-        model(torch.tensor([tokens]))
-    handle.remove()
-    return np.asarray(rows[0])
-
-
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_sequences_and_scores_are_those_of_generate(tmp_path: Path, model_type: str) -> None:
     saved(tmp_path, model_type)
@@ -120,7 +110,7 @@ def test_rows_are_those_of_a_bare_hook_on_each_sequence(tmp_path: Path, model_ty
     for example in trace.examples:
         tokens = example.token_ids.tolist()
         for module in (LAYER[model_type], "lm_head"):
-            rows = rows_by_hand(model, tokens, module)
+            rows = rows_of_text(model, tokens, module)
             found = trace[module].example(example.number)
             np.testing.assert_allclose(found, rows, rtol=1e-4, atol=1e-3)
         logprobs = torch.log_softmax(torch.tensor(rows).double(), -1).numpy()
@@ -210,10 +200,10 @@ def test_positions_are_counted_in_the_prompt(tmp_path: Path, positions: str) -> 
     for example in trace.examples:
         tokens, n_prompt = example.token_ids.tolist(), len(prompt_of(example))
         kept = list(POSITIONS[positions](n_prompt, len(tokens)))
-        rows = rows_by_hand(model, tokens, module)[kept]
+        rows = rows_of_text(model, tokens, module)[kept]
         found = trace[module].example(example.number)
         np.testing.assert_allclose(found, rows, rtol=1e-4, atol=1e-4)
-        pooled = rows_by_hand(model, tokens, "lm_head")[kept].mean(0)
+        pooled = rows_of_text(model, tokens, "lm_head")[kept].mean(0)
         one = trace["lm_head"].example(example.number)
         np.testing.assert_allclose(one, pooled, rtol=1e-3, atol=1e-3)
 
@@ -290,7 +280,7 @@ def test_what_cannot_be_asked_for_is_said(tmp_path: Path) -> None:
     saved(tmp_path, "gpt2")
     for settings, words in [
         ({"beams": 101}, "generate.beams: given 101, and the model's vocabulary has 101 tokens"),
-        ({"temperature": 0.5}, "generate.temperature: a beam search draws nothing, and does not use it"),
+        ({"temperature": 0.5}, "generate.temperature: a beam search draws nothing, and does not"),
         ({"strategy": "top_p"}, "generate.beams: given 4 with strategy: top_p"),
     ]:
         with pytest.raises(probekit.ProbekitError, match=re.escape(words)):

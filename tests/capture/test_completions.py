@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from by_hand import rows_of_text
 from tiny_models import build, by_family
 from transformers import GenerationConfig
 from typer.testing import CliRunner
@@ -86,17 +87,6 @@ def drawn_by_hand(model: Any, prompt: list[int], place: tuple[int, int]) -> list
     return [int(token) for token in out[0]]
 
 
-def rows_by_hand(model: Any, tokens: list[int], module: str) -> np.ndarray[Any, Any]:
-    rows: list[torch.Tensor] = []
-    handle = model.get_submodule(module).register_forward_hook(
-        lambda m, a, o: rows.append((o if torch.is_tensor(o) else o[0])[0])
-    )
-    with torch.no_grad():
-        model(torch.tensor([tokens]))
-    handle.remove()
-    return np.asarray(rows[0])
-
-
 @pytest.mark.parametrize("model_type", by_family(LAYER, often=("gpt2", "phi3")))
 def test_each_sample_is_what_generate_draws_with_its_noise(tmp_path: Path, model_type: str) -> None:
     model = saved(tmp_path, model_type)
@@ -111,7 +101,7 @@ def test_each_sample_is_what_generate_draws_with_its_noise(tmp_path: Path, model
         tokens = example.token_ids.tolist()
         prompt = tokens[: len(tokens) - example.n_generated]
         assert tokens == drawn_by_hand(model, prompt, (example.prompt, example.sample))
-        rows = rows_by_hand(model, tokens, LAYER[model_type])
+        rows = rows_of_text(model, tokens, LAYER[model_type])
         found = trace[LAYER[model_type]].example(example.number)
         np.testing.assert_allclose(found, rows, rtol=1e-4, atol=1e-4)
     said = {tuple(e.token_ids[-N_NEW:].tolist()) for e in trace.examples}

@@ -124,7 +124,7 @@ def at_hand(model: Any, tokenizer: Any = None, *, digest: bool = True) -> AtHand
     """
     if not isinstance(model, torch.nn.Module):
         raise PlanError(f"model is {show_typed(model)}; expected a torch.nn.Module")
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    if is_compiled(model):
         raise PlanError(
             "model: it is compiled as a whole, which hides its modules; give the model that was "
             "compiled (model._orig_mod), or compile its blocks alone"
@@ -148,6 +148,11 @@ def at_hand(model: Any, tokenizer: Any = None, *, digest: bool = True) -> AtHand
         dtype=_dtype(model, inner),
         is_digested=bool(digest),
     )
+
+
+def is_compiled(model: torch.nn.Module) -> bool:
+    """Say whether a model is compiled as a whole, which hides its modules from hooks."""
+    return hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None
 
 
 def _device(model: torch.nn.Module, inner: PreTrainedModel) -> torch.device:

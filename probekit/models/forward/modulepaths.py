@@ -8,7 +8,8 @@ from __future__ import annotations
 
 def layer_of(module: str) -> int | None:
     """Read the layer a module belongs to off its path; None outside the layers."""
-    return next((int(part) for part in module.split(".") if part.isdigit()), None)
+    block = block_of(module)
+    return None if block is None else int(block.rpartition(".")[2])
 
 
 def block_of(module: str) -> str | None:
