@@ -28,7 +28,7 @@ SAMPLE = {
     "damaged and repaired": 1,
     "damaged and opened": 4,
     "configs tried": 40,
-    "hostile files tried": 20,
+    "hostile files tried": 12,
 }
 
 

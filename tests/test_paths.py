@@ -57,10 +57,14 @@ def test_a_url_in_a_config_is_refused_with_what_to_do(key: str, url: str) -> Non
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_url_elsewhere_is_refused_too(tmp_path: Path, url: str) -> None:
+def test_a_url_elsewhere_is_refused_too(url: str) -> None:
     for call in (probekit.open, probekit.verify, probekit.plan, probekit.run):
         with pytest.raises(ProbekitError, match="a URL; expected"):
             call(url)
+
+
+def test_every_command_refuses_a_url(tmp_path: Path) -> None:
+    url = URLS[0]
     for name in ("info", "verify", "plan", "run", "report"):
         status, said = command(name, url, folder=tmp_path)
         assert status == 2, said

@@ -76,17 +76,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_killed_while_it_reads_it_goes_on_with_equal_bytes(folder: Path) -> None:
-    given = config(folder, "killed")
-    for stop in (700, 1400):  # the second one goes on, and sees rows from the first mark on
+@pytest.mark.parametrize(
+    "stops",  # a second one goes on, and sees rows from the first mark on
+    [(1400,), pytest.param((700, 1400), marks=pytest.mark.slow)],
+)
+def test_killed_while_it_reads_it_goes_on_with_equal_bytes(
+    folder: Path, stops: tuple[int, ...]
+) -> None:
+    name = f"killed-{len(stops)}"
+    given = config(folder, name)
+    for stop in stops:
         done = subprocess.run(
             [sys.executable, "-c", _KILLED, str(given), str(stop)], capture_output=True, check=False
         )
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-        assert [*(folder / "killed").glob("inputs.*")] == [folder / "killed" / "inputs.partial"]
+        assert [*(folder / name).glob("inputs.*")] == [folder / name / "inputs.partial"]
     probekit.run(given, self_check=False)
-    assert files(folder / "killed") == files(folder / "whole")
-    assert probekit.verify(folder / "killed").whole
+    assert files(folder / name) == files(folder / "whole")
+    assert probekit.verify(folder / name).whole
 
 
 def test_rows_of_a_stream_are_what_a_bare_hook_sees(folder: Path) -> None:

@@ -42,10 +42,10 @@ def shell(line: str, folder: Path) -> tuple[int, str]:
 @pytest.mark.parametrize(
     "streams",
     [
-        pytest.param("2>/dev/full", marks=FULL),
-        pytest.param(">/dev/full 2>&1", marks=FULL),
+        pytest.param("2>/dev/full", marks=[FULL, pytest.mark.slow]),
+        pytest.param(">/dev/full 2>&1", marks=[FULL, pytest.mark.slow]),
         "2>&1 | head -0",
-        ">&- 2>&-",
+        pytest.param(">&- 2>&-", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_does_not_depend_on_who_reads_of_it(folder: Path, streams: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +96,7 @@ def test_it_prints_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert said["ratio"] > 0
 
 
-def test_a_wrong_count_is_told_in_one_line() -> None:
-    program = Path(cache_timing.__file__)
-    done = subprocess.run(
-        [sys.executable, str(program), "--layers", "0"], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert "--layers: '0' is no whole number of at least 1" in done.stderr
+def test_a_wrong_count_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cache_timing.main(["--layers", "0"])
+    assert "--layers: '0' is no whole number of at least 1" in capsys.readouterr().err

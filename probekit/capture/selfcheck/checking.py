@@ -296,7 +296,8 @@ class _Recorded:
 
     @property
     def tokens(self) -> list[int]:
-        found: list[int] = self.trace.examples[self.example].token_ids.tolist()
+        first, n_tokens = self.trace.examples.extent(self.example)
+        found: list[int] = self.trace.tokens.id[first : first + n_tokens].tolist()
         return found
 
 
