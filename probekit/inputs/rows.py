@@ -57,6 +57,7 @@ class Fields:
             key, content = "inputs.messages", inputs.messages_field
         wanted = Wanted(
             names=config.columns,
+            asked=inputs.wanted_columns,
             beside=(content, "id"),
             is_spelled=inputs.place is not None and inputs.place.suffix.lower() == ".csv",
             is_alike=inputs.examples is not None,
@@ -70,8 +71,9 @@ class Fields:
         return (self.content, "id", *((named,) if isinstance(named, str) else named))
 
     def pick(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Take what is read of a row; all of it where the content is not there, to say so."""
-        if isinstance(self.wanted.names, str) or self.content not in row:
+        """Take what is read of a row; all of it where some of that is not there, to say so."""
+        named = self.wanted.names
+        if isinstance(named, str) or any(name not in row for name in (self.content, *named)):
             return row
         return {name: row[name] for name in self.names if name in row}
 
@@ -106,6 +108,8 @@ def example_of(row: Mapping[str, Any], fields: Fields, where: str, number: int) 
         return said
     columns = fields.wanted.of(row, where)
     if isinstance(columns, Fault):
+        if number == 0:  # most likely so in every row
+            raise ConfigError.of([columns])
         return columns
     given = row.get("id")
     return Given(

@@ -34,6 +34,7 @@ class Wanted:
     """Which fields of a row are columns."""
 
     names: tuple[str, ...] | str  # or ALL_COLUMNS
+    asked: tuple[str, ...] | str = ()  # those of them that `inputs.columns` names
     beside: tuple[str, ...] = ()  # fields that are something else: the text, the id
     is_spelled: bool = False  # values are text, as in a .csv file; their look says what they are
     is_alike: bool = False  # all rows must have the same fields, as examples in a config
@@ -46,11 +47,11 @@ class Wanted:
             there = ", ".join(map(str, row))
             meant = near(lost[0], [*map(str, row)])
             hint = f"did you mean {' or '.join(meant)}? " if meant else ""
+            whose = "inputs.columns names" if lost[0] in self.asked else "positions look at"
             return Fault(
                 where,
-                f"there is no field {lost[0]!r}, which inputs.columns names; {hint}there is: "
-                f"{there}. "
-                "Write null where an example has no value",
+                f"there is no field {lost[0]!r}, which {whose}; {hint}there is: {there}. Write "
+                "null where an example has no value",
             )
         return {name: row[name] for name in self.names}
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from probekit import models
-from probekit.config import ProbeConfig, digest_of_format_1, faults_once
+from probekit.config import ProbeConfig, Where, digest_of_format_1, faults_once
 from probekit.errors import ConfigError, Fault, PlanError, StoreError
 from probekit.inputs import (
     NO_SPOTS,
@@ -322,12 +322,15 @@ def _check_positions(
         except IndexError as error:
             faults[where] = f"{error} {_said_short(examples, site.choice)}"
             continue
+        spot = config.probes[site.spec.probe].positions
+        at = f"{spot}, and missing: skip leaves it out" if isinstance(spot, Where) else site.choice
         if not counts.any():
             faults[where] = f"no example is long enough to have rows at {site.choice}"
+            if isinstance(spot, Where):
+                faults[where] = f"no example has a token at {spot}"
         elif site.recipe.pool is not None and not counts.all():
-            faults[where] = (
-                f"example {int(counts.argmin())} has no token at {site.choice}; a pool needs one"
-            )
+            lost = int(counts.argmin())
+            faults[where] = f"example {lost} has no token at {at}: a pool needs one of each example"
     if faults:
         raise PlanError.of(Fault(where, message) for where, message in faults.items())
 

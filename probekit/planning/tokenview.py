@@ -64,6 +64,12 @@ def view_example(plan: Plan, number: int) -> ExampleView:
         PlanError: if there is no such example, or no tokenizer to say its tokens.
     """
     examples = plan.examples
+    if examples is None and plan.config.inputs.is_streamed:
+        where = plan.config.where("inputs.dataset.streaming")
+        raise PlanError(
+            f"{where}: the run alone reads the texts of a stream; --set "
+            "inputs.dataset.streaming=false reads them now"
+        )
     if examples is None:
         raise PlanError("; ".join(plan.notes) or "no tokenizer is at hand")
     if not 0 <= number < len(examples):

@@ -13,7 +13,7 @@ import pytest
 
 import probekit
 from probekit.config import ProbeConfig, load_config
-from probekit.errors import ConfigError
+from probekit.errors import ConfigError, PlanError
 from probekit.inputs.contents import Codec, Encoded
 from probekit.inputs.datasets import opening
 from probekit.inputs.datasets.streaming import Source
@@ -21,6 +21,7 @@ from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import look_through, make_examples
 from probekit.inputs.reading import Origin, read_inputs
 from probekit.inputs.rows import Fields
+from probekit.planning import view_example
 from probekit.store.partialrows import PartialRows
 
 ROWS = [{"text": f"text {n}", "label": n % 3, "id": f"r{n}"} for n in range(2500)]
@@ -142,12 +143,45 @@ def test_what_is_not_there_is_told(dataset: Any, message: str, streaming: bool) 
         read(config(**dataset, streaming=streaming))
 
 
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ('{"text": "a", "mark": 1}', "Couldn't cast .* because column names don't match"),
+        ('{"text": "a", "label": "x"}', "Failed to parse string: 'x' as a scalar of type int64"),
+        ('{"text": "a", "label":', r"JSON parse error: .* in row 0"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_told_with_its_reason(rows: str, why: str) -> None:
+    Path("c.jsonl").write_text(rows + "\n")
+    files = ["b.jsonl", "c.jsonl"]
+    with pytest.raises(ConfigError, match=rf"b\.jsonl, c\.jsonl cannot be loaded: {why}"):
+        read(config(data_files=files, streaming=False))
+    with pytest.raises(ConfigError, match=rf"c\.jsonl failed after 500 rows: {why}") as error:
+        read(config(data_files=files))
+    assert "\n" not in str(error.value)
+    assert "goes on" not in str(error.value)  # a file that is mended is another source
+
+
+def test_a_column_that_no_row_has_is_told_once_with_all_that_there_are() -> None:
+    for columns, whose in ((["nope"], "inputs.columns names"), (None, "positions look at")):
+        given = config(columns=columns).model_dump(exclude_unset=True)
+        given["probes"][0]["positions"] = {"column": "nope"}
+        with pytest.raises(ConfigError) as error:
+            read(load_config(given))
+        assert str(error.value) == (
+            f"json[train][0]: there is no field 'nope', which {whose}; there is: text, label, id. "
+            "Write null where an example has no value"
+        )
+
+
 def test_a_look_ahead_reads_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Failing(monkeypatch)
     look_through(config())
     plan = probekit.plan(config())
     assert plan.examples is None
     assert any("read once, by the run" in note for note in plan.notes)
+    with pytest.raises(PlanError, match="the run alone reads the texts of a stream; --set"):
+        view_example(plan, 0)
     assert not source.given
     assert not Path("run").exists()
     with pytest.raises(ConfigError, match="there is no such file"):
@@ -258,7 +292,7 @@ def test_a_mark_of_another_version_of_the_library_is_not_taken() -> None:
 def test_a_file_that_breaks_off_is_told_by_its_row() -> None:
     with Path("b.jsonl").open("a") as file:
         file.write("{broken\n")
-    with pytest.raises(ConfigError, match=r"json failed after 2,000 rows: .*JSON"):
+    with pytest.raises(ConfigError, match=r"b.jsonl failed after 2,000 rows: .*JSON"):
         read(config())
 
 

@@ -175,6 +175,17 @@ def test_faults_of_columns_name_the_example(rows: Any, columns: Any, said: str) 
         read(examples=rows, columns=columns)
 
 
+def test_a_column_that_the_first_row_has_not_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "n": 1}\n' * 30)
+    with pytest.raises(ConfigError) as error:
+        read(file=str(path), columns=["m"])
+    assert str(error.value).endswith(
+        "rows.jsonl:1: there is no field 'm', which inputs.columns names; there is: text, n. Write "
+        "null where an example has no value"
+    )
+
+
 JSON_FAULTS = [
     ('{"text": "a", "n": [1]}', r"rows.jsonl:1: the field 'n' is \[1\]; a column holds"),
     ('{"text": "a", "n": 99999999999999999999}', "more than 64 bits"),

@@ -13,6 +13,7 @@ from probekit.arguments import at_home, no_path
 from probekit.config import DatasetInputs, ProbeConfig
 from probekit.errors import ConfigError
 from probekit.inputs.datasets.datafiles import check_files
+from probekit.inputs.datasets.failing import reason
 from probekit.inputs.datasets.streaming import Source, read_once
 from probekit.models import hub_in_reach
 from probekit.wording import shorten
@@ -76,8 +77,8 @@ def _opened(wanted: DatasetInputs, where: str) -> Any:
         raise ConfigError(f"{where}: there are no texts in {named}") from error
     except Exception as error:
         # The hub client raises dozens of types; each means that the data set cannot be had.
-        said = str(error) or type(error).__name__
-        raise ConfigError(f"{where}: {wanted.name} cannot be loaded: {said}") from error
+        named = ", ".join(wanted.own_files) or wanted.name
+        raise ConfigError(f"{where}: {named} cannot be loaded: {reason(error)}") from error
     return rows
 
 

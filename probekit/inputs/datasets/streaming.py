@@ -15,12 +15,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from probekit.arguments import plain
+from probekit.arguments import no_path, plain
 from probekit.config import DatasetInputs, ProbeConfig, deciding_keys
 from probekit.errors import ConfigError
 from probekit.inputs.datasets.datafiles import local_files
+from probekit.inputs.datasets.failing import file_read, reason
 from probekit.store import LOCK_FILE, Lock, PartialRows, make_folder
-from probekit.wording import counted, shorten
+from probekit.wording import counted
 
 Row = Mapping[str, Any]
 
@@ -33,6 +34,7 @@ class Source:
 
     name: str
     where: str  # the place in the user's config that names it
+    files: tuple[Path, ...]  # of this machine that it is; none where others are among them
     digest: str  # tells it from others
     folder: Path  # of the run
     where_folder: str
@@ -40,12 +42,14 @@ class Source:
     @classmethod
     def of(cls, config: ProbeConfig, wanted: DatasetInputs, names: Sequence[str]) -> Self:
         """Tell the source that a config names, by the fields of its rows that are read."""
-        stats = [(file.name, file.stat()) for file in local_files(wanted)]
+        local = local_files(wanted)
+        stats = [(file.name, file.stat()) for file in local]
         files = [[name, there.st_size, there.st_mtime_ns] for name, there in stats]
         said = json.dumps([deciding_keys(wanted), list(names), files])
         return cls(
             name=wanted.name,
             where=config.where("inputs.dataset"),
+            files=() if any(map(no_path, wanted.own_files)) else local,
             digest=hashlib.sha256(said.encode()).hexdigest(),
             folder=config.store.folder,
             where_folder=config.where("store.path"),
@@ -152,13 +156,13 @@ def _told(source: Source, rows: Any, partial: PartialRows) -> Iterator[Row]:
         except Exception as error:
             # Readers of files and clients of networks raise dozens of types.
             n = partial.n_rows
-            said = shorten(str(error) or type(error).__name__, 300)
+            file = file_read(rows, source.files)
             kept = (
                 f". What was read is kept in {partial.path}: the same command goes on from row {n}"
             )
             raise ConfigError(
-                f"{source.where}: {source.name} failed after {counted(n, 'row')}: {said}"
-                f"{kept if n else ''}"
+                f"{source.where}: {file or source.name} failed after {counted(n, 'row')}: "
+                f"{reason(error)}{kept if n and not file else ''}"
             ) from error
         yield row
 
