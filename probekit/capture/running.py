@@ -124,15 +124,15 @@ def carry_out(
                 company=company,
                 fresh=fresh,
             )
+        counts: Mapping[str, Mapping[str, int]] = {}
         if todo or damages or not index_is_whole(path, sums=repair):
             folder.sum_up()
-            _index(plan, record, path, layout)
+            counts = _index(plan, record, path, layout)
         if now is not None and not repair:  # a whole run that is checked stays as it is
             read.remember(folder, plan.notes)
-    trace = open_trace(path)
     if todo:
-        _warn_of_counts(trace)
-    return trace
+        _warn_of_counts(counts)
+    return open_trace(path)
 
 
 def _loaded(plan: Plan) -> torch.nn.Module:
@@ -267,19 +267,19 @@ def _recorder(plan: Plan, path: Path) -> Callable[[Walk, ShardSpec], None]:
     return search_shard if generate.beams > 1 else shard_generator(path)
 
 
-def _warn_of_counts(trace: Trace) -> None:
-    """Say at the end how many values are not finite, and where."""
+def _warn_of_counts(counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Say at the end how many values of which sites are not finite."""
     words = {
         schema.NONFINITE: "values were NaN or infinite as the model computed them",
         schema.OVERFLOW: "values were too large for the dtype they are stored in and are infinite "
         "there (store.dtype: bfloat16 or float32 holds them)",
     }
     for attribute, what in words.items():
-        counts = {name: trace[name].attributes.get(attribute, 0) for name in trace.site_names}
-        found = [f"{name} ({n:,})" for name, n in counts.items() if n]
+        found = {name: n for name, of_site in counts.items() if (n := of_site.get(attribute, 0))}
         if found:
-            shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
-            message = f"{sum(counts.values()):,} {what}: {shown}"
+            shown = ", ".join(f"{name} ({n:,})" for name, n in [*found.items()][:5])
+            more = ", ..." if len(found) > 5 else ""
+            message = f"{sum(found.values()):,} {what}: {shown}{more}"
             warnings.warn(message, ProbekitWarning, stacklevel=3)
 
 
@@ -294,7 +294,12 @@ def _check_model(model: torch.nn.Module, plan: Plan) -> None:
         )
 
 
-def _index(plan: Plan, record: RunRecord, path: Path, layout: Format) -> None:
+def _index(
+    plan: Plan, record: RunRecord, path: Path, layout: Format
+) -> Mapping[str, Mapping[str, int]]:
+    """Write the index; give what was counted at each site."""
     vocabulary = None if plan.tokenizer is None else tokenizing.token_bytes(plan.tokenizer)
     attributes = {**about(plan, layout), "run_digest": record.digest}
-    build_index(path, sealed_specs(path), [s.spec for s in plan.sites], attributes, vocabulary)
+    return build_index(
+        path, sealed_specs(path), [s.spec for s in plan.sites], attributes, vocabulary
+    )

@@ -108,7 +108,7 @@ def test_quiet_says_nothing(probekit_, config, tmp_path):
 def test_quiet_leaves_warnings_and_notes_out_and_not_errors(probekit_, gpt2, tmp_path, monkeypatch):
     from probekit.capture import running as capture
 
-    def warns(trace: probekit.Trace) -> None:
+    def warns(counts: object) -> None:
         warnings.warn("3 values are odd", probekit.ProbekitWarning, stacklevel=1)
         warnings.warn("soon to go", FutureWarning, stacklevel=1)
 

@@ -58,8 +58,11 @@ def build_index(
     sites: Sequence[SiteSpec],
     attributes: Mapping[str, Any],
     vocabulary: Sequence[str | bytes] | None,
-) -> None:
+) -> Mapping[str, Mapping[str, int]]:
     """Write `trace.h5` over the sealed shards of a run; the file is either whole or not there.
+
+    Returns:
+        What was counted at each site, over all shards: see `schema.COUNTS`.
 
     Raises:
         StoreError: if it cannot be written, a shard cannot be read, or the shards do not follow on
@@ -69,7 +72,7 @@ def build_index(
     part = part_of(folder / INDEX_FILE)
     with explained(folder / INDEX_FILE):
         try:
-            _write(part, folder, shards, sites, attributes, vocabulary)
+            counts = _write(part, folder, shards, sites, attributes, vocabulary)
             fsync(part)
             record = FileRecord(
                 file_bytes=part.stat().st_size, rest=rest_checksum(part, ()), sites={}
@@ -80,6 +83,7 @@ def build_index(
             record.write(folder / INDEX_RECORD)
         finally:
             part.unlink(missing_ok=True)
+    return counts
 
 
 def _refuse_breaks(folder: Path, shards: Sequence[ShardSpec]) -> None:
@@ -102,7 +106,7 @@ def _write(
     sites: Sequence[SiteSpec],
     attributes: Mapping[str, Any],
     vocabulary: Sequence[str | bytes] | None,
-) -> None:
+) -> dict[str, Counter[str]]:
     # HDF5 looks for a virtual dataset's sources beside the file: relative names move with it.
     with HDF5Out(part, libver=LIBVER) as out:
         file = out.file
@@ -116,11 +120,14 @@ def _write(
                 path = schema.site_path(spec)
                 _link(file, first[path], shards, [s.n_rows[spec.rows] for s in shards])
         _merge_execution(file, folder, shards)
-        _sum_counts(file, folder, shards, sites)
+        counts = _sum_counts(folder, shards, sites)
+        for spec in sites:
+            file[schema.site_path(spec)].attrs.update(counts[spec.name])
         if vocabulary is not None:
             with_bytes = attributes.get("probekit_format") != FIRST.attribute
             write_vocabulary(file, vocabulary, with_bytes=with_bytes)
         write_dimensions(file)
+    return counts
 
 
 def _link_tables(
@@ -213,17 +220,16 @@ def _merge_execution(file: h5py.File, folder: Path, shards: Sequence[ShardSpec])
 
 
 def _sum_counts(
-    file: h5py.File, folder: Path, shards: Sequence[ShardSpec], sites: Sequence[SiteSpec]
-) -> None:
+    folder: Path, shards: Sequence[ShardSpec], sites: Sequence[SiteSpec]
+) -> dict[str, Counter[str]]:
     """Add up what each shard counted at each site: values that are not finite."""
-    sums: Counter[tuple[str, str]] = Counter()
+    sums: dict[str, Counter[str]] = {spec.name: Counter() for spec in sites}
     for shard in shards:
         with open_file(folder / shard.file) as source:
-            for path in map(schema.site_path, sites):
-                counted = source[path].attrs
-                sums.update({(path, n): int(counted[n]) for n in COUNTS if n in counted})
-    for (path, name), total in sums.items():
-        file[path].attrs[name] = total
+            for spec in sites:
+                counted = source[schema.site_path(spec)].attrs
+                sums[spec.name].update({n: int(counted[n]) for n in COUNTS if n in counted})
+    return sums
 
 
 def merge_executions(parts: Sequence[Execution]) -> Execution:
