@@ -159,4 +159,5 @@ def hang() -> None:
 )
 def test_every_way_to_end_is_told_apart(action: Callable[[], Any], kind: str):
     limits = Limits(cpu_s=0.3, n_bytes=64 << 20)
-    assert attempt(action, ValueError, limits).kind == kind
+    outcome = attempt(action, ValueError, limits)
+    assert outcome.kind == kind, outcome

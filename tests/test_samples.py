@@ -71,6 +71,7 @@ def test_dropout_is_off_so_that_training_mode_changes_nothing():
     assert [config[key] for key in ("embd_pdrop", "attn_pdrop", "resid_pdrop")] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_loads_without_a_network():
     code = (
         "import socket, sys\n"

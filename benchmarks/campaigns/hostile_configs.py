@@ -335,8 +335,11 @@ TOKEN_INPUTS = st.fixed_dictionaries(
 )
 SAID = WORDS | READ_TEXTS | st.just("") | st.lists(st.just({"type": "text", "text": "a"}))
 MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "assistant", "system"]) | WORDS, "content": SAID},
-    optional={"tool_calls": WORDS, "thinking": WORDS, "content": ABSURD_NUMBERS},
+    {
+        "role": st.sampled_from(["user", "assistant", "system"]) | WORDS,
+        "content": SAID | ABSURD_NUMBERS,
+    },
+    optional={"tool_calls": WORDS, "thinking": WORDS},
 ) | st.fixed_dictionaries({"from": WORDS, "value": WORDS})
 CHAT = st.lists(MESSAGE, max_size=3)
 TEMPLATE = st.fixed_dictionaries(

@@ -108,6 +108,7 @@ def other_class(model: Any) -> None:
     model.model.layers[0].mlp.act_fn = torch.nn.GELU()
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM
 import probekit
 from probekit import PlanError
 
+pytestmark = pytest.mark.rehearsed
+
 Array = np.ndarray[Any, Any]
 
 REFUSED = {
@@ -105,6 +107,7 @@ def test_a_row_is_what_its_text_gives_alone(tmp_path: Path, family: str) -> None
     check(tmp_path, family)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 @pytest.mark.parametrize("family", ["deepseek_v32", "gemma4_text", "diffllama"])
 def test_so_it_is_in_both_orders_of_texts(tmp_path: Path, family: str, order: list[int]) -> None:

@@ -149,6 +149,7 @@ def test_the_seconds_of_a_pass_are_the_devices(tmp_path, monkeypatch, execution_
         assert waits == []
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "top_k", "top_p"])
 def test_a_batch_gives_each_example_what_it_gets_alone(tmp_path, strategy):
     saved(tmp_path, "gpt2")
@@ -190,6 +191,7 @@ SAMPLED = [
 ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("settings", SAMPLED, ids=str)
 @pytest.mark.parametrize("strategy", ["sample", "greedy"])
 def test_scores_are_those_of_generate(tmp_path, monkeypatch, strategy, settings):
@@ -401,6 +403,7 @@ POOLED = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("positions", KEPT, ids=str)
 def test_positions_are_the_prompts_but_for_generated(tmp_path, positions):
     model = saved(tmp_path, "llama")
@@ -422,6 +425,7 @@ def test_positions_are_the_prompts_but_for_generated(tmp_path, positions):
     assert probekit.verify(tmp_path / "run").whole
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("positions", ["all", "generated", "prompt", "1:"])
 @pytest.mark.parametrize("pool", POOLED)
 def test_a_pool_is_over_the_tokens_that_are_kept(tmp_path, pool, positions):
@@ -440,6 +444,7 @@ def test_a_pool_is_over_the_tokens_that_are_kept(tmp_path, pool, positions):
         np.testing.assert_allclose(found, POOLED[pool](rows[:, [3, 5]]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("positions", ["prompt", "generated", "last", ":-1", [0, -1]])
 def test_log_probabilities_of_kept_tokens_are_those_of_all(tmp_path, positions):
     saved(tmp_path, "llama")

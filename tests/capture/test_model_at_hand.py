@@ -35,6 +35,7 @@ def words(tmp_path: Path) -> Any:
 # --- true: what is stored is what bare hooks see on the very object
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_output_equals_a_hand_written_hook_bit_for_bit(tmp_path, words, name):
     model = MODELS[name]()
@@ -45,6 +46,7 @@ def test_every_output_equals_a_hand_written_hook_bit_for_bit(tmp_path, words, na
     assert lent.outputs_equal_hooks(tmp_path / "t", by_hand.watch_batches(model.eval())) > 30
 
 
+@pytest.mark.rehearsed
 def test_packed_weights_run_each_text_alone_where_batches_reach_its_rows(tmp_path, words):
     model = lent.packed()  # it rounds what it reads by the largest value of the batch
     before = lent.marks(model)

@@ -155,6 +155,7 @@ def test_a_finished_run_is_opened_at_once(here: Path, checks: list[str]) -> None
     assert not checks
 
 
+@pytest.mark.few(9)
 @pytest.mark.parametrize("what", CHANGES)
 def test_whatever_is_not_as_it_was_is_checked_in_full(
     here: Path, checks: list[str], monkeypatch: pytest.MonkeyPatch, what: str

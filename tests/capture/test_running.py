@@ -314,6 +314,7 @@ PLANS = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("case", PLANS)
 def test_planned_bytes_are_the_bytes_in_the_sealed_store(gpt2, tmp_path, case):
     config = by_hand.config(gpt2, tmp_path / "trace", **PLANS[case])

@@ -145,6 +145,7 @@ def test_overwrite_reads_the_texts_again(gpt2: Path) -> None:
     assert probekit.verify("run").whole
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("damage", ["changed", "cut", "lost", "record lost", "another's"])
 def test_damaged_inputs_are_found_and_repaired(gpt2: Path, damage: str) -> None:
     go(config(gpt2))
@@ -381,6 +382,7 @@ LIES: dict[str, tuple[str, Any]] = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", LIES)
 def test_a_strangers_inputs_are_refused_or_read_again(gpt2: Path, name: str) -> None:
     go(config(gpt2))

@@ -25,6 +25,8 @@ from probekit.cli.commands import app
 from probekit.errors import CaptureError
 from probekit.inputs import ANY_LENGTHS
 
+pytestmark = pytest.mark.rehearsed
+
 EVERYTHING = [{"modules": "**", "record": ["output", "input"]}]
 SOME = [{"modules": "transformer.h.*.mlp.act"}, {"modules": "lm_head"}]  # 4 sites
 LEAKING = {
@@ -98,6 +100,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("probes", "n_sites", "more"),
     [
@@ -302,6 +305,7 @@ def dynamic(folder: Path, model_type: str) -> Path:
     return by_hand.save_model(folder, model)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "gemma"])
 @pytest.mark.parametrize("self_check", [True, False])
 def test_dynamic_rope_gives_a_text_what_it_has_alone(tmp_path, model_type, self_check):

@@ -143,9 +143,9 @@ def test_ctrl_c_behind_the_last_batch_says_that_the_run_finishes(
 
     index = capture.build_index
 
-    def interrupted(*given: Any) -> None:
+    def interrupted(*given: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
-        index(*given)
+        return index(*given)
 
     monkeypatch.setattr(capture, "build_index", interrupted)
     ran = probekit_("run", config)

@@ -62,6 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("streams", [">&-", "| head -0", pytest.param(">/dev/full", marks=FULL)])
 def test_verify_says_by_its_exit_code_whether_a_trace_is_whole(made: Path, streams: str) -> None:
     assert shell(f"probekit verify run {streams}", made)[0] == 0

@@ -81,6 +81,7 @@ def test_a_shard_of_generated_tokens_counts_from_its_own_start(
     assert alone.examples[0].token_ids.tolist() == trace.examples[3].token_ids.tolist()
 
 
+@pytest.mark.rehearsed
 def test_what_is_said_apart_is_part_of_the_provenance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,6 +136,7 @@ def test_the_scaling_of_scores_is_said(tmp_path, model_type, scaling):
     assert trace.select("scores", layer=0).attributes["scaling"] == pytest.approx(expected)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("model_type", "projection"),
     [("gpt2", "c_proj"), ("llama", "o_proj"), ("phi3", "o_proj"), ("gpt_neox", "dense"),

@@ -234,6 +234,7 @@ def test_a_document_without_a_spot_is_told() -> None:
 # --- very long ones
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", CUT)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(texts=st.lists(TEXTS, min_size=5, max_size=12))

@@ -664,6 +664,7 @@ def test_the_bytes_of_parts_of_a_character_are_those_of_the_text():
     assert [shown(found[i]) for i in tokenizer("é")["input_ids"]] == ["<0xC3>", "<0xA9>"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("text", ["não", "a 🙂 b", "日本語"])
 def test_bytes_of_the_sample_and_of_smollm2_join_to_the_text(text):
     for name in ("sample:tiny-gpt2", str(smollm2())):

@@ -259,6 +259,7 @@ def test_phi3_is_planned_in_seconds_and_its_numbers_are_right():
     assert found["total_bytes"] is None, "its tokenizer is out of reach here"
 
 
+@pytest.mark.slow
 def test_phi3_totals_with_a_tokenizer_at_hand(monkeypatch):
     monkeypatch.chdir(ROOT)
     found = probekit.plan("configs/phi3.yaml", overrides=OFFLINE).to_json()

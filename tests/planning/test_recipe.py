@@ -68,6 +68,7 @@ def test_sizes_can_be_given(record):
     np.testing.assert_array_equal(site[:], every.reshape(len(every), 2, -1).swapaxes(1, 2))
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("op", ["mean", "max", "sum", "norm"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_reductions_are_numpys(record, op, dtype):

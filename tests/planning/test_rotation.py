@@ -93,6 +93,7 @@ def compare(family: str) -> list[str]:
     return refused
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_what_the_kernel_would_be_given_if_nothing_were_rotated(family: str) -> None:
     refused = compare(family)
@@ -111,6 +112,7 @@ def test_it_is_so_on_every_family(family: str) -> None:
     compare(family)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen3", "phi3"])
 def test_a_run_stores_it_for_each_text_alone(tmp_path: Path, family: str) -> None:
     model = every_family.build(family)

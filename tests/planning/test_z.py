@@ -69,6 +69,7 @@ def read_by(model: Path, ids: list[int]) -> dict[str, np.ndarray[Any, Any]]:
     return seen
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("family", [*GATED, *SUNK, "llama"])
 def test_z_is_what_the_output_projection_reads(tmp_path: Path, family: str) -> None:
     model = saved(tmp_path / "model", family)
@@ -90,6 +91,7 @@ def test_z_is_what_the_output_projection_reads(tmp_path: Path, family: str) -> N
         assert ("read_by" in trace[name].attributes) == (family in GATED)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", GATED)
 def test_record_gives_the_same_z(tmp_path: Path, family: str) -> None:
     model = saved(tmp_path / "model", family)

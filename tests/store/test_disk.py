@@ -76,6 +76,7 @@ def test_making_a_file_replaces_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "a.h5").stat().st_size < 10_000
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("mode", ["w", "r+"])
 @pytest.mark.parametrize("n_bytes", [0, 100, 3000, 20_000, 110_000])
 def test_a_full_disk_is_an_error_at_the_end_of_the_block(

@@ -143,6 +143,7 @@ ODD_CONFIGS = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", ODD_CONFIGS)
 def test_an_odd_config_of_another_run_is_told_and_not_carried_out(path: Path, kind: str) -> None:
     text, said = ODD_CONFIGS[kind]

@@ -82,6 +82,7 @@ def test_a_run_that_nothing_happened_to_is_whole(tmp_path: Path, method: str | N
 # --- bytes
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("number", range(3))
 @pytest.mark.parametrize("name", [s.name for s in SITES[:4]])
 def test_a_changed_row_names_its_shard_and_its_site(run: Run, number: int, name: str) -> None:
