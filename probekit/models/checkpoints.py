@@ -28,7 +28,7 @@ from probekit.errors import ConfigError, PlanError
 from probekit.models import trust
 from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
-from probekit.models.places import BUILDING
+from probekit.models.places import BUILDING, random_weights
 from probekit.models.sources import BUNDLED, IN_PYTHON, Source, check_folder, hub_in_reach, locate
 from probekit.wording import counted, human_bytes, shorten, show_typed
 
@@ -271,9 +271,8 @@ def load_model(
     kind, dtype = model_class(hf_config), compute_dtype(model, hf_config)
     kernel: dict[str, Any] = {} if attention == "auto" else {"attn_implementation": attention}
     if model.weights == "random":
-        with BUILDING, explained(config.where("model"), ""), torch.random.fork_rng():
-            # Built on the CPU whatever the device is: the same seed gives the same weights there.
-            torch.manual_seed(config.seed)
+        # Built on the CPU whatever the device is: the same seed gives the same weights there.
+        with random_weights(config.seed), explained(config.where("model"), ""):
             loaded = kind._from_config(hf_config, dtype=dtype, **kernel)
     else:
         where = config.where("model.name")

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import torch
 
-_TOO_SMALL = ("out of memory", "can't allocate memory", "not enough memory")  # in RuntimeErrors
+_TOO_SMALL = (  # in RuntimeErrors
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "_STATUS_ALLOC_FAILED",  # of cuBLAS, cuDNN, cuSOLVER, cuSPARSE and cuFFT
+    "when calling `cublasCreate",  # its handle takes memory, and says it is "not initialized"
+)
 
 
 def out_of_memory(error: Exception) -> bool:

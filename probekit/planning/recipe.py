@@ -17,7 +17,7 @@ import torch
 from probekit.errors import PlanError
 from probekit.planning.indexing import take
 
-_VOCABULARY_ROWS = 256  # rows whose log-softmax is computed at once
+_BLOCK_BYTES = 1 << 25  # of logits whose log-softmax is computed at once; a few times that is held
 _HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -99,11 +99,10 @@ class Recipe:
         if self.ending == "top_k" and not self.logits:
             values, places = rows.topk(self.k, dim=-1)
             return places.to(torch.int32), values
+        n_rows = max(1, _BLOCK_BYTES // (4 * rows.shape[-1]))
         pieces = [
             self._over_vocabulary(torch.log_softmax(part.float(), dim=-1), ids)
-            for part, ids in zip(
-                rows.split(_VOCABULARY_ROWS), next_ids.split(_VOCABULARY_ROWS), strict=True
-            )
+            for part, ids in zip(rows.split(n_rows), next_ids.split(n_rows), strict=True)
         ]
         return tuple(torch.cat(part) for part in zip(*pieces, strict=True))
 

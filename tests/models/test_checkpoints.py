@@ -664,6 +664,23 @@ def test_the_bytes_of_parts_of_a_character_are_those_of_the_text():
     assert [shown(found[i]) for i in tokenizer("é")["input_ids"]] == ["<0xC3>", "<0xA9>"]
 
 
+def test_random_weights_are_drawn_from_the_seed_and_no_gpu_is_seeded(gpt2, monkeypatch):
+    def refused(*given):
+        raise AssertionError("a GPU's random numbers are the user's")
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hf_config = models.load_hf_config(config(str(gpt2), weights="random"))
+        expected = AutoModelForCausalLM.from_config(hf_config)
+    for name in ("manual_seed", "manual_seed_all", "set_rng_state", "get_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, refused)
+    before = torch.get_rng_state()
+    loaded = load(gpt2, weights="random")
+    assert torch.equal(torch.get_rng_state(), before)
+    for ours, theirs in zip(loaded.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.few(1)
 @pytest.mark.parametrize("text", ["não", "a 🙂 b", "日本語"])
 def test_bytes_of_the_sample_and_of_smollm2_join_to_the_text(text):

@@ -7,6 +7,8 @@ from tiny_models import build
 
 import probekit
 from probekit.capture import run
+from probekit.planning import recipe
+from probekit.planning.recipe import Recipe
 
 ATTN = "model.layers.1.self_attn"
 MLP = "model.layers.1.mlp.down_proj"
@@ -267,3 +269,27 @@ def test_the_plan_shows_the_final_shape_and_bytes(model_folder, tmp_path):
         f"{ATTN}/pattern": (30, [2, 10], 30 * 2 * 10 * 4),
         f"{MLP}/output": (3, [3], 3 * 3 * 4),
     }
+
+
+@pytest.mark.parametrize("ending", ["top_k", "token_logprob", "entropy"])
+def test_a_large_vocabulary_is_taken_a_block_at_a_time(monkeypatch, ending):
+    logits, ids = (
+        torch.randn(9, 101, dtype=torch.bfloat16),
+        torch.tensor([5, 7, -1, 0, 1, 2, 3, 4, 9]),
+    )
+    asked = Recipe(ending=ending, k=3, logits=True)
+    whole = asked.apply(logits, ids, [9])
+    seen, softmax = [], torch.log_softmax
+
+    def watched(rows, dim):
+        seen.append(rows.nbytes)
+        return softmax(rows, dim=dim)
+
+    monkeypatch.setattr(torch, "log_softmax", watched)
+    for n_rows, n_bytes in ((4, 4 * 404 + 100), (1, 10)):  # a row is 404 bytes; one is always taken
+        monkeypatch.setattr(recipe, "_BLOCK_BYTES", n_bytes)
+        seen.clear()
+        parts = asked.apply(logits, ids, [9])
+        assert max(seen) == n_rows * 404 and sum(seen) == 9 * 404
+        for part, expected in zip(parts, whole, strict=True):
+            assert torch.equal(part.nan_to_num(-1), expected.nan_to_num(-1))

@@ -9,4 +9,8 @@ from .names import (
     Unembedding as Unembedding,
     in_order as in_order,
 )
-from .tiny import BUILDING as BUILDING, tinymodels as tinymodels
+from .tiny import (
+    BUILDING as BUILDING,
+    random_weights as random_weights,
+    tinymodels as tinymodels,
+)

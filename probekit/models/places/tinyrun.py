@@ -21,7 +21,7 @@ from probekit.models.forward import (
     passed,
 )
 from probekit.models.places.layers import Kernel
-from probekit.models.places.tiny import BUILDING, tinymodels
+from probekit.models.places.tiny import random_weights, tinymodels
 
 N_EXAMPLES, N_POSITIONS = 2, 7
 REPEATED = (1, 4)  # positions of one token: an embedding knows nothing of where it stands
@@ -38,8 +38,7 @@ class Run:
 
 def tiny(kind: Any, config: Any) -> Any:
     """Build a model of random weights, each of which shows."""
-    with BUILDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with random_weights(0):
         model = kind._from_config(config, dtype=torch.float32, attn_implementation="eager")
     tinymodels.moved(model)
     return model.eval()

@@ -2,7 +2,7 @@
 
 Knows transformers' configs and how a model of one is built; nothing of places.
 
-Its door: `tinymodels`, `shrunk`, `Outline` and `unlike`, `BUILDING`.
+Its door: `tinymodels`, `shrunk`, `Outline` and `unlike`, `BUILDING`, `random_weights`.
 """
 
 import lazy_loader

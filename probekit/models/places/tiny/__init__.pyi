@@ -1,5 +1,5 @@
 from . import tinymodels as tinymodels
-from .building import BUILDING as BUILDING
+from .building import BUILDING as BUILDING, random_weights as random_weights
 from .outline import (
     Outline as Outline,
     outline as outline,

@@ -13,7 +13,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from probekit.models.places.tiny.building import BUILDING
+from probekit.models.places.tiny.building import random_weights
 
 N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD, D_MODEL, D_MLP, D_VOCAB, N_CTX = 4, 4, 2, 8, 32, 64, 101, 64
 
@@ -167,8 +167,7 @@ def tiny_config(family: str) -> Any:
 
 def build(family: str) -> PreTrainedModel:
     """Build the tiny model of a family: seeded, float32, in eval mode."""
-    with BUILDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with random_weights(0):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             tiny_config(family), dtype=torch.float32
         )
