@@ -284,6 +284,6 @@ def forward(
 
 
 def finish(device: torch.device) -> None:
-    """Wait until a device has done all that was queued on it."""
+    """Wait until a device has computed what was queued; copies go on, on a stream of their own."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.current_stream(device).synchronize()

@@ -149,6 +149,20 @@ def test_the_seconds_of_a_pass_are_the_devices(tmp_path, monkeypatch, execution_
         assert waits == []
 
 
+def test_waiting_for_a_pass_waits_for_no_copy(monkeypatch):
+    waits = []
+
+    class Stream:
+        def __init__(self, device):
+            self.synchronize = lambda: waits.append(device)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: pytest.fail("of every stream"))
+    stepwise.finish(torch.device("cuda", 1))
+    stepwise.finish(torch.device("cpu"))
+    assert waits == [torch.device("cuda", 1)]
+
+
 @pytest.mark.few(2)
 @pytest.mark.parametrize("strategy", ["greedy", "sample", "top_k", "top_p"])
 def test_a_batch_gives_each_example_what_it_gets_alone(tmp_path, strategy):
