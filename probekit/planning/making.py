@@ -322,6 +322,7 @@ def _check_positions(
         except IndexError as error:
             faults[where] = f"{error} {_said_short(examples, site.choice)}"
             continue
+        assert site.spec.probe is not None  # of a site that is planned
         spot = config.probes[site.spec.probe].positions
         at = f"{spot}, and missing: skip leaves it out" if isinstance(spot, Where) else site.choice
         if not counts.any():
