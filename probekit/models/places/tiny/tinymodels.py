@@ -13,7 +13,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from probekit.models.places.tiny.building import random_weights
+from probekit.models.places.tiny.seeding import random_weights
 
 N_LAYERS, N_HEADS, N_KV_HEADS, D_HEAD, D_MODEL, D_MLP, D_VOCAB, N_CTX = 4, 4, 2, 8, 32, 64, 101, 64
 
