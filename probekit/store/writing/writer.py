@@ -7,11 +7,11 @@ and allocated, so that each dataset's bytes lie at a known offset. From then on 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -96,7 +96,7 @@ class ShardWriter:
         self._part = part_of(self._final)
         self._first_row = {k: np.concatenate(([0], np.cumsum(c))) for k, c in tables.counts.items()}
         self._offsets: list[int] = []
-        self._fd = -1
+        self._file: FileIO | None = None
         self._flusher = Flusher(-1)
         self._aside = ThreadPoolExecutor(1, "probekit-digest")  # its thread starts when needed
         self._stack = ExitStack()
@@ -113,9 +113,9 @@ class ShardWriter:
             self._offsets = lay_out(
                 self._part, self.shard, self._sites, self._tables, self._attributes, self._layout
             )
-            self._fd = os.open(self._part, os.O_RDWR)
-            self._flusher = Flusher(self._fd)
-            stack.callback(self._close)
+            stack.callback(self._close)  # first, or an interrupt would leave the file open
+            self._file = FileIO(self._part, "r+")
+            self._flusher = Flusher(self._file.fileno())
             self._stack = stack.pop_all()
         return self
 
@@ -177,8 +177,9 @@ class ShardWriter:
                 self._hashers[site, example] = hasher
         with explained(self._final), self._digested(pieces):
             self._flusher.wrote(sum(len(piece.data) for piece in pieces))
+            assert self._file is not None  # entered
             for piece in pieces:
-                write_in_pieces(self._fd, piece.data, piece.offset)
+                write_in_pieces(self._file.fileno(), piece.data, piece.offset)
 
     @contextmanager
     def _digested(self, pieces: Sequence[_Piece]) -> Iterator[None]:
@@ -300,11 +301,14 @@ class ShardWriter:
             )
 
     def _close(self) -> None:
-        if self._fd >= 0:
+        """Close the file once: its number, closed again, might be another file's by then.
+
+        An interrupt may come between any two lines here; the file itself knows whether it is open.
+        """
+        if self._file is not None and not self._file.closed:
             self._flusher.stop()
             self._aside.shutdown()
-            os.close(self._fd)
-            self._fd = -1
+            self._file.close()
 
 
 def _check_block(spec: SiteSpec, block: Array) -> None:
