@@ -26,7 +26,7 @@ settings.load_profile("same")
 class SkeletonsOnce:
     """Build the skeleton of an architecture once a process: a third of the time went there.
 
-    Runs take it from here; tests of skeletons themselves import `probekit.models.skeleton`.
+    What asks `probekit.models` has it from here, and what asks `probekit.models.skeleton` anew.
     """
 
     def __init__(self) -> None:

@@ -20,15 +20,15 @@ from campaigns.tally import Tally
 from faults import CAMPAIGNS
 
 SAMPLE = {
-    "kills survived": 1,
+    "kills survived": 2,
     "stopped by a signal": 1,
     "starved": 2,
-    "bytes changed and found": 20,
+    "bytes changed and found": 40,
     "files damaged and found": 18,
     "damaged and repaired": 1,
     "damaged and opened": 4,
-    "configs tried": 25,
-    "hostile files tried": 8,
+    "configs tried": 40,
+    "hostile files tried": 20,
 }
 
 

@@ -187,7 +187,7 @@ def _firing(site: Site, row: int, value: float, around: int) -> Firing:
     if site.axis == TOKEN:
         token = trace.tokens[int(place)]
         example, position = token.example, token.position
-        ids, text = trace.examples[example].token_ids.tolist(), trace.vocabulary.text
+        ids, text = trace.examples.token_ids(example).tolist(), trace.vocabulary.text
         before, after = ids[max(0, position - around) : position], ids[position + 1 :][:around]
         context = Marked(text(before), token.text, text(after))
     else:

@@ -322,16 +322,14 @@ def _check_positions(
         except IndexError as error:
             faults[where] = f"{error} {_said_short(examples, site.choice)}"
             continue
-        assert site.spec.probe is not None  # of a site that is planned
-        spot = config.probes[site.spec.probe].positions
-        at = f"{spot}, and missing: skip leaves it out" if isinstance(spot, Where) else site.choice
         if not counts.any():
             faults[where] = f"no example is long enough to have rows at {site.choice}"
-            if isinstance(spot, Where):
-                faults[where] = f"no example has a token at {spot}"
         elif site.recipe.pool is not None and not counts.all():
-            lost = int(counts.argmin())
-            faults[where] = f"example {lost} has no token at {at}: a pool needs one of each example"
+            assert site.spec.probe is not None  # of a site that is planned
+            spot, lost = config.probes[site.spec.probe].positions, int(counts.argmin())
+            # Where a spot is nowhere, only missing: skip leads here.
+            at = f"{spot} (missing: skip)" if isinstance(spot, Where) else site.choice
+            faults[where] = f"example {lost} has no token at {at}; a pool needs one of each example"
     if faults:
         raise PlanError.of(Fault(where, message) for where, message in faults.items())
 

@@ -55,7 +55,7 @@ class Examples(AxisTable, Sequence[Example]):
         number = self.number(number)
         first, n_tokens = self.extent(number)
         tokens = self._others(TOKEN)
-        ids = tokens.id[first : first + n_tokens]
+        ids = self.token_ids(number)
         n_generated = int(np.count_nonzero(tokens.step[first : first + n_tokens]))
         said = ids[n_tokens - n_generated :].tolist()
         return Example(
@@ -112,6 +112,12 @@ class Examples(AxisTable, Sequence[Example]):
         number = self.number(number)
         first, n_rows = self._others(axis).extents
         return int(first[number]), int(n_rows[number])
+
+    def token_ids(self, number: int) -> Array:
+        """Give the token ids of an example, int32 `[token]`, and read nothing else of it."""
+        first, n_tokens = self.extent(number)
+        ids: Array = self._others(TOKEN).id[first : first + n_tokens]
+        return ids
 
     @cached_property
     def n_generated(self) -> Array:

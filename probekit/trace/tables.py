@@ -157,8 +157,7 @@ class Tables(Opened):
         token = self.tokens[arguments.whole("row", row)]
         before = arguments.whole("before", before, least=0)
         after = arguments.whole("after", after, least=0)
-        first, n_tokens = self.examples.extent(token.example)
-        ids, at = self.tokens.id[first : first + n_tokens].tolist(), token.position
+        ids, at = self.examples.token_ids(token.example).tolist(), token.position
         text = self.vocabulary.text  # whole characters put together
         return f"{text(ids[max(0, at - before) : at])}«{token.text}»{text(ids[at + 1 :][:after])}"
 

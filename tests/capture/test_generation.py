@@ -193,28 +193,25 @@ def test_sampling_follows_its_seed(tmp_path):
     assert low == np.asarray(greedy.tokens.id[:]).tolist()
 
 
+PENALTIES = [{"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}]  # all that greedy takes
 SAMPLED = [
     {"temperature": 0.7},
     {"top_k": 5},
     {"top_p": 0.6},
     {"min_p": 0.3},
-    {"repetition_penalty": 1.7},
-    {"no_repeat_ngram_size": 2},
+    *PENALTIES,
     {"temperature": 1.5, "top_k": 20, "top_p": 0.8, "min_p": 0.02},
     {"temperature": 0.8, "top_k": 30, "repetition_penalty": 1.2, "no_repeat_ngram_size": 2},
 ]
 
 
-@pytest.mark.few(4)
-@pytest.mark.parametrize("settings", SAMPLED, ids=str)
-@pytest.mark.parametrize("strategy", ["sample", "greedy"])
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [("sample", settings) for settings in SAMPLED] + [("greedy", one) for one in PENALTIES],
+    ids=str,
+)
 def test_scores_are_those_of_generate(tmp_path, monkeypatch, strategy, settings):
     """What is drawn from, against `output_scores` of `generate` on every prefix."""
-    if strategy == "greedy" and not settings.keys() <= {
-        "repetition_penalty",
-        "no_repeat_ngram_size",
-    }:
-        pytest.skip("greedy takes penalties alone")
     model, seen = saved(tmp_path, "gpt2"), []
     real = strategies.processors
 

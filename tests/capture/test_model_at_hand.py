@@ -152,7 +152,9 @@ def test_nothing_is_left_by_a_model_that_fails_while_it_is_looked_at(tmp_path, w
 
 
 # Python itself drops an exception that comes to a thread in the callback of a weak reference.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*WeakValueDictionary:pytest.PytestUnraisableExceptionWarning"
+)
 def test_a_thread_that_dies_leaves_nothing_and_the_model_is_free(tmp_path, words):
     import ctypes
 

@@ -106,7 +106,7 @@ def test_a_pool_is_over_what_is_found(tmp_path: Path) -> None:
 
 
 def test_a_pool_over_nothing_is_refused(tmp_path: Path) -> None:
-    said = r"has no token at match: .*, and missing: skip leaves it out: a pool needs one"
+    said = r"has no token at match: .* \(missing: skip\); a pool needs one of each example"
     with pytest.raises(PlanError, match=said):
         run(tmp_path / "none", [{"sites": "resid_post", "positions": MATCHED, "pool": "mean"}])
 

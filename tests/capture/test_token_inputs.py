@@ -19,6 +19,8 @@ from probekit.planning import view_example
 from probekit.report import write_report
 from probekit.store import verify
 
+pytestmark = pytest.mark.rehearsed
+
 TEXTS = ["The capital of Japan is Tokyo.", "Cats are 日本", "My favorite color is blue."]
 PLACE = locate("sample:tiny-gpt2", "model.name").place
 

@@ -296,8 +296,7 @@ class _Recorded:
 
     @property
     def tokens(self) -> list[int]:
-        first, n_tokens = self.trace.examples.extent(self.example)
-        found: list[int] = self.trace.tokens.id[first : first + n_tokens].tolist()
+        found: list[int] = self.trace.examples.token_ids(self.example).tolist()
         return found
 
 

@@ -22,12 +22,11 @@ def reason(error: BaseException) -> str:
 
 
 def file_read(rows: Any, files: Sequence[Path]) -> Path | None:
-    """Give the file that a source of several is in; None where it does not say."""
-    try:
-        state = rows.state_dict()
-    except Exception:  # a source that cannot say where it is; its own error is the one to tell
-        return None
-    number = _found(state, "shard_idx")
+    """Give which of its files a source is in; None where it does not say."""
+    if len(files) < 2:
+        return next(iter(files), None)
+    says = getattr(rows, "state_dict", None)  # a list of rows has none
+    number = None if says is None else _found(says(), "shard_idx")
     return files[number] if isinstance(number, int) and 0 <= number < len(files) else None
 
 

@@ -51,6 +51,7 @@ def _opened(wanted: DatasetInputs, where: str) -> Any:
         import datasets
     except ModuleNotFoundError as error:
         raise ConfigError(f"{where}: needs datasets; install probekit[datasets]") from error
+    named = ", ".join(wanted.own_files) or wanted.name
     files = {wanted.split: check_files(wanted, where)} if wanted.is_builder else wanted.data_files
     try:
         rows = None if files is not None else _saved_rows(datasets, wanted, where)
@@ -73,11 +74,9 @@ def _opened(wanted: DatasetInputs, where: str) -> Any:
             f"where there is a network ({shorten(str(error), 200)})"
         ) from error
     except StopIteration as error:  # of a stream: it looks at the first row
-        named = ", ".join(wanted.own_files) or wanted.name
         raise ConfigError(f"{where}: there are no texts in {named}") from error
     except Exception as error:
         # The hub client raises dozens of types; each means that the data set cannot be had.
-        named = ", ".join(wanted.own_files) or wanted.name
         raise ConfigError(f"{where}: {named} cannot be loaded: {reason(error)}") from error
     return rows
 
