@@ -29,7 +29,15 @@ ROOMS = (
     *("inputs.datasets", "inputs.chats"),
     *("models", "models.athand", "models.places", "models.places.tiny", "models.forward"),
     *("trace", "trace.shown", "methods"),
-    *("store", "store.writing", "store.reading", "store.format", "config", "config.patterns"),
+    *(
+        "store",
+        "store.writing",
+        "store.reading",
+        "store.claiming",
+        "store.format",
+        "config",
+        "config.patterns",
+    ),
 )
 FLOOR = (
     "extras",

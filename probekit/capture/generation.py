@@ -19,14 +19,16 @@ from probekit.capture.spool import Spool
 from probekit.capture.stepwise import Steps, Times
 from probekit.capture.transfer import RowSink
 from probekit.inputs import shards
-from probekit.store import FIRST, SHARDS_FOLDER, ShardSpec, sealed_specs
+from probekit.store import FIRST, SHARDS_FOLDER, Format, ShardSpec, sealed_specs
 
 Array = np.ndarray[Any, Any]
 
 
-def shard_generator(path: Path) -> Callable[[Walk, ShardSpec], None]:
+def shard_generator(path: Path, layout: Format) -> Callable[[Walk, ShardSpec], None]:
     """Give what generates the shards of a run one after another, in a folder that may hold some."""
-    n_tokens = {spec.number: spec.n_tokens for spec in sealed_specs(path)}
+    # Since 1.1 a shard counts its own tokens, so that shards can be made in any order.
+    before = sealed_specs(path) if layout == FIRST else ()
+    n_tokens = {spec.number: spec.n_tokens for spec in before}
     return partial(_generate_shard, n_tokens=n_tokens)
 
 
@@ -36,7 +38,8 @@ def _generate_shard(walk: Walk, shard: ShardSpec, *, n_tokens: dict[int, int]) -
     Args:
         walk: what every shard shares.
         shard: as it was planned.
-        n_tokens: of each sealed shard, by its number; this one's comes in.
+        n_tokens: of each sealed shard, by its number, where those before are counted; this one's
+            comes in.
     """
     plan, settings = walk.plan, walk.plan.config.generate
     assert plan.examples is not None and settings is not None
@@ -54,7 +57,6 @@ def _generate_shard(walk: Walk, shard: ShardSpec, *, n_tokens: dict[int, int]) -
             for number, tokens in zip(numbers, found, strict=True):
                 sequences[number] = tokens
         walk.transfer.drain()
-        # Since 1.1 a shard counts its own tokens, so that shards can be made in any order.
         n_before = sum(n for number, n in n_tokens.items() if number < shard.number)
         first_token = n_before if walk.layout == FIRST else 0
         actual, tables = shards.grown(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from probekit.capture.beams import search_shard
 from probekit.capture.generation import shard_generator
 from probekit.capture.oddvalues import Tally
 from probekit.capture.provenance import about, about_model, run_record, session
+from probekit.capture.ranks import spread
 from probekit.capture.read import Read
 from probekit.capture.receiver import Receiver
 from probekit.capture.shardwalk import Meter, Progress, Walk, Watcher, forward_shard
@@ -30,6 +32,8 @@ from probekit.stages import FIRST_BATCH, SELF_CHECK, WEIGHTS, OnStage
 from probekit.store import (
     FIRST,
     NEWEST,
+    Beat,
+    Claims,
     Damage,
     Format,
     RunFolder,
@@ -40,6 +44,7 @@ from probekit.store import (
     discard_partial,
     format_of,
     index_is_whole,
+    is_sealed,
     schema,
     sealed_damages,
     sealed_specs,
@@ -48,6 +53,8 @@ from probekit.store import (
 )
 from probekit.trace import Trace, open_trace
 from probekit.wording import by_count, counted
+
+SETUP, INDEX = "setup", "index"  # steps of a run that one worker at a time does
 
 __all__ = ["Progress", "Watcher", "capture", "carry_out"]
 
@@ -78,7 +85,15 @@ def carry_out(
     layout = NEWEST if overwrite else format_of(path, repair=repair)
     record = run_record(plan, layout)
     now = None if layout == FIRST else session(plan)
-    with RunFolder(path, record, now, overwrite=overwrite, repair=repair, where=where) as folder:
+    with RunFolder(
+        path,
+        record,
+        now,
+        overwrite=overwrite,
+        repair=repair,
+        alone=layout == FIRST,  # where a shard follows on the one before it
+        where=where,
+    ) as folder:
         damages = [] if overwrite else sealed_damages(path, sums=repair)
         if damages and not repair:
             raise StoreError(_damaged(path, damages))
@@ -91,48 +106,64 @@ def carry_out(
             on_start(len(sealed), len(plan.shards))
         if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
             folder.reopen()  # or the self-check has no room beside the old run
-        checked: Mapping[str, Any] = {}
         if not todo:
             models.forget_parsed()
+            _reopen(folder, plan, damaged, {}, layout)
         else:
             on_stage(WEIGHTS)
             model = hand.model if hand else _loaded(plan)
             _check_model(model, plan)
             fresh = FreshState(model)
             on_stage(SELF_CHECK)
-            found = _checked(model, plan, path, device, fresh, rehearse=self_check)
-            checked, company = found.said, found.company
-            for note in found.notes:
-                on_note(note)
-        if todo or damages or overwrite:
-            # Not earlier: what is old or damaged is better than nothing.
-            folder.reopen(damaged, checked)
-            if layout != FIRST:
-                _seal_inputs(plan, path)
-        if todo:
-            attributes = {"run_digest": record.digest, **(checked if layout == FIRST else {})}
+            with folder.claims.turn(SETUP):  # one worker checks, the others wait and take it over
+                found = _checked(model, plan, folder, now, device, fresh, rehearse=self_check)
+                for note in found.notes:
+                    on_note(note)
+                _reopen(folder, plan, damaged, found.said, layout)
+            said = found.said if layout == FIRST else {}
             on_stage(FIRST_BATCH)
             capture(
                 model,
                 plan,
-                todo,
+                spread(todo),
                 path,
                 device,
                 on_progress,
-                attributes=attributes,
+                attributes={"run_digest": record.digest, **said},
                 layout=layout,
-                company=company,
+                company=found.company,
                 fresh=fresh,
+                claims=folder.claims,
             )
         counts: Mapping[str, Mapping[str, int]] = {}
-        if todo or damages or not index_is_whole(path, sums=repair):
-            folder.sum_up()
-            counts = _index(plan, record, path, layout)
-        if now is not None and not repair:  # a whole run that is checked stays as it is
-            read.remember(folder, plan.notes)
+        with folder.claims.turn(INDEX):
+            if not index_is_whole(path, sums=repair):
+                folder.sum_up()
+                counts = _index(plan, record, path, layout)
+            if now is not None and not repair:  # a whole run that is checked stays as it is
+                read.remember(folder, plan.notes)
     if todo:
         _warn_of_counts(counts)
     return open_trace(path)
+
+
+def _reopen(
+    folder: RunFolder,
+    plan: Plan,
+    damaged: Collection[int],
+    checked: Mapping[str, Any],
+    layout: Format,
+) -> None:
+    """Make a run's folder ready for the shards that are missing; not where none is.
+
+    Not earlier: what is old or damaged is better than nothing.
+    """
+    with folder.claims.turn(INDEX):  # or it could go a moment after another has written it
+        if folder.sealed() - set(damaged) == {shard.number for shard in plan.shards}:
+            return
+        folder.reopen(damaged, checked)
+        if layout != FIRST:
+            _seal_inputs(plan, folder.path)
 
 
 def _loaded(plan: Plan) -> torch.nn.Module:
@@ -145,22 +176,44 @@ def _loaded(plan: Plan) -> torch.nn.Module:
 def _checked(
     model: torch.nn.Module,
     plan: Plan,
-    path: Path,
+    folder: RunFolder,
+    now: Mapping[str, Any] | None,
     device: torch.device,
     fresh: FreshState,
     *,
     rehearse: bool,
 ) -> selfcheck.Checked:
     """Find out which texts may share a batch, by the plan, earlier sessions and a rehearsal."""
-    known = [session.get("self_check_batches") for session in sessions_of(path)]
+    sessions = sessions_of(folder.path)
+    known = [each.get("self_check_batches") for each in sessions]
     company = next((k for k in (ALONE, ONE_LENGTH) if k in known), plan.company)
     if not rehearse:
         return selfcheck.Checked(company=company, said={"self_check": "skipped"}, notes=())
+    if (said := _checked_beside(folder.claims.others(), sessions, now)) is not None:
+        return selfcheck.Checked(company=company, said=said, notes=())
 
     def record(small: Plan, folder: Path, company: str) -> None:
         capture(model, small, small.shards, folder, device, company=company, fresh=fresh)
 
-    return selfcheck.self_check(model, plan, record, path, company)
+    return selfcheck.self_check(model, plan, record, folder.path, company)
+
+
+def _checked_beside(
+    others: Sequence[Beat], sessions: Sequence[Mapping[str, Any]], now: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """Give what a living worker found on such a device with such versions; None where none did."""
+    living = {(beat.host, beat.process) for beat in others}
+    for earlier in reversed(sessions):
+        is_alike = now is not None and all(
+            earlier.get(key) == value
+            for key, value in now.items()
+            if key == "device" or key.endswith("_version")
+        )
+        if is_alike and (earlier.get("host"), earlier.get("process")) in living:
+            found = {k: v for k, v in earlier.items() if k.startswith("self_check")}
+            if found.get("self_check", "skipped") != "skipped":
+                return found
+    return None
 
 
 def _seal_inputs(plan: Plan, path: Path) -> None:
@@ -207,6 +260,7 @@ def capture(
     layout: Format = NEWEST,
     company: str = ANY_LENGTHS,
     fresh: FreshState | None = None,
+    claims: Claims | None = None,
 ) -> None:
     """Run the model over some shards of a plan and seal each.
 
@@ -221,8 +275,9 @@ def capture(
         layout: the format.
         company: which texts may share a batch.
         fresh: what the model was loaded with; taken now where it is not given.
+        claims: by which this worker shares the shards with others; None where there are none.
     """
-    record_shard = _recorder(plan, path)
+    record_shard = _recorder(plan, path, layout)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         order = None
@@ -237,6 +292,7 @@ def capture(
             )
         )
         tally = Tally(len(plan.sites), device)
+        meter = Meter(plan.shards, todo, on_progress, claims)
         walk = Walk(
             model=model,
             plan=plan,
@@ -250,21 +306,25 @@ def capture(
                 Receiver(model, plan.sites, transfer, tally, plan.stop, plan.choices)
             ),
             order=order,
-            meter=Meter(plan.shards, todo, on_progress),
+            meter=meter,
             budget=Budget.on(device.type, plan.config.inputs.batch_tokens),
             company=company,
             fresh=FreshState(model) if fresh is None else fresh,
         )
-        for shard in todo:
+        if claims is None:
+            mine: Iterable[ShardSpec] = todo
+        else:
+            mine = claims.shards(todo, partial(is_sealed, path), meter.elsewhere, meter.wait)
+        for shard in mine:
             record_shard(walk, shard)
 
 
-def _recorder(plan: Plan, path: Path) -> Callable[[Walk, ShardSpec], None]:
+def _recorder(plan: Plan, path: Path, layout: Format) -> Callable[[Walk, ShardSpec], None]:
     """Give what records a shard: reads its texts, goes on from them, or searches and reads."""
     generate = plan.config.generate
     if generate is None:
         return forward_shard
-    return search_shard if generate.beams > 1 else shard_generator(path)
+    return search_shard if generate.beams > 1 else shard_generator(path, layout)
 
 
 def _warn_of_counts(counts: Mapping[str, Mapping[str, int]]) -> None:

@@ -25,7 +25,16 @@ from probekit.hooks import ForwardStopped, OrderRecorder
 from probekit.inputs import Budget, shards
 from probekit.models import FreshState, forward_arguments, out_of_memory
 from probekit.planning import Plan
-from probekit.store import FLOATS, NONFINITE, OVERFLOW, Format, ShardSpec, ShardTables, ShardWriter
+from probekit.store import (
+    FLOATS,
+    NONFINITE,
+    OVERFLOW,
+    Claims,
+    Format,
+    ShardSpec,
+    ShardTables,
+    ShardWriter,
+)
 from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
@@ -47,22 +56,40 @@ Watcher = Callable[[Progress], None]
 
 
 class Meter:
-    """Keeps count and tells the watcher."""
+    """Keeps count and tells the watcher, and other workers where there are any."""
 
     def __init__(
-        self, shards: Sequence[ShardSpec], todo: Sequence[ShardSpec], watcher: Watcher | None
+        self,
+        shards: Sequence[ShardSpec],
+        todo: Sequence[ShardSpec],
+        watcher: Watcher | None,
+        claims: Claims | None = None,
     ) -> None:
         self._watcher = watcher
+        self._claims = claims
         self._n_examples = sum(s.n_examples for s in shards)
         self._before = self._n_examples - sum(s.n_examples for s in todo)
         self._examples = self._before
-        self._tokens = 0
+        self._own = self._tokens = self._n_bytes = 0
         self._begin = time.perf_counter()
 
     def advance(self, n_examples: int, n_tokens: int, n_bytes: int) -> None:
         """Count a batch; `n_bytes` is the total of the run so far."""
         self._examples += n_examples
+        self._own += n_examples
         self._tokens += n_tokens
+        self._n_bytes = n_bytes
+        if self._claims is not None:
+            self._claims.say(examples=self._own, tokens=self._tokens, n_bytes=n_bytes)
+        self.wait()
+
+    def elsewhere(self, shard: ShardSpec) -> None:
+        """Count a shard that another worker has sealed."""
+        self._examples += shard.n_examples
+        self.wait()
+
+    def wait(self) -> None:
+        """Tell how far it is, also where nothing has changed: who is told may want to stop."""
         if self._watcher is not None:
             self._watcher(
                 Progress(
@@ -70,7 +97,7 @@ class Meter:
                     n_examples=self._n_examples,
                     before=self._before,
                     tokens=self._tokens,
-                    n_bytes=n_bytes,
+                    n_bytes=self._n_bytes,
                     seconds=time.perf_counter() - self._begin,
                 )
             )

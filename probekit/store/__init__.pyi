@@ -1,3 +1,12 @@
+from .claiming import (
+    Beat as Beat,
+    Claim as Claim,
+    Claims as Claims,
+    Watch as Watch,
+    beats_of as beats_of,
+    claims_of as claims_of,
+    lease_s as lease_s,
+)
 from .folder import RunFolder as RunFolder, format_of as format_of
 from .format import (
     ALL_TOKENS as ALL_TOKENS,
@@ -84,7 +93,12 @@ from .inputsfile import (
     discard_inputs as discard_inputs,
     wrong_inputs as wrong_inputs,
 )
-from .lock import LOCK_FILE as LOCK_FILE, Lock as Lock, writer_of as writer_of
+from .lock import (
+    LOCK_FILE as LOCK_FILE,
+    BusyError as BusyError,
+    Lock as Lock,
+    writer_of as writer_of,
+)
 from .madefile import (
     remembered as remembered,
     sessions_of as sessions_of,
@@ -114,7 +128,11 @@ from .runrecord import (
     config_changes as config_changes,
     read_run as read_run,
 )
-from .sealed import sealed_shards as sealed_shards, sealed_specs as sealed_specs
+from .sealed import (
+    is_sealed as is_sealed,
+    sealed_shards as sealed_shards,
+    sealed_specs as sealed_specs,
+)
 from .verdict import Damage as Damage, Verdict as Verdict
 from .verification import (
     index_is_whole as index_is_whole,

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from probekit.errors import StoreError
+from probekit.store.claiming import Claims, clear_claims, living
 from probekit.store.format import (
     FIRST,
     INDEX_FILE,
@@ -29,11 +30,12 @@ from probekit.store.format import (
     Format,
     explained,
     fsync,
+    has_links,
     is_forsaken,
     plain,
     write_record,
 )
-from probekit.store.lock import LOCK_FILE, Lock
+from probekit.store.lock import LOCK_FILE, BusyError, Lock
 from probekit.store.madefile import READ, made_in, sessions_of, times_in
 from probekit.store.reading import open_file
 from probekit.store.refusing import (
@@ -53,6 +55,7 @@ from probekit.store.runrecord import (
 )
 from probekit.store.sealed import is_indexed, is_record, sealed_shards, shard_files
 
+_ALONE = "alone"  # claimed by a worker beside which there may be no other
 _DIFFERS = {  # parts of a run's identity, where its config is the same
     "meanings": "it asks for what means something else now: finish it with the version that began "
     "it",
@@ -67,10 +70,10 @@ _DIFFERS = {  # parts of a run's identity, where its config is the same
 
 
 class RunFolder:
-    """Hold a run's folder for writing.
+    """Hold a run's folder for writing, beside other workers of the same run.
 
     Entering creates the folder, or checks that the run in it is the same one, and locks it against
-    a second writer; a lock whose owner has died is free again, since the system holds it.
+    other runs; a lock whose owner has died is free again, since the system holds it.
 
     Args:
         path: of the folder.
@@ -78,7 +81,12 @@ class RunFolder:
         session: what made.json says of this process; None where the run has no such file.
         overwrite: remove what is there, and begin anew; not before `reopen`.
         repair: write a damaged or lost run.json again, if the shards say that they are of this run.
+        alone: no other worker may be there; so it is when a run is overwritten or repaired.
         where: the place in the user's config that names the folder, for messages.
+
+    Attributes:
+        claims: of this worker.
+        changed: what is not as it was when the run began, and may be.
     """
 
     def __init__(
@@ -89,11 +97,14 @@ class RunFolder:
         *,
         overwrite: bool = False,
         repair: bool = False,
+        alone: bool = False,
         where: str = "store.path",
     ) -> None:
         self.path = path
+        self.claims = Claims(path)
+        self.changed = ""
         self._where = where
-        self.changed = ""  # what is not as it was when the run began, and may be
+        self._alone = alone or overwrite or repair
         self._record = record
         self._session = session
         self._overwrite = overwrite
@@ -103,13 +114,18 @@ class RunFolder:
     def __enter__(self) -> Self:
         make_folder(self.path, self._where)
         with ExitStack() as stack:
-            stack.enter_context(Lock(self.path / LOCK_FILE, self._where))
+            shared = not self._alone and has_links(self.path)
+            stack.enter_context(Lock(self.path / LOCK_FILE, self._where, shared=shared))
+            self._refuse_others(alone=not shared)
             with explained(self.path):
                 if self._overwrite:
                     refuse_foreign(self.path, self._where)
                 else:
                     self._begin_or_go_on()
                 self._remove_leftovers()
+            stack.enter_context(self.claims)
+            if not shared:
+                stack.enter_context(self.claims.turn(_ALONE))
             self._stack = stack.pop_all()
         return self
 
@@ -129,6 +145,8 @@ class RunFolder:
         """Make room for shards: the index goes, and damaged shards, of each its record first.
 
         Of a run that is overwritten all goes, and only now: until here its trace can be read.
+
+        Other workers that are at it already have made room: their shards stay.
 
         Args:
             damaged: numbers of shards.
@@ -163,11 +181,27 @@ class RunFolder:
         if made and made.get(READ) != read:
             write_record(self.path / MADE_FILE, {**made, READ: read})
 
+    def _refuse_others(self, *, alone: bool) -> None:
+        """Refuse a folder in which a worker of another host is, whom the lock may not stop.
+
+        Args:
+            alone: none may be there; else one that is alone.
+        """
+        beat = living(self.path) if alone else self.claims.holder_of(_ALONE)
+        if beat is not None:
+            raise BusyError(
+                f"{self._where}: {self.path}: another run (process {beat.process} on {beat.host}) "
+                "is writing here; wait for it, or give another store.path"
+            )
+        if alone:
+            clear_claims(self.path)
+
     def _begin_or_go_on(self) -> None:
         earlier = self._earlier()
-        if earlier is None:
-            self._begin()
+        if earlier is None and self._begin():
             return
+        earlier = earlier or self._earlier()
+        assert earlier is not None  # another worker was first, just now
         identity = earlier["identity"]
         differs = {
             key: _differing(key, identity.get(key), value)
@@ -184,10 +218,13 @@ class RunFolder:
         before = [earlier.get("provenance", {}), *sessions_of(self.path)][-1]
         self.changed = free_changes(before, self._session or self._record.provenance)
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Say which run the folder holds, unless another worker has just said it."""
         (self.path / SHARDS_FOLDER).mkdir(exist_ok=True)
-        write_record(self.path / RUN_FILE, self._record.to_json())
+        only_first = not self._alone
+        is_ours = write_record(self.path / RUN_FILE, self._record.to_json(), only_first=only_first)
         fsync(self.path.absolute().parent)  # a sealed shard in a folder without a name is lost
+        return is_ours
 
     def _earlier(self) -> dict[str, Any] | None:
         """Read the run.json that is there; None where it is to be written."""

@@ -1,18 +1,22 @@
-"""Lock: one run at a time writes into a folder.
+"""Lock: who writes into a folder on this host, one process alone or several workers of one run.
 
-Knows a lock file and its owner; nothing of what is written.
+Knows a lock file and its owner; nothing of what is written. Workers of several hosts see each other
+by their claims.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
+from typing import ClassVar
 
 from probekit.errors import StoreError
 from probekit.store.format import explained
 
 LOCK_FILE = ".lock"
+_MOMENT_S = 1.0  # in which who leaves has left
 
 
 def writer_of(folder: Path) -> str | None:
@@ -26,7 +30,7 @@ def writer_of(folder: Path) -> str | None:
         # A lock of our own, if only for a moment, is in the way of a run that begins: it is tried
         # only where the owner seems to live, and then it is not given.
         os.kill(int(owner), 0)
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return owner
     except (OSError, ValueError):  # it has ended, or the system has no locks here
@@ -36,25 +40,36 @@ def writer_of(folder: Path) -> str | None:
     return None
 
 
+class BusyError(StoreError):
+    """Another process writes into the folder."""
+
+
 class Lock:
     """Hold a file that says who writes; the system lets go of it when its owner dies.
 
     Args:
         path: of the file.
         where: the place in the user's config that names its folder, for messages.
+        shared: with other processes that share it.
 
     Raises:
-        StoreError: on entering, if another process or run holds it, or it cannot be made.
+        BusyError: on entering, if another process holds it otherwise, or this one holds it already.
+        StoreError: if it cannot be made.
     """
 
-    def __init__(self, path: Path, where: str = "store.path") -> None:
+    _held: ClassVar[set[tuple[int, int, int]]] = set()  # process, device, file: it shares with none
+
+    def __init__(self, path: Path, where: str = "store.path", *, shared: bool = False) -> None:
         self._path = path
         self._at = f"{where}: {path.parent}"
+        self._shared = shared
 
     def __enter__(self) -> None:
-        while not self._locked():
+        until = time.monotonic() + _MOMENT_S
+        while not self._locked(until):
             pass
         try:
+            self._held.add(self._key)
             with explained(self._path):
                 os.ftruncate(self._fd, 0)
                 os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
@@ -64,21 +79,38 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         try:
-            with explained(self._path, "removed"):
-                self._path.unlink(missing_ok=True)
+            if not self._shared or self._is_last():
+                with explained(self._path, "removed"):
+                    self._path.unlink(missing_ok=True)
         finally:
+            self._held.discard(self._key)
             os.close(self._fd)
 
-    def _locked(self) -> bool:
+    def _is_last(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _locked(self, until: float) -> bool:
         """Lock the file; False where its last owner removed it between our opening and locking."""
         with explained(self._path):
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        there = os.fstat(self._fd)
+        self._key = (os.getpid(), there.st_dev, there.st_ino)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._key in self._held:
+                raise BlockingIOError
+            how = fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX
+            fcntl.flock(self._fd, how | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.pread(self._fd, 64, 0).decode(errors="replace").strip()
             os.close(self._fd)
-            raise StoreError(
+            if self._shared and self._key not in self._held and time.monotonic() < until:
+                time.sleep(_MOMENT_S / 100)  # the last of others may just be leaving
+                return False
+            raise BusyError(
                 f"{self._at}: another run (process {owner or 'unknown'}) is writing here; "
                 "wait for it, or give another store.path"
             ) from error

@@ -11,11 +11,14 @@ import re
 from pathlib import Path
 
 from probekit.errors import StoreError
+from probekit.store.claiming import is_claiming
 from probekit.store.format import (
+    CLAIMS_FOLDER,
     INDEX_FILE,
     INDEX_RECORD,
     INPUTS_FILE,
     INPUTS_RECORD,
+    LINKS,
     MADE_FILE,
     OWNED,
     PARTIAL_FILE,
@@ -28,8 +31,9 @@ from probekit.store.sealed import SHARD_FILE, shard_files
 _ANEW = "--overwrite to begin anew (in Python overwrite=True)"
 SCRATCH = ".scratch-"  # names of folders for the time of a run begin so
 _FILES = (INDEX_RECORD, INDEX_FILE, INPUTS_RECORD, INPUTS_FILE, MADE_FILE, RUN_FILE)
-_OURS = (*_FILES, PARTIAL_FILE, SHARDS_FOLDER, LOCK_FILE)
-_PART = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))}|inputs\.aside)\.({OWNED}|part)")
+_OURS = (*_FILES, PARTIAL_FILE, SHARDS_FOLDER, CLAIMS_FOLDER, LOCK_FILE)
+_PARTS = "|".join(map(re.escape, (*_FILES, "inputs.aside", *LINKS)))
+_PART = re.compile(rf"\.({_PARTS})\.({OWNED}|part)")
 
 
 def is_part(name: str) -> bool:
@@ -96,6 +100,8 @@ def refuse_foreign(path: Path, where: str) -> None:
     foreign = sorted(n for n in there if n not in _OURS and not is_part(n))
     inside = (path / SHARDS_FOLDER).glob("*")
     foreign += sorted(f"shards/{p.name}" for p in inside if not SHARD_FILE.fullmatch(p.name))
+    claims = (path / CLAIMS_FOLDER).glob("*")
+    foreign += sorted(f"{CLAIMS_FOLDER}/{p.name}" for p in claims if not is_claiming(p.name))
     if foreign:
         raise StoreError(
             f"{where}: {path} holds files that are not probekit's ({', '.join(foreign[:5])}); "

@@ -34,6 +34,12 @@ def sealed_shards(folder: Path) -> frozenset[int]:
     )
 
 
+def is_sealed(folder: Path, shard: ShardSpec) -> bool:
+    """Say whether one shard is whole; see `sealed_shards`."""
+    file = folder / shard.file
+    return file.with_suffix(".json").exists() and file.exists()
+
+
 def is_record(name: str) -> bool:
     """Say whether a name is that of a shard's record."""
     return re.fullmatch(r"\d+\.json", name) is not None

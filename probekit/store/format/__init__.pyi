@@ -32,10 +32,12 @@ from .dimensions import (
     write_dimensions as write_dimensions,
 )
 from .disk import (
+    LINKS as LINKS,
     HDF5Out as HDF5Out,
     check_plain as check_plain,
     explained as explained,
     fsync as fsync,
+    has_links as has_links,
     link as link,
     publish as publish,
     write_all as write_all,
@@ -64,12 +66,15 @@ from .nodes import (
 )
 from .owner import (
     OWNED as OWNED,
+    is_dead as is_dead,
     is_forsaken as is_forsaken,
+    is_of_this_host as is_of_this_host,
     part_of as part_of,
     this_process as this_process,
 )
 from .records import read_record as read_record, write_record as write_record
 from .schema import (
+    CLAIMS_FOLDER as CLAIMS_FOLDER,
     COUNTS as COUNTS,
     DTYPES as DTYPES,
     FIRST as FIRST,

@@ -18,7 +18,9 @@ from typing import Any, BinaryIO, Self
 import h5py
 
 from probekit.errors import StoreError
+from probekit.store.format.owner import part_of
 
+LINKS = ("link", "linked")  # files that are made to see whether there can be links
 _PIECE_BYTES = 8 << 20
 
 
@@ -89,6 +91,19 @@ def link(path: Path, name: Path) -> bool:
             raise
         return False
     return True
+
+
+def has_links(folder: Path) -> bool:
+    """Say whether the file system of a folder has hard links, on which sharing it rests."""
+    one, other = (part_of(folder / name) for name in LINKS)
+    with explained(folder):
+        try:
+            one.touch()
+            other.unlink(missing_ok=True)
+            return link(one, other)
+        finally:
+            other.unlink(missing_ok=True)
+            one.unlink(missing_ok=True)
 
 
 def fsync(path: Path) -> None:

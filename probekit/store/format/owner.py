@@ -9,7 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
+
+import xxhash
 
 _OWNER = r"(?P<host>[A-Za-z0-9]+)-(?P<process>\d+)-(?P<started>\d+)"
 OWNED = rf"{_OWNER}\.part"  # what names of temporary files end in
@@ -32,15 +36,39 @@ def is_forsaken(name: str) -> bool:
     One without an owner is of format 1.0, whose processes hold the lock on the folder.
     """
     found = _MARK.search(name)
-    if found is None or found[0] == this_process():
-        return True
-    if found["host"] != _host():
-        return False
+    return found is None or found[0] == this_process() or is_dead(name)
+
+
+def is_dead(name: str) -> bool:
+    """Say whether a name is that of a process of this host which has ended."""
+    found = _MARK.search(name)
+    if found is None or not is_of_this_host(name):
+        return found is None
     process = int(found["process"])
     return not _lives(process) or _started(process) != int(found["started"])
 
 
+def is_of_this_host(name: str) -> bool:
+    """Say whether a name is that of a process whose number means something here."""
+    found = _MARK.search(name)
+    return found is not None and found["host"] in (_host(), _node())
+
+
+@cache
 def _host() -> str:
+    """Name this host, and in it the processes that see each other: a container counts its own.
+
+    Hosts may share a name, and containers of one host do; a process of another would seem dead.
+    """
+    said = [_node()]
+    with suppress(OSError):  # there is neither on systems other than Linux
+        said.append(Path("/etc/machine-id").read_text())
+    with suppress(OSError):
+        said.append(str(Path("/proc/self/ns/pid").readlink()))
+    return f"{_node()}x{xxhash.xxh32_hexdigest(' '.join(said).encode())}"
+
+
+def _node() -> str:
     return re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32] or "host"
 
 

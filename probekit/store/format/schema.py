@@ -27,6 +27,7 @@ INPUTS_RECORD = "inputs.json"
 PARTIAL_FILE = "inputs.partial"  # rows of a source that is read once, until the inputs are sealed
 LIBVER = ("v108", "v110")  # files that HDF5 1.10 reads, and all that came after it
 SHARDS_FOLDER = "shards"
+CLAIMS_FOLDER = "claims"  # who does what, as long as a run is at work
 
 
 @dataclass(frozen=True, slots=True, order=True)
