@@ -22,7 +22,7 @@ import torch
 from jobs import Job, load, plan_of
 from pairs import Comparison, compare, options, report
 
-from probekit.capture.transfer import Label, Transfer
+from probekit.capture.rows.transfer import Label, Transfer
 from probekit.hooks.executionorder import OrderRecorder
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from probekit import models
-from probekit.capture import packing, running as capture
+from probekit.capture import running as capture
+from probekit.capture.rows import packing
 from probekit.config.loading import load_config
 from probekit.inputs import shards
 from probekit.models.skeleton import forward_arguments

@@ -18,5 +18,5 @@ FIRST_BATCH = "first batch"
 OnStage = Callable[[str], None]  # told what begins, in such words
 
 
-def unseen(stage: str) -> None:
+def unseen(*what: object) -> None:
     """Show nobody."""

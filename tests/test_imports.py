@@ -25,7 +25,15 @@ PACKAGE = Path(probekit.__file__).parent
 ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch"),
     *("analysis.logitlens", "analysis.readouts", "analysis"),
-    *("capture", "capture.selfcheck", "hooks", "planning", "inputs", "inputs.documents"),
+    *(
+        "capture",
+        "capture.selfcheck",
+        "capture.rows",
+        "hooks",
+        "planning",
+        "inputs",
+        "inputs.documents",
+    ),
     *("inputs.datasets", "inputs.chats"),
     *("models", "models.athand", "models.places", "models.places.tiny", "models.forward"),
     *("trace", "trace.shown", "methods"),
@@ -41,6 +49,7 @@ ROOMS = (
 )
 FLOOR = (
     "extras",
+    "ranks",
     "interrupts",
     "arguments",
     "stages",
@@ -55,6 +64,7 @@ HEAVY = (
         "handover.torch",
         "analysis.logitlens",
         "capture",
+        "capture.rows",
         "hooks",
         "planning",
         "models",
@@ -68,7 +78,7 @@ HEAVY = (
 EXCEPT_HEAVY = ("handover.torch.shuffling", "planning.diskspace", "models.families")
 EXCEPT_HEAVY += ("models.places.names", "models.places.tiny.building")
 EXCEPT_HEAVY += ("models.places.familyrows",)
-EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.spool")
+EXCEPT_HEAVY += ("analysis.logitlens.result", "capture.rows.spool")
 EXCEPT_HEAVY += ("analysis.logitlens.choosing", "analysis.logitlens.athand")
 # What comes before torch is imported: what can be told at once.
 EXCEPT_HEAVY += ("capture.beginning", "capture.read", "planning.asking", "planning.firstlook")

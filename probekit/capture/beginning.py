@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit import models
+from probekit.capture.asked import Asked
 from probekit.capture.read import Read
 from probekit.config import ProbeConfig
 from probekit.planning import given, look_first
@@ -74,30 +75,56 @@ def run(
         StoreError: the trace cannot be written, or what is sealed already is damaged.
     """
     config, hand = given(config, model, tokenizer, overrides=overrides, digest=digest)
-    on_note = on_note or unseen
-    on_stage = on_stage or unseen
-    if not (overwrite or repair) and (finished := Read.of(config).finished()) is not None:
-        for note in finished.notes:
-            on_note(note)
-        if on_start is not None:
-            on_start(finished.n_shards, finished.n_shards)
-        return open_trace(config.store.folder)
+    asked = Asked(
+        overwrite=overwrite,
+        repair=repair,
+        force=force,
+        self_check=self_check,
+        on_plan=on_plan or unseen,
+        on_note=on_note or unseen,
+        on_start=on_start or unseen,
+        on_stage=on_stage or unseen,
+        on_progress=on_progress,
+    )
+    if (trace := finished(config, asked)) is not None:
+        return trace
     look_first(config, anew=overwrite, repair=repair, at_hand=hand is not None)
-    on_stage(LIBRARIES)
+    asked.on_stage(LIBRARIES)
     # Not earlier: it imports torch, which takes seconds.
     from probekit.capture.running import carry_out
 
     with nullcontext() if hand is None else models.borrowed(hand):
-        return carry_out(
-            config,
-            hand=hand,
-            overwrite=overwrite,
-            repair=repair,
-            force=force,
-            self_check=self_check,
-            on_plan=on_plan,
-            on_note=on_note,
-            on_start=on_start,
-            on_stage=on_stage,
-            on_progress=on_progress,
-        )
+        return carry_out(config, asked, hand)
+
+
+def prepare(config: ProbeConfig, asked: Asked) -> int:
+    """Make a run's folder ready for workers: run.json, and the inputs that they will read.
+
+    Returns:
+        How many shards are missing.
+
+    Raises:
+        ConfigError, PlanError, StoreError: as `run`.
+    """
+    look_first(config, anew=asked.overwrite, repair=asked.repair, at_hand=False)
+    asked.on_stage(LIBRARIES)
+    from probekit.capture.begun import make_ready  # which imports torch
+
+    return make_ready(config, asked)
+
+
+def finished(config: ProbeConfig, asked: Asked) -> Trace | None:
+    """Open the trace of a run that is whole and was made from just this; None where none is known.
+
+    Raises:
+        StoreError: if another run writes into its folder.
+    """
+    if asked.overwrite or asked.repair:
+        return None
+    found = Read.of(config).finished()
+    if found is None:
+        return None
+    for note in found.notes:
+        asked.on_note(note)
+    asked.on_start(found.n_shards, found.n_shards)
+    return open_trace(config.store.folder)

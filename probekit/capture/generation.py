@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from probekit.capture.rows import RowSink, Spool
 from probekit.capture.shardwalk import Walk
-from probekit.capture.spool import Spool
 from probekit.capture.stepwise import Steps, Times
-from probekit.capture.transfer import RowSink
 from probekit.inputs import shards
 from probekit.store import FIRST, SHARDS_FOLDER, Format, ShardSpec, sealed_specs
 

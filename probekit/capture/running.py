@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,123 +13,72 @@ import torch
 
 from probekit import models
 from probekit.capture import selfcheck
+from probekit.capture.asked import Asked
 from probekit.capture.beams import search_shard
+from probekit.capture.begun import INDEX, SETUP, Begun, begin, reopen
 from probekit.capture.generation import shard_generator
-from probekit.capture.oddvalues import Tally
-from probekit.capture.provenance import about, about_model, run_record, session
-from probekit.capture.ranks import spread
-from probekit.capture.read import Read
-from probekit.capture.receiver import Receiver
+from probekit.capture.provenance import about, about_model
+from probekit.capture.rows import Receiver, Tally, Transfer
 from probekit.capture.shardwalk import Meter, Progress, Walk, Watcher, forward_shard
-from probekit.capture.transfer import Transfer
 from probekit.config import ProbeConfig
-from probekit.errors import CaptureError, PlanError, ProbekitWarning, StoreError
+from probekit.errors import CaptureError, ProbekitWarning
 from probekit.hooks import OrderRecorder
 from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Budget, tokenizing
 from probekit.models import AtHand, FreshState
-from probekit.planning import Plan, free_bytes, make_plan, shortage
-from probekit.stages import FIRST_BATCH, SELF_CHECK, WEIGHTS, OnStage
+from probekit.planning import Plan, free_bytes
+from probekit.ranks import spread
+from probekit.stages import FIRST_BATCH, SELF_CHECK, WEIGHTS
 from probekit.store import (
     FIRST,
     NEWEST,
     Beat,
     Claims,
-    Damage,
     Format,
-    RunFolder,
     RunRecord,
     ShardSpec,
     build_index,
-    discard_inputs,
-    discard_partial,
-    format_of,
     index_is_whole,
     is_sealed,
     schema,
-    sealed_damages,
     sealed_specs,
     sessions_of,
-    wrong_inputs,
 )
 from probekit.trace import Trace, open_trace
-from probekit.wording import by_count, counted
-
-SETUP, INDEX = "setup", "index"  # steps of a run that one worker at a time does
 
 __all__ = ["Progress", "Watcher", "capture", "carry_out"]
 
 
-def carry_out(
-    config: ProbeConfig,
-    *,
-    hand: AtHand | None,
-    overwrite: bool,
-    repair: bool,
-    force: bool,
-    self_check: bool,
-    on_plan: Callable[[Plan], None] | None,
-    on_note: Callable[[str], None],
-    on_start: Callable[[int, int], None] | None,
-    on_stage: OnStage,
-    on_progress: Watcher | None,
-) -> Trace:
+def carry_out(config: ProbeConfig, asked: Asked, hand: AtHand | None = None) -> Trace:
     """Carry out a config, after a look at what needs no model; see `run` in beginning.py."""
-    read = Read.of(config)
-    plan = make_plan(config, hand=hand, anew=overwrite, on_stage=on_stage)
-    if on_plan is not None:
-        on_plan(plan)
-    if not force and (short := shortage(plan.contents, overwrite=overwrite)) is not None:
-        raise PlanError(f"{short}. Make room, record less, or begin anyway with --force")
-    device = plan.device
-    path, where = config.store.folder, config.where("store.path")
-    layout = NEWEST if overwrite else format_of(path, repair=repair)
-    record = run_record(plan, layout)
-    now = None if layout == FIRST else session(plan)
-    with RunFolder(
-        path,
-        record,
-        now,
-        overwrite=overwrite,
-        repair=repair,
-        alone=layout == FIRST,  # where a shard follows on the one before it
-        where=where,
-    ) as folder:
-        damages = [] if overwrite else sealed_damages(path, sums=repair)
-        if damages and not repair:
-            raise StoreError(_damaged(path, damages))
-        damaged = {d.shard for d in damages if d.shard is not None}
-        sealed = folder.sealed() - damaged
-        todo = [shard for shard in plan.shards if shard.number not in sealed]
-        for note in _notes(folder, len(sealed), len(todo), damages):
-            on_note(note)
-        if on_start is not None:
-            on_start(len(sealed), len(plan.shards))
-        if overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
+    with begin(config, asked, hand) as begun:
+        folder, plan, todo, layout = begun.folder, begun.plan, begun.todo, begun.layout
+        path, device = folder.path, plan.device
+        if asked.overwrite and free_bytes(path) < selfcheck.ROOM_BYTES:
             folder.reopen()  # or the self-check has no room beside the old run
         if not todo:
             models.forget_parsed()
-            _reopen(folder, plan, damaged, {}, layout)
+            reopen(begun)
         else:
-            on_stage(WEIGHTS)
+            asked.on_stage(WEIGHTS)
             model = hand.model if hand else _loaded(plan)
             _check_model(model, plan)
             fresh = FreshState(model)
-            on_stage(SELF_CHECK)
+            asked.on_stage(SELF_CHECK)
             with folder.claims.turn(SETUP):  # one worker checks, the others wait and take it over
-                found = _checked(model, plan, folder, now, device, fresh, rehearse=self_check)
+                found = _checked(model, begun, fresh, rehearse=asked.self_check)
                 for note in found.notes:
-                    on_note(note)
-                _reopen(folder, plan, damaged, found.said, layout)
+                    asked.on_note(note)
+                reopen(begun, found.said)
             said = found.said if layout == FIRST else {}
-            on_stage(FIRST_BATCH)
+            asked.on_stage(FIRST_BATCH)
             capture(
                 model,
                 plan,
                 spread(todo),
                 path,
                 device,
-                on_progress,
-                attributes={"run_digest": record.digest, **said},
+                asked.on_progress,
+                attributes={"run_digest": begun.record.digest, **said},
                 layout=layout,
                 company=found.company,
                 fresh=fresh,
@@ -137,33 +86,16 @@ def carry_out(
             )
         counts: Mapping[str, Mapping[str, int]] = {}
         with folder.claims.turn(INDEX):
-            if not index_is_whole(path, sums=repair):
+            if not index_is_whole(path, sums=asked.repair):
                 folder.sum_up()
-                counts = _index(plan, record, path, layout)
-            if now is not None and not repair:  # a whole run that is checked stays as it is
-                read.remember(folder, plan.notes)
+                counts = _index(plan, begun.record, path, layout)
+            if (
+                begun.now is not None and not asked.repair
+            ):  # a whole run that is checked stays as it is
+                begun.read.remember(folder, plan.notes)
     if todo:
         _warn_of_counts(counts)
     return open_trace(path)
-
-
-def _reopen(
-    folder: RunFolder,
-    plan: Plan,
-    damaged: Collection[int],
-    checked: Mapping[str, Any],
-    layout: Format,
-) -> None:
-    """Make a run's folder ready for the shards that are missing; not where none is.
-
-    Not earlier: what is old or damaged is better than nothing.
-    """
-    with folder.claims.turn(INDEX):  # or it could go a moment after another has written it
-        if folder.sealed() - set(damaged) == {shard.number for shard in plan.shards}:
-            return
-        folder.reopen(damaged, checked)
-        if layout != FIRST:
-            _seal_inputs(plan, folder.path)
 
 
 def _loaded(plan: Plan) -> torch.nn.Module:
@@ -174,26 +106,20 @@ def _loaded(plan: Plan) -> torch.nn.Module:
 
 
 def _checked(
-    model: torch.nn.Module,
-    plan: Plan,
-    folder: RunFolder,
-    now: Mapping[str, Any] | None,
-    device: torch.device,
-    fresh: FreshState,
-    *,
-    rehearse: bool,
+    model: torch.nn.Module, begun: Begun, fresh: FreshState, *, rehearse: bool
 ) -> selfcheck.Checked:
     """Find out which texts may share a batch, by the plan, earlier sessions and a rehearsal."""
+    plan, folder = begun.plan, begun.folder
     sessions = sessions_of(folder.path)
     known = [each.get("self_check_batches") for each in sessions]
     company = next((k for k in (ALONE, ONE_LENGTH) if k in known), plan.company)
     if not rehearse:
         return selfcheck.Checked(company=company, said={"self_check": "skipped"}, notes=())
-    if (said := _checked_beside(folder.claims.others(), sessions, now)) is not None:
+    if (said := _checked_beside(folder.claims.others(), sessions, begun.now)) is not None:
         return selfcheck.Checked(company=company, said=said, notes=())
 
-    def record(small: Plan, folder: Path, company: str) -> None:
-        capture(model, small, small.shards, folder, device, company=company, fresh=fresh)
+    def record(small: Plan, place: Path, company: str) -> None:
+        capture(model, small, small.shards, place, plan.device, company=company, fresh=fresh)
 
     return selfcheck.self_check(model, plan, record, folder.path, company)
 
@@ -214,38 +140,6 @@ def _checked_beside(
             if found.get("self_check", "skipped") != "skipped":
                 return found
     return None
-
-
-def _seal_inputs(plan: Plan, path: Path) -> None:
-    """Write the inputs into a run's folder, unless they lie there whole."""
-    assert plan.examples is not None  # a plan that runs has its inputs
-    if wrong_inputs(path, plan.examples.digest) is not None:
-        discard_inputs(path)
-        plan.examples.sealed(plan.origin.digests).seal(path)
-    discard_partial(path)
-
-
-def _damaged(path: Path, damages: Sequence[Damage]) -> str:
-    more = f" (and {len(damages) - 3} more)" if len(damages) > 3 else ""
-    return (
-        f"{path}: is damaged: {'; '.join(map(str, damages[:3]))}{more}. "
-        "The same `probekit run` with --repair (in Python repair=True) computes the "
-        "damaged shards again"
-    )
-
-
-def _notes(
-    folder: RunFolder, n_sealed: int, n_todo: int, damages: Sequence[Damage]
-) -> Iterator[str]:
-    """Say what of the state of a run's folder its user should know."""
-    for damage in damages:
-        yield f"damaged, and computed again: {damage}"
-    if n_sealed and n_todo and folder.changed:
-        yield (
-            f"{counted(n_sealed, 'sealed shard')} {by_count(n_sealed, 'was', 'were')} made "
-            f"otherwise ({folder.changed}): the rows that come now agree with what they would have "
-            "given to rounding, not bit for bit"
-        )
 
 
 def capture(

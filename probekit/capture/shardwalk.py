@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.capture import packing
-from probekit.capture.oddvalues import Tally
-from probekit.capture.packing import Batch
-from probekit.capture.receiver import Receiver
-from probekit.capture.transfer import RowSink, Transfer
+from probekit.capture.rows import Batch, Receiver, RowSink, Tally, Transfer, make_batch
 from probekit.errors import CaptureError, ProbekitError, ProbekitWarning
 from probekit.hooks import ForwardStopped, OrderRecorder
 from probekit.inputs import Budget, shards
@@ -245,7 +241,7 @@ def _forward_batch(
     out: RowSink,
     n_prompt: Array | None,
 ) -> None:
-    batch = packing.make_batch(
+    batch = make_batch(
         numbers,
         tables.n_tokens,
         tables.token_ids,

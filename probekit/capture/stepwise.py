@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from probekit.capture.packing import KNOWN_NEXT, Batch, Rows, rows_at
+from probekit.capture.rows import KNOWN_NEXT, Batch, Rows, RowSink, rows_at
 from probekit.capture.shardwalk import Walk, finish
 from probekit.capture.strategies import choosers, end_ids, own_defaults
-from probekit.capture.transfer import RowSink
 from probekit.errors import CaptureError, ProbekitError
 from probekit.inputs import Choice
 from probekit.models import out_of_memory

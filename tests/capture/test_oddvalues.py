@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as st_numpy
 
-from probekit.capture.oddvalues import Tally, all_finite
+from probekit.capture.rows.oddvalues import Tally, all_finite
 
 CPU = torch.device("cpu")
 VALUES = st_numpy.arrays(

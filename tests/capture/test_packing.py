@@ -12,7 +12,7 @@ from by_hand import EXAMPLES
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from probekit.capture.packing import Batch, make_batch, pack, padded
+from probekit.capture.rows.packing import Batch, make_batch, pack, padded
 from probekit.errors import CaptureError
 from probekit.inputs import NO_SPOTS
 from probekit.planning import to_storage

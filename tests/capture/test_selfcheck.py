@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import probekit
 from probekit import models
-from probekit.capture import packing, receiver
+from probekit.capture.rows import packing, receiver
 from probekit.capture.selfcheck.rehearsal import rehearsals
 from probekit.cli.commands import app
 from probekit.errors import CaptureError
@@ -180,8 +180,8 @@ def test_info_shows_it(gpt2, tmp_path):
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Make packing give other rows than the model's."""
     right = packing.pack
-    monkeypatch.setattr("probekit.capture.receiver.pack", lambda *args: change(right(*args)))
-    monkeypatch.setattr("probekit.capture.receiver.padded", lambda *args: None)
+    monkeypatch.setattr("probekit.capture.rows.receiver.pack", lambda *args: change(right(*args)))
+    monkeypatch.setattr("probekit.capture.rows.receiver.padded", lambda *args: None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_traces import a_shard, site
 
-from probekit.capture.spool import Spool
+from probekit.capture.rows.spool import Spool
 from probekit.errors import StoreError
 
 SITES = (site("a"), site("b", dtype="bfloat16", row_shape=(2, 3)))

@@ -19,7 +19,7 @@ from far_rows import GPU, far, record_stream
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from probekit.capture.transfer import CudaLink, Label, Transfer, _Ring, cut
+from probekit.capture.rows.transfer import CudaLink, Label, Transfer, _Ring, cut
 from probekit.errors import CaptureError, StoreError
 
 CPU = torch.device("cpu")
@@ -338,8 +338,8 @@ def test_rows_leave_a_gpu_whole_while_it_goes_on():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_nothing_between_a_hook_and_the_ring_waits_for_the_gpu():
-    from probekit.capture.oddvalues import Tally
-    from probekit.capture.packing import make_batch, pack
+    from probekit.capture.rows.oddvalues import Tally
+    from probekit.capture.rows.packing import make_batch, pack
     from probekit.inputs import NO_SPOTS
     from probekit.planning.recipe import Recipe
 

@@ -10,7 +10,8 @@ import re
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ def tree(folder: Path) -> set[str]:
 def n_open_files() -> int:
     gc.collect()  # what earlier tests left to it
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def claims(folder: Path) -> set[str]:
+    return {name for name in tree(folder) if name.startswith("claims/")}
 
 
 def put(folder: Path, *names: str) -> None:
@@ -246,7 +251,7 @@ def test_overwrite_begins_anew(path: Path) -> None:
     before = tree(path)
     with RunFolder(path, OTHER, overwrite=True) as folder:
         assert folder.sealed() == frozenset()
-        assert tree(path) == before | {".lock"}
+        assert tree(path) - claims(path) == before | {".lock"}
         folder.reopen()
     assert tree(path) == {"run.json"}
     assert saved(path / "run.json") == json.loads(json.dumps(OTHER.to_json()))
@@ -265,7 +270,7 @@ def test_overwrite_removes_leftovers_at_once(path: Path) -> None:
     whole = tree(path)
     put(path, "shards/.00003.h5.part", ".scratch-x1/together/shards/00000.h5")
     with RunFolder(path, OTHER, overwrite=True):
-        assert tree(path) == whole | {".lock"}
+        assert tree(path) - claims(path) == whole | {".lock"}
 
 
 def test_overwrite_begins_anew_over_a_damaged_run_file(path: Path) -> None:
@@ -316,42 +321,69 @@ HOLD = """
 import sys
 from pathlib import Path
 from probekit.store.folder import RunFolder, RunRecord
-with RunFolder(Path(sys.argv[1]), RunRecord(identity={}, provenance={})):
+alone = sys.argv[2] == "alone"
+with RunFolder(Path(sys.argv[1]), RunRecord(identity={}, provenance={}), alone=alone):
     print("held", flush=True)
     sys.stdin.read()
 """
+Holder = Callable[[str], subprocess.Popen[str]]
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Give another process that holds `tmp_path / "run"`."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+def hold(tmp_path: Path) -> Iterator[Holder]:
+    """Give what starts another process that holds `tmp_path / "run"`, alone or shared."""
+    with ExitStack() as stack:
+
+        def start(how: str) -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), how]
+            process = stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            return process
+
+        yield start
 
 
 EMPTY = RunRecord(identity={}, provenance={})
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("alone", {}), ("alone", {"overwrite": True}), ("shared", {"repair": True})],
+)
 def test_a_folder_that_another_process_writes_is_refused(
-    tmp_path: Path, holder: subprocess.Popen[str]
+    tmp_path: Path, hold: Holder, theirs: str, ours: dict[str, bool]
 ) -> None:
+    holder = hold(theirs)
     message = rf"run: another run \(process {holder.pid}\) is writing here; wait for it"
-    for overwrite in (False, True):
-        with (
-            pytest.raises(StoreError, match=message),
-            RunFolder(tmp_path / "run", EMPTY, overwrite=overwrite),
-        ):
+    with pytest.raises(StoreError, match=message), RunFolder(tmp_path / "run", EMPTY, **ours):
+        pass
+    there = tree(tmp_path / "run")
+    assert there - claims(tmp_path / "run") == {"run.json", ".lock"}
+
+
+def test_workers_of_one_run_share_a_folder_and_another_run_is_refused(
+    tmp_path: Path, hold: Holder
+) -> None:
+    path = tmp_path / "run"
+    hold("shared")
+    with RunFolder(path, EMPTY) as folder:
+        assert len(folder.claims.others()) == 1
+        with pytest.raises(StoreError, match="another run"), RunFolder(path, RECORD):
             pass
-    assert tree(tmp_path / "run") == {"run.json", ".lock"}
+    assert (path / ".lock").exists(), "the other has it still"
+    holder = hold("shared")
+    assert holder.stdin is not None
+    holder.stdin.close()
+    assert holder.wait() == 0
+    assert len(claims(path)) == 1
 
 
-def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, hold: Holder) -> None:
+    holder = hold("alone")
     holder.kill()
     holder.wait()
     assert (tmp_path / "run" / ".lock").exists()

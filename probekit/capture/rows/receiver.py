@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.capture.oddvalues import Tally, all_finite
-from probekit.capture.packing import KNOWN_NEXT, Batch, Rows, pack, padded
-from probekit.capture.pooling import Pooling
-from probekit.capture.transfer import Label, RowSink, Transfer
+from probekit.capture.rows.oddvalues import Tally, all_finite
+from probekit.capture.rows.packing import KNOWN_NEXT, Batch, Rows, pack, padded
+from probekit.capture.rows.pooling import Pooling
+from probekit.capture.rows.transfer import Label, RowSink, Transfer
 from probekit.config import said_once
 from probekit.errors import CaptureError
 from probekit.hooks import ForwardStopped, HookManager, Sink, Tap, attention, computed
