@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from probekit.errors import StoreError
-from probekit.store.claiming import Claims, clear_claims, living
+from probekit.store.claiming import Claims, clear_claims, living_elsewhere
 from probekit.store.format import (
     FIRST,
     INDEX_FILE,
@@ -185,9 +185,9 @@ class RunFolder:
         """Refuse a folder in which a worker of another host is, whom the lock may not stop.
 
         Args:
-            alone: none may be there; else one that is alone.
+            alone: none may be there; else none that is alone.
         """
-        beat = living(self.path) if alone else self.claims.holder_of(_ALONE)
+        beat = living_elsewhere(self.path) if alone else self.claims.holder_of(_ALONE)
         if beat is not None:
             raise BusyError(
                 f"{self._where}: {self.path}: another run (process {beat.process} on {beat.host}) "

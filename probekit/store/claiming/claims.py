@@ -15,7 +15,7 @@ from typing import Any, Self
 from probekit.store.claiming.beats import Beat, Heartbeat, beat_path, beats_of
 from probekit.store.claiming.claimfiles import claims_of, is_claiming, release, take
 from probekit.store.claiming.watch import Watch, lease_s
-from probekit.store.format import CLAIMS_FOLDER, ShardSpec, explained
+from probekit.store.format import CLAIMS_FOLDER, ShardSpec, explained, is_of_this_host
 
 _BEATS = 10  # of a lease
 _SLOWEST_S = 2.0  # between two beats: people look at them too
@@ -152,11 +152,15 @@ class _Waiting:
         self._seconds = min(2 * self._seconds, _LATER_S)
 
 
-def living(folder: Path) -> Beat | None:
-    """Give a worker that is seen counting; None when all were seen silent for a lease, or died."""
+def living_elsewhere(folder: Path) -> Beat | None:
+    """Give a worker of another host that is seen counting; None when none is, for a lease."""
     watch = Watch(folder, lease_s())
     counts: dict[str, int] = {}
-    while there := [beat for beat in beats_of(folder) if not watch.is_gone(beat.worker)]:
+    while there := [
+        beat
+        for beat in beats_of(folder)
+        if not is_of_this_host(beat.worker) and not watch.is_gone(beat.worker)
+    ]:
         for beat in there:
             if counts.setdefault(beat.worker, beat.count) != beat.count:
                 return beat
