@@ -13,6 +13,7 @@ TOKENIZER = "loading the tokenizer"
 TEXTS = "reading the texts"
 WEIGHTS = "loading the weights"
 SELF_CHECK = "self-check"
+WORKERS = "workers are starting"
 FIRST_BATCH = "first batch"
 
 OnStage = Callable[[str], None]  # told what begins, in such words

@@ -82,6 +82,17 @@ def human_bytes(n: float) -> str:
     return f"{n:.1f} TiB"
 
 
+def human_seconds(seconds: float) -> str:
+    """Say how long something takes, in its two largest units: `3 h 20 min`."""
+    n = round(seconds)
+    parts: list[tuple[int, str]] = []
+    for unit, n_seconds in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, n = divmod(n, n_seconds)
+        if parts or count:
+            parts.append((count, unit))
+    return " ".join(f"{count} {unit}" for count, unit in parts[:2] if count) or "0 s"
+
+
 def counted(n: int, noun: str, plural: str | None = None, *, of: int | None = None) -> str:
     """Count things as people read it: `1 shard`, `12,345 tokens`, `1 of 3 shards`.
 

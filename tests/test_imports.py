@@ -25,6 +25,7 @@ PACKAGE = Path(probekit.__file__).parent
 ROOMS = (
     *("cli", "report", "plots", "handover", "handover.torch"),
     *("analysis.logitlens", "analysis.readouts", "analysis"),
+    *("workers",),
     *(
         "capture",
         "capture.selfcheck",

@@ -1,2 +1,3 @@
-from .beginning import run as run
-from .shardwalk import Progress as Progress, Watcher as Watcher
+from .asked import Asked as Asked
+from .beginning import finished as finished, prepare as prepare, run as run
+from .progress import Progress as Progress, Watcher as Watcher

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from probekit.stages import OnStage, unseen
 
 if TYPE_CHECKING:
-    from probekit.capture.shardwalk import Watcher
+    from probekit.capture.progress import Watcher
     from probekit.planning import Plan
 
 

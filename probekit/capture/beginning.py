@@ -19,7 +19,7 @@ from probekit.stages import LIBRARIES, OnStage, unseen
 from probekit.trace import Trace, open_trace
 
 if TYPE_CHECKING:
-    from probekit.capture.shardwalk import Watcher
+    from probekit.capture.progress import Watcher
     from probekit.planning import Plan
 
 

@@ -17,9 +17,10 @@ from probekit.capture.asked import Asked
 from probekit.capture.beams import search_shard
 from probekit.capture.begun import INDEX, SETUP, Begun, begin, reopen
 from probekit.capture.generation import shard_generator
+from probekit.capture.progress import Watcher
 from probekit.capture.provenance import about, about_model
 from probekit.capture.rows import Receiver, Tally, Transfer
-from probekit.capture.shardwalk import Meter, Progress, Walk, Watcher, forward_shard
+from probekit.capture.shardwalk import Meter, Walk, forward_shard
 from probekit.config import ProbeConfig
 from probekit.errors import CaptureError, ProbekitWarning
 from probekit.hooks import OrderRecorder
@@ -44,8 +45,6 @@ from probekit.store import (
     sessions_of,
 )
 from probekit.trace import Trace, open_trace
-
-__all__ = ["Progress", "Watcher", "capture", "carry_out"]
 
 
 def carry_out(config: ProbeConfig, asked: Asked, hand: AtHand | None = None) -> Trace:
@@ -210,6 +209,7 @@ def capture(
         else:
             mine = claims.shards(todo, partial(is_sealed, path), meter.elsewhere, meter.wait)
         for shard in mine:
+            meter.begin(shard)
             record_shard(walk, shard)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from probekit.capture.progress import Progress, Watcher
 from probekit.capture.rows import Batch, Receiver, RowSink, Tally, Transfer, make_batch
 from probekit.errors import CaptureError, ProbekitError, ProbekitWarning
 from probekit.hooks import ForwardStopped, OrderRecorder
@@ -36,21 +37,6 @@ from probekit.wording import counted
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a run has come."""
-
-    examples: int
-    n_examples: int
-    before: int  # of the examples, how many were sealed when this process began
-    tokens: int  # captured by this process
-    n_bytes: int  # written by this process
-    seconds: float  # since the first forward pass
-
-
-Watcher = Callable[[Progress], None]
-
-
 class Meter:
     """Keeps count and tells the watcher, and other workers where there are any."""
 
@@ -66,18 +52,31 @@ class Meter:
         self._n_examples = sum(s.n_examples for s in shards)
         self._before = self._n_examples - sum(s.n_examples for s in todo)
         self._examples = self._before
-        self._own = self._tokens = self._n_bytes = 0
+        self._own = self._of_shard = self._tokens = self._n_bytes = 0
         self._begin = time.perf_counter()
 
     def advance(self, n_examples: int, n_tokens: int, n_bytes: int) -> None:
         """Count a batch; `n_bytes` is the total of the run so far."""
         self._examples += n_examples
         self._own += n_examples
+        self._of_shard += n_examples
         self._tokens += n_tokens
         self._n_bytes = n_bytes
         if self._claims is not None:
-            self._claims.say(examples=self._own, tokens=self._tokens, n_bytes=n_bytes)
+            self._claims.say(
+                examples=self._of_shard,
+                all_examples=self._own,
+                tokens=self._tokens,
+                n_bytes=n_bytes,
+                seconds=time.perf_counter() - self._begin,
+            )
         self.wait()
+
+    def begin(self, shard: ShardSpec) -> None:
+        """Say which shard comes now."""
+        self._of_shard = 0
+        if self._claims is not None:
+            self._claims.say(shard=shard.number, examples=0)
 
     def elsewhere(self, shard: ShardSpec) -> None:
         """Count a shard that another worker has sealed."""

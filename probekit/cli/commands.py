@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probekit.cli.messages import hush, print_json, say, say_next, say_stopped, show_warning
+from probekit.cli.messages import hush, print_json, say, say_next, show_warning
 from probekit.cli.parameters import (
     AsJson,
     Command,
@@ -31,8 +30,6 @@ from probekit.errors import PlanError, ProbekitError, StoreError
 from probekit.wording import by_count, counted
 
 if TYPE_CHECKING:
-    from probekit.capture import Progress, Watcher
-    from probekit.cli.stopping import Stopping
     from probekit.trace import Trace
 
 app = typer.Typer(
@@ -88,48 +85,41 @@ def run(
             help="Record two short texts first; compare with bare hooks and with one of them alone."
         ),
     ] = True,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            parser=whole_number,
+            metavar="N",
+            help="So many processes of this machine, each with a GPU or its share of the cores.",
+        ),
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", metavar="ENGINE", help="Workers on a cluster: ray.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="ADDRESS", help="Of the cluster.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Capture: run the model and record what the config asks for; a cut-short run goes on.
 
     For example: probekit run configs/quickstart.yaml
     """
-    import probekit
-    from probekit.cli.starting import Following, Starting
-    from probekit.cli.stopping import Stopped, Stopping, last_words
+    from probekit.cli.carrying import Workers, carry_out
 
-    def progress() -> AbstractContextManager[Watcher | None]:
-        from probekit.cli import terminal
-
-        return terminal.progress(quiet=quiet)
-
-    if quiet:
-        hush()
-    try:
-        with (
-            Stopping(say=_unheard if quiet else say) as stopping,
-            Starting(quiet=quiet) as starting,
-            Following(starting, progress) as show,
-        ):
-            trace = probekit.run(
-                config,
-                overrides=settings or (),
-                overwrite=overwrite,
-                repair=repair,
-                force=force,
-                self_check=self_check,
-                on_plan=None if quiet else lambda plan: _notes(plan.notes),
-                on_note=None if quiet else lambda note: say(f"note: {note}"),
-                on_start=None if quiet else _going_on,
-                on_stage=starting.stage,
-                on_progress=_both(show, stopping),
-            )
-    except Stopped as stopped:
-        with last_words(stopped.exit_code):
-            if not quiet:
-                more = "; what is sealed stays, and the same command goes on from there"
-                say_stopped(f"stopped{more if stopping.in_batches else ''}")
-        raise typer.Exit(stopped.exit_code) from None
+    trace = carry_out(
+        config,
+        list(settings or ()),
+        Workers(n=workers, engine=on, address=address),
+        overwrite=overwrite,
+        repair=repair,
+        force=force,
+        self_check=self_check,
+        quiet=quiet,
+        on_plan=lambda plan: _notes(plan.notes),
+        on_start=_going_on,
+    )
     if not quiet:
         typer.echo(f"{trace.path.parent}: {_contents(trace)}")
         say_next(trace.path.parent)
@@ -245,6 +235,27 @@ def info(trace: TracePath, as_json: AsJson = False) -> None:
     except StoreError as error:
         raise StoreError(f"{error}{last_session(trace)}") from error
     print_json(found) if as_json else terminal.show_info(found)
+
+
+@app.command(cls=Command)
+def status(
+    trace: TracePath,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Look again until the run is finished.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a run is, and who works on what of it, from any machine that sees its folder."""
+    from probekit.workers import status as status_of
+
+    if watch and as_json:
+        raise PlanError("json: goes with one look, and not with --watch")
+    if as_json:
+        print_json(status_of(trace).to_json())
+        return
+    from probekit.cli.statustable import show_status, watch_status
+
+    watch_status(trace) if watch else show_status(status_of(trace))
 
 
 @app.command(cls=Command)
@@ -420,34 +431,12 @@ def _at_least_1(name: str, given: int) -> int:
     return given
 
 
-def _both(show: Watcher, stopping: Stopping) -> Watcher:
-    def watch(progress: Progress) -> None:
-        show(progress)
-        stopping.between_batches(last=progress.examples == progress.n_examples)
-
-    return watch
-
-
-def _unheard(sentence: str) -> None:
-    """Say nothing."""
-
-
 def _going_on(n_sealed: int, n_shards: int) -> None:
     if n_sealed == n_shards:
         say("this run is complete already; nothing to do")
     elif n_sealed:
         be = by_count(n_sealed, "is", "are")
         say(f"going on: {counted(n_sealed, 'shard', of=n_shards)} {be} sealed")
-
-
-def _contents(trace: Trace) -> str:
-    return ", ".join(
-        (
-            counted(len(trace.examples), "example"),
-            counted(len(trace.tokens), "token"),
-            counted(len(trace.site_names), "site"),
-        )
-    )
 
 
 def _notes(notes: tuple[str, ...]) -> None:
@@ -491,3 +480,13 @@ def _status() -> int:
             return 2
         say(f"error: {said_of_usage(error)}")
     return 2
+
+
+def _contents(trace: Trace) -> str:
+    return ", ".join(
+        (
+            counted(len(trace.examples), "example"),
+            counted(len(trace.tokens), "token"),
+            counted(len(trace.site_names), "site"),
+        )
+    )

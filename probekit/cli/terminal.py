@@ -321,6 +321,7 @@ def copying(*, quiet: bool) -> Iterator[Callable[[Copied], object] | None]:
 class _CopyLines:
     def __init__(self) -> None:
         self._last = 0.0
+        self._was_last = False
 
     def __call__(self, c: Copied) -> None:
         if c.seconds - self._last >= _PLAIN_EVERY_S:
@@ -332,16 +333,19 @@ class _CopyLines:
 class _Lines:
     def __init__(self) -> None:
         self._last = 0.0
+        self._was_last = False
 
     def __call__(self, p: Progress) -> None:
-        now = time.monotonic()
-        if p.examples < p.n_examples and now - self._last < _PLAIN_EVERY_S:
+        now, is_last = time.monotonic(), p.examples == p.n_examples
+        if self._was_last if is_last else now - self._last < _PLAIN_EVERY_S:
             return
+        self._was_last = is_last
         self._last = now
-        per_example = p.seconds / max(1, p.examples - p.before)
-        left = per_example * (p.n_examples - p.examples)
+        n_done = p.examples - p.before
+        per_example = p.seconds / max(1, n_done)
+        left = f"{per_example * (p.n_examples - p.examples):.0f} s" if n_done else "some time"
         print(
-            f"{p.examples:,}/{counted(p.n_examples, 'example')}, {_rate(p)}, {left:.0f} s left",
+            f"{p.examples:,}/{counted(p.n_examples, 'example')}, {_rate(p)}, {left} left",
             file=sys.stderr,
         )
 

@@ -129,6 +129,7 @@ from .runrecord import (
     read_run as read_run,
 )
 from .sealed import (
+    is_indexed as is_indexed,
     is_sealed as is_sealed,
     sealed_shards as sealed_shards,
     sealed_specs as sealed_specs,

@@ -33,10 +33,12 @@ class Beat:
     process: int
     began: str  # by its own clock, for people: compared with nothing
     count: int = 0
-    doing: str = ""  # in a few words
-    examples: int = 0  # captured since it began
+    shard: int | None = None  # the one it works on
+    examples: int = 0  # captured of that shard
+    all_examples: int = 0  # captured since it began
     tokens: int = 0
     n_bytes: int = 0
+    seconds: float = 0.0  # since its first forward pass, by its own clock
 
 
 class Heartbeat:
