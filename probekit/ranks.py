@@ -12,12 +12,19 @@ from typing import TypeVar
 T = TypeVar("T")
 
 WORKER = "PROBEKIT_WORKER"  # of a process that `--workers` or `--on` started
+_LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 _RANKS = (WORKER, "RANK", "SLURM_PROCID")
 
 
 def rank(environment: Mapping[str, str] = os.environ) -> int | None:
     """Give the number of this worker, from 0; None where nothing says that it is one of many."""
     said = next((environment[name] for name in _RANKS if name in environment), None)
+    return int(said) if said is not None and said.isdecimal() else None
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Give the number of this worker among those of its machine; None where nothing says it."""
+    said = next((environment[name] for name in _LOCAL_RANKS if name in environment), None)
     return int(said) if said is not None and said.isdecimal() else None
 
 

@@ -132,7 +132,7 @@ def session(plan: Plan) -> dict[str, Any]:
         "host": platform.node(),
         "process": os.getpid(),
         "command": command_of_this_process(),
-        "device": _device(plan),
+        "device": _kind_of(plan.device),
         "config": plan.config.to_yaml(),
         **_versions(),
         "notes": list(plan.notes),
@@ -158,6 +158,11 @@ def about_model(
 
 def _device(plan: Plan) -> str:
     return _named(plan.device)
+
+
+def _kind_of(device: torch.device) -> str:
+    """Name a device without its number: which of several equal ones it was decides nothing."""
+    return _named(device).replace(str(device), device.type, 1)
 
 
 def _named(device: torch.device) -> str:

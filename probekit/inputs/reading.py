@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,8 +21,9 @@ from probekit.inputs.contents import Codec
 from probekit.inputs.datasets import local_files
 from probekit.inputs.examples import Examples, Limits
 from probekit.inputs.making import make_examples
-from probekit.store import SealedInputs, file_digest
+from probekit.store import BusyError, SealedInputs, file_digest, read_run
 
+_PAUSE_S = 0.2  # between two looks whether another worker has sealed the inputs
 _SETTINGS, _FILE, _TOKENIZER, _TEMPLATE = "settings", "file", "tokenizer", "template"
 
 
@@ -92,11 +94,24 @@ def read_inputs(
     Raises:
         ConfigError: naming every text (up to twenty) that cannot be used, and why.
     """
-    found, notes = sealed_inputs(origin, sealed_in)
-    if found is not None:
-        return found, notes
-    made = make_examples(origin.config, codec, origin.limits)
-    return made, [*notes, *made.notes]
+    while True:
+        found, notes = sealed_inputs(origin, sealed_in)
+        if found is not None:
+            return found, notes
+        try:
+            made = make_examples(origin.config, codec, origin.limits)
+        except BusyError:
+            if sealed_in is None or not _is_read_by_another(origin.config, sealed_in):
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return made, [*notes, *made.notes]
+
+
+def _is_read_by_another(config: ProbeConfig, folder: Path) -> bool:
+    """Say whether another worker may be reading the source of this very run, to seal it."""
+    run = read_run(folder)
+    return run is None or run["identity"].get("config_digest") == config.digest
 
 
 def sealed_inputs(origin: Origin, sealed_in: Path | None) -> tuple[Examples | None, list[str]]:

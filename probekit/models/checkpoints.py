@@ -30,6 +30,7 @@ from probekit.models.ggufreading import forget_parsed, parsed_once
 from probekit.models.outofmemory import out_of_memory
 from probekit.models.places import BUILDING, random_weights
 from probekit.models.sources import BUNDLED, IN_PYTHON, Source, check_folder, hub_in_reach, locate
+from probekit.ranks import local_rank
 from probekit.wording import counted, human_bytes, shorten, show_typed
 
 _REASON = 400  # characters of what a library says
@@ -210,7 +211,7 @@ def compute_dtype(model: ModelConfig, hf_config: Any) -> torch.dtype:
 
 
 def compute_device(model: ModelConfig, where: str) -> torch.device:
-    """Give the device a model runs on.
+    """Give the device a model runs on: of several GPUs the one of this worker's own number.
 
     Raises:
         ConfigError: if this machine has no such device.
@@ -221,9 +222,12 @@ def compute_device(model: ModelConfig, where: str) -> torch.device:
         "cpu": True,
     }
     if model.device == "auto":
-        return torch.device(next(kind for kind, there in has.items() if there))
-    device = torch.device(model.device)
+        device = torch.device(next(kind for kind, there in has.items() if there))
+    else:
+        device = torch.device(model.device)
     n_devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    if device == torch.device("cuda") and n_devices > 1 and (own := local_rank()) is not None:
+        return torch.device("cuda", own % n_devices)
     if not has[device.type] or (device.index or 0) >= n_devices:
         there = [k for k, v in has.items() if v]
         raise ConfigError(f"{where}: there is no {model.device} here; there is: {', '.join(there)}")

@@ -16,6 +16,7 @@ from probekit.errors import StoreError
 from probekit.store.format import explained
 
 LOCK_FILE = ".lock"
+_READING = "reads the inputs"  # what a lock file says of its owner
 _MOMENT_S = 1.0  # in which who leaves has left
 
 
@@ -26,7 +27,7 @@ def writer_of(folder: Path) -> str | None:
     except OSError:
         return None
     try:
-        owner = os.pread(fd, 64, 0).decode(errors="replace").strip()
+        owner = os.pread(fd, 64, 0).decode(errors="replace").partition("\n")[0]
         # A lock of our own, if only for a moment, is in the way of a run that begins: it is tried
         # only where the owner seems to live, and then it is not given.
         os.kill(int(owner), 0)
@@ -51,6 +52,7 @@ class Lock:
         path: of the file.
         where: the place in the user's config that names its folder, for messages.
         shared: with other processes that share it.
+        reading: only to read the inputs that its run will seal; others of that run wait for it.
 
     Raises:
         BusyError: on entering, if another process holds it otherwise, or this one holds it already.
@@ -59,10 +61,18 @@ class Lock:
 
     _held: ClassVar[set[tuple[int, int, int]]] = set()  # process, device, file: it shares with none
 
-    def __init__(self, path: Path, where: str = "store.path", *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        where: str = "store.path",
+        *,
+        shared: bool = False,
+        reading: bool = False,
+    ) -> None:
         self._path = path
         self._at = f"{where}: {path.parent}"
         self._shared = shared
+        self._reading = reading
 
     def __enter__(self) -> None:
         until = time.monotonic() + _MOMENT_S
@@ -72,7 +82,8 @@ class Lock:
             self._held.add(self._key)
             with explained(self._path):
                 os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+                said = f"{os.getpid()}\n{_READING if self._reading else ''}"
+                os.pwrite(self._fd, said.encode(), 0)
         except BaseException:
             self.__exit__()
             raise
@@ -85,6 +96,11 @@ class Lock:
         finally:
             self._held.discard(self._key)
             os.close(self._fd)
+
+    def _may_wait(self, what: str, until: float) -> bool:
+        if what == _READING and (self._shared or self._reading):
+            return True
+        return self._shared and time.monotonic() < until  # the last of others may just be leaving
 
     def _is_last(self) -> bool:
         try:
@@ -105,10 +121,10 @@ class Lock:
             how = fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX
             fcntl.flock(self._fd, how | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = os.pread(self._fd, 64, 0).decode(errors="replace").strip()
+            owner, _, what = os.pread(self._fd, 64, 0).decode(errors="replace").partition("\n")
             os.close(self._fd)
-            if self._shared and self._key not in self._held and time.monotonic() < until:
-                time.sleep(_MOMENT_S / 100)  # the last of others may just be leaving
+            if self._key not in self._held and self._may_wait(what, until):
+                time.sleep(_MOMENT_S / 100)
                 return False
             raise BusyError(
                 f"{self._at}: another run (process {owner or 'unknown'}) is writing here; "

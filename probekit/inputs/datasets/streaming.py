@@ -71,7 +71,7 @@ def read_once(
     """
     make_folder(source.folder, source.where_folder)
     with (
-        Lock(source.folder / LOCK_FILE, source.where_folder),
+        Lock(source.folder / LOCK_FILE, source.where_folder, reading=True),
         PartialRows(source.folder, source.digest) as partial,
     ):
         yield from partial.kept()
