@@ -117,6 +117,12 @@ def beats_of(folder: Path) -> tuple[Beat, ...]:
     return tuple(_read(folder))
 
 
+def workers_of(folder: Path) -> frozenset[str]:
+    """Name every worker of which there is a file, whatever it says."""
+    files = (folder / CLAIMS_FOLDER).glob(f"*{ENDING}")
+    return frozenset(path.name.removesuffix(ENDING) for path in files)
+
+
 def _read(folder: Path) -> Iterator[Beat]:
     for path in sorted((folder / CLAIMS_FOLDER).glob(f"*{ENDING}")):
         try:

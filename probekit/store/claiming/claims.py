@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from probekit.store.claiming.beats import Beat, Heartbeat, beat_path, beats_of
+from probekit.store.claiming.beats import Beat, Heartbeat, beat_path, beats_of, workers_of
 from probekit.store.claiming.claimfiles import claims_of, is_claiming, release, take
 from probekit.store.claiming.watch import Watch, lease_s
 from probekit.store.format import CLAIMS_FOLDER, ShardSpec, explained, is_of_this_host
@@ -133,9 +133,9 @@ class Claims:
         """Release what is held still, and take away what workers that are gone have left."""
         for what in tuple(self._held):
             self._release(what)
-        gone = {b.worker for b in beats_of(self._folder) if self._watch.is_gone(b.worker)}
-        for worker in gone - {self._heart.worker}:
-            beat_path(self._folder, worker).unlink(missing_ok=True)
+        for worker in workers_of(self._folder) - {self._heart.worker}:
+            if self._watch.is_gone(worker):
+                beat_path(self._folder, worker).unlink(missing_ok=True)
         for claim in claims_of(self._folder):
             if self._watch.is_gone(claim.worker):
                 release(self._folder, claim.what, claim.worker)
