@@ -249,7 +249,7 @@ def status(
     from probekit.workers import status as status_of
 
     if watch and as_json:
-        raise PlanError("json: goes with one look, and not with --watch")
+        raise PlanError("as_json: goes with one look, and not with --watch")
     if as_json:
         print_json(status_of(trace).to_json())
         return

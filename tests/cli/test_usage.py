@@ -9,7 +9,9 @@ import pytest
 from probekit.cli import commands
 from probekit.cli.parameters import Command
 
-COMMANDS = "run, plan, tokens, modules, families, info, verify, report, compare, merge, schema"
+COMMANDS = (
+    "run, plan, tokens, modules, families, info, status, verify, report, compare, merge, schema"
+)
 
 
 def told(arguments: list[str], monkeypatch, capsys) -> str:
