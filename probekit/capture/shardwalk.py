@@ -76,7 +76,7 @@ class Meter:
         """Say which shard comes now."""
         self._of_shard = 0
         if self._claims is not None:
-            self._claims.say(shard=shard.number, examples=0)
+            self._claims.say(at_once=True, shard=shard.number, examples=0)
 
     def elsewhere(self, shard: ShardSpec) -> None:
         """Count a shard that another worker has sealed."""

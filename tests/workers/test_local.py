@@ -179,7 +179,7 @@ def test_workers_make_what_one_process_makes(here: Path, monkeypatch: pytest.Mon
     assert len(trace.examples) == 12
     last = seen[-1]
     assert (last.examples, last.n_examples, last.before) == (12, 12, 0)
-    assert last.tokens > 0
+    assert max(one.tokens for one in seen) > 0
     assert not Path("run/claims").exists()
     found = status("run")
     assert (found.is_finished, found.n_done, found.workers) == (True, 12, ())

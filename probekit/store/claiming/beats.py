@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Self
 
@@ -56,6 +56,7 @@ class Heartbeat:
         self._beat = Beat(
             worker=self.worker, host=platform.node(), process=os.getpid(), began=now()
         )
+        self._lock = Lock()
         self._ended = Event()
         self._thread = Thread(target=self._count, name="probekit-heartbeat", daemon=True)
 
@@ -77,9 +78,12 @@ class Heartbeat:
         with explained(self._path, "removed"):
             self._path.unlink(missing_ok=True)
 
-    def say(self, **what: Any) -> None:
-        """Say something new of this worker; it is written with the next beat."""
-        self._beat = replace(self._beat, **what)
+    def say(self, *, at_once: bool = False, **what: Any) -> None:
+        """Say something new of this worker: at once, or with the next beat."""
+        with self._lock:
+            self._beat = replace(self._beat, **what)
+            if at_once:
+                self._try_to_write()
 
     def _begun(self) -> bool:
         """Write the first beat; False where another, who left, removed the folder meanwhile."""
@@ -92,11 +96,15 @@ class Heartbeat:
 
     def _count(self) -> None:
         while not self._ended.wait(self._every_s):
-            self._beat = replace(self._beat, count=self._beat.count + 1)
-            # A disk that takes no beat: others may take over what this worker does, which then
-            # comes second. Its own writes say what is wrong with the disk.
-            with suppress(OSError):
-                self._write()
+            with self._lock:
+                self._beat = replace(self._beat, count=self._beat.count + 1)
+                self._try_to_write()
+
+    def _try_to_write(self) -> None:
+        # A disk that takes no beat: others may take over what this worker does, which then comes
+        # second. Its own writes say what is wrong with the disk.
+        with suppress(OSError):
+            self._write()
 
     def _write(self) -> None:
         said = json.dumps(asdict(self._beat)).encode()
