@@ -80,7 +80,7 @@ class Read:
         said = remembered(folder) if self.files is not None else {}
         if said.get("files") != self.files or said.get("versions") != _versions():
             return None
-        with Lock(folder / LOCK_FILE, where):
+        with Lock(folder / LOCK_FILE, where, shared=True):
             n_shards = _n_whole_shards(self.config, folder)
         if n_shards is None:
             return None

@@ -119,9 +119,9 @@ def _carried_out(config: Path, settings: list[str], workers: Workers, asked: Ask
         from probekit.workers import follow_parent
 
         follow_parent()
-        from probekit.capture import run
+        import probekit
 
-        return run(
+        return probekit.run(
             config,
             overrides=settings,
             overwrite=asked.overwrite,
