@@ -88,6 +88,12 @@ class Packer:
             raise CaptureError(f"record: mask: {name} is {shape} here: {error}") from error
         return self._packing(name, kind.name, axes, tensor)
 
+    def of_choices(self, name: str, tensor: torch.Tensor) -> Packing:
+        """Say which rows are tokens of what is worked out of a site's module: `[token, ...]`."""
+        # Its router has rows of tokens, or it was refused; what is made of them is as long.
+        axes = (TOKEN, *tensor.shape[1:])
+        return self._packing(name, self._sites[name][1].name, axes, tensor)
+
     def of_heads(self, name: str, at: HeadsAt, tensor: torch.Tensor) -> Packing:
         """Say which rows are tokens of heads that another module gives or reads.
 

@@ -16,7 +16,13 @@ import torch
 
 from probekit.errors import CaptureError
 from probekit.interrupts import Attachment
-from probekit.models.forward import EACH_EXPERT, each_expert
+from probekit.models.forward import (
+    CHOICES,
+    EACH_EXPERT,
+    each_expert,
+    router_beside,
+    routing_of,
+)
 
 Sink = Callable[[torch.Tensor], None]
 
@@ -30,7 +36,7 @@ class Tap:
     """One tensor to listen for, and who gets it."""
 
     module: str  # path
-    side: str  # "input", "output" or EACH_EXPERT
+    side: str  # "input", "output", EACH_EXPERT or CHOICES
     element: str | None  # None: the first tensor; a number or a name picks one
     call: int | None  # of the module in one forward pass of the model; None: every call
     sink: Sink
@@ -62,6 +68,10 @@ class HookManager(Attachment):
                 handle = module.register_forward_hook(
                     self._on_experts(path, taps), with_kwargs=True
                 )
+            elif side == CHOICES:
+                handle = module.register_forward_hook(
+                    self._on_choices(path, taps), with_kwargs=True
+                )
             else:
                 handle = module.register_forward_hook(self._on_output(path, taps))
             self._stack.callback(handle.remove)
@@ -88,6 +98,36 @@ class HookManager(Attachment):
         def listen(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             apart = each_expert(module, args, kwargs)
             self._hand_over(path, taps, lambda element: apart)
+
+        return listen
+
+    def _on_choices(self, path: str, taps: list[Tap]) -> Callable[..., None]:
+        """Listen at a router, or at what runs the experts that the router beside it chose."""
+        beside = router_beside(self._model, path)
+        router = self._model.get_submodule(beside)
+        routing = routing_of(router)
+        assert routing is not None  # the plan reads such routers alone
+        given: list[Any] = []  # by the router, until its experts run
+        if beside != path:
+            handle = router.register_forward_hook(lambda m, args, output: given.append(output))
+            self._stack.callback(handle.remove)
+
+        def listen(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if beside == path:
+                given.append(output)
+            if not given:
+                raise CaptureError(f"{path}: ran without {beside}, which chooses among its experts")
+            chosen = routing.chosen(router, given.pop())
+            given.clear()  # what a pass left that was ended before its experts ran
+            read, wrote = pick_input(args, kwargs, None), pick_output(output, None)
+
+            def pick(element: str | None) -> torch.Tensor | None:
+                if element != "expert_out":
+                    return chosen.of(str(element))
+                assert read is not None and wrote is not None
+                return routing.written(module, read, wrote, chosen)
+
+            self._hand_over(path, taps, pick)
 
         return listen
 

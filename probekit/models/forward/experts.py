@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from probekit.errors import PlanError
+from probekit.models.forward.choices import CHOICES, n_experts, routing_of
 from probekit.models.forward.modulepaths import layer_of, parent_of
 
 OF_CHOICES = ("expert_ids", "expert_weights", "expert_out")  # in the order of a token's choices
@@ -36,11 +37,24 @@ _GIVE_PROBABILITIES = {"Gemma4TextRouter": "proj", "DiffusionGemmaTextRouter": "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A tensor among what a module is given or gives."""
+    """A tensor among what a module is given or gives, or one worked out of that."""
 
     module: str  # path
-    side: str  # "input", "output" or EACH_EXPERT
-    element: str | None  # a parameter's name, or a place in a tuple; None: all of the output
+    side: str  # "input", "output", EACH_EXPERT or CHOICES
+    element: str | None  # a parameter's name, or a place in a tuple; None: all; of CHOICES: a kind
+    routed: Routed | None = None  # of CHOICES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """A router that says what it chose, where no module is handed that; see choices.py."""
+
+    module: str  # path
+    logits: str  # the element of its output with a row for each token
+    weights: str  # the element of its output that weights have the dtype of
+    n_experts: int
+    k: int
+    weighs_input: bool  # an expert's weight is a factor of what it reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +65,7 @@ class Mixture:
     layer: int | None
     in_attention: bool  # its experts are those of attention heads (JetMoE), not the MLP's
     readings: Mapping[str, Reading | str]  # of EXPERT_KINDS: where it is, or why it is nowhere
+    mixes_tokens: bool = False  # a token's experts depend on the other tokens of its batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +156,18 @@ def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
             ),
             None,
         )
+        own = None if path in holds_experts or router is None else _worked_out(router, modules)
+        readings: dict[str, Reading | str] = {
+            "router_logits": router or _NO_ROUTER,
+            **(own or _of_experts(holds_experts.get(path), experts)),
+        }
+        routing = None if router is None else routing_of(modules[router.module])
         found[path] = Mixture(
             module=path,
             layer=layer_of(path),
             in_attention=_in_attention(path, modules),
-            readings={
-                "router_logits": router or _NO_ROUTER,
-                **_of_experts(holds_experts.get(path), experts),
-            },
+            readings=readings,
+            mixes_tokens=routing is not None and routing.mixes_tokens,
         )
     order = {path: place for place, path in enumerate(modules)}
     return {path: found[path] for path in sorted(found, key=lambda path: order[path])}
@@ -164,6 +183,31 @@ def _of_experts(
         "expert_ids": Reading(module=holder, side="input", element=ids),
         "expert_weights": Reading(module=holder, side="input", element=weights),
         "expert_out": Reading(module=holder, side=EACH_EXPERT, element=None),
+    }
+
+
+def _worked_out(
+    router: Reading, modules: Mapping[str, torch.nn.Module]
+) -> dict[str, Reading | str] | None:
+    """Say where choices are read that a block works out in its own code, if they can be."""
+    routing = routing_of(modules[router.module])
+    if routing is None:
+        return None
+    at: Any = modules[router.module]
+    routed = Routed(
+        module=router.module,
+        logits=routing.logits,
+        weights=routing.weights,
+        n_experts=n_experts(at),
+        k=int(at.top_k),
+        weighs_input=routing.weighs_input,
+    )
+    block = parent_of(router.module)
+    writer = router.module if routing.writer is None else f"{block}.{routing.writer}".strip(".")
+    places = dict.fromkeys(EXPERT_KINDS[routing.gives_logits :], router.module)
+    return {
+        kind: Reading(module=path, side=CHOICES, element=kind, routed=routed)
+        for kind, path in (places | {"expert_out": writer}).items()
     }
 
 
