@@ -10,6 +10,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -121,6 +122,7 @@ class HookManager(Attachment):
             given.clear()  # what a pass left that was ended before its experts ran
             read, wrote = pick_input(args, kwargs, None), pick_output(output, None)
 
+            @cache  # of this call: several taps may want it
             def pick(element: str | None) -> torch.Tensor | None:
                 if element != "expert_out":
                     return chosen.of(str(element))
