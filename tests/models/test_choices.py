@@ -8,6 +8,7 @@ from typing import Any
 
 import by_hand
 import choices_by_hand as hand
+import every_family
 import numpy as np
 import pytest
 import tiny_models as tiny
@@ -15,7 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import probekit
-from probekit.models import build_skeleton
+from probekit.errors import CaptureError
+from probekit.models import build_skeleton, families
 from probekit.models.forward import EXPERT_KINDS
 
 FAMILIES = tuple(hand.BLOCKS)
@@ -151,6 +153,14 @@ def test_listening_leaves_nothing_behind_and_changes_nothing() -> None:
     assert by_hand.n_hooks(model) == n_hooks
 
 
+def test_experts_that_nobody_chose_are_refused() -> None:
+    model = hand.build("llama4_text")
+    experts = model.model.layers[LAYER].feed_forward.experts
+    said = "feed_forward.experts: ran without model.layers.2.feed_forward.router, which chooses"
+    with pytest.raises(CaptureError, match=said), probekit.record(model, ["expert_out"]):
+        experts(torch.zeros(8, 32))
+
+
 # --- in a run
 
 
@@ -246,3 +256,4 @@ def test_a_dense_doge_has_no_experts() -> None:
     config = hand.build("doge").config
     config.is_moe = False
     assert not build_skeleton(config, torch.float32).mixtures
+    assert len(families.places(config, "resid_post")) == every_family.N_LAYERS
