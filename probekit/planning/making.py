@@ -301,10 +301,7 @@ def _check_switching(
 def _company_notes(hf_config: Any, skeleton: Skeleton) -> list[str]:
     mixing = [path for path, mixture in skeleton.mixtures.items() if mixture.mixes_tokens]
     if mixing:
-        return [
-            f"{mixing[0]} ({skeleton.modules[mixing[0]]}): {MIXED}, those behind it too: every "
-            "text runs alone"
-        ]
+        return [f"{mixing[0]} ({skeleton.modules[mixing[0]]}): {MIXED}: every text runs alone"]
     if not models.depends_on_longest(hf_config):
         return []
     return [

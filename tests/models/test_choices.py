@@ -19,6 +19,7 @@ import probekit
 from probekit.errors import CaptureError
 from probekit.models import build_skeleton, families
 from probekit.models.forward import EXPERT_KINDS
+from probekit.planning import list_families
 
 FAMILIES = tuple(hand.BLOCKS)
 CHOICES = ("expert_ids", "expert_weights")
@@ -250,6 +251,12 @@ def test_a_pass_ends_behind_the_last_of_them(tmp_path: Path, family: str) -> Non
     assert stop is not None
     assert stop.module == f"model.layers.1.{hand.BLOCKS[family]}{writer}"
     assert len(probekit.run(config).site_names) == 3
+
+
+def test_what_is_worked_out_cannot_be_changed() -> None:
+    (row,) = list_families("llama4_text")
+    names = {kind: row["names"][kind]["can_be_changed"] for kind in EXPERT_KINDS}
+    assert names == dict.fromkeys(EXPERT_KINDS, False) | {"router_logits": True}
 
 
 def test_a_dense_doge_has_no_experts() -> None:

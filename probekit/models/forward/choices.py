@@ -17,8 +17,8 @@ from probekit.models.forward.modulepaths import parent_of
 
 CHOICES = "choices"  # the side of a reading that is worked out of what a router gives
 MIXED = (
-    "which experts a token goes to depends on the other tokens of its batch: its router's logits "
-    "are split into halves across them"
+    "its router's logits are split into halves across the tokens of a batch, so which experts a "
+    "token goes to depends on the others, later ones too"
 )
 
 
