@@ -108,18 +108,21 @@ class HookManager(Attachment):
         router = self._model.get_submodule(beside)
         routing = routing_of(router)
         assert routing is not None  # the plan reads such routers alone
-        given: list[Any] = []  # by the router, until its experts run
+        given: list[Any] = []  # by the router, last, until its experts run
+
+        def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+            given[:] = [output]  # a pass may have ended before its experts ran
+
         if beside != path:
-            handle = router.register_forward_hook(lambda m, args, output: given.append(output))
+            handle = router.register_forward_hook(keep)
             self._stack.callback(handle.remove)
 
         def listen(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             if beside == path:
-                given.append(output)
+                keep(module, args, output)
             if not given:
                 raise CaptureError(f"{path}: ran without {beside}, which chooses among its experts")
             chosen = routing.chosen(router, given.pop())
-            given.clear()  # what a pass left that was ended before its experts ran
             read, wrote = pick_input(args, kwargs, None), pick_output(output, None)
 
             @cache  # of this call: several taps may want it

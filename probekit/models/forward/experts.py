@@ -2,7 +2,8 @@
 
 Knows the shape of transformers' mixture-of-experts blocks, and no family: a module that holds
 experts is given their numbers and weights by name, and `_can_record_outputs` says which modules'
-outputs hold a router's logits. It looks at modules alone, and runs nothing.
+outputs hold a router's logits. Where no module is given numbers and weights, choices.py knows the
+routers. It looks at modules alone, and runs nothing.
 """
 
 from __future__ import annotations
