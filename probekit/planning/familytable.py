@@ -120,9 +120,10 @@ def _add_experts(
             continue
         places = {at: Place(module=path, kind=name) for at, path in blocks.items()}
         said = _said(layer, places[layer], places, {})
-        # Where a module gives it, or is given it.
-        is_given = found.source.side in ("input", "output")
-        names[name] = said | {"can_be_changed": is_given}
+        # A router that gives its logits beside its choices has chosen by then.
+        source = found.source
+        is_read = source.side == "input" or (source.side, source.element) == ("output", None)
+        names[name] = said | {"can_be_changed": is_read}
 
 
 def _said(

@@ -23,6 +23,7 @@ from probekit.config import RecordKind
 from probekit.errors import PlanError
 from probekit.models import build_skeleton, list_modules
 from probekit.models.forward import EXPERT_KINDS, OF_CHOICES, mixtures_of
+from probekit.planning import list_families
 from probekit.planning.expertkinds import find
 
 N_EXPERTS, K = 8, 3
@@ -280,6 +281,30 @@ def test_what_is_no_block_of_experts_is_refused(
 ) -> None:
     with pytest.raises(PlanError, match=message):
         found(family, kind, module, **more)
+
+
+def test_what_can_be_changed_of_experts_is_what_they_are_given() -> None:
+    (row,) = list_families("olmoe")
+    said = {kind: row["names"][kind]["can_be_changed"] for kind in EXPERT_KINDS}
+    assert said == dict(zip(EXPERT_KINDS, (False, True, True, False), strict=True))
+
+    model, inputs = every_family.build("olmoe"), tiny.batch()
+    tiny.randomize(model)
+    block = model.model.layers[2].mlp
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        other_logits = block.gate.register_forward_hook(lambda m, a, out: (-out[0], *out[1:]))
+        assert torch.equal(model(**inputs).logits, plain)
+        other_logits.remove()
+        for place in (1, 2):  # ids, weights
+            block.experts.register_forward_pre_hook(
+                lambda m, args, place=place: tuple(
+                    value.flip(0) if n == place else value for n, value in enumerate(args)
+                )
+            )
+            changed = model(**inputs).logits
+            assert not torch.equal(changed, plain)
+            plain = changed
 
 
 def test_experts_of_attention_heads_have_a_kind_and_no_portable_name() -> None:
