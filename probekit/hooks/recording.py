@@ -82,8 +82,8 @@ def record(model: torch.nn.Module, patterns: Patterns, *, mask: Any = None) -> R
         PlanError: if a pattern matches nothing, with the nearest module paths; if `mask` is none.
         CaptureError: at the end of the block, if nothing that a pattern matches has run. With
             `mask`, when the model is called: if it is not the mask of that batch, if the model is
-            not told of padding that moves tokens, or if a tensor has no axis that is the tokens'
-            for certain.
+            not told of padding that moves tokens, if a text's rows depend on the others of its
+            batch (Doge), or if a tensor has no axis that is the tokens' for certain.
 
     Example:
         >>> with probekit.record(model, ["transformer.h.*.mlp.act"]) as rec:

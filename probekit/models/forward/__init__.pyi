@@ -27,6 +27,7 @@ from .calls import (
 from .choices import (
     CHOICES as CHOICES,
     MIXED as MIXED,
+    mixes_tokens as mixes_tokens,
     router_beside as router_beside,
     routing_of as routing_of,
 )

@@ -152,6 +152,12 @@ def routing_of(module: torch.nn.Module) -> Routing | None:
     return _ROUTINGS.get(type(module).__name__)
 
 
+def mixes_tokens(module: torch.nn.Module) -> bool:
+    """Say whether a token's experts depend on the other tokens of its batch."""
+    routing = routing_of(module)
+    return routing is not None and routing.mixes_tokens
+
+
 def n_experts(router: Any) -> int:
     """Count the experts that such a router chooses among: of Doge's, those with a pair of keys."""
     routing = routing_of(router)
