@@ -144,6 +144,26 @@ def test_with_a_mask_they_are_the_tokens_as_alone(family: str) -> None:
             )
 
 
+def test_where_tokens_mix_a_mask_is_of_one_text_without_padding() -> None:
+    model, inputs = hand.build("doge"), tiny.batch()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    sites = [name("doge", kind) for kind in EXPERT_KINDS]
+    short = int(mask.sum(1).argmin())
+    padded = {"input_ids": ids[short][None], "attention_mask": mask[short][None]}
+    assert not padded["attention_mask"].all()
+    together = {"input_ids": ids[:, :2], "attention_mask": mask[:, :2]}
+    assert together["attention_mask"].all()
+    said = r"model.layers.0.mlp: .* across the tokens of a batch.*record one text at a time"
+    for given in (padded, together):
+        with pytest.raises(CaptureError, match=said):
+            recorded(model, given, ["resid_post"], given["attention_mask"])
+    lone = {"input_ids": ids[short][None, : int(mask[short].sum())]}
+    rec = recorded(model, lone, sites, torch.ones_like(lone["input_ids"]))
+    wanted = hand.routed(model, "doge", LAYER, lone)
+    assert torch.equal(rec.example(sites[1], 0), wanted.ids)
+    torch.testing.assert_close(rec.example(sites[0], 0), wanted.logits)
+
+
 def test_listening_leaves_nothing_behind_and_changes_nothing() -> None:
     model, inputs = hand.build("jetmoe"), tiny.batch()
     n_hooks = by_hand.n_hooks(model)
@@ -208,11 +228,12 @@ def test_the_self_check_passes_and_tells_whose_tokens_mix(tmp_path: Path, family
 
 
 @pytest.mark.few(2)
+@pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_generated_tokens_have_their_choices(tmp_path: Path, family: str) -> None:
+def test_generated_tokens_have_their_choices(tmp_path: Path, family: str, cached: bool) -> None:
     folder = by_hand.save_model(tmp_path / "model", hand.build(family))
     probes = [{"sites": list(EXPERT_KINDS), "layers": [LAYER]}]
-    generate = {"max_new_tokens": 5, "stop_at_eos": False}
+    generate = {"max_new_tokens": 5, "stop_at_eos": False, "use_cache": cached}
     config = by_hand.config(folder, tmp_path / "trace", probes=probes, generate=generate)
     trace = probekit.run(config)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -223,12 +244,18 @@ def test_generated_tokens_have_their_choices(tmp_path: Path, family: str) -> Non
         past, ends = None, [0, *range(n_prompt, tokens.shape[1] + 1)]
         with hand.seeing(model, path) as seen, torch.no_grad():
             for begin, end in pairwise(ends):
-                past = model(tokens[:, begin:end], past_key_values=past).past_key_values
+                read = tokens[:, begin if cached else 0 : end]
+                past = model(read, past_key_values=past, use_cache=cached).past_key_values
             block = model.get_submodule(path)
             steps = [hand.BY_HAND[family](block, args[0], out) for args, out in seen[path]]
         rows = {k: trace[name(family, k)].example(example.number) for k in EXPERT_KINDS}
         ids, weights, out = (
-            torch.cat([getattr(step, what) for step in steps])
+            torch.cat(
+                [
+                    getattr(step, what)[begin - end :]
+                    for step, (begin, end) in zip(steps, pairwise(ends), strict=True)
+                ]
+            )
             for what in ("ids", "weights", "written")
         )
         np.testing.assert_array_equal(rows["expert_ids"], ids)
@@ -256,7 +283,7 @@ def test_a_pass_ends_behind_the_last_of_them(tmp_path: Path, family: str) -> Non
 def test_what_is_worked_out_cannot_be_changed() -> None:
     (row,) = list_families("llama4_text")
     names = {kind: row["names"][kind]["can_be_changed"] for kind in EXPERT_KINDS}
-    assert names == dict.fromkeys(EXPERT_KINDS, False) | {"router_logits": True}
+    assert names == dict.fromkeys(EXPERT_KINDS, False)
 
 
 def test_a_dense_doge_has_no_experts() -> None:
