@@ -108,33 +108,33 @@ class HookManager(Attachment):
         router = self._model.get_submodule(beside)
         routing = routing_of(router)
         assert routing is not None  # the plan reads such routers alone
-        given: list[Any] = []  # by the router, last, until its experts run
-
-        def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
-            given[:] = [output]  # a pass may have ended before its experts ran
-
-        if beside != path:
-            handle = router.register_forward_hook(keep)
-            self._stack.callback(handle.remove)
+        held = [] if beside == path else self._last_output(router)
 
         def listen(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if beside == path:
-                keep(module, args, output)
-            if not given:
+            if beside != path and not held:
                 raise CaptureError(f"{path}: ran without {beside}, which chooses among its experts")
-            chosen = routing.chosen(router, given.pop())
+            chosen = routing.chosen(router, output if beside == path else held.pop())
             read, wrote = pick_input(args, kwargs, None), pick_output(output, None)
 
             @cache  # of this call: several taps may want it
-            def pick(element: str | None) -> torch.Tensor | None:
-                if element != "expert_out":
-                    return chosen.of(str(element))
-                assert read is not None and wrote is not None
-                return routing.written(module, read, wrote, chosen)
+            def pick(kind: str) -> torch.Tensor:
+                if kind == "expert_out":
+                    return routing.written(module, read, wrote, chosen)
+                return chosen.of(kind)
 
-            self._hand_over(path, taps, pick)
+            self._hand_over(path, taps, lambda element: pick(str(element)))
 
         return listen
+
+    def _last_output(self, router: torch.nn.Module) -> list[Any]:
+        """Hold what a router gave last; who takes it empties the list."""
+        held: list[Any] = []
+
+        def hold(module: torch.nn.Module, args: Any, output: Any) -> None:
+            held[:] = [output]  # a pass may have ended before its experts ran
+
+        self._stack.callback(router.register_forward_hook(hold).remove)
+        return held
 
     def _hand_over(
         self, path: str, taps: list[Tap], pick: Callable[[str | None], torch.Tensor | None]

@@ -120,19 +120,7 @@ def _worked_out(skeleton: Skeleton, module: str, at: Reading, routed: Routed) ->
     logits = _read(skeleton, Reading(module=routed.module, side="output", element=routed.logits))
     if TOKEN not in logits.source.axes:
         raise PlanError(f"{module} has no {kind}: its router does not give rows of tokens")
-    row_shape: tuple[int, ...] = (routed.k,)
-    axes: tuple[str, ...] = (_K,)
-    dtype = "int64"  # of expert_ids
-    if kind == "router_logits":
-        row_shape, axes, dtype = (routed.n_experts,), ("expert",), logits.dtype
-    elif kind == "expert_weights":
-        dtype = _output(skeleton, routed.module, routed.weights).dtype
-    elif kind == "expert_out":
-        written = _output(skeleton, at.module, None)
-        d_model = written.axes[-1]
-        assert isinstance(d_model, int)  # as wide as the stream
-        row_shape, dtype = (routed.k, d_model), written.dtype
-        axes = (_K, *tensors.axis_names((d_model,), skeleton))
+    row_shape, axes, dtype = _row(skeleton, at, routed, logits.dtype)
     weighed = {"weighed": "input"} if kind == "expert_out" and routed.weighs_input else {}
     return replace(
         logits,
@@ -146,6 +134,23 @@ def _worked_out(skeleton: Skeleton, module: str, at: Reading, routed: Routed) ->
         dtype=dtype,
         details={"worked_out_of": at.module, "n_experts": routed.n_experts} | weighed,
     )
+
+
+def _row(
+    skeleton: Skeleton, at: Reading, routed: Routed, of_logits: str
+) -> tuple[tuple[int, ...], tuple[str, ...], str]:
+    """Give the shape of a token's row, the names of its axes, and its dtype."""
+    if at.element == "router_logits":
+        return (routed.n_experts,), ("expert",), of_logits
+    if at.element == "expert_ids":
+        return (routed.k,), (_K,), "int64"
+    if at.element == "expert_weights":
+        return (routed.k,), (_K,), _output(skeleton, routed.module, routed.weights).dtype
+    written = _output(skeleton, at.module, None)
+    d_model = written.axes[-1]
+    assert isinstance(d_model, int)  # as wide as the stream
+    axes = (_K, *tensors.axis_names((d_model,), skeleton))
+    return (routed.k, d_model), axes, written.dtype
 
 
 def _output(skeleton: Skeleton, module: str, element: str | None) -> Slot:

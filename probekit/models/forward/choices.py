@@ -2,7 +2,8 @@
 
 Most blocks hand ids and weights to a module that holds experts (see experts.py). Knows the three of
 transformers' routers after which nobody is handed both, and how each says them; nothing of who
-listens. What is read is what the block went on with, not a second routing.
+listens. No router runs a second time. Where its output holds no ids in order (Llama 4, Doge), they
+are taken of the very logits the block went on with, by its own steps: equal ones fall as they fell.
 """
 
 from __future__ import annotations
@@ -45,8 +46,7 @@ class Routing:
     weights: str  # the element of its output that weights have the dtype of
     writer: str | None  # the module beside it that runs the experts; None: it does so itself
     chosen: Callable[[Any, Any], Chosen]  # of a router and its output
-    written: Callable[[Any, torch.Tensor, torch.Tensor, Chosen], torch.Tensor]  # of the writer,
-    # what it is given and what it gives: [token, k, d_model]
+    written: Callable[[Any, Any, Any, Chosen], torch.Tensor]  # see `_llama4_written`
     weighs_input: bool = False  # an expert's weight is a factor of what it reads
     gives_logits: bool = True  # its output has [token, expert] as it is
     mixes_tokens: bool = False  # see MIXED
@@ -62,6 +62,7 @@ def _llama4(router: Any, output: Any) -> Chosen:
 def _llama4_written(
     experts: Any, given: torch.Tensor, output: torch.Tensor, chosen: Chosen
 ) -> torch.Tensor:
+    """Give what each choice wrote, `[token, k, d_model]`, of what the writer reads and gives."""
     ids = chosen.expert_ids
     every = output.view(chosen.router_logits.shape[1], len(ids), -1)  # [expert, token, d_model]
     return every[ids, torch.arange(len(ids), device=ids.device)[:, None]]

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from probekit.errors import PlanError
-from probekit.models.forward.choices import CHOICES, n_experts, routing_of
+from probekit.models.forward.choices import CHOICES, mixes_tokens, n_experts, routing_of
 from probekit.models.forward.modulepaths import layer_of, parent_of
 
 OF_CHOICES = ("expert_ids", "expert_weights", "expert_out")  # in the order of a token's choices
@@ -139,6 +139,28 @@ def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
     }
     holds_experts = {parent_of(path): path for path in experts}
     blocks = dict.fromkeys((*holds_experts, *(_block_of(r, modules) for r in routers)))
+    found = {}
+    for path, router in _beside(blocks, routers, modules).items():
+        own = None if path in holds_experts or router is None else _worked_out(router, modules)
+        readings: dict[str, Reading | str] = {
+            "router_logits": router or _NO_ROUTER,
+            **(own or _of_experts(holds_experts.get(path), experts)),
+        }
+        found[path] = Mixture(
+            module=path,
+            layer=layer_of(path),
+            in_attention=_in_attention(path, modules),
+            readings=readings,
+            mixes_tokens=router is not None and mixes_tokens(modules[router.module]),
+        )
+    order = {path: place for place, path in enumerate(modules)}
+    return {path: found[path] for path in sorted(found, key=lambda path: order[path])}
+
+
+def _beside(
+    blocks: Iterable[str], routers: Mapping[str, Reading], modules: Mapping[str, torch.nn.Module]
+) -> dict[str, Reading | None]:
+    """Find the router of each block."""
     beside = {path: _router_in(path, routers) for path in blocks}
     # A layer may choose its experts by another class of router, which nobody collects (DeepSeek
     # V4's hash of the token), under the same name and with the same outputs.
@@ -147,31 +169,14 @@ def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
         for path, router in beside.items()
         if router is not None
     }
-    found = {}
-    for path in blocks:
-        router = beside[path] or next(
-            (
-                Reading(module=path + name, side="output", element=element)
-                for name, element in names
-                if path + name in modules
-            ),
-            None,
+    for path in [path for path, router in beside.items() if router is None]:
+        alike = (
+            Reading(module=path + name, side="output", element=element)
+            for name, element in names
+            if path + name in modules
         )
-        own = None if path in holds_experts or router is None else _worked_out(router, modules)
-        readings: dict[str, Reading | str] = {
-            "router_logits": router or _NO_ROUTER,
-            **(own or _of_experts(holds_experts.get(path), experts)),
-        }
-        routing = None if router is None else routing_of(modules[router.module])
-        found[path] = Mixture(
-            module=path,
-            layer=layer_of(path),
-            in_attention=_in_attention(path, modules),
-            readings=readings,
-            mixes_tokens=routing is not None and routing.mixes_tokens,
-        )
-    order = {path: place for place, path in enumerate(modules)}
-    return {path: found[path] for path in sorted(found, key=lambda path: order[path])}
+        beside[path] = next(alike, None)
+    return beside
 
 
 def _of_experts(
