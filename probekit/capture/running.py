@@ -153,7 +153,8 @@ def _checked(
 ) -> selfcheck.Checked:
     """Find out which texts may share a batch, by the plan, earlier sessions and a rehearsal."""
     known = [session.get("self_check_batches") for session in sessions_of(path)]
-    company = next((k for k in (ALONE, ONE_LENGTH) if k in known), plan.company)
+    narrowest_first = (ALONE, ONE_LENGTH, ANY_LENGTHS)
+    company = next(k for k in narrowest_first if k in (plan.company, *known))
     if not rehearse:
         return selfcheck.Checked(company=company, said={"self_check": "skipped"}, notes=())
 
