@@ -111,7 +111,8 @@ def _checked(
     plan, folder = begun.plan, begun.folder
     sessions = sessions_of(folder.path)
     known = [each.get("self_check_batches") for each in sessions]
-    company = next((k for k in (ALONE, ONE_LENGTH) if k in known), plan.company)
+    narrowest_first = (ALONE, ONE_LENGTH, ANY_LENGTHS)
+    company = next(k for k in narrowest_first if k in (plan.company, *known))
     if not rehearse:
         return selfcheck.Checked(company=company, said={"self_check": "skipped"}, notes=())
     if (said := _checked_beside(folder.claims.others(), sessions, begun.now)) is not None:

@@ -20,11 +20,13 @@ from probekit.hooks.realtokens import RealTokens, TokenRows
 from probekit.hooks.tokenaxes import TokenAxes, token_axes
 from probekit.models.forward import (
     BATCH,
+    MIXED,
     POSITION,
     TOKEN,
     AttentionCall,
     Axes,
     HeadsAt,
+    mixes_tokens,
     sizes_of,
 )
 from probekit.wording import counted
@@ -69,6 +71,7 @@ class Packer:
             self._check_sites(table)
         rows = self._rows(seen, 0)
         refuse_untold(seen, rows.keys, rows.n_keys)
+        self._refuse_mixed(self._tables[seen.path], rows)
         self._pass = seen
 
     def end(self) -> None:
@@ -87,6 +90,12 @@ class Packer:
             shape = list(tensor.shape)
             raise CaptureError(f"record: mask: {name} is {shape} here: {error}") from error
         return self._packing(name, kind.name, axes, tensor)
+
+    def of_choices(self, name: str, tensor: torch.Tensor) -> Packing:
+        """Say which rows are tokens of what is worked out of a site's module: `[token, ...]`."""
+        # Its router has rows of tokens, or it was refused; what is made of them is as long.
+        axes = (TOKEN, *tensor.shape[1:])
+        return self._packing(name, self._sites[name][1].name, axes, tensor)
 
     def of_heads(self, name: str, at: HeadsAt, tensor: torch.Tensor) -> Packing:
         """Say which rows are tokens of heads that another module gives or reads.
@@ -166,6 +175,15 @@ class Packer:
         if not seen.n_past and isinstance(given, torch.Tensor) and given.shape == shape:
             tokens.check_given(np.asarray(given.detach().cpu() != 0))
 
+    def _refuse_mixed(self, table: _Table, rows: TokenRows) -> None:
+        """Refuse a batch in which a text's rows would not be those of it alone."""
+        is_alone = rows.counts == (rows.n_positions,)  # one text, without padding
+        if table.mixes is not None and not is_alone:
+            raise CaptureError(
+                f"record: mask: {table.mixes}: {MIXED}, padding and other texts among them; record "
+                "one text at a time, without padding (or without mask=, as the batch has it)"
+            )
+
     def _check_sites(self, table: _Table) -> None:
         """Name all sites that have no rows of tokens, before the pass goes on."""
         faults: dict[str, list[str]] = {}  # by reason
@@ -198,6 +216,8 @@ class _Table:
         every = seen.model.named_modules(remove_duplicate=False)
         self._known = {path: firsts[module] for path, module in every}
         self._own = seen.path
+        mixing = (path for path, m in seen.model.named_modules() if mixes_tokens(m))
+        self.mixes = next(mixing, None)  # a module whose tokens' rows depend on one another
 
     def n_calls(self, module: str) -> int:
         path = self._path(module)

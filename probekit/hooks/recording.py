@@ -5,7 +5,7 @@ Knows globs, portable names and hooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -82,8 +82,8 @@ def record(model: torch.nn.Module, patterns: Patterns, *, mask: Any = None) -> R
         PlanError: if a pattern matches nothing, with the nearest module paths; if `mask` is none.
         CaptureError: at the end of the block, if nothing that a pattern matches has run. With
             `mask`, when the model is called: if it is not the mask of that batch, if the model is
-            not told of padding that moves tokens, or if a tensor has no axis that is the tokens'
-            for certain.
+            not told of padding that moves tokens, if a text's rows depend on the others of its
+            batch (Doge), or if a tensor has no axis that is the tokens' for certain.
 
     Example:
         >>> with probekit.record(model, ["transformer.h.*.mlp.act"]) as rec:
@@ -308,6 +308,8 @@ class Recording(Attachment):
         if kind.name not in EXPERT_KINDS:
             return module, kind
         at = reading_of(self._mixtures, module, kind.name)
+        if at.routed is not None:
+            return at.routed.module, RecordKind(name="output", element=at.routed.logits)
         if at.side == EACH_EXPERT:
             raise PlanError(
                 f"record: mask: {module}/{kind.name} is worked out expert by expert, and which of "
@@ -326,10 +328,14 @@ class Recording(Attachment):
         if change is not None:
             keeps = partial(keep_changed, change)
         sink: Sink = partial(keeps, calls)
-        if packer is not None:
-            sink = partial(_keep_rows, keeps, calls, packer, name)
+        held = None
         if kind.name in EXPERT_KINDS:
             held = reading_of(self._mixtures, module, kind.name)
+        if packer is not None:
+            is_made = held is not None and held.routed is not None
+            of_rows = packer.of_choices if is_made else packer.of_site
+            sink = partial(_keep_rows, keeps, calls, of_rows, name)
+        if held is not None:
             return Tap(
                 module=held.module, side=held.side, element=held.element, call=None, sink=sink
             )
@@ -358,11 +364,11 @@ _Asked = tuple[list[Kept], str, Change | None]
 def _keep_rows(
     keeps: Keeps,
     kept: list[Kept],
-    packer: Packer,
+    of_rows: Callable[[str, torch.Tensor], Packing],
     name: str,
     tensor: torch.Tensor,
 ) -> None:
-    keeps(kept, tensor, packer.of_site(name, tensor))
+    keeps(kept, tensor, of_rows(name, tensor))
 
 
 def _keep_heads(

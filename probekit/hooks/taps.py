@@ -10,13 +10,20 @@ import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
 from probekit.errors import CaptureError
 from probekit.interrupts import Attachment
-from probekit.models.forward import EACH_EXPERT, each_expert
+from probekit.models.forward import (
+    CHOICES,
+    EACH_EXPERT,
+    each_expert,
+    router_beside,
+    routing_of,
+)
 
 Sink = Callable[[torch.Tensor], None]
 
@@ -30,7 +37,7 @@ class Tap:
     """One tensor to listen for, and who gets it."""
 
     module: str  # path
-    side: str  # "input", "output" or EACH_EXPERT
+    side: str  # "input", "output", EACH_EXPERT or CHOICES
     element: str | None  # None: the first tensor; a number or a name picks one
     call: int | None  # of the module in one forward pass of the model; None: every call
     sink: Sink
@@ -62,6 +69,10 @@ class HookManager(Attachment):
                 handle = module.register_forward_hook(
                     self._on_experts(path, taps), with_kwargs=True
                 )
+            elif side == CHOICES:
+                handle = module.register_forward_hook(
+                    self._on_choices(path, taps), with_kwargs=True
+                )
             else:
                 handle = module.register_forward_hook(self._on_output(path, taps))
             self._stack.callback(handle.remove)
@@ -90,6 +101,40 @@ class HookManager(Attachment):
             self._hand_over(path, taps, lambda element: apart)
 
         return listen
+
+    def _on_choices(self, path: str, taps: list[Tap]) -> Callable[..., None]:
+        """Listen at a router, or at what runs the experts that the router beside it chose."""
+        beside = router_beside(self._model, path)
+        router = self._model.get_submodule(beside)
+        routing = routing_of(router)
+        assert routing is not None  # the plan reads such routers alone
+        held = [] if beside == path else self._last_output(router)
+
+        def listen(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if beside != path and not held:
+                raise CaptureError(f"{path}: ran without {beside}, which chooses among its experts")
+            chosen = routing.chosen(router, output if beside == path else held.pop())
+            read, wrote = pick_input(args, kwargs, None), pick_output(output, None)
+
+            @cache  # of this call: several taps may want it
+            def pick(kind: str) -> torch.Tensor:
+                if kind == "expert_out":
+                    return routing.written(module, read, wrote, chosen)
+                return chosen.of(kind)
+
+            self._hand_over(path, taps, lambda element: pick(str(element)))
+
+        return listen
+
+    def _last_output(self, router: torch.nn.Module) -> list[Any]:
+        """Hold what a router gave last; who takes it empties the list."""
+        held: list[Any] = []
+
+        def hold(module: torch.nn.Module, args: Any, output: Any) -> None:
+            held[:] = [output]  # a pass may have ended before its experts ran
+
+        self._stack.callback(router.register_forward_hook(hold).remove)
+        return held
 
     def _hand_over(
         self, path: str, taps: list[Tap], pick: Callable[[str | None], torch.Tensor | None]

@@ -12,9 +12,17 @@ from typing import Any
 from probekit.config import RecordKind
 from probekit.errors import PlanError
 from probekit.models import Skeleton
-from probekit.models.forward import EACH_EXPERT, EXPERT_KINDS, TOKEN, Reading
+from probekit.models.forward import (
+    CHOICES,
+    EACH_EXPERT,
+    EXPERT_KINDS,
+    TOKEN,
+    Reading,
+    Routed,
+    Slot,
+)
 from probekit.planning import tensors
-from probekit.planning.tensors import Found
+from probekit.planning.tensors import Found, Source
 from probekit.wording import counted
 
 _K = "k"  # which of a token's choices
@@ -51,6 +59,8 @@ def _find(skeleton: Skeleton, module: str, kind: str) -> Found:
     at = mixture.readings[kind]
     if isinstance(at, str):
         raise PlanError(f"{module} has no {kind}: {at}")
+    if at.routed is not None:
+        return _worked_out(skeleton, module, at, at.routed)
     said = _n_experts(skeleton, mixture.readings["router_logits"])
     if at.side == EACH_EXPERT:
         return _each_expert(skeleton, module, at, said)
@@ -73,13 +83,17 @@ def _find(skeleton: Skeleton, module: str, kind: str) -> Found:
 
 def _read(skeleton: Skeleton, at: Reading) -> Found:
     """Find the tensor itself, as any input or output is found."""
-    calls = len(skeleton.calls_of(at.module))
-    if calls > 1:
-        times = counted(calls, "time")
-        raise PlanError(f"{at.module} runs {times} in a forward pass, once for other tokens")
+    _refuse_several(skeleton, at.module)
     kind = RecordKind(name=at.side, element=at.element)
     (found,) = tensors.find(skeleton, at.module, kind, 0)
     return found
+
+
+def _refuse_several(skeleton: Skeleton, module: str) -> None:
+    calls = len(skeleton.calls_of(module))
+    if calls > 1:
+        times = counted(calls, "time")
+        raise PlanError(f"{module} runs {times} in a forward pass, once for other tokens")
 
 
 def _each_expert(skeleton: Skeleton, module: str, at: Reading, said: dict[str, Any]) -> Found:
@@ -98,6 +112,55 @@ def _each_expert(skeleton: Skeleton, module: str, at: Reading, said: dict[str, A
         row_shape=row_shape,
         details={"computed_by": at.module} | said,
     )
+
+
+def _worked_out(skeleton: Skeleton, module: str, at: Reading, routed: Routed) -> Found:
+    """Say what is worked out of what a router gives, where no module is handed choices."""
+    kind = str(at.element)
+    logits = _read(skeleton, Reading(module=routed.module, side="output", element=routed.logits))
+    if TOKEN not in logits.source.axes:
+        raise PlanError(f"{module} has no {kind}: its router does not give rows of tokens")
+    row_shape, axes, dtype = _row(skeleton, at, routed, logits.dtype)
+    weighed = {"weighed": "input"} if kind == "expert_out" and routed.weighs_input else {}
+    return replace(
+        logits,
+        module=module,
+        kind=kind,
+        source=Source(
+            module=at.module, side=CHOICES, element=kind, call=0, axes=(TOKEN, *row_shape)
+        ),
+        axes=axes,
+        row_shape=row_shape,
+        dtype=dtype,
+        details={"worked_out_of": at.module, "n_experts": routed.n_experts} | weighed,
+    )
+
+
+def _row(
+    skeleton: Skeleton, at: Reading, routed: Routed, of_logits: str
+) -> tuple[tuple[int, ...], tuple[str, ...], str]:
+    """Give the shape of a token's row, the names of its axes, and its dtype."""
+    if at.element == "router_logits":
+        return (routed.n_experts,), ("expert",), of_logits
+    if at.element == "expert_ids":
+        return (routed.k,), (_K,), "int64"
+    if at.element == "expert_weights":
+        return (routed.k,), (_K,), _output(skeleton, routed.module, routed.weights).dtype
+    written = _output(skeleton, at.module, None)
+    d_model = written.axes[-1]
+    assert isinstance(d_model, int)  # as wide as the stream
+    axes = (_K, *tensors.axis_names((d_model,), skeleton))
+    return (routed.k, d_model), axes, written.dtype
+
+
+def _output(skeleton: Skeleton, module: str, element: str | None) -> Slot:
+    """Give a tensor that a module gives once, whatever its rows are; the first if none is named."""
+    _refuse_several(skeleton, module)
+    slots = [slot for call in skeleton.calls_of(module) for slot in call.outputs]
+    found = [slot for slot in slots if element in (None, str(slot.index))]
+    if not found:
+        raise PlanError(f"{module} gives no tensor in a forward pass, so its experts do not show")
+    return found[0]
 
 
 def _n_experts(skeleton: Skeleton, router: Reading | str) -> dict[str, Any]:

@@ -24,7 +24,6 @@ VERSIONS = {
     "transformers": transformers.__version__,
     "torch": torch.__version__.partition("+")[0],
 }
-_GIVEN = ("router_logits", "expert_ids", "expert_weights")  # a module gives them, or is given
 _IN_TABLE = {True: "table", False: "derived"}
 
 
@@ -115,13 +114,16 @@ def _add_experts(
         try:
             blocks = expert_blocks(skeleton.mixtures, name, skeleton.model_class)
             layer, block = next(iter(blocks.items()))
-            next(find(skeleton, block, RecordKind(name=name), 1))
+            found = next(find(skeleton, block, RecordKind(name=name), 1))
         except PlanError as error:
             refused[name] = str(error).partition(": ")[2]
             continue
         places = {at: Place(module=path, kind=name) for at, path in blocks.items()}
         said = _said(layer, places[layer], places, {})
-        names[name] = said | {"can_be_changed": name in _GIVEN}
+        # A router that gives its logits beside its choices has chosen by then.
+        source = found.source
+        is_read = source.side == "input" or (source.side, source.element) == ("output", None)
+        names[name] = said | {"can_be_changed": is_read}
 
 
 def _said(

@@ -26,6 +26,7 @@ from probekit.inputs import (
     tokenizing,
 )
 from probekit.models import AtHand, Skeleton, families
+from probekit.models.forward import MIXED
 from probekit.planning.codecs import codec_of, digest_of
 from probekit.planning.outline import Outline, outline_at_hand, outline_of, stop_of
 from probekit.planning.planned import Plan
@@ -298,6 +299,9 @@ def _check_switching(
 
 
 def _company_notes(hf_config: Any, skeleton: Skeleton) -> list[str]:
+    mixing = [path for path, mixture in skeleton.mixtures.items() if mixture.mixes_tokens]
+    if mixing:
+        return [f"{mixing[0]} ({skeleton.modules[mixing[0]]}): {MIXED}: every text runs alone"]
     if not models.depends_on_longest(hf_config):
         return []
     return [

@@ -14,7 +14,7 @@ import torch
 
 from probekit import models
 from probekit.config import ProbeConfig
-from probekit.inputs import ANY_LENGTHS, ONE_LENGTH, Choices, Examples, Origin
+from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Choices, Examples, Origin
 from probekit.models import AtHand, Sizes, Skeleton, families
 from probekit.planning.diskspace import Contents, free_bytes, left_bytes, shortage
 from probekit.planning.resolve import SitePlan
@@ -54,7 +54,9 @@ class Plan:
 
     @property
     def company(self) -> str:
-        """Which texts may share a batch, as far as the model's config tells."""
+        """Which texts may share a batch, as far as the model's config and modules tell."""
+        if any(mixture.mixes_tokens for mixture in self.skeleton.mixtures.values()):
+            return ALONE
         alike = models.depends_on_longest(self.skeleton.hf_config)
         return ONE_LENGTH if alike else ANY_LENGTHS
 

@@ -24,6 +24,13 @@ from .calls import (
     compared as compared,
     observe as observe,
 )
+from .choices import (
+    CHOICES as CHOICES,
+    MIXED as MIXED,
+    mixes_tokens as mixes_tokens,
+    router_beside as router_beside,
+    routing_of as routing_of,
+)
 from .eachexpert import each_expert as each_expert
 from .experts import (
     EACH_EXPERT as EACH_EXPERT,
@@ -31,6 +38,7 @@ from .experts import (
     OF_CHOICES as OF_CHOICES,
     Mixture as Mixture,
     Reading as Reading,
+    Routed as Routed,
     expert_blocks as expert_blocks,
     expert_names as expert_names,
     mixtures_of as mixtures_of,

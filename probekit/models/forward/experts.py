@@ -2,20 +2,22 @@
 
 Knows the shape of transformers' mixture-of-experts blocks, and no family: a module that holds
 experts is given their numbers and weights by name, and `_can_record_outputs` says which modules'
-outputs hold a router's logits. It looks at modules alone, and runs nothing.
+outputs hold a router's logits. Where no module is given numbers and weights, choices.py knows the
+routers. It looks at modules alone, and runs nothing.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from probekit.errors import PlanError
+from probekit.models.forward.choices import CHOICES, mixes_tokens, n_experts, routing_of
 from probekit.models.forward.modulepaths import layer_of, parent_of
 
 OF_CHOICES = ("expert_ids", "expert_weights", "expert_out")  # in the order of a token's choices
@@ -36,11 +38,24 @@ _GIVE_PROBABILITIES = {"Gemma4TextRouter": "proj", "DiffusionGemmaTextRouter": "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A tensor among what a module is given or gives."""
+    """A tensor among what a module is given or gives, or one worked out of that."""
 
     module: str  # path
-    side: str  # "input", "output" or EACH_EXPERT
-    element: str | None  # a parameter's name, or a place in a tuple; None: all of the output
+    side: str  # "input", "output", EACH_EXPERT or CHOICES
+    element: str | None  # a parameter's name, or a place in a tuple; None: all; of CHOICES: a kind
+    routed: Routed | None = None  # of CHOICES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """A router that says what it chose, where no module is handed that; see choices.py."""
+
+    module: str  # path
+    logits: str  # the element of its output with a row for each token
+    weights: str  # the element of its output that weights have the dtype of
+    n_experts: int
+    k: int
+    weighs_input: bool  # an expert's weight is a factor of what it reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +66,7 @@ class Mixture:
     layer: int | None
     in_attention: bool  # its experts are those of attention heads (JetMoE), not the MLP's
     readings: Mapping[str, Reading | str]  # of EXPERT_KINDS: where it is, or why it is nowhere
+    mixes_tokens: bool = False  # a token's experts depend on the other tokens of its batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +139,28 @@ def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
     }
     holds_experts = {parent_of(path): path for path in experts}
     blocks = dict.fromkeys((*holds_experts, *(_block_of(r, modules) for r in routers)))
+    found = {}
+    for path, router in _beside(blocks, routers, modules).items():
+        own = None if path in holds_experts or router is None else _worked_out(router, modules)
+        readings: dict[str, Reading | str] = {
+            "router_logits": router or _NO_ROUTER,
+            **(own or _of_experts(holds_experts.get(path), experts)),
+        }
+        found[path] = Mixture(
+            module=path,
+            layer=layer_of(path),
+            in_attention=_in_attention(path, modules),
+            readings=readings,
+            mixes_tokens=router is not None and mixes_tokens(modules[router.module]),
+        )
+    order = {path: place for place, path in enumerate(modules)}
+    return {path: found[path] for path in sorted(found, key=lambda path: order[path])}
+
+
+def _beside(
+    blocks: Iterable[str], routers: Mapping[str, Reading], modules: Mapping[str, torch.nn.Module]
+) -> dict[str, Reading | None]:
+    """Find the router of each block."""
     beside = {path: _router_in(path, routers) for path in blocks}
     # A layer may choose its experts by another class of router, which nobody collects (DeepSeek
     # V4's hash of the token), under the same name and with the same outputs.
@@ -131,27 +169,14 @@ def mixtures_of(model: torch.nn.Module) -> dict[str, Mixture]:
         for path, router in beside.items()
         if router is not None
     }
-    found = {}
-    for path in blocks:
-        router = beside[path] or next(
-            (
-                Reading(module=path + name, side="output", element=element)
-                for name, element in names
-                if path + name in modules
-            ),
-            None,
+    for path in [path for path, router in beside.items() if router is None]:
+        alike = (
+            Reading(module=path + name, side="output", element=element)
+            for name, element in names
+            if path + name in modules
         )
-        found[path] = Mixture(
-            module=path,
-            layer=layer_of(path),
-            in_attention=_in_attention(path, modules),
-            readings={
-                "router_logits": router or _NO_ROUTER,
-                **_of_experts(holds_experts.get(path), experts),
-            },
-        )
-    order = {path: place for place, path in enumerate(modules)}
-    return {path: found[path] for path in sorted(found, key=lambda path: order[path])}
+        beside[path] = next(alike, None)
+    return beside
 
 
 def _of_experts(
@@ -164,6 +189,31 @@ def _of_experts(
         "expert_ids": Reading(module=holder, side="input", element=ids),
         "expert_weights": Reading(module=holder, side="input", element=weights),
         "expert_out": Reading(module=holder, side=EACH_EXPERT, element=None),
+    }
+
+
+def _worked_out(
+    router: Reading, modules: Mapping[str, torch.nn.Module]
+) -> dict[str, Reading | str] | None:
+    """Say where choices are read that a block works out in its own code, if they can be."""
+    routing = routing_of(modules[router.module])
+    if routing is None:
+        return None
+    at: Any = modules[router.module]
+    routed = Routed(
+        module=router.module,
+        logits=routing.logits,
+        weights=routing.weights,
+        n_experts=n_experts(at),
+        k=int(at.top_k),
+        weighs_input=routing.weighs_input,
+    )
+    block = parent_of(router.module)
+    writer = router.module if routing.writer is None else f"{block}.{routing.writer}".strip(".")
+    places = dict.fromkeys(EXPERT_KINDS[routing.gives_logits :], router.module)
+    return {
+        kind: Reading(module=path, side=CHOICES, element=kind, routed=routed)
+        for kind, path in (places | {"expert_out": writer}).items()
     }
 
 

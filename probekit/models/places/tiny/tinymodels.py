@@ -67,6 +67,7 @@ OWN: dict[str, dict[str, Any]] = {  # what a family wants otherwise
     "deepseek_v2": MLA,
     "deepseek_v3": MLA,
     "deepseek_v32": INDEXED,
+    "doge": {"is_moe": True, "num_experts": 16},  # pairs of four keys
     "dots1": {"n_shared_experts": 1},
     "dots3_note_text": MLA,
     "falcon": {"head_dim": None},
