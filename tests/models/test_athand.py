@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -112,6 +113,51 @@ def test_every_parameter_and_buffer_of_a_model_is_in_its_digest():
             assert weights_digest(model) != before, name
             tensor.copy_(kept)
     assert weights_digest(model) == before
+
+
+def doubled(module: nn.Module, args: Any, output: Any) -> Any:
+    return output * 2
+
+
+class Steering:
+    def __call__(self, module: nn.Module, args: Any) -> None: ...
+
+    def again(self, module: nn.Module, args: Any) -> None: ...
+
+
+HOOKS: dict[str, Callable[[nn.Module], Any]] = {
+    "a function": lambda m: m.register_forward_hook(doubled),
+    "a part of one": lambda m: m.register_forward_hook(functools.partial(doubled)),
+    "an object": lambda m: m.register_forward_pre_hook(Steering()),
+    "a method": lambda m: m.register_forward_pre_hook(Steering().again),
+    "before": lambda m: m.register_forward_pre_hook(doubled),
+    "elsewhere": lambda m: m.get_submodule("0").register_forward_hook(doubled),
+    "twice": lambda m: [m.register_forward_hook(doubled) for _ in range(2)],
+}
+
+
+def architecture(*hooks: str) -> str:
+    """Digest what a model is built as, with some hooks of a user's on one of its maps."""
+    model = tiny.build("gpt2")
+    for hook in hooks:
+        HOOKS[hook](model.transformer.h)
+    return architecture_digest(model, model.config, "eager")
+
+
+def test_hooks_of_the_user_s_are_in_what_a_model_is_built_as_by_place_and_name():
+    digests = {hook: architecture(hook) for hook in HOOKS}
+    assert digests == {hook: architecture(hook) for hook in HOOKS}, "by names, not by objects"
+    assert digests.pop("a function") == digests.pop("a part of one")
+    assert len({*digests.values(), architecture(), architecture("a function")}) == len(digests) + 2
+
+
+def test_a_hook_that_is_gone_again_and_those_of_gradients_are_not_in_it():
+    model = tiny.build("gpt2")
+    model.transformer.h[0].register_forward_hook(doubled).remove()
+    model.transformer.h[0].register_full_backward_hook(lambda *_: None)
+    model.enable_input_require_grads()  # a hook that changes no value, of transformers'
+    assert model.get_input_embeddings()._forward_hooks
+    assert architecture_digest(model, model.config, "eager") == architecture()
 
 
 def test_what_cannot_be_read_is_named_with_what_to_do():
