@@ -1,8 +1,8 @@
 """Configs that nobody means well with: hypothesis strategies of texts and of `--set` strings.
 
-Five kinds: right configs with values that a hasty hand would write, right configs with absurd ones,
-texts made to break a YAML reader, right configs whose very characters were changed, and odd `--set`
-strings. Nothing here imports probekit.
+Six kinds: right configs with values that a hasty hand would write, right configs with absurd ones,
+datasets and long texts, texts made to break a YAML reader, right configs whose very characters were
+changed, and odd `--set` strings. Nothing here imports probekit.
 """
 
 from __future__ import annotations
@@ -108,10 +108,7 @@ PATHS = (
             "stride",
         )
     ),
-    *(
-        ("inputs", "dataset", key)
-        for key in ("name", "data_files", "streaming", "split", "subset", "revision")
-    ),
+    *(("inputs", "dataset", key) for key in ("name", "data_files", "streaming")),
     *(("probes", 0, key) for key in ("pool", "einops", "heads", "layers", "k", "record", "sites")),
     *(("generate", key) for key in ("max_new_tokens", "strategy", "temperature", "top_p")),
     *(("generate", key) for key in ("samples", "beams")),
@@ -306,6 +303,25 @@ def plausible_trees(draw: Any) -> HostileConfig:
     tree = right()
     for path, values in draw(st.lists(st.sampled_from(PLAUSIBLE), min_size=1, max_size=3)):
         tree = with_value(tree, path, draw(values))
+    return HostileConfig(text=written(tree))
+
+
+COMBINED = st.fixed_dictionaries(
+    {"max_new_tokens": st.integers(1, 5)},
+    optional={
+        "samples": st.integers(0, 9) | ABSURD_NUMBERS,
+        "beams": st.integers(0, 20) | ABSURD_NUMBERS,
+        "strategy": st.sampled_from(["greedy", "sample", "top_k"]),
+    },
+)
+
+
+@st.composite
+def other_inputs(draw: Any) -> HostileConfig:
+    """Draw datasets, streams and long texts, as examples or as prompts."""
+    tree = with_value(right(), ("inputs",), draw(DATASETS | LONG_INPUTS))
+    if draw(st.integers(0, 3)) == 0:
+        tree["generate"] = draw(COMBINED)
     return HostileConfig(text=written(tree))
 
 
@@ -533,6 +549,6 @@ def hostile_settings(draw: Any) -> HostileConfig:
 
 
 HOSTILE_CONFIGS = st.one_of(
-    *(plausible_trees(), plausible_trees(), wrong_trees(), wrong_trees()),
+    *(plausible_trees(), plausible_trees(), wrong_trees(), wrong_trees(), other_inputs()),
     *(hostile_texts(), changed_texts(), hostile_settings()),
 )

@@ -113,16 +113,46 @@ _SPLIT: dict[str, Any] = {
     "stride": st.integers(-1, 70) | ABSURD_NUMBERS,
     "special_tokens": st.sampled_from(["auto", "none", "bos"]),
 }
-DATASETS = st.fixed_dictionaries({"dataset": _HERE}, optional=_READ | _SPLIT) | (
+_RIGHT: dict[str, Any] = {
+    "limit": st.integers(1, 5),
+    "max_tokens": st.integers(8, 70),
+    "too_long": st.sampled_from(["split", "split", "truncate"]),
+    "columns": st.just("all") | st.just(["label"]),
+}
+_RIGHT_ROWS = st.fixed_dictionaries(
+    {
+        "name": st.just("json"),
+        "data_files": st.sampled_from(["rows.jsonl", "more[1].jsonl", "r*.jsonl", "data/*"])
+        | st.just({"train": ["rows.jsonl", "more[1].jsonl"]}),
+    },
+    optional={"streaming": st.booleans(), "split": st.just("train")},
+)
+DATASETS = st.one_of(
+    *[st.fixed_dictionaries({"dataset": _RIGHT_ROWS}, optional=_RIGHT)] * 2,
+    st.fixed_dictionaries({"dataset": _HERE}, optional=_READ | _SPLIT),
     st.fixed_dictionaries(
         {"dataset": _HERE | _NAMED},
         optional={**_READ, "tokens": st.sampled_from(["ids", "text", "label"])},
-    )
+    ),
 )
-LONG_INPUTS = st.fixed_dictionaries(
-    {"texts": st.lists(READ_TEXTS | WORDS, min_size=1, max_size=3)},
-    optional={**_SPLIT, "max_tokens": st.integers(0, 70), "limit": st.integers(0, 3)},
-) | st.fixed_dictionaries(
-    {"file": st.sampled_from([name for name in FILES if name.endswith((".jsonl", ".csv"))])},
-    optional=_READ | _SPLIT,
+LONG_INPUTS = st.one_of(
+    *[
+        st.fixed_dictionaries(
+            {
+                "texts": st.lists(READ_TEXTS.filter(str.strip), min_size=1, max_size=3),
+                "too_long": st.just("split"),
+                "max_tokens": st.integers(8, 200),
+            },
+            optional={"stride": st.integers(1, 7), "limit": st.integers(1, 3)},
+        )
+    ]
+    * 2,
+    st.fixed_dictionaries(
+        {"texts": st.lists(READ_TEXTS | WORDS, min_size=1, max_size=3)},
+        optional={**_SPLIT, "max_tokens": st.integers(0, 70), "limit": st.integers(0, 3)},
+    ),
+    st.fixed_dictionaries(
+        {"file": st.sampled_from([name for name in FILES if name.endswith((".jsonl", ".csv"))])},
+        optional=_READ | _SPLIT,
+    ),
 )
