@@ -19,6 +19,7 @@ from random import Random
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a name that is no folder is not looked for
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import datasets  # no child has to import it
 import hypothesis
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -26,6 +27,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 import probekit
 from campaigns.attempts import Limits, Outcome, attempt
 from campaigns.hostile_configs import HOSTILE_CONFIGS, HostileConfig, right
+from campaigns.hostile_datasets import write_files
 from campaigns.hostile_traces import SECRET, base_trace, catalogue, place_at, read_all
 from campaigns.tally import Runs, Tally
 from probekit.capture import running  # noqa: F401 (loaded before children are forked)
@@ -45,6 +47,9 @@ _MOST_LINES, _LONGEST_LINE = 21, 2100  # of a message
 def configs(n: int, chance: Random, scratch: Path, runs: Runs, tally: Tally) -> None:
     """Plan n configs, and run every tenth of those that can be planned."""
     probekit.plan(right())  # what this imports, no child has to import
+    write_files(scratch)
+    datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_CACHE = scratch / "cache"
     planned = itertools.count()
 
     @hypothesis.seed(chance.randrange(2**32))

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from probekit.cli.messages import hush, print_json, say, say_next, show_warning
+from probekit.cli.messages import (
+    calm_datasets,
+    hush,
+    print_json,
+    say,
+    say_next,
+    show_warning,
+)
 from probekit.cli.parameters import (
     AsJson,
     Command,
@@ -447,6 +454,7 @@ def _notes(notes: tuple[str, ...]) -> None:
 def main() -> None:
     """Run the command line; an error is one message on stderr and exit code 2."""
     warnings.showwarning = show_warning
+    calm_datasets()
     with printing() as out:
         status = _status()
         out.flush()

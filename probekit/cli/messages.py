@@ -39,6 +39,11 @@ def hush() -> None:
     warnings.showwarning = _unsaid
 
 
+def calm_datasets() -> None:
+    """Have the library datasets log no errors: ours say them, once."""
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")  # read when datasets is imported
+
+
 def _unsaid(*said: object, **more: object) -> None:
     """Say nothing."""
 

@@ -18,6 +18,7 @@ _MISSING = re.compile(
 _NO_COMMAND = re.compile(r"No such command '?(?P<name>[^']*)'?\.")
 _NO_OPTION = re.compile(r"No such option:? '?(?P<name>-[^\s']*)")
 _TOO_MANY = re.compile(r"Got unexpected extra arguments?(?:\(s\))? \((?P<names>.*)\)$", re.S)
+_OUT, _FILE = ("-o", "--out", "--output"), "FILE.h5"  # as `report` and others have it
 _NO_VALUE = re.compile(r"Option '?(?P<name>-[^\s']*)'? requires an argument")
 _A_VALUE = re.compile(r"Option '?(?P<name>-[^\s']*)'? does not take a value")
 _WRONG = re.compile(r"Invalid value for '?(?P<name>[^':]*)'?: (?P<why>.*)$", re.S)
@@ -40,13 +41,17 @@ def _said(message: str, context: Any) -> str:
         return f"there is no command {found['name']!r}: {_meant(found['name'], command, context)}"
     if found := _NO_OPTION.match(message):
         name = found["name"]
+        if name in _OUT and _FILE in _arguments(command):
+            return f"there is no option {name}: the file is named without it: {_form(context)}"
         return f"there is no option {name}: {one_of(name, _options(command, context))}"
     if found := _MISSING.match(message):
-        return f"{found['name']} is missing"
+        return f"{found['name']} is missing: {_form(context)}"
     if found := _TOO_MANY.match(message):
         if any("=" not in setting[:-1] for setting in context.params.get("settings") or ()):
             return f"{found['names']}: write --set KEY=VALUE with no spaces around ="
         n = len(found["names"].split())
+        if n == 1 and "--out" in _options(command, context):
+            return f"{found['names']}: one argument too many; did you mean -o {found['names']}?"
         return f"{found['names']}: {by_count(n, 'one argument', f'{n} arguments')} too many"
     if found := _NO_VALUE.match(message):
         return f"{found['name']}: its value is missing"
@@ -55,6 +60,16 @@ def _said(message: str, context: Any) -> str:
     if found := _WRONG.match(message):
         return f"{found['name']}: {found['why']}"
     return message
+
+
+def _form(context: Any) -> str:
+    """Write how a command is called, with the names of what it must be given."""
+    return " ".join([context.command_path, *_arguments(context.command)])
+
+
+def _arguments(command: Any) -> list[str]:
+    there = [p for p in getattr(command, "params", ()) if p.param_type_name == "argument"]
+    return [str(p.metavar) for p in there if p.required]
 
 
 def _meant(name: str, command: Any, context: Any) -> str:

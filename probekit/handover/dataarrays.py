@@ -16,8 +16,8 @@ import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from probekit.handover.columnnames import beside_ours, names_of_ours
 from probekit.store import (
-    AXES,
     EXAMPLE,
     TEXT,
     TOKEN,
@@ -111,7 +111,8 @@ def dataset_of(trace: Trace, patterns: Patterns | None) -> xr.Dataset:
         for site, dims in zip(sites, names, strict=True)
     }
     tables = (_of_table(trace, table) for table in trace.tables)
-    coordinates = dict(chain(*tables, _of_users(trace), _chosen(sites)))
+    users = _of_users(trace, {*chain(*names)}) if trace.columns else ()
+    coordinates = dict(chain(*tables, users, _chosen(sites)))
     return xr.Dataset(variables, attrs=trace.provenance).assign_coords(coordinates)
 
 
@@ -129,14 +130,19 @@ def _of_table(trace: Trace, table: AxisTable) -> Iterator[tuple[str, Any]]:
             yield f"{axis}_{column.spelled}", _Lazy(shape, object, texts).variable((axis,))
 
 
-def _of_users(trace: Trace) -> Iterator[tuple[str, Any]]:
+def _of_users(trace: Trace, dimensions: set[str]) -> Iterator[tuple[str, Any]]:
     """Give the user's columns along the examples, and along the tokens of each."""
-    for name, type in trace.columns.types.items():
-        for axis, owner in ((EXAMPLE, None), (TOKEN, EXAMPLE)):
+    # Positions are dimensions, token_last: also where their sites are not in this Dataset.
+    taken = dimensions | {row_axis(site.rows) for site in choose_sites(trace, None)}
+    for axis, owner in ((EXAMPLE, None), (TOKEN, EXAMPLE)):
+        before = f"{axis}_"
+        ours = names_of_ours(trace.table(axis)) | {
+            t.removeprefix(before) for t in taken if t.startswith(before)
+        }
+        for name, type in trace.columns.types.items():
             values = _User(trace, type, owner)
             shape = (len(trace.table(axis)),)
-            own = {word for c in AXES[axis].columns for word in (c.name, c.spelled)}
-            label = f"{axis}_column_{name}" if name in own else f"{axis}_{name}"
+            label = before + beside_ours(name, "column_", ours)
             yield label, _Lazy(shape, values.dtype, values).variable((axis,))
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from probekit import arguments
 from probekit.errors import StoreError
+from probekit.handover.columnnames import beside_ours
 from probekit.store import EXAMPLE, Execution
 from probekit.wording import one_of
 
@@ -44,9 +45,9 @@ def _of_axis(trace: Trace, table: AxisTable) -> pd.DataFrame:
             columns[column.spelled] = _spelled(trace, values)
     if table.axis.name == EXAMPLE:
         columns["n_generated"] = trace.examples.n_generated
+        ours = {*columns, EXAMPLE}  # which the index becomes by reset_index
         for name, values in trace.columns.items():
-            # A field of the user's may be called as a column of the trace: text, n_tokens.
-            columns[f"columns.{name}" if name in columns else name] = _nullable(values)
+            columns[beside_ours(name, "columns.", ours)] = _nullable(values)
     return pd.DataFrame(columns, index=pd.RangeIndex(len(table), name=table.axis.name))
 
 

@@ -4,7 +4,9 @@ from .athand import (
     FreshState as FreshState,
     at_hand as at_hand,
     borrowed as borrowed,
+    inner_model as inner_model,
     is_compiled as is_compiled,
+    weights_digest as weights_digest,
 )
 from .changedlater import changed_later as changed_later
 from .checkpoints import (

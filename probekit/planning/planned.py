@@ -20,6 +20,7 @@ from probekit.planning.diskspace import Contents, free_bytes, left_bytes, shorta
 from probekit.planning.resolve import SitePlan
 from probekit.planning.tensors import Source
 from probekit.store import ALL_TOKENS, ShardSpec, SiteSpec
+from probekit.wording import counted, human_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,17 @@ class Plan:
     tokenizer: Any  # None for random inputs on a model without one
     notes: tuple[str, ...]  # what the user should know before the run
     at_hand: AtHand | None = None  # the model, where a Python call gives it
+
+    def __repr__(self) -> str:
+        if self.examples is None:
+            known, size = "texts not counted yet", f"{human_bytes(self.token_bytes)} a token"
+        else:
+            n, n_prompts = len(self.examples), len(self.examples.prompts)
+            of = f" of {counted(n_prompts, 'prompt')}" if n_prompts < n else ""
+            known = f"{counted(n, 'example')}{of}, {counted(self.examples.total_tokens, 'token')}"
+            size = human_bytes(self.total_bytes)
+        said = f"{known}, {counted(len(self.sites), 'site')}, {size} at {self.config.store.path}"
+        return f"<Plan {self.config.model.name}: {said}>"
 
     @cached_property
     def sizes(self) -> Sizes:

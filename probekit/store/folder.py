@@ -62,7 +62,8 @@ _DIFFERS = {  # parts of a run's identity, where its config is the same
     "inputs_digest": "the texts are others",
     "model_digest": "the model in its folder has changed",
     "model_commit": "the model on the hub has changed",
-    "model_architecture": "the model in memory is built or set otherwise",
+    "model_architecture": "the model in memory is built or set otherwise, hooks of your own "
+    "included",
     "model_weights": "the model in memory has other weights",
     "sites": "the sites are others",
     "shards": "the shards are cut otherwise",

@@ -37,13 +37,19 @@ def new_name(
         target = path.resolve() if path.is_symlink() else path
         shown = str(path) if target is path else f"{path} (a link to {target})"
         if target.is_dir():
-            raise StoreError(f"{shown}: is a folder; expected the name of a file")
+            raise StoreError(f"{shown}: {_instead_of_folder(path, target)}")
         if not target.absolute().parent.is_dir():
             raise StoreError(f"{shown}: there is no folder {target.parent}; make it first")
         if target.exists():
             _refuse_what_is_there(shown, target, overwrite, is_ours)
         _refuse_inside_a_run(shown, target)
     return target
+
+
+def _instead_of_folder(path: Path, target: Path) -> str:
+    if (target / RUN_FILE).exists():
+        return "is the folder of a run; give the name of a file outside of it"
+    return f"is a folder; give the name of a file, such as {path / 'NAME'}"
 
 
 def _refuse_what_is_there(

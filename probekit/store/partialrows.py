@@ -60,7 +60,7 @@ class PartialRows:
             self._file.seek(0)
             end = 0
             for number, line in enumerate(self._file):
-                kind, data = _checked(line)
+                kind, data, value = _checked(line)
                 if kind is None or (number == 0) != (kind == _HEAD):
                     break
                 if kind == _HEAD and data != self._source:
@@ -70,9 +70,9 @@ class PartialRows:
                     self.latest.append(data.decode())
                     self.n_rows += 1
                     self.n_behind += 1
-                    yield json.loads(data)
+                    yield value
                 elif kind == _STATE:
-                    self.state, self.n_behind = json.loads(data), 0
+                    self.state, self.n_behind = value, 0
                     self.latest.clear()
                 self.is_whole = kind == _END
             self._file.truncate(end)
@@ -113,8 +113,23 @@ def discard_partial(folder: Path) -> None:
         (folder / PARTIAL_FILE).unlink(missing_ok=True)
 
 
-def _checked(line: bytes) -> tuple[bytes | None, bytes]:
-    """Give a line's kind and what it says; None where it is not what was written."""
+def _checked(line: bytes) -> tuple[bytes | None, bytes, Any]:
+    """Give a line's kind, its data and what that means; no kind where it is not what was written.
+
+    A checksum that is right is no proof: the folder may be a stranger's.
+    """
     said = line[_SUM + 1 : -1]
-    is_right = line[:_SUM] == xxhash.xxh3_64_hexdigest(said).encode()
-    return (said[:1], said[1:]) if is_right and line.endswith(b"\n") else (None, b"")
+    kind, data = said[:1], said[1:]
+    if line[:_SUM] != xxhash.xxh3_64_hexdigest(said).encode() or not line.endswith(b"\n"):
+        return None, b"", None
+    try:
+        value = json.loads(data.decode() or "null")
+    except (ValueError, RecursionError):
+        return None, b"", None
+    is_right = {
+        _HEAD: isinstance(value, str),
+        _ROW: isinstance(value, dict),
+        _STATE: isinstance(value, list) and len(value) == 2,
+        _END: value is None,
+    }
+    return (kind, data, value) if is_right.get(kind) else (None, b"", None)

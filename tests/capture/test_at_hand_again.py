@@ -108,16 +108,24 @@ def other_class(model: Any) -> None:
     model.model.layers[0].mlp.act_fn = torch.nn.GELU()
 
 
+def other_hook(model: Any) -> None:
+    model.model.layers[1].register_forward_pre_hook(lambda module, args: None)
+
+
+BUILT = "is built or set otherwise, hooks of your own included"
+
+
 @pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (other_weights, "has other weights"),
         (other_buffer, "has other weights"),
-        (other_setting, "is built or set otherwise"),
-        (other_config, "is built or set otherwise"),
-        (other_kernel, "is built or set otherwise"),
-        (other_class, "is built or set otherwise"),
+        (other_setting, BUILT),
+        (other_config, BUILT),
+        (other_kernel, BUILT),
+        (other_class, BUILT),
+        (other_hook, BUILT),
     ],
 )
 def test_another_model_is_refused_by_what_differs(tmp_path, words, change, said):
@@ -129,6 +137,15 @@ def test_another_model_is_refused_by_what_differs(tmp_path, words, change, said)
         with pytest.raises(StoreError, match=rf"another run \(the model in memory {said}\)"):
             run(tmp_path / "t", other, words, repair=repair, **MANY_SHARDS)
     run(tmp_path / "t", model.train().requires_grad_(False), words, **MANY_SHARDS)
+
+
+def test_hooks_of_the_user_s_are_there_again_or_the_run_does_not_go_on(tmp_path, words):
+    cut(tmp_path / "t", lent.steered(), words)
+    with pytest.raises(StoreError, match=rf"another run \(the model in memory {BUILT}\)"):
+        run(tmp_path / "t", lent.plain(), words, **MANY_SHARDS)
+    run(tmp_path / "t", lent.steered(), words, **MANY_SHARDS)
+    run(tmp_path / "whole", lent.steered(), words, **MANY_SHARDS)
+    assert shard_bytes(tmp_path / "t") == shard_bytes(tmp_path / "whole")
 
 
 def test_a_finished_run_is_opened_again_only_by_its_own_model(tmp_path, words):

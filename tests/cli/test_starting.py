@@ -171,3 +171,30 @@ def test_reading_a_gguf_file_shows_no_bar(
         if shown:
             logging.enable_progress_bar()
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_datasets_cannot_read_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{broken\n')
+    config = {
+        "model": {"name": "sample:tiny-gpt2"},
+        "inputs": {"dataset": {"name": "json", "data_files": "rows.jsonl"}},
+        "probes": [{"sites": "resid_post"}],
+        "store": {"path": "run"},
+    }
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    there = {k: v for k, v in os.environ.items() if k != "DATASETS_VERBOSITY"}
+    own = {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "probekit", "plan", "a.yaml"],
+        cwd=tmp_path,
+        env=there | own,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"error: a\.yaml:\d+: inputs\.dataset: rows\.jsonl cannot be loaded: JSON parse error: "
+        r"[^\n]* in row 1\n",
+        done.stderr,
+    )

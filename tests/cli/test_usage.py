@@ -29,7 +29,7 @@ def told(arguments: list[str], monkeypatch, capsys) -> str:
     [
         ("ru", f"there is no command 'ru': did you mean run? expected one of {COMMANDS}", ""),
         ("xyz", f"there is no command 'xyz': expected one of {COMMANDS}", ""),
-        ("run", "CONFIG is missing", " run"),
+        ("run", "CONFIG is missing: probekit run CONFIG", " run"),
         ("run a b", "b: one argument too many", " run"),
         ("run a b c", "b c: 2 arguments too many", " run"),
         ("report x --examples x", "--examples: given 'x', expected a whole number", " report"),
@@ -37,7 +37,16 @@ def told(arguments: list[str], monkeypatch, capsys) -> str:
          "text such as 512MiB, 1GiB or 2GB", " report"),
         ("info --jason x", "there is no option --jason: did you mean --json? expected one of "
          "--json, --help", " info"),
-        ("merge x", "FILE.h5 is missing", " merge"),
+        ("merge x", "FILE.h5 is missing: probekit merge TRACE FILE.h5", " merge"),
+        ("merge", "TRACE is missing: probekit merge TRACE FILE.h5", " merge"),
+        ("compare x", "B is missing: probekit compare A B", " compare"),
+        ("modules", "MODEL_OR_CONFIG is missing: probekit modules MODEL_OR_CONFIG", " modules"),
+        *(
+            (f"merge x {o} y.h5", f"there is no option {o}: the file is named without it: "
+             "probekit merge TRACE FILE.h5", " merge")
+            for o in ("-o", "--out", "--output")
+        ),
+        ("report x y.html", "y.html: one argument too many; did you mean -o y.html?", " report"),
         ("report x -o", "-o: its value is missing", " report"),
         ("run a --set", "--set: its value is missing", " run"),
         ("run a --quiet=3", "--quiet: takes no value", " run"),

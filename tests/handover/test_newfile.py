@@ -54,7 +54,7 @@ def test_places_that_are_none_are_said(tmp_path: Path) -> None:
     run = write_trace(tmp_path / "run").folder
     (run / "run.json").write_text("{}")
     for path, says in (
-        (tmp_path, "is a folder; expected the name of a file"),
+        (tmp_path, "is a folder; give the name of a file, such as"),
         (tmp_path / "no" / "a", "there is no folder .*no; make it first"),
         (run / "a.h5", "lies in the folder of a run, .*run, which holds that run's files"),
         (run / "shards" / "00000.h5", "lies in the folder of a run, .*run, which"),

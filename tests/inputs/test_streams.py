@@ -134,6 +134,10 @@ def test_a_split_says_which_files() -> None:
         ),
         ({"data_files": "c*.jsonl"}, r"data_files: c\*\.jsonl matches no file"),
         ({"data_files": "."}, "data_files: is a folder; write a glob"),
+        ({"data_files": "/dev/null"}, "data_files: is no plain file .a device, a pipe"),
+        ({"data_files": "a" * 300}, r"data_files: cannot be read: File name too long .*aaa\.\.\."),
+        ({"data_files": "[" * 300}, r"data_files: \[+\.\.\. matches no file"),
+        ({"data_files": "/root_of_none/" + "a/" * 3000}, r"^.{0,300}$"),
         ({"field": "prompt"}, r"there is no field 'prompt'; there is: text, label, id"),
     ],
 )
@@ -141,6 +145,19 @@ def test_a_split_says_which_files() -> None:
 def test_what_is_not_there_is_told(dataset: Any, message: str, streaming: bool) -> None:
     with pytest.raises(ConfigError, match=message):
         read(config(**dataset, streaming=streaming))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_url_out_of_reach_is_told_as_one(
+    monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    def refused(*_: Any, **__: Any) -> Any:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(datasets, "load_dataset", refused)
+    url = "https://127.0.0.1:9/a.jsonl"
+    with pytest.raises(ConfigError, match=rf"inputs\.dataset: {url} cannot be loaded: .*refused$"):
+        read(config(data_files=url, streaming=streaming))
 
 
 @pytest.mark.parametrize(

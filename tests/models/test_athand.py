@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import return_and_correct_aliasing
 
-from probekit.errors import CaptureError, PlanError
+from probekit.errors import CaptureError, PlanError, ProbekitWarning
 from probekit.models import at_hand, borrowed
 from probekit.models.athand import digests
 from probekit.models.athand.digests import architecture_digest, weights_digest
@@ -114,6 +116,51 @@ def test_every_parameter_and_buffer_of_a_model_is_in_its_digest():
     assert weights_digest(model) == before
 
 
+def doubled(module: nn.Module, args: Any, output: Any) -> Any:
+    return output * 2
+
+
+class Steering:
+    def __call__(self, module: nn.Module, args: Any) -> None: ...
+
+    def again(self, module: nn.Module, args: Any) -> None: ...
+
+
+HOOKS: dict[str, Callable[[nn.Module], Any]] = {
+    "a function": lambda m: m.register_forward_hook(doubled),
+    "a part of one": lambda m: m.register_forward_hook(functools.partial(doubled)),
+    "an object": lambda m: m.register_forward_pre_hook(Steering()),
+    "a method": lambda m: m.register_forward_pre_hook(Steering().again),
+    "before": lambda m: m.register_forward_pre_hook(doubled),
+    "elsewhere": lambda m: m.get_submodule("0").register_forward_hook(doubled),
+    "twice": lambda m: [m.register_forward_hook(doubled) for _ in range(2)],
+}
+
+
+def architecture(*hooks: str) -> str:
+    """Digest what a model is built as, with some hooks of a user's on one of its maps."""
+    model = tiny.build("gpt2")
+    for hook in hooks:
+        HOOKS[hook](model.transformer.h)
+    return architecture_digest(model, model.config, "eager")
+
+
+def test_hooks_of_the_user_s_are_in_what_a_model_is_built_as_by_place_and_name():
+    digests = {hook: architecture(hook) for hook in HOOKS}
+    assert digests == {hook: architecture(hook) for hook in HOOKS}, "by names, not by objects"
+    assert digests.pop("a function") == digests.pop("a part of one")
+    assert len({*digests.values(), architecture(), architecture("a function")}) == len(digests) + 2
+
+
+def test_a_hook_that_is_gone_again_and_those_of_gradients_are_not_in_it():
+    model = tiny.build("gpt2")
+    model.transformer.h[0].register_forward_hook(doubled).remove()
+    model.transformer.h[0].register_full_backward_hook(lambda *_: None)
+    model.enable_input_require_grads()  # a hook that changes no value, of transformers'
+    assert model.get_input_embeddings()._forward_hooks
+    assert architecture_digest(model, model.config, "eager") == architecture()
+
+
 def test_what_cannot_be_read_is_named_with_what_to_do():
     with pytest.raises(PlanError, match=r"bytes of t0 \(Tensor.*meta\).*digest=False"):
         weights_digest(Held(torch.empty(3, device="meta")))
@@ -165,6 +212,65 @@ def test_what_passes_change_in_buffers_and_attributes_is_put_back():
     assert not hasattr(mlp, "table")
     assert "late" not in mlp._buffers
     assert all(module.training for module in model.modules())
+
+
+class Large(nn.Module):
+    """A module with buffers around the size whose values are kept, which it may change in place."""
+
+    def __init__(self, inner: nn.Module, *changes: str) -> None:
+        super().__init__()
+        self.inner, self.changes = inner, changes
+        self.register_buffer("kept", torch.zeros(1 << 18))  # 1 MiB of float32
+        self.register_buffer("large", torch.zeros((1 << 18) + 1))
+        self.register_buffer("masked", torch.zeros(1 << 19))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for name in self.changes:
+            getattr(self, name)[-1:] += 1
+        return self.inner(x)
+
+
+def passed(*changes: str, mode: Any = torch.inference_mode) -> Large:
+    model = tiny.build("gpt2")
+    model.transformer.h[0].mlp = mlp = Large(model.transformer.h[0].mlp, *changes)
+    with borrowed(at_hand(model)), mode():
+        model(input_ids=torch.arange(5)[None])
+    return mlp
+
+
+def test_a_large_buffer_that_was_changed_in_place_is_told():
+    with warnings.catch_warnings(action="error"):
+        assert not passed("kept").kept.any()
+        passed()
+    said = (
+        r"the run changed transformer\.h\.0\.mlp\.large \(1\.0 MiB\), "
+        r"transformer\.h\.0\.mlp\.masked \(2\.0 MiB\) in place, and they are left so: .* a copy"
+    )
+    for mode in (torch.inference_mode, torch.no_grad):
+        with pytest.warns(ProbekitWarning, match=said):
+            mlp = passed("kept", "large", "masked", mode=mode)
+        assert not mlp.kept.any()
+        assert mlp.large[-1] == mlp.masked[-1] == 1
+
+
+def test_a_large_buffer_that_was_made_in_inference_mode_cannot_be_told():
+    model = tiny.build("gpt2")
+    with torch.inference_mode():
+        model.register_buffer("large", torch.zeros(1 << 20))
+    with warnings.catch_warnings(action="error"), borrowed(at_hand(model)), torch.inference_mode():
+        model.large += 1
+
+
+def test_large_buffers_are_told_after_an_error_too():
+    model = tiny.build("gpt2")
+    model.register_buffer("large", torch.zeros(1 << 20))
+    with (
+        pytest.warns(ProbekitWarning, match=r"the run changed large \(4\.0 MiB\) in place"),
+        pytest.raises(ZeroDivisionError),
+        borrowed(at_hand(model)),
+    ):
+        model.large += 1
+        raise ZeroDivisionError
 
 
 def test_random_numbers_go_on_as_if_nothing_was():

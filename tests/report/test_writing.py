@@ -285,7 +285,7 @@ def test_wrong_options_are_told(trace, tmp_path, options, message):
 def test_a_folder_that_is_not_there_or_a_place_that_is_a_folder_is_told(trace, tmp_path):
     with pytest.raises(StoreError, match=r"r.html: there is no folder .*nowhere; make it first"):
         trace.report(tmp_path / "nowhere" / "r.html")
-    with pytest.raises(StoreError, match="is a folder; expected the name of a file"):
+    with pytest.raises(StoreError, match="is a folder; give the name of a file, such as"):
         trace.report(tmp_path)
     assert not list(tmp_path.iterdir())
 

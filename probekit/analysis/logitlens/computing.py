@@ -18,8 +18,9 @@ from probekit import arguments
 from probekit.analysis import next_ids
 from probekit.analysis.logitlens.agreement import Check
 from probekit.analysis.logitlens.choosing import final_of, residuals
+from probekit.analysis.logitlens.givenmodel import given_head, refuse_another
 from probekit.analysis.logitlens.result import Lens
-from probekit.analysis.logitlens.unembedding import OutputHead, load_output_head, output_head_of
+from probekit.analysis.logitlens.unembedding import OutputHead, load_output_head
 from probekit.errors import StoreError
 from probekit.trace import Site, Trace, axis_rows, open_trace
 
@@ -49,7 +50,8 @@ def lens(
     Args:
         trace: a trace, or its path. It needs `resid_post` of the last layer, or `ln_final` or
             `logits`: that is the final prediction.
-        model: take the two modules from this model of transformers instead.
+        model: take the two modules from this model of transformers instead, or from what wraps
+            it. Of a model in memory it is the object that the run was given, with the same weights.
         sites: the residual streams to look at: `resid_post`, `resid_mid` or `resid_pre`.
         k: how many of the likeliest tokens to keep.
         device: to compute on: auto, cpu, cuda, cuda:1, mps. A given model stays where it is.
@@ -68,8 +70,10 @@ def lens(
     layers = residuals(trace, sites)
     final = final_of(trace, layers[0].rows)
     pieces = _pieces(layers[0], examples)
-    head = load_output_head(trace, device) if model is None else output_head_of(model)
+    head = load_output_head(trace, device) if model is None else given_head(model)
     _check_width(layers, head)
+    if model is not None:
+        refuse_another(trace, model)
     check = Check(trace, head.head_path)
     n_tokens = sum(piece.stop - piece.start for piece in pieces)
     found = _Found.empty(len(layers), n_tokens, min(k, head.weight.shape[0]))

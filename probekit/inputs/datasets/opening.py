@@ -20,6 +20,8 @@ from probekit.wording import shorten
 
 Row = Mapping[str, Any]
 
+_SHOWN = 300  # characters of names of files in a message
+
 
 def dataset_rows(
     config: ProbeConfig, names: Sequence[str], pick: Callable[[Row], Row]
@@ -51,7 +53,7 @@ def _opened(wanted: DatasetInputs, where: str) -> Any:
         import datasets
     except ModuleNotFoundError as error:
         raise ConfigError(f"{where}: needs datasets; install probekit[datasets]") from error
-    named = ", ".join(wanted.own_files) or wanted.name
+    named = shorten(", ".join(wanted.own_files) or wanted.name, _SHOWN)
     files = {wanted.split: check_files(wanted, where)} if wanted.is_builder else wanted.data_files
     try:
         rows = None if files is not None else _saved_rows(datasets, wanted, where)
@@ -68,10 +70,12 @@ def _opened(wanted: DatasetInputs, where: str) -> Any:
     except ConfigError:
         raise
     except ConnectionError as error:
+        if wanted.is_builder:
+            raise ConfigError(f"{where}: {named} cannot be loaded: {reason(error)}") from error
         raise ConfigError(
-            f"{where}: {wanted.name} cannot be loaded: the hub is out of reach, it is not in the "
-            "local cache, and there is no folder of that name here. Give a folder, or load it once "
-            f"where there is a network ({shorten(str(error), 200)})"
+            f"{where}: {shorten(wanted.name)} cannot be loaded: the hub is out of reach, it is not "
+            "in the local cache, and there is no folder of that name here. Give a folder, or load "
+            f"it once where there is a network ({shorten(str(error), 200)})"
         ) from error
     except StopIteration as error:  # of a stream: it looks at the first row
         raise ConfigError(f"{where}: there are no texts in {named}") from error

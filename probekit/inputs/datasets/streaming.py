@@ -110,7 +110,11 @@ def _gone_to(opened: Callable[[], Any], partial: PartialRows) -> tuple[Any, int]
     version, state = partial.state or (None, None)
     if version != _version():  # which may mean another place: all rows come, and are left out
         return rows, 0
-    rows.load_state_dict(state)
+    try:
+        rows.load_state_dict(state)
+    except Exception:
+        # The library trusts what it is given, and raises whatever a mark that is none leads to.
+        return opened(), 0
     return rows, partial.n_rows - partial.n_behind
 
 

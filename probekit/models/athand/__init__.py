@@ -3,7 +3,7 @@
 Knows the object itself: where it runs, what a config may say beside it, a digest of all that it
 computes with, and what a run must put back. Nothing of probes, nor of how a model is loaded.
 
-Its door: `at_hand` and its `AtHand`, `borrowed`, `FreshState`.
+Its door: `at_hand` and its `AtHand`, `inner_model`, `weights_digest`, `borrowed`, `FreshState`.
 """
 
 import lazy_loader

@@ -7,6 +7,7 @@ off again.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +15,16 @@ from typing import Any
 
 import torch
 
-from probekit.errors import CaptureError
+from probekit.errors import CaptureError, ProbekitWarning
 from probekit.interrupts import uninterrupted
 from probekit.models.athand.freshstate import FreshState
 from probekit.models.athand.given import AtHand
+from probekit.wording import by_count, human_bytes
 
-_SMALL_BYTES = 1 << 20  # of a buffer whose values are kept: tables of rotary embeddings, counts
+# Of a buffer whose values are kept: tables of rotary embeddings, counts. Larger ones are weights of
+# quantized models, of which a copy would take as much memory as the model, and masks.
+_SMALL_BYTES = 1 << 20
+_TOLD = 3  # of those that were changed, named in a warning
 _GENERATION = "generation_config"  # `generate` of what wraps a model hands it on
 
 _users: dict[int, threading.Thread] = {}  # by the id of a model of transformers: who runs it
@@ -49,6 +54,7 @@ def borrowed(hand: AtHand) -> Iterator[None]:
                     marks.put_back()
             finally:
                 marks.put_back()  # again, where an error from outside came into the first
+                marks.tell_changed()
 
 
 @contextmanager
@@ -75,6 +81,7 @@ class _Module:
     is_training: bool
     buffers: dict[str, torch.Tensor | None]
     values: dict[str, torch.Tensor]  # copies, of small buffers
+    versions: dict[str, int]  # of the others: torch counts what is done to a tensor in place
     tensors: dict[str, torch.Tensor]  # in plain attributes: caches of masks and tables
     generation: dict[str, Any]  # its settings for generating, if it has any itself
 
@@ -86,6 +93,11 @@ class _Module:
             module.training,
             dict(module._buffers),
             {k: v.detach().clone() for k, v in there.items() if v.nbytes <= _SMALL_BYTES},
+            {
+                k: v._version
+                for k, v in there.items()
+                if v.nbytes > _SMALL_BYTES and not v.is_inference()  # which has no such number
+            },
             _tensors_of(module),
             {k: v for k, v in vars(module).items() if k == _GENERATION},
         )
@@ -107,6 +119,13 @@ class _Module:
         own.pop(_GENERATION, None)
         own.update(self.generation)
 
+    def changed(self) -> Iterator[tuple[str, int]]:
+        """Give large buffers whose values are others now, and their bytes."""
+        for name, version in self.versions.items():
+            buffer = self.buffers[name]
+            if buffer is not None and buffer._version != version:
+                yield name, buffer.nbytes
+
 
 def _tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in vars(module).items() if isinstance(value, torch.Tensor)}
@@ -116,6 +135,7 @@ def _tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 class _Marks:
     """What a model, and torch's random numbers, were like."""
 
+    model: torch.nn.Module
     modules: list[_Module]
     stretched: FreshState  # as it was found
     on_host: torch.Tensor  # states of random numbers
@@ -128,6 +148,7 @@ class _Marks:
         if hand.device.type == "cuda":
             on_device = torch.cuda.get_rng_state(hand.device)
         return cls(
+            hand.model,
             [_Module.of(module) for module in hand.model.modules()],
             FreshState(hand.model),
             torch.get_rng_state(),
@@ -142,3 +163,22 @@ class _Marks:
         torch.set_rng_state(self.on_host)
         if self.on_device is not None:
             torch.cuda.set_rng_state(self.on_device, self.device)
+
+    def tell_changed(self) -> None:
+        """Warn of what cannot be put back: a model goes on with it, and so does its next run."""
+        paths = {module: path for path, module in self.model.named_modules()}
+        found = [
+            f"{paths.get(one.module, '')}.{name}".lstrip(".") + f" ({human_bytes(n_bytes)})"
+            for one in self.modules
+            for name, n_bytes in one.changed()
+        ]
+        if found:
+            more = f" and {len(found) - _TOLD:,} more" if len(found) > _TOLD else ""
+            warnings.warn(
+                f"model: the run changed {', '.join(found[:_TOLD])}{more} in place, and "
+                f"{by_count(len(found), 'it is', 'they are')} left so: only buffers of up to "
+                f"{human_bytes(_SMALL_BYTES)} are put back. Where that matters, give a copy "
+                "(copy.deepcopy(model))",
+                ProbekitWarning,
+                stacklevel=2,
+            )

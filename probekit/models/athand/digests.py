@@ -24,13 +24,15 @@ _OF_MODULES = (
     *("training", "gradient_checkpointing", "name_or_path", "loss_type", "hf_device_map"),
     "attention_scaling",  # of rotary embeddings that stretch
 )
+_OF_TRAINING = "make_inputs_require_grads"  # a hook of transformers' that changes no value
 _SWITCHES = ("_active_adapter", "_disable_adapters")  # PEFT's
 
 
 def architecture_digest(model: torch.nn.Module, hf_config: Any, kernel: str) -> str:
     """Digest what a model is built as: its config, the classes of its modules and their settings.
 
-    Counts are left out, which a module may go on with: sizes show in shapes.
+    Counts are left out, which a module may go on with: sizes show in shapes. Of hooks on forward
+    passes their names are in it; what they do nobody can tell from outside.
 
     Args:
         model: any.
@@ -39,7 +41,7 @@ def architecture_digest(model: torch.nn.Module, hf_config: Any, kernel: str) -> 
     """
     said = {k: v for k, v in hf_config.to_dict().items() if k not in _OF_CONFIG}
     modules = {
-        path: [type(module).__qualname__, _forward_of(module), _settings(module)]
+        path: [type(module).__qualname__, _forward_of(module), _settings(module), *_hooks(module)]
         for path, module in model.named_modules()
     }
     whole = json.dumps([said, kernel, modules], sort_keys=True, default=str)
@@ -49,7 +51,20 @@ def architecture_digest(model: torch.nn.Module, hf_config: Any, kernel: str) -> 
 def _forward_of(module: torch.nn.Module) -> str | None:
     """Name a forward that was put over the class's own."""
     own = vars(module).get("forward")
-    return None if own is None else str(getattr(own, "__qualname__", type(own).__qualname__))
+    return None if own is None else _named(own)
+
+
+def _hooks(module: torch.nn.Module) -> Iterator[tuple[str, list[str]]]:
+    """Name the hooks on a module's forward pass, in their order; nothing where there are none."""
+    for kind in ("_forward_pre_hooks", "_forward_hooks"):
+        there = (vars(module).get(kind) or {}).values()
+        if names := [name for name in map(_named, there) if not name.endswith(_OF_TRAINING)]:
+            yield kind, names
+
+
+def _named(function: Any) -> str:
+    function = getattr(function, "func", function)  # of functools.partial
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 def _settings(module: torch.nn.Module) -> dict[str, Any]:

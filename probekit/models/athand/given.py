@@ -129,7 +129,7 @@ def at_hand(model: Any, tokenizer: Any = None, *, digest: bool = True) -> AtHand
             "model: it is compiled as a whole, which hides its modules; give the model that was "
             "compiled (model._orig_mod), or compile its blocks alone"
         )
-    inner = next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
+    inner = inner_model(model)
     if inner is None:
         raise PlanError(
             f"model: {type(model).__name__} is no model of transformers, and holds none, so its "
@@ -148,6 +148,11 @@ def at_hand(model: Any, tokenizer: Any = None, *, digest: bool = True) -> AtHand
         dtype=_dtype(model, inner),
         is_digested=bool(digest),
     )
+
+
+def inner_model(model: torch.nn.Module) -> PreTrainedModel | None:
+    """Find the model of transformers in what may wrap it; the object itself where nothing does."""
+    return next((m for m in model.modules() if isinstance(m, PreTrainedModel)), None)
 
 
 def is_compiled(model: torch.nn.Module) -> bool:
