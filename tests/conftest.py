@@ -1,8 +1,9 @@
 """What every test shares: no network, two threads, draws that do not change from run to run."""
 
+import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from probekit import models
 from probekit.capture import selfcheck
+from probekit.models import modulerows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -23,10 +25,26 @@ settings.register_profile("anew", derandomize=False, **_SLOW)
 settings.load_profile("same")
 
 
+class Unsynced:
+    """Stand for `os.fsync`, and wait for no disk: no test can see what a power cut would lose.
+
+    Programs that tests start sync, and so does what asks for `os.fsync.real`.
+    """
+
+    real = staticmethod(os.fsync)
+
+    def __call__(self, fd: int) -> None:
+        os.fstat(fd)  # there must be something to sync
+
+
+os.fsync = Unsynced()  # type: ignore[assignment]
+
+
 class SkeletonsOnce:
     """Build the skeleton of an architecture once a process: a third of the time went there.
 
-    What asks `probekit.models` has it from here, and what asks `probekit.models.skeleton` anew.
+    What asks `probekit.models`, or for a list of modules, has it from here, and what asks
+    `probekit.models.skeleton` anew.
     """
 
     def __init__(self) -> None:
@@ -37,7 +55,8 @@ class SkeletonsOnce:
 
         said = {**hf_config.to_dict(), "_name_or_path": ""}
         own = (type(hf_config), hf_config._attn_implementation, getattr(hf_config, "_own_code", 0))
-        asked = (dtype, attention, *sorted(more.items()))
+        # Where the config says the model's name is for messages of what cannot be built.
+        asked = (dtype, attention, *sorted((k, v) for k, v in more.items() if k != "where"))
         key = (*own, json.dumps(said, sort_keys=True, default=repr), *asked)
         if key not in self._built:
             self._built[key] = build_skeleton(hf_config, dtype, attention, **more)
@@ -45,6 +64,7 @@ class SkeletonsOnce:
 
 
 models.build_skeleton = SkeletonsOnce()  # type: ignore[assignment]
+modulerows.build_skeleton = models.build_skeleton
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -76,6 +96,16 @@ def _unchecked(model: Any, plan: Any, record: Any, place: Any, company: str) -> 
     from probekit.capture.selfcheck import Checked
 
     return Checked(company=company, said={"self_check": "skipped"}, notes=())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while tests are collected: nearly all of it stays, and 4 s go there."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,8 +2,11 @@
 
 import re
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ LAYER = {"gpt2": "transformer.h.{}", "gpt_neox": "gpt_neox.layers.{}"}
 ATTENTION = {"gpt2": "attn", "gpt_neox": "attention"}
 run = partial(probekit.run, self_check=False)  # which is tried in test_selfcheck.py
 
+N_NEW = 8  # tokens: with the prompt they are more than a sliding window holds
 FAMILIES = ("gpt2", "llama", "phi3", "mistral", "gemma2", "gpt_neox", "qwen3")
 
 
@@ -42,7 +46,7 @@ def config(tmp_path, model_type="llama", store="run", probes=None, **generate):
             {"modules": attention, "record": ["pattern", "k", "z"]},
             {"modules": "lm_head" if model_type != "x" else "", "record": ["output"]},
         ],
-        "generate": {"max_new_tokens": 12, "stop_at_eos": False, **generate},
+        "generate": {"max_new_tokens": N_NEW, "stop_at_eos": False, **generate},
         "execution_order": True,
         "store": {"path": str(tmp_path / store), "shard_bytes": 40_000},
     }
@@ -52,6 +56,30 @@ def saved(tmp_path, model_type, **overrides):
     model = build(model_type, **overrides)
     model.save_pretrained(tmp_path / "model")
     return model
+
+
+@dataclass
+class Made:
+    """A tiny model, and the run of it by `config`: for tests that only read."""
+
+    folder: Path  # the model lies in model/, the run in run/
+    model: Any
+    trace: Any
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """Give the one run of a family that all tests of this file share."""
+    known: dict[str, Made] = {}
+
+    def of(model_type: str) -> Made:
+        if model_type not in known:
+            folder = tmp_path_factory.mktemp(model_type)
+            model = saved(folder, model_type)
+            known[model_type] = Made(folder, model, run(config(folder, model_type)))
+        return known[model_type]
+
+    return of
 
 
 def by_hand(model, prompt, n_new, watched):
@@ -72,25 +100,23 @@ def by_hand(model, prompt, n_new, watched):
 
 
 @pytest.mark.parametrize("model_type", by_family(FAMILIES))
-def test_every_token_has_the_row_of_a_hand_written_loop(tmp_path, model_type):
-    model = saved(tmp_path, model_type)
-    trace = run(config(tmp_path, model_type))
+def test_every_token_has_the_row_of_a_hand_written_loop(made, model_type):
+    model, trace = made(model_type).model, made(model_type).trace
     for number, example in enumerate(trace.examples):
         n_prompt = example.n_tokens - example.n_generated
-        assert example.n_generated == 12
+        assert example.n_generated == N_NEW
         prompt = [int(i) for i in example.token_ids[:n_prompt]]
         for watched in (layer(model_type, 1), "lm_head"):
-            tokens, rows = by_hand(model, prompt, 12, watched)
+            tokens, rows = by_hand(model, prompt, N_NEW, watched)
             assert [int(i) for i in example.token_ids] == tokens
             np.testing.assert_allclose(trace[watched].example(number), rows, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model_type", by_family(FAMILIES))
-def test_a_second_forward_over_the_whole_text_gives_the_same(tmp_path, model_type):
-    saved(tmp_path, model_type)
-    trace = run(config(tmp_path, model_type))
+def test_a_second_forward_over_the_whole_text_gives_the_same(made, tmp_path, model_type):
+    trace = made(model_type).trace
     whole = tmp_path / "whole.jsonl"
-    again = config(tmp_path, model_type, store="again")
+    again = config(made(model_type).folder, model_type, store=tmp_path / "again")
     del again["generate"]
     # The same tokens as plain inputs, through a tokenizer that only splits numbers.
     lines = [" ".join(str(int(i)) for i in e.token_ids) for e in trace.examples]
@@ -116,16 +142,17 @@ def number_tokenizer(folder):
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>").save_pretrained(folder)
 
 
-def test_steps_and_phases_are_told_apart(tmp_path):
-    saved(tmp_path, "llama")
-    trace = run(config(tmp_path))
+def test_steps_and_phases_are_told_apart(made):
+    trace = made("llama").trace
     steps = np.asarray(trace.tokens.step[:])
     for number, example in enumerate(trace.examples):
         first, n_tokens = trace.examples.extent(number)
         n_prompt = n_tokens - example.n_generated
-        assert steps[first : first + n_tokens].tolist() == [0] * n_prompt + list(range(1, 13))
+        assert steps[first : first + n_tokens].tolist() == [0] * n_prompt + list(
+            range(1, N_NEW + 1)
+        )
     phases = [f.phase for f in trace.execution.forwards]
-    assert phases.count("decode") == 12 * phases.count("prefill") > 0
+    assert phases.count("decode") == N_NEW * phases.count("prefill") > 0
     assert sum(f.n_tokens for f in trace.execution.forwards) == len(trace.tokens)
 
 
@@ -141,7 +168,8 @@ def test_the_seconds_of_a_pass_are_the_devices(tmp_path, monkeypatch, execution_
     monkeypatch.setattr(stepwise, "finish", work)
     saved(tmp_path, "llama")
     probes = [{"modules": "model.layers.0"}]
-    trace = run({**config(tmp_path, probes=probes), "execution_order": execution_order})
+    asked = config(tmp_path, probes=probes, max_new_tokens=3)
+    trace = run({**asked, "execution_order": execution_order})
     if execution_order:
         assert min(f.seconds for f in trace.execution.forwards) > 0.02
         assert len(waits) == len(trace.execution.forwards)
@@ -179,18 +207,18 @@ def test_a_batch_gives_each_example_what_it_gets_alone(tmp_path, strategy):
         np.testing.assert_allclose(together[name][:], alone[name][:], rtol=1e-4, atol=1e-4)
 
 
-def test_sampling_follows_its_seed(tmp_path):
-    saved(tmp_path, "gpt2")
+def test_sampling_follows_its_seed(made, tmp_path):
+    folder = made("gpt2").folder
 
     def tokens(store, **settings):
         probes = [{"modules": "transformer.h.0"}]
-        trace = run(config(tmp_path, "gpt2", store, probes, strategy="sample", **settings))
+        settings |= {"strategy": "sample"}
+        trace = run(config(folder, "gpt2", tmp_path / store, probes, **settings))
         return np.asarray(trace.tokens.id[:]).tolist()
 
     assert tokens("a", seed=1) == tokens("b", seed=1) != tokens("c", seed=2)
     low = tokens("d", seed=1, temperature=1e-4)
-    greedy = run(config(tmp_path, "gpt2", "e", [{"modules": "transformer.h.0"}]))
-    assert low == np.asarray(greedy.tokens.id[:]).tolist()
+    assert low == np.asarray(made("gpt2").trace.tokens.id[:]).tolist()
 
 
 PENALTIES = [{"repetition_penalty": 1.7}, {"no_repeat_ngram_size": 2}]  # all that greedy takes
@@ -219,8 +247,8 @@ def test_scores_are_those_of_generate(tmp_path, monkeypatch, strategy, settings)
         return [*real(settings), lambda ids, scores: seen.append((ids, scores)) or scores]
 
     monkeypatch.setattr(strategies, "processors", watched)
-    written = config(tmp_path, "gpt2", strategy=strategy, **settings)
-    run(written)
+    probes = [{"modules": "transformer.h.0"}]
+    run(config(tmp_path, "gpt2", probes=probes, strategy=strategy, **settings))
     assert len(seen) > 10
     own = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} if strategy == "sample" else {}
     for ids, scores in seen:
@@ -239,8 +267,8 @@ def test_scores_are_those_of_generate(tmp_path, monkeypatch, strategy, settings)
         torch.testing.assert_close(scores, plain.scores[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_setting_that_nothing_uses_is_a_mistake_but_not_in_a_trace(tmp_path):
-    saved(tmp_path, "gpt2")
+def test_a_setting_that_nothing_uses_is_a_mistake_but_not_in_a_trace(made, tmp_path):
+    folder = made("gpt2").folder
     for settings, words in [
         ({"temperature": 0.5}, "generate.temperature: the strategy greedy does"),
         ({"seed": 3}, "generate.seed: the strategy greedy does"),
@@ -249,11 +277,10 @@ def test_a_setting_that_nothing_uses_is_a_mistake_but_not_in_a_trace(tmp_path):
         ({"strategy": "greedy", "top_k": 50}, "leave it out, or write strategy: sample"),
     ]:
         with pytest.raises(PlanError, match=re.escape(words)):
-            probekit.plan(config(tmp_path, "gpt2", **settings))
+            probekit.plan(config(folder, "gpt2", tmp_path / "run", **settings))
     for settings in ({"temperature": 1.0}, {"seed": 0}, {"top_k": None}):
-        assert probekit.plan(config(tmp_path, "gpt2", **settings)).sites
-    made = run(config(tmp_path, "gpt2", store="made"))
-    text = yaml.safe_load(made.provenance["config"])
+        assert probekit.plan(config(folder, "gpt2", tmp_path / "run", **settings)).sites
+    text = yaml.safe_load(made("gpt2").trace.provenance["config"])
     text["generate"]["temperature"] = 0.5  # as a trace of before could say
     assert load_config(text).generate.temperature == 0.5
 
@@ -324,26 +351,24 @@ def test_sampling_draws_from_the_models_probabilities(tmp_path):
     assert chi_square < 16.3  # 0.999 quantile at 3 degrees of freedom
 
 
-def test_an_example_ends_at_its_end_token_and_the_others_go_on(tmp_path):
-    model = saved(tmp_path, "gpt2")
-    free = run(config(tmp_path, "gpt2", "free"))
-    new = [e.token_ids[e.n_tokens - 12 :].tolist() for e in free.examples]
+def test_an_example_ends_at_its_end_token_and_the_others_go_on(made, tmp_path):
+    model, free = saved(tmp_path, "gpt2"), made("gpt2").trace
+    new = [e.token_ids[e.n_tokens - N_NEW :].tolist() for e in free.examples]
     end = new[0][4]  # what the first example says at its fifth step ends a text from now on
     model.generation_config.eos_token_id = int(end)
     model.save_pretrained(tmp_path / "model")
     trace = run(config(tmp_path, "gpt2", "ended", stop_at_eos=True))
     for example, said in zip(trace.examples, new, strict=True):
-        stop = said.index(end) + 1 if end in said else 12
+        stop = said.index(end) + 1 if end in said else N_NEW
         assert example.token_ids[-example.n_generated :].tolist() == said[:stop]
-    assert {e.n_generated for e in trace.examples} != {12}
+    assert {e.n_generated for e in trace.examples} != {N_NEW}
     assert len(trace["lm_head"]) == len(trace.tokens) < len(free.tokens)
 
 
 @pytest.mark.parametrize("use_cache", [False, "both"])
-def test_the_naive_loop_gives_the_same(tmp_path, use_cache):
-    saved(tmp_path, "llama")
-    cached = run(config(tmp_path, "llama", "cached"))
-    other = run(config(tmp_path, "llama", "other", use_cache=use_cache))
+def test_the_naive_loop_gives_the_same(made, tmp_path, use_cache):
+    cached = made("llama").trace
+    other = run(config(made("llama").folder, "llama", tmp_path / "other", use_cache=use_cache))
     for name in cached.site_names:
         np.testing.assert_allclose(cached[name][:], other[name][:], rtol=1e-4, atol=1e-4)
     times = {k: v for k, v in other.provenance.items() if k.startswith("generate_")}
@@ -369,9 +394,8 @@ def test_the_probability_of_what_was_said_is_recorded(tmp_path):
         assert np.isnan(said[-1])
 
 
-def test_a_cut_short_generation_goes_on(tmp_path):
-    saved(tmp_path, "llama")
-    whole = run(config(tmp_path, "llama", "whole"))
+def test_a_cut_short_generation_goes_on(made, tmp_path):
+    whole, asked = made("llama").trace, config(made("llama").folder, store=tmp_path / "cut")
     assert whole.provenance["n_shards"] > 1
     seen = []
 
@@ -381,8 +405,8 @@ def test_a_cut_short_generation_goes_on(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(config(tmp_path, "llama", "cut"), on_progress=stop)
-    again = run(config(tmp_path, "llama", "cut"))
+        run(asked, on_progress=stop)
+    again = run(asked)
     for name in whole.site_names:
         np.testing.assert_array_equal(whole[name][:], again[name][:])
     assert [e.first_token for e in whole.examples] == [e.first_token for e in again.examples]
@@ -416,16 +440,15 @@ POOLED = {
 
 @pytest.mark.few(3)
 @pytest.mark.parametrize("positions", KEPT, ids=str)
-def test_positions_are_the_prompts_but_for_generated(tmp_path, positions):
-    model = saved(tmp_path, "llama")
+def test_positions_are_the_prompts_but_for_generated(made, tmp_path, positions):
+    model, folder = made("llama").model, made("llama").folder
     wanted = list(positions) if isinstance(positions, tuple) else positions
     probes = [{"modules": ["model.layers.1", "model.layers.2"], "positions": wanted}]
     probes += [{"modules": "model.layers.1.self_attn", "record": "pattern", "positions": wanted}]
-    trace = run(config(tmp_path, probes=probes))
-    whole = run(config(tmp_path, store="whole"))
+    trace, whole = run(config(folder, store=tmp_path / "run", probes=probes)), made("llama").trace
     for e in trace.examples:
         n = e.n_tokens - e.n_generated
-        tokens, rows = by_hand(model, e.token_ids[:n].tolist(), 12, "model.layers.1")
+        tokens, rows = by_hand(model, e.token_ids[:n].tolist(), N_NEW, "model.layers.1")
         kept = KEPT[positions](np.arange(len(tokens)), n)
         found = trace["model.layers.1"].example(e.number)
         np.testing.assert_allclose(found, rows[kept], rtol=1e-4, atol=1e-4)
@@ -447,10 +470,10 @@ def test_a_pool_is_over_the_tokens_that_are_kept(tmp_path, pool, positions):
     keep = {"all": lambda rows, n: rows, "1:": lambda rows, n: rows[1:n], **KEPT}[positions]
     for e in trace.examples:
         n = e.n_tokens - e.n_generated
-        _, rows = by_hand(model, e.token_ids[:n].tolist(), 12, "model.layers.1")
+        _, rows = by_hand(model, e.token_ids[:n].tolist(), N_NEW, "model.layers.1")
         found = trace["model.layers.1"][e.number]
         np.testing.assert_allclose(found, POOLED[pool](keep(rows, n)), rtol=1e-4, atol=1e-4)
-        _, rows = by_hand(model, e.token_ids[:n].tolist(), 12, "model.layers.0.mlp")
+        _, rows = by_hand(model, e.token_ids[:n].tolist(), N_NEW, "model.layers.0.mlp")
         found = trace["model.layers.0.mlp"][e.number]
         np.testing.assert_allclose(found, POOLED[pool](rows[:, [3, 5]]), rtol=1e-4, atol=1e-4)
 
@@ -475,9 +498,8 @@ def test_log_probabilities_of_kept_tokens_are_those_of_all(tmp_path, positions):
             np.testing.assert_array_equal(some[f"lm_head/{kind}"].example(e.number), wanted)
 
 
-def test_pools_of_examples_that_end_early_are_over_their_own_tokens(tmp_path):
-    model = saved(tmp_path, "gpt2")
-    free = run(config(tmp_path, "gpt2", "free"))
+def test_pools_of_examples_that_end_early_are_over_their_own_tokens(made, tmp_path):
+    model, free = saved(tmp_path, "gpt2"), made("gpt2").trace
     ends = {int(e.token_ids[-1 - k]) for k, e in enumerate(free.examples)}
     model.generation_config.eos_token_id = sorted(ends)
     model.save_pretrained(tmp_path / "model")
