@@ -31,6 +31,7 @@ from .format import (
     OVERFLOW as OVERFLOW,
     PARTIAL_FILE as PARTIAL_FILE,
     PER_EXAMPLE as PER_EXAMPLE,
+    ROW_SHAPE as ROW_SHAPE,
     RUN_FILE as RUN_FILE,
     SHARDS_FOLDER as SHARDS_FOLDER,
     TEXT as TEXT,
@@ -45,7 +46,9 @@ from .format import (
     Forward as Forward,
     HDF5Out as HDF5Out,
     Named as Named,
+    Passes as Passes,
     Scalar as Scalar,
+    ShardRows as ShardRows,
     ShardSpec as ShardSpec,
     SiteSpec as SiteSpec,
     UserColumn as UserColumn,
@@ -61,12 +64,14 @@ from .format import (
     forwards_from_json as forwards_from_json,
     fsync as fsync,
     is_choice as is_choice,
+    is_in as is_in,
     item_bytes as item_bytes,
     known_axes as known_axes,
     missing_path as missing_path,
     names_in as names_in,
     node_in as node_in,
     number_of as number_of,
+    passes_from_json as passes_from_json,
     plain as plain,
     read_execution as read_execution,
     read_record as read_record,
@@ -100,6 +105,7 @@ from .lock import (
     writer_of as writer_of,
 )
 from .madefile import (
+    passes_of as passes_of,
     remembered as remembered,
     sessions_of as sessions_of,
     times_of as times_of,
@@ -109,6 +115,8 @@ from .partialrows import PartialRows as PartialRows, discard_partial as discard_
 from .reading import (
     MappedRows as MappedRows,
     Segment as Segment,
+    Segments as Segments,
+    ShardFiles as ShardFiles,
     file_maps as file_maps,
     open_file as open_file,
     segments_of as segments_of,
@@ -134,6 +142,7 @@ from .sealed import (
     sealed_shards as sealed_shards,
     sealed_specs as sealed_specs,
 )
+from .unfinished import Unfinished as Unfinished
 from .verdict import Damage as Damage, Verdict as Verdict
 from .verification import (
     index_is_whole as index_is_whole,
@@ -142,6 +151,7 @@ from .verification import (
 )
 from .writing import (
     ALIGNED as ALIGNED,
+    Joined as Joined,
     ShardTables as ShardTables,
     ShardWriter as ShardWriter,
     build_index as build_index,

@@ -15,8 +15,7 @@ import numpy as np
 
 from probekit import arguments
 from probekit.store import TOKEN, Scalar, known_axes
-from probekit.trace.axistable import AxisTable
-from probekit.trace.usercolumns import UserColumns
+from probekit.trace.columns import AxisTable, UserColumns
 from probekit.wording import numbered
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +55,7 @@ class Examples(AxisTable, Sequence[Example]):
         first, n_tokens = self.extent(number)
         tokens = self._others(TOKEN)
         ids = self.token_ids(number)
-        n_generated = int(np.count_nonzero(tokens.step[first : first + n_tokens]))
+        n_generated = int(np.count_nonzero(tokens._column("step")[first : first + n_tokens]))
         said = ids[n_tokens - n_generated :].tolist()
         return Example(
             number=number,
@@ -75,6 +74,11 @@ class Examples(AxisTable, Sequence[Example]):
     def _beside(self, number: int) -> dict[str, Any]:
         """Give what stands of an example in columns that not every trace has."""
         return {name: getattr(self, name)[number].item() for name in _BESIDE if self.keeps(name)}
+
+    def is_sealed(self, number: int) -> bool:
+        """Say whether the rows of an example can be read: of a run that is not finished not all."""
+        self.number(number)
+        return True
 
     def keeps(self, name: str) -> bool:
         """Say whether the file itself has a column."""
@@ -109,14 +113,12 @@ class Examples(AxisTable, Sequence[Example]):
 
     def extent(self, number: int, axis: str = TOKEN) -> tuple[int, int]:
         """Give an example's first row among all rows of an axis, and how many it has."""
-        number = self.number(number)
-        first, n_rows = self._others(axis).extents
-        return int(first[number]), int(n_rows[number])
+        return self._others(axis).extent(self.number(number))
 
     def token_ids(self, number: int) -> Array:
         """Give the token ids of an example, int32 `[token]`, and read nothing else of it."""
         first, n_tokens = self.extent(number)
-        ids: Array = self._others(TOKEN).id[first : first + n_tokens]
+        ids: Array = self._others(TOKEN)._column("id")[first : first + n_tokens]
         return ids
 
     @cached_property

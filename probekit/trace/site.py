@@ -16,6 +16,7 @@ from probekit.methods import site as methods
 from probekit.store import (
     ALL_TOKENS,
     DTYPES,
+    ROW_SHAPE,
     TOKEN,
     MappedRows,
     attributes_of,
@@ -48,7 +49,6 @@ class Site:
         with open_file(trace._file) as file:
             dataset = dataset_in(file, f"sites/{name}", virtual=True)
             self.attributes: dict[str, Any] = attributes_of(dataset)
-            self._data = MappedRows(dataset, trace._file, trace._maps)
         self.axes: tuple[str, ...] = tuple(self._attribute("axes", list, ()))
         self.rows: str = self._attribute("rows", str, ALL_TOKENS)
         axis = axis_of(self.rows)
@@ -56,7 +56,21 @@ class Site:
         self._is_inner, self._is_choice = axis.is_inner, is_choice(self.rows)
         self.layer: int | None = self._attribute("layer", int, None)
         self.portable: str | None = self._attribute("portable", str, None)
-        self._check()
+        self._data = trace._rows_at(
+            f"sites/{name}",
+            self.rows,
+            row_shape=self._row_shape,
+            dtype=self._attribute("dtype", str, None),
+            fit=self._check,
+        )
+        self._known = trace._known_of(self._data, self.rows)
+
+    @property
+    def _row_shape(self) -> tuple[int, ...] | None:
+        """The shape of a row, where the index says it."""
+        said = self._attribute(ROW_SHAPE, list, None)
+        are_sizes = said is not None and all(type(n) is int and n >= 0 for n in said)
+        return tuple(said) if are_sizes else None
 
     def _attribute(self, name: str, kind: type, default: Any) -> Any:
         value = self.attributes.get(name, default)
@@ -64,16 +78,16 @@ class Site:
             raise StoreError(f"{self._trace.path}: {self.name}: {name} is {value!r}, not {kind}")
         return value
 
-    def _check(self) -> None:
+    def _check(self, data: MappedRows) -> None:
         """Refuse a site that is not what it says: its rows would be given to other tokens."""
         place = f"{self._trace.path}: {self.name}"
         named = all(isinstance(axis, str) and axis.isprintable() for axis in self.axes)
-        if len(self.axes) != len(self.shape) or not named:
-            raise StoreError(f"{place} is {list(self.shape)}, but its axes are {list(self.axes)}")
+        if len(self.axes) != len(data.shape) or not named:
+            raise StoreError(f"{place} is {list(data.shape)}, but its axes are {list(self.axes)}")
         n_rows = self._trace.n_rows(self.rows)
-        if len(self) != n_rows:
+        if len(data) != n_rows:
             raise StoreError(
-                f"{place} has {counted(len(self), 'row')}; the trace has {n_rows:,} ({self.rows})"
+                f"{place} has {counted(len(data), 'row')}; the trace has {n_rows:,} ({self.rows})"
             )
 
     @property
@@ -103,14 +117,15 @@ class Site:
         Its keys are as many as the longest example has tokens; zero (`scores`: -inf) behind the
         token's own example. `example` gives one example's maps, `[head, query, key]`.
         """
-        return self._data[key]
+        return self._known[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self._data.__array__(dtype, copy)
+        found: Array = self._known.__array__(dtype, copy)
+        return found
 
     def raw(self, key: Any) -> Any:
         """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
-        return self._data.raw(key)
+        return self._known.raw(key)
 
     def example(self, number: int) -> Array:
         """Give the rows of one example.
@@ -123,9 +138,9 @@ class Site:
         """
         number = self._trace.examples.number(number)
         if not self._is_inner:
-            row: Array = self[number]
+            row: Array = self._data[number]
             return row
-        rows: Array = self[self.rows_of(number)]
+        rows: Array = self._data[self.rows_of(number)]
         if self._has_maps:
             _, n_keys = self._trace.examples.extent(number, self.axis)
             rows = rows[:, :, :n_keys].swapaxes(0, 1)
@@ -141,12 +156,10 @@ class Site:
         number = self._trace.examples.number(number)
         if not self._is_inner:
             return slice(number, number + 1)
+        if self._is_choice:
+            return self._trace._chosen(self.rows, number)
         first, n_rows = self._trace.examples.extent(number, self.axis)
-        if not self._is_choice:
-            return slice(first, first + n_rows)
-        rows = self._trace.rows_of_choice(self.rows)
-        begin, end = np.searchsorted(rows, (first, first + n_rows))
-        return slice(int(begin), int(end))
+        return slice(first, first + n_rows)
 
     def axis_rows(self) -> Array:
         """Give, for every row, its row in the table of the site's axis, int64 `[row]`."""
@@ -205,9 +218,9 @@ class Site:
         if self.dtype not in DTYPES:
             raise StoreError(f"{self.name}: torch has no dtype {self.dtype}")
         dtype: torch.dtype = getattr(torch, self.dtype)
-        place = self._data.place() if key is None else None
+        place = self._known.place() if key is None else None
         if place is None or place[1] % dtype.itemsize:
-            rows = np.asarray(self._data.raw(slice(None) if key is None else key))
+            rows = np.asarray(self.raw(slice(None) if key is None else key))
             if not rows.flags.carray:  # a view of the map, or backwards
                 rows = rows.copy()
             return torch.from_numpy(rows.view(f"i{dtype.itemsize}")).view(dtype)

@@ -6,10 +6,9 @@ nothing of sites.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +25,8 @@ from probekit.store import (
     Execution,
     FileRecord,
     Forward,
+    MappedRows,
+    Passes,
     axis_of,
     forwards_from_json,
     is_choice,
@@ -33,18 +34,20 @@ from probekit.store import (
     node_in,
     number_of,
     open_file,
+    passes_from_json,
+    passes_of,
     read_execution,
     read_record,
 )
-from probekit.trace.axistable import AxisTable
+from probekit.trace.columns import AxisTable, Opened, UserColumns
 from probekit.trace.examples import Examples
-from probekit.trace.opened import Opened
 from probekit.trace.prompts import Prompts
 from probekit.trace.tokens import Tokens
-from probekit.trace.usercolumns import UserColumns
 from probekit.wording import one_of
 
 Array = np.ndarray[Any, Any]
+
+_PARTS_KEPT = 64  # shards of which it is kept what they chose
 
 
 class Tables(Opened):
@@ -57,6 +60,8 @@ class Tables(Opened):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._choices: dict[str, Array] = {}
+        self._choice_columns: dict[str, MappedRows] = {}
+        self._choices_in = lru_cache(_PARTS_KEPT)(self._choices_of)
         self._tables: dict[str, AxisTable] = {}
 
     @property
@@ -109,8 +114,7 @@ class Tables(Opened):
 
         A shard that was carried away from the file beside it knows its orders, and no passes.
         """
-        with open_file(self._file) as file:
-            found = read_execution(file)
+        found = self._orders
         if found is None:
             return None
         forwards = found.forwards or tuple(self._forwards_apart(found))
@@ -119,6 +123,23 @@ class Tables(Opened):
                 replace(f, examples=tuple(e - less for e in f.examples)) for f in forwards
             )
         return replace(found, forwards=forwards)
+
+    @cached_property
+    def passes(self) -> Passes | None:
+        """How many forward passes the run took; None where nothing was recorded of them."""
+        if self._orders is None:
+            return None
+        if self._file.name == INDEX_FILE and not self._orders.forwards:
+            said = passes_from_json(passes_of(self._file.parent), self._orders.orders)
+            if said is not None:
+                return said
+        return None if self.execution is None else Passes.of(self.execution)
+
+    @cached_property
+    def _orders(self) -> Execution | None:
+        """What the file itself says of the execution."""
+        with open_file(self._file) as file:
+            return read_execution(file)
 
     def _forwards_apart(self, execution: Execution) -> Iterator[Forward]:
         """Read the forward passes that lie beside the shards."""
@@ -142,15 +163,16 @@ class Tables(Opened):
         Raises:
             StoreError: if the run did not record it.
         """
-        if self.execution is None:
+        orders, passes = self._orders, self.passes
+        if orders is None or passes is None:
             raise StoreError(
                 f"{self.path}: the execution order was not recorded; "
                 "set execution_order: true in the config"
             )
-        counts = Counter(forward.order for forward in self.execution.forwards)
-        orders = counts or range(len(self.execution.orders))
-        events = self.execution.orders[min(orders, key=lambda order: (-counts[order], order))]
-        return [self.execution.modules[m] for m, entered, _ in events if entered]
+        counts = passes.by_order
+        numbers = counts or range(len(orders.orders))
+        most = min(numbers, key=lambda order: (-counts.get(order, 0), order))
+        return [orders.modules[m] for m, entered, _ in orders.orders[most] if entered]
 
     def context(self, row: int, *, before: int = 8, after: int = 4) -> str:
         """Give the text around a token, the token itself in «marks»."""
@@ -166,19 +188,56 @@ class Tables(Opened):
         if arguments.text("a choice", choice) not in self._choices:
             axis = axis_of(choice)
             rows: Array = self.numbers(f"rows/{choice}", axis.name)[:]
-            inside = not len(rows) or (rows[0] >= 0 and rows[-1] < len(self.table(axis.name)))
-            if not inside or not (rows[1:] >= rows[:-1]).all():
-                raise StoreError(
-                    f"{self.path}: rows/{choice} are not {axis.table} of it, in their order"
-                )
+            self._check_choice(choice, rows, 0, len(self.table(axis.name)))
             rows.flags.writeable = False
             self._choices[choice] = rows
         return self._choices[choice]
 
+    def _chosen(self, choice: str, example: int) -> slice:
+        """Say which rows of a choice are those of an example; no shard but its own is read."""
+        axis = axis_of(choice)
+        first, n_rows = self.table(axis.name).extent(example)
+        begin, rows = self._choices_in(choice, self._parts_of(EXAMPLE).number(example))
+        inside = np.searchsorted(rows, (first, first + n_rows))
+        return slice(begin + int(inside[0]), begin + int(inside[1]))
+
+    def _choices_of(self, choice: str, part: int) -> tuple[int, Array]:
+        """Give the first row of a choice in a file of examples, and the same as `rows_of_choice`.
+
+        Where the file of the trace holds all of them itself, they are all.
+        """
+        if self._holds(choice):
+            return 0, self.rows_of_choice(choice)
+        parts, axis = self._parts_of(choice), axis_of(choice)
+        file = self._parts_of(EXAMPLE).files[part]
+        begin, end = parts.rows_in(file)
+        # A copy: a view of a map would keep its file open.
+        rows = np.array(self._choice_rows(choice)[begin:end])
+        self._check_choice(choice, rows, *self._parts_of(axis.whole).rows_in(file))
+        return begin, rows
+
+    def _choice_rows(self, choice: str) -> MappedRows:
+        if choice not in self._choice_columns:
+            numbers = self.numbers(f"rows/{choice}", axis_of(choice).name)
+            self._choice_columns[choice] = numbers
+        return self._choice_columns[choice]
+
+    def _check_choice(self, choice: str, rows: Array, begin: int, end: int) -> None:
+        """Refuse a choice that is not of the rows from `begin` to `end` of its axis, in order."""
+        inside = not len(rows) or (rows[0] >= begin and rows[-1] < end)
+        if not inside or not (rows[1:] >= rows[:-1]).all():
+            table = axis_of(choice).table
+            raise StoreError(f"{self.path}: rows/{choice} are not {table} of it, in their order")
+
     def n_rows(self, rows: str) -> int:
         """Count the rows of the sites that keep these: every token, one an example, or a choice."""
-        chosen = is_choice(arguments.text("rows", rows))
-        return len(self.rows_of_choice(rows) if chosen else self.table(axis_of(rows).name))
+        if is_choice(arguments.text("rows", rows)) and self._holds(rows):
+            return len(self.rows_of_choice(rows))  # it costs nothing to look whether they are right
+        return self._parts_of(rows).n_rows
+
+    def _holds(self, choice: str) -> bool:
+        """Say whether the file of the trace holds all rows of a choice itself."""
+        return [*self._parts_of(choice).files] == [str(self._file)]
 
 
 _KINDS: Mapping[str, type[AxisTable]] = {EXAMPLE: Examples, TOKEN: Tokens}

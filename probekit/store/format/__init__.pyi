@@ -22,6 +22,7 @@ from .checksums import (
     joined_checksum as joined_checksum,
     rest_checksum as rest_checksum,
     rows_checksum as rows_checksum,
+    shard_spec as shard_spec,
     stored_checksum as stored_checksum,
     stored_extents as stored_extents,
 )
@@ -46,8 +47,11 @@ from .disk import (
 from .execution import (
     Execution as Execution,
     Forward as Forward,
+    Passes as Passes,
     forwards_from_json as forwards_from_json,
     forwards_to_json as forwards_to_json,
+    passes_from_json as passes_from_json,
+    passes_to_json as passes_to_json,
     read_execution as read_execution,
     write_execution as write_execution,
     write_orders as write_orders,
@@ -56,6 +60,7 @@ from .nodes import (
     BOOKKEEPING as BOOKKEEPING,
     attributes_of as attributes_of,
     dataset_in as dataset_in,
+    is_in as is_in,
     is_number as is_number,
     names_in as names_in,
     node_in as node_in,
@@ -96,6 +101,12 @@ from .schema import (
     SiteSpec as SiteSpec,
     item_bytes as item_bytes,
     widen as widen,
+)
+from .shardrows import (
+    FEW as FEW,
+    ROW_SHAPE as ROW_SHAPE,
+    ShardRows as ShardRows,
+    write_shard_rows as write_shard_rows,
 )
 from .usercolumns import (
     BOOL as BOOL,

@@ -19,13 +19,12 @@ from probekit.store import (
     MappedRows,
     Scalar,
     column_path,
-    dataset_in,
     missing_path,
     open_file,
     user_column_types,
 )
-from probekit.trace.axistable import Texts
-from probekit.trace.opened import Opened
+from probekit.trace.columns.axistable import Texts
+from probekit.trace.columns.opened import Opened
 from probekit.wording import counted, one_of
 
 Array = np.ndarray[Any, Any]
@@ -112,12 +111,12 @@ class UserColumns(Mapping[str, Array]):
         return self._readers[path]
 
     def _numbers(self, path: str) -> MappedRows:
-        with open_file(self._opened._file) as file:
-            dataset = dataset_in(file, path, virtual=True)
-            found = MappedRows(dataset, self._opened._file, self._opened._maps)
-        if len(found.shape) != 1:
-            raise StoreError(f"{self._opened.path}: {path} is {list(found.shape)}; expected a list")
-        return found
+        def fit(found: MappedRows) -> None:
+            if len(found.shape) != 1:
+                what = f"{path} is {list(found.shape)}; expected a list"
+                raise StoreError(f"{self._opened.path}: {what}")
+
+        return self._opened._rows_at(path, fit=fit)
 
 
 def _columns_of(opened: Any) -> Any:
