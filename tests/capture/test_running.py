@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -83,6 +84,21 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gpt2_rows(gpt2: Path) -> Joined:
     """What hand-written hooks see of the tiny GPT-2, in float32, on probekit's batches."""
     return by_hand.watch_batches(AutoModelForCausalLM.from_pretrained(gpt2))
+
+
+@pytest.fixture(scope="module")
+def mlp(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `MLP`, to be read."""
+    folder = tmp_path_factory.mktemp("mlp") / "t"
+    go(by_hand.config(gpt2, folder, probes=MLP, seed=3))
+    return folder
+
+
+@pytest.fixture
+def mlp_again(mlp: Path, gpt2: Path, tmp_path: Path) -> dict[str, Any]:
+    """The config of a finished run of `MLP` in `tmp_path / "t"`, to be changed."""
+    shutil.copytree(mlp, tmp_path / "t")
+    return by_hand.config(gpt2, tmp_path / "t", probes=MLP, seed=3)
 
 
 # --- true: what is stored is what a hook sees
@@ -418,12 +434,11 @@ def test_examples_of_a_forward_pass_are_numbered_over_the_whole_run(gpt2, tmp_pa
     assert examples == list(range(len(EXAMPLES)))
 
 
-def test_without_execution_order_there_is_none(gpt2, tmp_path):
-    trace = go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
-    with h5py.File(tmp_path / "t" / "trace.h5", "r") as file:
+def test_without_execution_order_there_is_none(mlp):
+    with h5py.File(mlp / "trace.h5", "r") as file:
         assert "execution" not in file
     with pytest.raises(StoreError, match="execution_order: true"):
-        trace.execution_order  # noqa: B018
+        probekit.open(mlp).execution_order  # noqa: B018
 
 
 # --- a run that was cut short goes on
@@ -443,8 +458,9 @@ def stop_in_shard(folder: Path, n_sealed: int) -> Any:
 
 def resumable(model: Path, **more: Any) -> dict[str, Any]:
     """A config of five shards; its folder is relative, so equal in every directory."""
-    more = {"execution_order": True, "store__shard_bytes": 213_700, **more}
-    return by_hand.config(model, "run", probes=EVERYTHING, **more)
+    probes = [{"modules": ["transformer.h.1.**", "lm_head"], "record": ["output", "input"]}]
+    more = {"execution_order": True, "store__shard_bytes": 72_000, **more}
+    return by_hand.config(model, "run", probes=probes, **more)
 
 
 @pytest.fixture(scope="module")
@@ -485,9 +501,9 @@ def test_a_run_cut_short_goes_on_to_the_same_trace(
         assert (folder / file).read_bytes() == (undisturbed / file).read_bytes(), file
 
 
-def test_a_shard_without_its_record_is_not_sealed(gpt2, tmp_path, monkeypatch):
+def test_a_shard_without_its_record_is_not_sealed(gpt2, undisturbed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    go(resumable(gpt2))
+    shutil.copytree(undisturbed, "run")
     whole = Path("run/trace.h5").read_bytes()
     Path("run/trace.h5").unlink()
     Path("run/shards/00002.json").unlink()
@@ -499,9 +515,9 @@ def test_a_shard_without_its_record_is_not_sealed(gpt2, tmp_path, monkeypatch):
     assert Path("run/trace.h5").read_bytes() == whole
 
 
-def test_a_lost_index_is_built_again_without_the_model(gpt2, tmp_path, monkeypatch):
+def test_a_lost_index_is_built_again_without_the_model(gpt2, undisturbed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    go(resumable(gpt2))
+    shutil.copytree(undisturbed, "run")
     before = by_hand.everything(Path("run/trace.h5"))
     Path("run/trace.h5").unlink()
     refuse_to_load(monkeypatch)
@@ -522,13 +538,11 @@ def test_going_on_with_another_batch_size_is_the_same_run(gpt2, undisturbed, tmp
         )
 
 
-def test_a_finished_run_is_opened_and_no_model_is_loaded(gpt2, tmp_path, monkeypatch):
-    config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    go(config)
+def test_a_finished_run_is_opened_and_no_model_is_loaded(mlp_again, tmp_path, monkeypatch):
     files = [*by_hand.shard_files(tmp_path / "t"), tmp_path / "t/trace.h5", tmp_path / "t/run.json"]
     before = [by_hand.fingerprint(file) for file in files]
     refuse_to_load(monkeypatch)
-    trace = go(config)
+    trace = go(mlp_again)
     assert trace["transformer.h.0.mlp.act"].shape == (N_TOKENS, 72)
     assert [by_hand.fingerprint(file) for file in files] == before
 
@@ -541,14 +555,15 @@ def test_a_finished_run_is_opened_and_no_model_is_loaded(gpt2, tmp_path, monkeyp
             {"probes": [{"modules": "transformer.h.*.mlp.act", "layers": 0}]},
             r"probes\[0\].layers\[0\]: was not set, now 0",
         ),
-        ({"seed": 1}, "seed: was 0, now 1"),
+        ({"seed": 1}, "seed: was 3, now 1"),
         ({"inputs__texts": ["1 2 3"]}, r"inputs.texts\[0\]: was 5 17 99 3 3, now 1 2 3"),
     ],
 )
-def test_a_changed_config_is_refused_and_nothing_is_lost(gpt2, tmp_path, change, differs):
-    go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
+def test_a_changed_config_is_refused_and_nothing_is_lost(
+    gpt2, mlp_again, tmp_path, change, differs
+):
     before = by_hand.fingerprint(tmp_path / "t" / "trace.h5")
-    changed = by_hand.config(gpt2, tmp_path / "t", **{"probes": MLP, **change})
+    changed = by_hand.config(gpt2, tmp_path / "t", **{"probes": MLP, "seed": 3, **change})
     with pytest.raises(StoreError, match=rf"holds another run \(.*{differs}.*\).*overwrite"):
         go(changed)
     assert by_hand.fingerprint(tmp_path / "t" / "trace.h5") == before
@@ -556,31 +571,26 @@ def test_a_changed_config_is_refused_and_nothing_is_lost(gpt2, tmp_path, change,
     assert trace.provenance["config"] == probekit.plan(changed).config.to_yaml()
 
 
-def test_overwrite_runs_a_finished_run_again(gpt2, tmp_path, monkeypatch):
-    config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    go(config)
+def test_overwrite_runs_a_finished_run_again(mlp_again, monkeypatch):
     loaded = count_loads(monkeypatch)
-    go(config, overwrite=True)
+    go(mlp_again, overwrite=True)
     assert len(loaded) == 1
 
 
-def test_an_overwrite_that_cannot_begin_leaves_the_old_trace(gpt2, tmp_path, monkeypatch):
-    config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    before = go(config)["transformer.h.0.mlp.act"][:]
+def test_an_overwrite_that_cannot_begin_leaves_the_old_trace(mlp_again, tmp_path, monkeypatch):
+    before = probekit.open(tmp_path / "t")["transformer.h.0.mlp.act"][:]
 
     def fail(*args: Any) -> None:
         raise CaptureError("out of memory")
 
     monkeypatch.setattr(models, "load_model", fail)
     with pytest.raises(CaptureError):
-        go(config, overwrite=True)
+        go(mlp_again, overwrite=True)
     trace = probekit.open(tmp_path / "t")
     np.testing.assert_array_equal(trace["transformer.h.0.mlp.act"][:], before)
 
 
-def test_an_overwrite_on_a_full_disk_makes_room_first(gpt2, tmp_path, monkeypatch):
-    config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    go(config)
+def test_an_overwrite_on_a_full_disk_makes_room_first(mlp_again, tmp_path, monkeypatch):
     left: list[int] = []
     load = models.load_model
 
@@ -590,16 +600,14 @@ def test_an_overwrite_on_a_full_disk_makes_room_first(gpt2, tmp_path, monkeypatc
 
     monkeypatch.setattr(models, "load_model", look_and_load)
     monkeypatch.setattr("probekit.capture.running.free_bytes", lambda path: 1000)
-    go(config, overwrite=True)
+    go(mlp_again, overwrite=True)
     assert left == [0]
 
 
-def test_overwrite_leaves_files_that_are_not_probekits(gpt2, tmp_path):
-    config = by_hand.config(gpt2, tmp_path / "t", probes=MLP)
-    go(config)
+def test_overwrite_leaves_files_that_are_not_probekits(mlp_again, tmp_path):
     (tmp_path / "t" / "thesis.tex").write_text("five years of work")
     with pytest.raises(StoreError, match=r"not probekit's \(thesis.tex\)"):
-        go(config, overwrite=True)
+        go(mlp_again, overwrite=True)
     assert (tmp_path / "t" / "thesis.tex").read_text() == "five years of work"
     assert (tmp_path / "t" / "trace.h5").exists()
 
@@ -688,10 +696,8 @@ def test_a_probe_that_cannot_be_carried_out_leaves_no_folder(gpt2, tmp_path):
 # --- what a trace says of itself
 
 
-def test_index_and_shards_say_how_they_were_made(gpt2, tmp_path):
-    config = by_hand.config(gpt2, tmp_path / "t", probes=MLP, seed=3)
-    go(config)
-    for file in (tmp_path / "t/trace.h5", *by_hand.shard_files(tmp_path / "t")):
+def test_index_and_shards_say_how_they_were_made(gpt2, mlp):
+    for file in (mlp / "trace.h5", *by_hand.shard_files(mlp)):
         with h5py.File(file, "r") as opened:
             said = dict(opened.attrs)
         assert said["model_name"] == str(gpt2)
@@ -705,14 +711,13 @@ def test_index_and_shards_say_how_they_were_made(gpt2, tmp_path):
         assert said["torch_version"] == torch.__version__
         assert said["probekit_format"] == "1.1"
         assert "texts:" in said["config"]
-    with h5py.File(by_hand.shard_files(tmp_path / "t")[0], "r") as shard:
+    with h5py.File(by_hand.shard_files(mlp)[0], "r") as shard:
         assert shard.attrs["attention"] == "sdpa"
         assert shard.attrs["device"].startswith("cpu")
 
 
-def test_the_index_holds_the_vocabulary(gpt2, tmp_path):
-    go(by_hand.config(gpt2, tmp_path / "t", probes=MLP))
-    with h5py.File(tmp_path / "t" / "trace.h5", "r") as file:
+def test_the_index_holds_the_vocabulary(mlp):
+    with h5py.File(mlp / "trace.h5", "r") as file:
         words = file["vocabulary"].asstr()[:]
     assert [word.strip() for word in words] == [str(n) for n in range(101)]
 
