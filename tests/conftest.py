@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from probekit import models
 from probekit.capture import selfcheck
+from probekit.models import modulerows
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,7 +27,8 @@ settings.load_profile("same")
 class SkeletonsOnce:
     """Build the skeleton of an architecture once a process: a third of the time went there.
 
-    What asks `probekit.models` has it from here, and what asks `probekit.models.skeleton` anew.
+    What asks `probekit.models`, or for a list of modules, has it from here, and what asks
+    `probekit.models.skeleton` anew.
     """
 
     def __init__(self) -> None:
@@ -37,7 +39,8 @@ class SkeletonsOnce:
 
         said = {**hf_config.to_dict(), "_name_or_path": ""}
         own = (type(hf_config), hf_config._attn_implementation, getattr(hf_config, "_own_code", 0))
-        asked = (dtype, attention, *sorted(more.items()))
+        # Where the config says the model's name is for messages of what cannot be built.
+        asked = (dtype, attention, *sorted((k, v) for k, v in more.items() if k != "where"))
         key = (*own, json.dumps(said, sort_keys=True, default=repr), *asked)
         if key not in self._built:
             self._built[key] = build_skeleton(hf_config, dtype, attention, **more)
@@ -45,6 +48,7 @@ class SkeletonsOnce:
 
 
 models.build_skeleton = SkeletonsOnce()  # type: ignore[assignment]
+modulerows.build_skeleton = models.build_skeleton
 
 
 @pytest.fixture(autouse=True, scope="module")
