@@ -58,7 +58,7 @@ def test_a_run_does_not_depend_on_who_reads_of_it(folder: Path, streams: str) ->
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
     (folder / "a.yaml").write_text(CONFIG)
-    assert shell("probekit run a.yaml", folder)[0] == 0
+    probekit.run(folder / "a.yaml", overrides=[f"store.path={folder / 'run'}"])
     return folder
 
 
