@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import probekit
-from probekit import ConfigError, ProbekitError
+from probekit import ConfigError, ProbekitError, cli
 
 LONG = "x" * 300
 URLS = ("s3://bucket/run", "https://a.b/c.jsonl", "gs://x", "hf://datasets/a/b.jsonl")
@@ -63,11 +63,16 @@ def test_a_url_elsewhere_is_refused_too(url: str) -> None:
             call(url)
 
 
-def test_every_command_refuses_a_url(tmp_path: Path) -> None:
-    url = URLS[0]
+def test_every_command_refuses_a_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("info", "verify", "plan", "run", "report"):
-        status, said = command(name, url, folder=tmp_path)
-        assert status == 2, said
+        monkeypatch.setattr(sys, "argv", ["probekit", name, URLS[0]])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2, said
         assert "a URL; expected" in said
 
 

@@ -73,6 +73,20 @@ def config(gpt2: Path, tmp_path: Path) -> Path:
     return write(tmp_path / "a.yaml", made)
 
 
+@pytest.fixture(scope="module")
+def finished(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `config`, to be read."""
+    folder = tmp_path_factory.mktemp("finished") / "trace"
+    probekit.run(by_hand.config(gpt2, folder, probes=MLP, execution_order=True))
+    return folder
+
+
+@pytest.fixture
+def recorded(finished: Path, tmp_path: Path) -> Path:
+    """Such a folder in `tmp_path`, to be changed, as after `probekit run`."""
+    return shutil.copytree(finished, tmp_path / "trace")
+
+
 # --- run
 
 
@@ -332,9 +346,8 @@ def test_modules_long_shows_layers_that_are_alike_once(probekit_, tmp_path):
 # --- info
 
 
-def test_info_says_what_is_in_a_trace_and_how_it_was_made(probekit_, config, gpt2, tmp_path):
-    probekit_("run", config, "-q")
-    ended = probekit_("info", tmp_path / "trace")
+def test_info_says_what_is_in_a_trace_and_how_it_was_made(probekit_, recorded, gpt2):
+    ended = probekit_("info", recorded)
     assert (ended.code, ended.err) == (0, "")
     said = " ".join(ended.out.split())
     assert f"{gpt2} (GPT2LMHeadModel, 32,536 parameters, pretrained weights) in float32" in said
@@ -343,9 +356,8 @@ def test_info_says_what_is_in_a_trace_and_how_it_was_made(probekit_, config, gpt
     assert "execution order:" in said and "1 distinct order in 3 forward passes" in said
 
 
-def test_info_as_json_keeps_its_keys(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    found = json.loads(probekit_("info", tmp_path / "trace", "--json").out)
+def test_info_as_json_keeps_its_keys(probekit_, recorded):
+    found = json.loads(probekit_("info", recorded, "--json").out)
     assert {
         *("path", "n_examples", "n_tokens", "n_sites", "n_bytes", "sites", "execution"),
         "provenance",
@@ -408,9 +420,8 @@ def test_info_of_an_unfinished_run_says_who_worked_on_it_last(probekit_, config,
     assert len(probekit_("info", folder).err.splitlines()) == 1
 
 
-def test_info_opens_a_lone_shard(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    (shard,) = by_hand.shard_files(tmp_path / "trace")
+def test_info_opens_a_lone_shard(probekit_, recorded, tmp_path):
+    (shard,) = by_hand.shard_files(recorded)
     alone = shutil.copy(shard, tmp_path / "alone.h5")
     assert f"{N_TOKENS} tokens" in probekit_("info", alone).out
 
@@ -418,10 +429,9 @@ def test_info_opens_a_lone_shard(probekit_, config, tmp_path):
 # --- report
 
 
-def test_report_writes_a_page_and_says_how_large_it_is(probekit_, config, tmp_path):
-    probekit_("run", config)
+def test_report_writes_a_page_and_says_how_large_it_is(probekit_, recorded, tmp_path):
     page = tmp_path / "page.html"
-    ended = probekit_("report", tmp_path / "trace", "-o", page, "--neurons", 2)
+    ended = probekit_("report", recorded, "-o", page, "--neurons", 2)
     assert ended.code == 0
     kib = page.stat().st_size / 1024
     assert ended.out == f"{page}: 6 examples, {kib:.1f} KiB\n"
@@ -429,9 +439,8 @@ def test_report_writes_a_page_and_says_how_large_it_is(probekit_, config, tmp_pa
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-def test_report_says_what_it_leaves_out(probekit_, config, tmp_path):
-    probekit_("run", config)
-    trace, page = tmp_path / "trace", tmp_path / "page.html"
+def test_report_says_what_it_leaves_out(probekit_, recorded, tmp_path):
+    trace, page = recorded, tmp_path / "page.html"
     ended = probekit_("report", trace, "-o", page, "--example", 3, "--example", 1)
     assert ended.out.startswith(f"{page}: 2 examples")
     assert ended.err == "left out: 4 of 6 examples: listed, but not in full (--examples)\n"
@@ -440,9 +449,8 @@ def test_report_says_what_it_leaves_out(probekit_, config, tmp_path):
     )
 
 
-def test_sizes_are_written_as_in_a_config(probekit_, config, tmp_path):
-    probekit_("run", config)
-    trace, page = tmp_path / "trace", tmp_path / "page.html"
+def test_sizes_are_written_as_in_a_config(probekit_, recorded, tmp_path):
+    trace, page = recorded, tmp_path / "page.html"
     assert probekit_("report", trace, "-o", page, "--max-bytes", "2MB").code == 0
     wrong = probekit_("report", trace, "-o", page, "--max-bytes", "2 bananas")
     assert wrong.code == 2
@@ -452,16 +460,15 @@ def test_sizes_are_written_as_in_a_config(probekit_, config, tmp_path):
 # --- merge
 
 
-def test_merge_writes_one_file_and_says_what_is_in_it(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    ended = probekit_("merge", tmp_path / "trace", tmp_path / "one.h5")
+def test_merge_writes_one_file_and_says_what_is_in_it(probekit_, recorded, tmp_path):
+    ended = probekit_("merge", recorded, tmp_path / "one.h5")
     size = (tmp_path / "one.h5").stat().st_size / 1024
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == (
         f"{tmp_path}/one.h5: 6 examples, {N_TOKENS} tokens, 3 sites, {size:.1f} KiB\n"
     )
     assert probekit_("info", tmp_path / "one.h5").code == 0
-    index = tmp_path / "trace" / "trace.h5"
+    index = recorded / "trace.h5"
     for name in by_hand.site_names(index):
         assert (by_hand.numbers(tmp_path / "one.h5", name) == by_hand.numbers(index, name)).all()
 
@@ -475,9 +482,8 @@ def test_merge_takes_some_sites_and_widens_them(probekit_, config, tmp_path):
     assert [trace[name].dtype for name in trace] == ["float32"]
 
 
-def test_merge_keeps_a_file_that_is_there_unless_told(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    command = ("merge", tmp_path / "trace", tmp_path / "one.h5")
+def test_merge_keeps_a_file_that_is_there_unless_told(probekit_, recorded, tmp_path):
+    command = ("merge", recorded, tmp_path / "one.h5")
     probekit_(*command)
     ended = probekit_(*command)
     assert (ended.code, ended.out) == (2, "")
@@ -488,9 +494,8 @@ def test_merge_keeps_a_file_that_is_there_unless_told(probekit_, config, tmp_pat
     assert probekit_(*command, "--overwrite").code == 0
 
 
-def test_merge_says_what_was_not_recorded(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    ended = probekit_("merge", tmp_path / "trace", tmp_path / "one.h5", "--sites", "h.0")
+def test_merge_says_what_was_not_recorded(probekit_, recorded, tmp_path):
+    ended = probekit_("merge", recorded, tmp_path / "one.h5", "--sites", "h.0")
     assert ended.code == 2
     assert "h.0 was not recorded; the nearest: transformer.h.*.mlp.act; recorded: " in ended.err
     assert not (tmp_path / "one.h5").exists()
@@ -522,34 +527,31 @@ def damage(folder: Path) -> None:
         raw.write(bytes([byte ^ 1]))
 
 
-def test_verify_of_a_whole_trace_says_so(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    ended = probekit_("verify", tmp_path / "trace")
+def test_verify_of_a_whole_trace_says_so(probekit_, recorded):
+    ended = probekit_("verify", recorded)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith(f"{tmp_path}/trace: whole: 1 shard, ")
+    assert ended.out.startswith(f"{recorded}: whole: 1 shard, ")
     assert ended.out.endswith("every byte as it was written\n")
 
 
-def test_verify_names_the_damage_and_ends_with_1(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    damage(tmp_path / "trace")
-    (tmp_path / "trace" / "trace.json").unlink()
-    ended = probekit_("verify", tmp_path / "trace")
+def test_verify_names_the_damage_and_ends_with_1(probekit_, recorded):
+    damage(recorded)
+    (recorded / "trace.json").unlink()
+    ended = probekit_("verify", recorded)
     assert ended.code == 1
     shard, index, advice = ended.out.splitlines()
     assert shard == (
         "shards/00000.h5: transformer.h.1.mlp.act/output: its rows do not have their checksum"
     )
     assert index == "trace.json: is missing"
-    assert advice.startswith(f"{tmp_path}/trace: DAMAGED: shard 0 and the index")
+    assert advice.startswith(f"{recorded}: DAMAGED: shard 0 and the index")
     assert "`probekit run CONFIG --repair`" in advice
 
 
-def test_verify_as_json_keeps_its_keys(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    assert json.loads(probekit_("verify", tmp_path / "trace", "--json").out)["whole"] is True
-    damage(tmp_path / "trace")
-    ended = probekit_("verify", tmp_path / "trace", "--json")
+def test_verify_as_json_keeps_its_keys(probekit_, recorded):
+    assert json.loads(probekit_("verify", recorded, "--json").out)["whole"] is True
+    damage(recorded)
+    ended = probekit_("verify", recorded, "--json")
     found = json.loads(ended.out)
     assert (ended.code, ended.err) == (1, "")
     assert set(found) == {
@@ -585,22 +587,20 @@ def test_many_damages_are_cut_short(probekit_, config, tmp_path):
     assert len(lines) == 22
 
 
-def test_repair_computes_what_is_damaged_and_says_what_it_was(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    whole = by_hand.bits_of(tmp_path / "trace", "transformer.h.1.mlp.act/output")
-    damage(tmp_path / "trace")
+def test_repair_computes_what_is_damaged_and_says_what_it_was(probekit_, recorded, config):
+    whole = by_hand.bits_of(recorded, "transformer.h.1.mlp.act/output")
+    damage(recorded)
     ended = probekit_("run", config, "--repair")
     assert ended.code == 0
     assert ended.err.startswith(
         "note: damaged, and computed again: shards/00000.h5: transformer.h.1.mlp.act/output: its"
     )
-    assert by_hand.bits_of(tmp_path / "trace", "transformer.h.1.mlp.act/output") == whole
-    assert probekit_("verify", tmp_path / "trace").code == 0
+    assert by_hand.bits_of(recorded, "transformer.h.1.mlp.act/output") == whole
+    assert probekit_("verify", recorded).code == 0
 
 
-def test_a_damaged_run_is_not_taken_for_a_complete_one(probekit_, config, tmp_path):
-    probekit_("run", config, "-q")
-    (shard,) = by_hand.shard_files(tmp_path / "trace")
+def test_a_damaged_run_is_not_taken_for_a_complete_one(probekit_, recorded, config):
+    (shard,) = by_hand.shard_files(recorded)
     shard.write_bytes(shard.read_bytes()[:-1])
     failed(probekit_("run", config), "is damaged: shards/00000.h5: has ", "--repair")
 
@@ -644,9 +644,9 @@ def test_other_errors_of_the_system_keep_their_traceback(probekit_, config, monk
 # --- schema
 
 
-def test_compare_shows_what_two_traces_have_in_common(probekit_, config, tmp_path):
+def test_compare_shows_what_two_traces_have_in_common(probekit_, finished, tmp_path):
     for name in "ab":
-        probekit_("run", config, "--quiet", "--set", f"store.path={tmp_path / name}")
+        shutil.copytree(finished, tmp_path / name)
     done = probekit_("compare", tmp_path / "a", tmp_path / "b", "--matrix")
     assert done.code == 0
     assert done.out.startswith("A: ")
@@ -723,18 +723,16 @@ def test_a_config_with_three_mistakes_reports_all_three_with_their_lines(
 def test_a_config_error_is_told_before_torch_is_loaded(tmp_path):
     (tmp_path / "a.yaml").write_text(MISTAKES)
     code = (
-        "import sys; sys.argv = ['probekit', sys.argv[1], sys.argv[2]]\n"
-        "from probekit import cli\n"
-        "try: cli.main()\n"
-        "finally: print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
+        "import sys; from probekit import cli\n"
+        "for command in ('run', 'plan'):\n"
+        "    sys.argv = ['probekit', command, sys.argv[-1]]\n"
+        "    try: cli.main()\n"
+        "    except SystemExit as ended: print(ended.code)\n"
+        "    print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
     )
-    for command in ("run", "plan"):
-        ran = subprocess.run(
-            [sys.executable, "-c", code, command, tmp_path / "a.yaml"],
-            capture_output=True,
-            text=True,
-        )
-        assert (ran.returncode, ran.stdout) == (2, "[]\n")
+    told = [sys.executable, "-c", code, tmp_path / "a.yaml"]
+    ran = subprocess.run(told, capture_output=True, text=True)
+    assert ran.stdout == "2\n[]\n" * 2, ran.stderr
 
 
 def test_errors_of_every_kind_end_alike(probekit_, config, gpt2, tmp_path):
@@ -768,9 +766,8 @@ def test_a_model_that_fails_ends_alike(probekit_, config, monkeypatch):
     )
 
 
-def test_a_trace_cannot_write_to_the_terminal(probekit_, config, tmp_path):
-    assert probekit_("run", config).code == 0
-    path = next(tmp_path.rglob("trace.h5"))
+def test_a_trace_cannot_write_to_the_terminal(probekit_, recorded):
+    path = recorded / "trace.h5"
     path.with_suffix(".json").unlink()  # whoever changes a trace leaves no record of how it was
     with h5py.File(path, "r+") as file:
         file.attrs["model_name"] = "\x1b[2Jevil\u202e"
