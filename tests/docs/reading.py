@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # The notebooks on SmolLM2 run by `make docs-full`; what is written by the build has no snippets.
 SLOW_PAGES = ("gallery.md", "examples/", "tutorials/labelled-probe.md")
-# Full-size models: run with -m slow, by tests/docs/test_snippets.py; what is planned of phi3.yaml is
-# looked at in tests/planning/test_making.py.
+# Full-size models: run with -m slow, by tests/docs/test_snippets.py; tests/planning/test_making.py
+# looks at what is planned of phi3.yaml.
 SLOW_LINES = ("configs/distilgpt2.yaml", "configs/phi3.yaml")
 _BLOCK = re.compile(r"^(`{3,})(\{code-cell\} )?(\w+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 _OPTIONS = re.compile(r"\A---\n.*?^---\n", re.MULTILINE | re.DOTALL)
