@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,33 @@ def files(run: str) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in there}
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def ran(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Put a finished run of a config into the folder `one` of the current folder, `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+
+    def put(name: str) -> None:
+        if not (kept / name).exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["bin/probekit", "run", "one.yaml"])
+                probekit.run(config(name, "one"))
+            shutil.copytree("one", kept / name)
+        else:
+            shutil.copytree(kept / name, "one")
+
+    return put
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_two_equal_runs_give_equal_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ran: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bin/probekit", "run", "one.yaml"])
-    probekit.run(config(name, "one"))
+    ran(name)
     monkeypatch.setattr(sys, "argv", ["study.py"])
     monkeypatch.setattr(platform, "node", lambda: "another-host")
     free = {"on_overflow": "error", "buffer_bytes": 1_000_000}
@@ -54,11 +76,8 @@ def test_two_equal_runs_give_equal_files(
 
 
 @pytest.mark.parametrize("name", ["order", "generate"])
-def test_how_examples_share_a_batch_changes_no_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    probekit.run(config(name, "one"))
+def test_how_examples_share_a_batch_changes_no_table(ran: Callable[[str], None], name: str) -> None:
+    ran(name)
     probekit.run(config(name, "other", inputs={"batch_tokens": 8}))
     for file in ("tokens/id", "examples/first_token", "execution/orders/0"):
         import h5py
@@ -69,11 +88,11 @@ def test_how_examples_share_a_batch_changes_no_table(
 
 
 def test_a_shard_of_generated_tokens_counts_from_its_own_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ran: Callable[[str], None],
 ) -> None:
     """So that shards can be made in any order; the index adds what lies before."""
-    monkeypatch.chdir(tmp_path)
-    trace = probekit.run(config("generate", "one"))
+    ran("generate")
+    trace = probekit.open("one")
     firsts = trace.examples.first_token.tolist()
     assert firsts[1:] == [sum(e.n_tokens for e in trace.examples[: n + 1]) for n in range(4)]
     alone = probekit.open("one/shards/00003.h5")
@@ -100,10 +119,9 @@ def test_what_is_said_apart_is_part_of_the_provenance(
 
 
 def test_a_kind_that_means_something_else_now_is_not_mixed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ran: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    probekit.run(config("plain", "one"))
+    ran("plain")
     monkeypatch.setattr(schema, "MEANINGS", {"pattern": 2, "never_recorded": 7})
     with pytest.raises(StoreError, match="means something else now: finish it with the version"):
         probekit.run(config("plain", "one"))
@@ -114,20 +132,18 @@ def test_a_kind_that_means_something_else_now_is_not_mixed(
 
 
 def test_a_run_in_a_format_of_tomorrow_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ran: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    probekit.run(config("plain", "one"))
+    ran("plain")
     monkeypatch.setattr("probekit.store.folder.NEWEST", schema.FIRST)
     with pytest.raises(StoreError, match=r"a run in format 1\.1.*finish it with the version"):
         probekit.run(config("plain", "one"))
 
 
 def test_times_of_another_shard_or_run_are_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ran: Callable[[str], None],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    probekit.run(config("order", "one"))
+    ran("order")
     probekit.run(config("order", "other", model={"dtype": "float16"}))
     shards = Path("one/shards")
     own = (shards / "00001.made.json").read_bytes()
