@@ -7,8 +7,9 @@ are among them.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,12 @@ class Made:
         """Give the token rows of an example."""
         first = sum(self.n_tokens[:example])
         return range(first, first + self.n_tokens[example])
+
+    def copied(self, folder: Path) -> Made:
+        """Copy it into a new folder, for a test that changes its files."""
+        shutil.copytree(self.folder, folder)
+        shards = tuple(replace(shard, folder=folder) for shard in self.shards)
+        return replace(self, folder=folder, shards=shards)
 
 
 def write_trace(

@@ -57,9 +57,15 @@ def a_run(folder: Path, *, seed: int = 0, **options: Any) -> Run:
     return Run(made)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return a_run(tmp_path_factory.mktemp("whole") / "run")
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return a_run(tmp_path / "run")
+def run(whole: Run, tmp_path: Path) -> Run:
+    """A run of its own for each test, which may damage it."""
+    return Run(whole.made.copied(tmp_path / "run"))
 
 
 def change(path: Path, at: int, by: int = 0x40) -> None:
