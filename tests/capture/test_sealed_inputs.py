@@ -31,12 +31,29 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return by_hand.save_tiny(tmp_path_factory.mktemp("gpt2"), "gpt2")
 
 
+@pytest.fixture(scope="module")
+def finished(gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file of texts, and a run over it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("texts.txt").write_text("\n".join(TEXTS) + "\n")
+        go(config(gpt2))
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in a folder with a file of texts."""
+def here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder with the file of texts."""
     monkeypatch.chdir(tmp_path)
-    Path("texts.txt").write_text("\n".join(TEXTS) + "\n")
+    shutil.copy2(finished / "texts.txt", "texts.txt")
     return tmp_path
+
+
+@pytest.fixture
+def ran(finished: Path, here: Path) -> Path:
+    """Have the run there, too, as `go(config(gpt2))` leaves it."""
+    return shutil.copytree(finished / "run", here / "run")
 
 
 def config(gpt2: Path, path: str = "run", **more: Any) -> dict[str, Any]:
@@ -65,8 +82,8 @@ def never(*_: Any) -> Never:
     raise AssertionError("a text was tokenized")
 
 
+@pytest.mark.usefixtures("ran")
 def test_bare_h5py_reads_what_the_tokenizer_made(gpt2: Path) -> None:
-    go(config(gpt2))
     tokenizer = AutoTokenizer.from_pretrained(gpt2 / "words")
     with h5py.File("run/inputs.h5") as file:
         for number, text in enumerate(TEXTS):
@@ -81,8 +98,8 @@ def test_bare_h5py_reads_what_the_tokenizer_made(gpt2: Path) -> None:
             assert spans == wanted["offset_mapping"]
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_run_goes_on_and_tokenizes_nothing(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go(config(gpt2))
     whole = files("run")
     half_done()
     monkeypatch.setattr(tokenizing, "encoder", lambda *_: never)
@@ -94,8 +111,8 @@ def test_a_run_goes_on_and_tokenizes_nothing(gpt2: Path, monkeypatch: pytest.Mon
     assert probekit.plan(config(gpt2)).examples is not None
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_run_goes_on_without_its_texts_and_says_so(gpt2: Path) -> None:
-    go(config(gpt2))
     whole = files("run")
     half_done()
     Path("texts.txt").unlink()
@@ -105,8 +122,8 @@ def test_a_run_goes_on_without_its_texts_and_says_so(gpt2: Path) -> None:
     assert any("inputs.file: is gone; the run goes on" in note for note in plans[0].notes)
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_file_that_has_changed_is_told_and_nothing_is_lost(gpt2: Path) -> None:
-    go(config(gpt2))
     before = files("run")
     Path("texts.txt").write_text("\n".join([*TEXTS[:-1], "7 7"]))
     plan = probekit.plan(config(gpt2))
@@ -116,8 +133,8 @@ def test_a_file_that_has_changed_is_told_and_nothing_is_lost(gpt2: Path) -> None
     assert files("run") == before
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_file_that_says_the_same_otherwise_is_read_again(gpt2: Path) -> None:
-    go(config(gpt2))
     whole = files("run")
     half_done()
     Path("texts.txt").write_bytes("\r\n".join(TEXTS).encode())
@@ -138,8 +155,8 @@ def test_another_tokenizer_is_asked_and_refused_where_it_cuts_otherwise(
         go(config(model))
 
 
+@pytest.mark.usefixtures("ran")
 def test_overwrite_reads_the_texts_again(gpt2: Path) -> None:
-    go(config(gpt2))
     Path("texts.txt").write_text("1 2 3\n")
     assert len(go(config(gpt2), overwrite=True).examples) == 1
     assert probekit.verify("run").whole
@@ -147,8 +164,8 @@ def test_overwrite_reads_the_texts_again(gpt2: Path) -> None:
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("damage", ["changed", "cut", "lost", "record lost", "another's"])
+@pytest.mark.usefixtures("ran")
 def test_damaged_inputs_are_found_and_repaired(gpt2: Path, damage: str) -> None:
-    go(config(gpt2))
     whole = files("run")
     inputs, record = Path("run/inputs.h5"), Path("run/inputs.json")
     if damage == "changed":
@@ -179,9 +196,9 @@ def test_damaged_inputs_are_found_and_repaired(gpt2: Path, damage: str) -> None:
     assert probekit.verify("run").whole
 
 
+@pytest.mark.usefixtures("ran")
 def test_a_leftover_without_a_record_is_replaced(gpt2: Path) -> None:
     """What a process wrote that was killed between a file and its record."""
-    go(config(gpt2))
     whole = files("run")
     shutil.rmtree("run")
     Path("run").mkdir()
@@ -356,8 +373,8 @@ def test_a_tokenizer_that_is_no_fast_one_and_does_not_say_so(
     assert len(go(config(gpt2)).examples) == len(TEXTS)
 
 
+@pytest.mark.usefixtures("ran")
 def test_another_file_is_another_run_also_where_it_says_the_same(gpt2: Path) -> None:
-    go(config(gpt2))
     Path("texts.csv").write_bytes(Path("texts.txt").read_bytes())
     other = {**config(gpt2), "inputs": {"file": "texts.csv", "field": TEXTS[0]}}
     assert len(probekit.plan(other).examples or ()) == len(TEXTS) - 1  # the first line is a header
@@ -384,8 +401,8 @@ LIES: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.few(4)
 @pytest.mark.parametrize("name", LIES)
+@pytest.mark.usefixtures("ran")
 def test_a_strangers_inputs_are_refused_or_read_again(gpt2: Path, name: str) -> None:
-    go(config(gpt2))
     half_done()
     path, values = LIES[name]
     with h5py.File("run/inputs.h5", "r+") as file:
