@@ -63,6 +63,7 @@ def same(found: Tensor, wanted: Array) -> None:
 # --- rows are what a hook sees at the tokens
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("where", PADDED)
 @pytest.mark.parametrize(
     ("family", "glob", "n_sites"),
@@ -87,6 +88,7 @@ def test_rows_are_a_hooks_tensor_indexed_by_the_mask(where, family, glob, n_site
         same(rec.example(path, -1), by_text[-1][mask[-1]])
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("family", "where"),
     [*(("gpt2", where) for where in PADDED), ("gemma2", "left"), ("qwen3", "both and between")],
@@ -436,6 +438,7 @@ LEFT, LEFT_MASK = padded("left")
 NO_POSITIONS = r"text 0 is padded in front of its tokens.*no position_ids.*mask.cumsum\(-1\) - 1"
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "biogpt"])
 @pytest.mark.parametrize("where", ["left", "both and between"])
 def test_positions_that_count_padding_are_refused(family, where):
@@ -459,6 +462,7 @@ def test_positions_that_count_padding_give_other_values():
         assert np.allclose(rows[0, own], alone[0], atol=1e-5) is is_same
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("family", ["opt", "bloom", "falcon", "roberta", "esm", "mamba"])
 def test_models_that_number_tokens_by_themselves_need_no_positions(family):
     sizes = {"falcon": {"alibi": True}, "esm": {"vocab_size": 101, "pad_token_id": 0}}

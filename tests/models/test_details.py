@@ -50,6 +50,7 @@ def held(tensors: tuple[OwnTensor, ...]) -> list[tuple[str, tuple[int, ...], str
 # --- parameters and buffers
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_a_module_has_the_parameters_that_the_real_one_has_itself(family):
     found = details(hf_config(family), torch.bfloat16)

@@ -37,7 +37,11 @@ def outside_experts(call: Call) -> bool:
     return ".experts" not in call.module
 
 
-@pytest.fixture(scope="module", params=tiny.FAMILIES)
+# Each is built otherwise than the others; the families that are built like one of them are slow.
+OTHERWISE = ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "llama", "phi3", "gemma3_text", "olmo2")
+
+
+@pytest.fixture(scope="module", params=tiny.by_family(often=OTHERWISE))
 def both(request: pytest.FixtureRequest) -> tuple[Skeleton, by_hand.Watched, Any]:
     """A skeleton, and the same model in flesh, watched on a batch of its own."""
     model = tiny.build(request.param)

@@ -116,6 +116,7 @@ def test_heads_and_neurons_are_chosen_of_what_is_read(tmp_path: Path) -> None:
     assert few[site][:].tobytes() == np.ascontiguousarray(whole[site][:][:, [3, 1]]).tobytes()
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("family", SUNK)
 @pytest.mark.parametrize("kernel", ["eager", "auto"])
 def test_a_pattern_sums_to_what_reaches_tokens_and_the_sink_is_the_rest(
