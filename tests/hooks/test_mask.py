@@ -88,7 +88,7 @@ def test_rows_are_a_hooks_tensor_indexed_by_the_mask(where, family, glob, n_site
         same(rec.example(path, -1), by_text[-1][mask[-1]])
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("family", "where"),
     [*(("gpt2", where) for where in PADDED), ("gemma2", "left"), ("qwen3", "both and between")],
