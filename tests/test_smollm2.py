@@ -20,14 +20,11 @@ LAYERS = [0, 13, -1]
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """One run over a few texts, and the very model it ran on."""
+    """One run over a text, and the very model it ran on."""
     folder = Path(SPEC.origin).parent
     config = {
         "model": {"name": str(next(folder.glob("*.gguf")))},
-        "inputs": {
-            "texts": ["The capital of France is", "Two plus two is four. Two plus two is"],
-            "batch_tokens": 1,  # one text a batch, so that padding does not add to the rounding
-        },
+        "inputs": {"texts": ["The capital of France is"]},
         "probes": [
             {"sites": ["pattern", "z", "attn_out", "resid_post"], "layers": LAYERS},
             {"sites": "logits", "record": "top_k", "positions": "last"},
