@@ -30,6 +30,7 @@ from probekit.store import (
     discard_inputs,
     discard_partial,
     format_of,
+    index_is_whole,
     sealed_damages,
     wrong_inputs,
 )
@@ -74,6 +75,7 @@ def begin(config: ProbeConfig, asked: Asked, hand: AtHand | None = None) -> Iter
         repair=asked.repair,
         alone=layout == FIRST,  # where a shard follows on the one before it
         where=config.where("store.path"),
+        on_note=asked.on_note,
     ) as folder:
         damages = [] if asked.overwrite else sealed_damages(path, sums=asked.repair)
         if damages and not asked.repair:
@@ -111,6 +113,8 @@ def make_ready(config: ProbeConfig, asked: Asked) -> int:
                 "after another; finish it without --workers"
             )
         reopen(begun)
+        if asked.repair and not index_is_whole(begun.folder.path, sums=True):
+            begun.folder.drop_index()  # which a worker writes anew
     return len(begun.todo)
 
 

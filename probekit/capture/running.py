@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,7 @@ def carry_out(config: ProbeConfig, asked: Asked, hand: AtHand | None = None) -> 
             if not index_is_whole(path, sums=asked.repair):
                 folder.sum_up()
                 counts = _index(plan, begun.record, path, layout)
-            if (
-                begun.now is not None and not asked.repair
-            ):  # a whole run that is checked stays as it is
+            if begun.now is not None and not asked.repair:  # what is only checked stays as it is
                 begun.read.remember(folder, plan.notes)
     if todo:
         _warn_of_counts(counts)
@@ -205,10 +203,12 @@ def capture(
             company=company,
             fresh=FreshState(model) if fresh is None else fresh,
         )
-        if claims is None:
-            mine: Iterable[ShardSpec] = todo
-        else:
-            mine = claims.shards(todo, partial(is_sealed, path), meter.elsewhere, meter.wait)
+        mine: Iterable[ShardSpec] = todo
+        if claims is not None:
+            # Closed here: a generator that is left to the garbage would give up a later claim.
+            mine = stack.enter_context(
+                closing(claims.shards(todo, partial(is_sealed, path), meter.elsewhere, meter.wait))
+            )
         for shard in mine:
             meter.begin(shard)
             record_shard(walk, shard)
@@ -255,6 +255,5 @@ def _index(
     """Write the index; give what was counted at each site."""
     vocabulary = None if plan.tokenizer is None else tokenizing.token_bytes(plan.tokenizer)
     attributes = {**about(plan, layout), "run_digest": record.digest}
-    return build_index(
-        path, sealed_specs(path), [s.spec for s in plan.sites], attributes, vocabulary
-    )
+    shards = sealed_specs(path, [shard.number for shard in plan.shards])
+    return build_index(path, shards, [s.spec for s in plan.sites], attributes, vocabulary)

@@ -20,7 +20,7 @@ from probekit.cli.messages import hush, say, say_stopped
 from probekit.cli.starting import Following, Starting
 from probekit.cli.stopping import Stopped, Stopping, last_words
 from probekit.errors import PlanError
-from probekit.ranks import rank
+from probekit.ranks import WORKER, rank
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
@@ -76,7 +76,8 @@ def carry_out(
             EX_TEMPFAIL, with which schedulers start a job again.
     """
     workers.check()
-    if quiet:
+    is_one_of_ours = WORKER in os.environ  # whose notes and warnings another process passes on
+    if quiet and not is_one_of_ours:
         hush()
 
     def progress() -> AbstractContextManager[Watcher | None]:
@@ -96,7 +97,7 @@ def carry_out(
                 force=force,
                 self_check=self_check,
                 on_plan=_unheard if quiet else on_plan,
-                on_note=_unheard if quiet else _note,
+                on_note=_unheard if quiet and not is_one_of_ours else _note,
                 on_start=_unheard if quiet else on_start,
                 on_stage=starting.stage,
                 on_progress=_both(show, stopping),

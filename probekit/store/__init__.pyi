@@ -63,6 +63,7 @@ from .format import (
     file_digest as file_digest,
     forwards_from_json as forwards_from_json,
     fsync as fsync,
+    has_links as has_links,
     is_choice as is_choice,
     is_in as is_in,
     item_bytes as item_bytes,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from probekit.errors import StoreError
+from probekit.stages import unseen
 from probekit.store.claiming import Claims, clear_claims, living_elsewhere
 from probekit.store.format import (
     FIRST,
@@ -83,6 +84,7 @@ class RunFolder:
         repair: write a damaged or lost run.json again, if the shards say that they are of this run.
         alone: no other worker may be there; so it is when a run is overwritten or repaired.
         where: the place in the user's config that names the folder, for messages.
+        on_note: told what the user should know, where this waits.
 
     Attributes:
         claims: of this worker.
@@ -99,11 +101,13 @@ class RunFolder:
         repair: bool = False,
         alone: bool = False,
         where: str = "store.path",
+        on_note: Callable[[str], None] = unseen,
     ) -> None:
         self.path = path
         self.claims = Claims(path)
         self.changed = ""
         self._where = where
+        self._on_note = on_note
         self._alone = alone or overwrite or repair
         self._record = record
         self._session = session
@@ -117,6 +121,8 @@ class RunFolder:
             shared = not self._alone and has_links(self.path)
             stack.enter_context(Lock(self.path / LOCK_FILE, self._where, shared=shared))
             self._refuse_others(alone=not shared)
+            if not shared:
+                clear_claims(self.path)
             with explained(self.path):
                 if self._overwrite:
                     refuse_foreign(self.path, self._where)
@@ -126,6 +132,8 @@ class RunFolder:
             stack.enter_context(self.claims)
             if not shared:
                 stack.enter_context(self.claims.turn(_ALONE))
+            # One who began just then: now each sees the other.
+            self._refuse_others(alone=not shared)
             self._stack = stack.pop_all()
         return self
 
@@ -146,8 +154,6 @@ class RunFolder:
 
         Of a run that is overwritten all goes, and only now: until here its trace can be read.
 
-        Other workers that are at it already have made room: their shards stay.
-
         Args:
             damaged: numbers of shards.
             checked: what the self-check found, for made.json.
@@ -157,7 +163,8 @@ class RunFolder:
                 self._overwrite = False
                 clear(self.path, self._where)
                 self._begin()
-            _remove(self.path, INDEX_RECORD, INDEX_FILE)
+            if self._alone:  # beside an index, no shard is missing but for damage
+                self.drop_index()
             for number in damaged:
                 for ending in ("json", "h5", MADE_FILE):
                     file = self.path / SHARDS_FOLDER / f"{number:05d}.{ending}"
@@ -165,6 +172,10 @@ class RunFolder:
             if self._session is not None:
                 sessions = [*sessions_of(self.path), {**self._session, **(checked or {})}]
                 write_record(self.path / MADE_FILE, {"sessions": sessions})
+
+    def drop_index(self) -> None:
+        """Remove the index, its record first."""
+        _remove(self.path, INDEX_RECORD, INDEX_FILE)
 
     def sum_up(self) -> None:
         """Add up in made.json what the shards say of their passes, and how long they took."""
@@ -183,14 +194,12 @@ class RunFolder:
         Args:
             alone: none may be there; else none that is alone.
         """
-        beat = living_elsewhere(self.path) if alone else self.claims.holder_of(_ALONE)
+        beat = living_elsewhere(self.path, None if alone else _ALONE, self._on_note)
         if beat is not None:
             raise BusyError(
                 f"{self._where}: {self.path}: another run (process {beat.process} on {beat.host}) "
                 "is writing here; wait for it, or give another store.path"
             )
-        if alone:
-            clear_claims(self.path)
 
     def _begin_or_go_on(self) -> None:
         earlier = self._earlier()
@@ -232,7 +241,11 @@ class RunFolder:
             return None
         if earlier is None and not (self._repair and self._is_ours()):
             refuse_foreign(self.path, self._where)
-            refuse_orphans(self.path, self._where)
+            try:
+                refuse_orphans(self.path, self._where)
+            except StoreError:
+                if (earlier := read_run(self.path)) is None:  # another worker has just begun
+                    raise
         return earlier
 
     def _is_ours(self) -> bool:
@@ -254,9 +267,9 @@ class RunFolder:
         for file in shard_files(self.path):
             if file.name.startswith("."):
                 if is_forsaken(file.name):
-                    file.unlink()
+                    file.unlink(missing_ok=True)  # another worker may be at it, just now
             elif not has_index and is_record(file.name) and not file.with_suffix(".h5").exists():
-                file.unlink()
+                file.unlink(missing_ok=True)
 
 
 def _differing(key: str, was: Any, now: Any) -> str:
@@ -337,6 +350,12 @@ def _remove_temporary(folder: Path) -> None:
     """Remove temporary folders and files that are ours, or nobody's any more."""
     for left in folder.glob(".*"):
         if left.name.startswith(SCRATCH) and is_forsaken(left.name):
-            shutil.rmtree(left)
+            shutil.rmtree(left, onerror=_unless_gone)
         elif is_part(left.name) and is_forsaken(left.name):
-            left.unlink()
+            left.unlink(missing_ok=True)
+
+
+def _unless_gone(function: object, path: str, error: Any) -> None:
+    """Raise what stands against removing something, but for another worker that was quicker."""
+    if not isinstance(error[1], FileNotFoundError):
+        raise error[1]

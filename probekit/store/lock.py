@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from pathlib import Path
 from typing import ClassVar
 
 from probekit.errors import StoreError
+from probekit.store.claiming import living_here
 from probekit.store.format import explained
 
 LOCK_FILE = ".lock"
@@ -34,8 +36,8 @@ def writer_of(folder: Path) -> str | None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return owner
-    except (OSError, ValueError):  # it has ended, or the system has no locks here
-        return None
+    except (OSError, ValueError):  # the last who came has ended: others may be at work
+        return None if (beat := living_here(folder)) is None else str(beat.process)
     finally:
         os.close(fd)
     return None
@@ -59,6 +61,7 @@ class Lock:
         StoreError: if it cannot be made.
     """
 
+    _asking: ClassVar = threading.Lock()
     _held: ClassVar[set[tuple[int, int, int]]] = set()  # process, device, file: it shares with none
 
     def __init__(
@@ -79,7 +82,6 @@ class Lock:
         while not self._locked(until):
             pass
         try:
-            self._held.add(self._key)
             with explained(self._path):
                 os.ftruncate(self._fd, 0)
                 said = f"{os.getpid()}\n{_READING if self._reading else ''}"
@@ -116,10 +118,12 @@ class Lock:
         there = os.fstat(self._fd)
         self._key = (os.getpid(), there.st_dev, there.st_ino)
         try:
-            if self._key in self._held:
-                raise BlockingIOError
-            how = fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX
-            fcntl.flock(self._fd, how | fcntl.LOCK_NB)
+            with self._asking:  # or two threads would get in
+                if self._key in self._held:
+                    raise BlockingIOError
+                how = fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX
+                fcntl.flock(self._fd, how | fcntl.LOCK_NB)
+                self._held.add(self._key)
         except BlockingIOError as error:
             owner, _, what = os.pread(self._fd, 64, 0).decode(errors="replace").partition("\n")
             os.close(self._fd)
@@ -136,7 +140,16 @@ class Lock:
                 f"{self._at}: cannot be locked against a second run: {error.strerror}; "
                 "give a store.path on another file system"
             ) from error
-        if os.fstat(self._fd).st_nlink:
+        if self._has_its_name(there):
             return True
+        self._held.discard(self._key)
         os.close(self._fd)
         return False
+
+    def _has_its_name(self, there: os.stat_result) -> bool:
+        """Say whether the file is still what its name stands for; NFS keeps it by another name."""
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return (named.st_dev, named.st_ino) == (there.st_dev, there.st_ino)

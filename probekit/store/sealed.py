@@ -6,6 +6,7 @@ Knows names and records; opens no shard.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,10 +65,19 @@ def kept_shards(folder: Path) -> frozenset[int]:
     return (shard_numbers if is_indexed(folder) else sealed_shards)(folder)
 
 
-def sealed_specs(folder: Path) -> tuple[ShardSpec, ...]:
-    """Give the sealed shards as they really are, in order."""
+def sealed_specs(folder: Path, numbers: Iterable[int] | None = None) -> tuple[ShardSpec, ...]:
+    """Give sealed shards as they really are, in order.
+
+    Args:
+        folder: of the run.
+        numbers: of these, which must be there; None for all that a listing shows, which a network
+            file system may show late.
+
+    Raises:
+        StoreError: if a record cannot be read.
+    """
     found: list[ShardSpec] = []
-    for number in sorted(sealed_shards(folder)):
+    for number in sorted(sealed_shards(folder) if numbers is None else numbers):
         record = FileRecord.read(folder / SHARDS_FOLDER / f"{number:05d}.json")
         if record.spec is not None:
             n_before = found[-1].first_token + found[-1].n_tokens if found else 0

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +21,18 @@ from typing import IO
 
 from probekit.capture import Asked, finished, prepare
 from probekit.config import ProbeConfig, load_config
-from probekit.errors import CaptureError
+from probekit.errors import CaptureError, ProbekitWarning
 from probekit.ranks import WORKER
 from probekit.stages import WORKERS
+from probekit.store import has_links
 from probekit.trace import Trace, open_trace
 from probekit.wording import by_count, counted
 from probekit.workers.following import Crew, follow
 
+_ERROR = "error: "  # how the command line begins what ended it
 _PARENT = "PROBEKIT_PARENT"  # the process that started a worker
 _RESTARTS = 3  # of one worker, while no shard is sealed
+_SECONDS_TO_SEE = 10.0  # that the run is done, when one worker has seen it
 _SECONDS_TO_STOP = 60.0  # for the batch that runs, and what it is writing
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -55,17 +59,26 @@ def run_with_workers(
         return trace
     n_missing = prepare(loaded, asked)
     n = max(1, min(n_workers, n_missing))
+    why = f"{counted(n_missing, 'shard')} {by_count(n_missing, 'is', 'are')} missing"
+    if not has_links(loaded.store.folder):
+        n, why = 1, "the file system of store.path has no hard links, by which workers share a run"
     if n < n_workers and n_missing:
-        there = f"{counted(n_missing, 'shard')} {by_count(n_missing, 'is', 'are')} missing"
-        asked.on_note(f"{there}, and {counted(n, 'worker')} {by_count(n, 'is', 'are')} started")
-    command = [sys.executable, "-m", "probekit", "run", str(config), "--quiet"]
+        asked.on_note(f"{why}: {counted(n, 'worker')} {by_count(n, 'is', 'are')} started")
+    command = [*_python(), "-m", "probekit", "run", str(config), "--quiet"]
     command += [word for one in overrides for word in ("--set", one)]
     command += [] if asked.self_check else ["--no-self-check"]
+    command += ["--force"] if asked.force else []
     asked.on_stage(WORKERS)
     shares = [_share(loaded, number, n) for number in range(n)]
     with _started(command, shares, asked.on_note) as crew:
         follow(loaded.store.folder, crew, asked.on_progress)
     return open_trace(loaded.store.folder)
+
+
+def _python() -> list[str]:
+    """Give the interpreter, which looks for modules where this one does."""
+    begins_here = sys.path[:1] in ([""], [str(Path.cwd())])
+    return [sys.executable] if begins_here else [sys.executable, "-P"]
 
 
 def _share(config: ProbeConfig, number: int, n_workers: int) -> dict[str, str]:
@@ -76,8 +89,14 @@ def _share(config: ProbeConfig, number: int, n_workers: int) -> dict[str, str]:
         return share | {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
     if any(name in os.environ for name in _THREADS):
         return share
-    n_threads = max(1, len(os.sched_getaffinity(0)) // n_workers)
+    n_threads = max(1, _n_cores() // n_workers)
     return share | dict.fromkeys(_THREADS, str(n_threads))
+
+
+def _n_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:
@@ -96,6 +115,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     said: IO[bytes]  # its standard error
     n_restarts: int = 0
+    is_heard: bool = False  # whether its notes and warnings were passed on
 
 
 class _Processes(Crew):
@@ -111,6 +131,8 @@ class _Processes(Crew):
         self._shares = shares
         self._on_note = on_note
         self._workers: list[_Worker] = []
+        self._told: set[str] = set()
+        self._until: float | None = None  # when to wait no longer for those that hang
 
     def start(self) -> None:
         """Start all."""
@@ -121,12 +143,18 @@ class _Processes(Crew):
         """See which have ended; start the dead again."""
         for place, worker in enumerate(self._workers):
             code = worker.process.poll()
-            if code is None or code == 0:
+            if code is None:
+                continue
+            self._pass_on(worker)
+            if code == 0:
                 continue
             if code > 0 and code != os.EX_TEMPFAIL:
                 raise CaptureError(f"worker {worker.number}: {_last_words(worker)}")
             self._workers[place] = self._again(worker, code)
-        return all(worker.process.poll() == 0 for worker in self._workers)
+        ended = [worker.process.poll() == 0 for worker in self._workers]
+        if any(ended) and self._until is None:  # the run is done: the others see it in a moment
+            self._until = time.monotonic() + _SECONDS_TO_SEE
+        return all(ended) or (self._until is not None and time.monotonic() > self._until)
 
     def has_progress(self) -> None:
         """A shard was sealed since the last look: who died before may die again."""
@@ -139,7 +167,7 @@ class _Processes(Crew):
         try:
             for worker in running:
                 worker.process.send_signal(signal.SIGTERM)
-            until = time.monotonic() + _SECONDS_TO_STOP
+            until = time.monotonic() + (_SECONDS_TO_STOP if self._until is None else 1.0)
             for worker in running:
                 worker.process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -149,6 +177,20 @@ class _Processes(Crew):
                 worker.process.kill()
                 worker.process.wait()
                 worker.said.close()
+
+    def _pass_on(self, worker: _Worker) -> None:
+        """Tell what a worker has said, once whatever the number of workers that said it."""
+        if worker.is_heard:
+            return
+        worker.is_heard = True
+        for line in _said(worker):
+            kind, _, what = line.partition(": ")
+            if kind in ("note", "warning") and line not in self._told:
+                self._told.add(line)
+                if kind == "note":
+                    self._on_note(what)
+                else:
+                    warnings.warn(what, ProbekitWarning, stacklevel=2)
 
     def _begun(self, number: int, n_restarts: int = 0) -> _Worker:
         said = TemporaryFile()  # noqa: SIM115  # closed when all are stopped
@@ -189,9 +231,16 @@ def _started(
 
 def _last_words(worker: _Worker) -> str:
     """Give what a worker said when it failed."""
+    said = _said(worker)
+    begins = [number for number, line in enumerate(said) if line.startswith(_ERROR)]
+    if begins:
+        return "\n".join(said[begins[-1] :]).removeprefix(_ERROR)
+    return "\n".join(said) or f"ended with exit code {worker.process.returncode}"
+
+
+def _said(worker: _Worker) -> list[str]:
     worker.said.seek(0)
-    said = worker.said.read().decode(errors="replace").strip()
-    return said.rpartition("error: ")[2] or f"ended with exit code {worker.process.returncode}"
+    return worker.said.read().decode(errors="replace").strip().splitlines()
 
 
 def follow_parent() -> None:

@@ -6,19 +6,24 @@ Knows Ray; what each worker does, claims decide, in a folder that every node see
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+import socket
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from probekit.capture import Asked, finished, prepare
 from probekit.config import load_config
-from probekit.errors import CaptureError, ProbekitError
+from probekit.errors import CaptureError, ProbekitError, ProbekitWarning
 from probekit.extras import load_extra
 from probekit.ranks import WORKER
-from probekit.stages import WORKERS
+from probekit.stages import WORKERS, unseen
 from probekit.trace import Trace, open_trace
 from probekit.workers.following import follow
 
+_HOST_AND_PORT = re.compile(r"(ray://)?(?P<host>[^:/]+):(?P<port>\d{1,5})")
+_SECONDS_TO_SEE = 10.0
 _FOR_EVER = -1  # of Ray's restarts and retries
 
 
@@ -59,12 +64,12 @@ def run_on_ray(
         _connect(ray, address)
     try:
         gpus = int(ray.cluster_resources().get("GPU", 0))
-        if loaded.model.device not in ("auto", "cuda"):
+        if loaded.model.device != "auto" and not loaded.model.device.startswith("cuda"):
             gpus = 0
         n = n_workers or gpus or int(ray.cluster_resources().get("CPU", 1))
         crew = _Actors(ray, max(1, min(n, n_missing)), uses_gpu=gpus > 0)
         try:
-            crew.start(Path(config).absolute(), overrides, self_check=asked.self_check)
+            crew.start(Path(config).absolute(), overrides, asked)
             follow(loaded.store.folder, crew, asked.on_progress)
         finally:
             crew.stop()
@@ -75,6 +80,13 @@ def run_on_ray(
 
 
 def _connect(ray: Any, address: str | None) -> None:
+    found = _HOST_AND_PORT.fullmatch(address or "")
+    if found is not None:  # Ray itself tries for minutes
+        try:
+            socket.create_connection((found["host"], int(found["port"])), _SECONDS_TO_SEE).close()
+        except OSError as error:
+            why = f"--address: there is no Ray cluster at {address}: {error.strerror or error}"
+            raise ProbekitError(why) from error
     try:
         ray.init(address=address, log_to_driver=False, logging_level="warning")
     except (ConnectionError, ValueError) as error:
@@ -90,8 +102,10 @@ class _Actors:
         self._uses_gpu = uses_gpu
         self._actors: list[Any] = []
         self._ends: list[Any] = []
+        self._on_note: Callable[[str], None] = unseen
+        self._is_done = False
 
-    def start(self, config: Path, overrides: Sequence[str], *, self_check: bool) -> None:
+    def start(self, config: Path, overrides: Sequence[str], asked: Asked) -> None:
         """Start all; Ray places them as it finds room."""
         # Not in a session of Ray's: paths in a config are relative to where the command was typed.
         place = str(Path.cwd())
@@ -104,25 +118,40 @@ class _Actors:
         )(Worker)
         self._actors = [actor.remote() for _ in range(self._n)]
         self._ends = [
-            one.work.remote(str(config), list(overrides), place, number, self_check=self_check)
+            one.work.remote(
+                str(config),
+                list(overrides),
+                place,
+                number,
+                force=asked.force,
+                self_check=asked.self_check,
+            )
             for number, one in enumerate(self._actors)
         ]
+        self._on_note = asked.on_note
 
     def are_done(self) -> bool:
         """See whether one has come to the end, which all share; raise what one raised."""
         ended, self._ends = self._ray.wait(self._ends, num_returns=len(self._ends), timeout=0)
         for one in ended:
             try:
-                self._ray.get(one)
+                notes, warned = self._ray.get(one)
             except self._ray.exceptions.RayTaskError as error:
                 raise CaptureError(f"a worker on Ray failed: {_said(error)}") from error
-        return bool(ended)
+            for note in notes:
+                self._on_note(note)
+            for what in warned:
+                warnings.warn(what, ProbekitWarning, stacklevel=2)
+        self._is_done = bool(ended)
+        return self._is_done
 
     def has_progress(self) -> None:
         """Nothing: Ray counts no restarts."""
 
     def stop(self) -> None:
         """End all, also those that wait for room."""
+        if self._is_done and self._ends:  # those at work see it in a moment, and leave nothing
+            self._ray.wait(self._ends, num_returns=len(self._ends), timeout=_SECONDS_TO_SEE)
         for actor in self._actors:
             self._ray.kill(actor, no_restart=True)
 
@@ -137,14 +166,26 @@ class Worker:
         place: str,
         number: int,
         *,
+        force: bool,
         self_check: bool,
-    ) -> None:
-        """Work on a run until it is done."""
+    ) -> tuple[list[str], list[str]]:
+        """Work on a run until it is done; give the notes and warnings of it."""
         from probekit.capture import run
 
         os.chdir(place)
         os.environ[WORKER] = str(number)
-        run(config, overrides=overrides, self_check=self_check)
+        notes: list[str] = []
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", ProbekitWarning)
+            run(
+                config,
+                overrides=overrides,
+                force=force,
+                self_check=self_check,
+                on_note=notes.append,
+            )
+        of_ours = [one for one in warned if issubclass(one.category, ProbekitWarning)]
+        return notes, [str(one.message) for one in of_ours]
 
 
 def _said(error: Any) -> str:

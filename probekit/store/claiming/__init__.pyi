@@ -4,5 +4,6 @@ from .claims import (
     Claims as Claims,
     clear_claims as clear_claims,
     living_elsewhere as living_elsewhere,
+    living_here as living_here,
 )
 from .watch import Watch as Watch, lease_s as lease_s

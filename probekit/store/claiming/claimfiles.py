@@ -40,6 +40,9 @@ def take(folder: Path, what: str, worker: str, is_gone: Callable[[str], bool]) -
     path = claim_path(folder, what)
     part = part_of(path)
     with explained(path):
+        there = _read(path)
+        if there is not None and there.worker != worker and not is_gone(there.worker):
+            return False
         try:
             path.parent.mkdir(exist_ok=True)
             part.write_text(json.dumps({"worker": worker, "since": now()}))

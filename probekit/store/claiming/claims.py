@@ -6,7 +6,7 @@ Knows pieces by name and in which order they are tried; nothing of what is done 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,14 @@ from typing import Any, Self
 from probekit.store.claiming.beats import Beat, Heartbeat, beat_path, beats_of, workers_of
 from probekit.store.claiming.claimfiles import claims_of, is_claiming, release, take
 from probekit.store.claiming.watch import Watch, lease_s
-from probekit.store.format import CLAIMS_FOLDER, ShardSpec, explained, is_of_this_host
+from probekit.store.format import (
+    CLAIMS_FOLDER,
+    ShardSpec,
+    explained,
+    is_dead,
+    is_forsaken,
+    is_of_this_host,
+)
 
 _BEATS = 10  # of a lease
 _SLOWEST_S = 2.0  # between two beats: people look at them too
@@ -67,21 +74,28 @@ class Claims:
 
     def holder_of(self, what: str) -> Beat | None:
         """Give the worker that has a claim, unless it is gone or has it no more."""
-        claims = {claim.worker for claim in claims_of(self._folder) if claim.what == what}
-        return next((beat for beat in self.others() if beat.worker in claims), None)
+        holders = _holders(self._folder, what)
+        return next((beat for beat in self.others() if beat.worker in holders), None)
 
     @contextmanager
     def held(self, what: str) -> Iterator[bool]:
         """Claim a piece for the time of a block; say whether this worker has it."""
         self._held.add(what)  # first, so that an interrupt leaves none behind
+        mine = True
         try:
-            yield take(self._folder, what, self._heart.worker, self._watch.is_gone)
+            mine = take(self._folder, what, self._heart.worker, self._watch.is_gone)
+            yield mine
         finally:
-            self._release(what)
+            if mine:
+                self._release(what)
+            self._held.discard(what)
 
     @contextmanager
     def turn(self, what: str) -> Iterator[None]:
-        """Do a step that one worker at a time does, when it is this one's turn."""
+        """Do a step that one worker at a time does, when it is this one's turn.
+
+        Seldom two are at it: one that hangs for a lease is taken for gone.
+        """
         waits = _Waiting()
         while True:
             with self.held(what) as mine:
@@ -96,7 +110,7 @@ class Claims:
         is_sealed: Callable[[ShardSpec], bool],
         on_elsewhere: Callable[[ShardSpec], None],
         on_wait: Callable[[], None],
-    ) -> Iterator[ShardSpec]:
+    ) -> Generator[ShardSpec, None, None]:
         """Give shards to seal, each claimed as long as it is worked on, until all are sealed.
 
         Args:
@@ -122,7 +136,8 @@ class Claims:
                     still.append(shard)
             if len(still) == len(left):
                 on_wait()
-                waits.a_moment()
+                # Many pieces take many looks: a crew does not ask a file server all day.
+                waits.a_moment(len(still))
             left = still
 
     def _release(self, what: str) -> None:
@@ -139,6 +154,9 @@ class Claims:
         for claim in claims_of(self._folder):
             if self._watch.is_gone(claim.worker):
                 release(self._folder, claim.what, claim.worker)
+        for path in (self._folder / CLAIMS_FOLDER).glob(".*"):
+            if is_claiming(path.name) and is_forsaken(path.name):
+                path.unlink(missing_ok=True)
 
 
 class _Waiting:
@@ -147,25 +165,50 @@ class _Waiting:
     def __init__(self) -> None:
         self._seconds = _SOON_S
 
-    def a_moment(self) -> None:
-        time.sleep(self._seconds)
+    def a_moment(self, n: int = 1) -> None:
+        time.sleep(self._seconds * max(1, n // 16))
         self._seconds = min(2 * self._seconds, _LATER_S)
 
 
-def living_elsewhere(folder: Path) -> Beat | None:
-    """Give a worker of another host that is seen counting; None when none is, for a lease."""
-    watch = Watch(folder, lease_s())
+def living_elsewhere(folder: Path, what: str | None, on_note: Callable[[str], None]) -> Beat | None:
+    """Give a worker of another host that is seen counting; None when none is, for a lease.
+
+    Args:
+        folder: of the run.
+        what: that it has claimed; None for any worker.
+        on_note: told for whom this waits.
+    """
+    lease = lease_s()
+    watch = Watch(folder, lease)
     counts: dict[str, int] = {}
     while there := [
         beat
         for beat in beats_of(folder)
-        if not is_of_this_host(beat.worker) and not watch.is_gone(beat.worker)
+        if not is_of_this_host(beat.worker)
+        and (what is None or beat.worker in _holders(folder, what))
+        and not watch.is_gone(beat.worker)
     ]:
+        if not counts:
+            first = there[0]
+            on_note(
+                f"process {first.process} on {first.host} has worked here: up to {lease:.0f} s to "
+                "see whether it still does"
+            )
         for beat in there:
             if counts.setdefault(beat.worker, beat.count) != beat.count:
                 return beat
         time.sleep(_LATER_S / 5)
     return None
+
+
+def living_here(folder: Path) -> Beat | None:
+    """Give a worker of this host whose process lives."""
+    here = (beat for beat in beats_of(folder) if is_of_this_host(beat.worker))
+    return next((beat for beat in here if not is_dead(beat.worker)), None)
+
+
+def _holders(folder: Path, what: str) -> set[str]:
+    return {claim.worker for claim in claims_of(folder) if claim.what == what}
 
 
 def clear_claims(folder: Path) -> None:

@@ -22,12 +22,20 @@ def publish_sealed(part: Path, path: Path, record: FileRecord) -> None:
     aside = part_of(path.with_suffix(".aside"))
     if record_path.is_file():
         return  # sealed by another: ours is removed like any file that was not sealed
+    ours = part.stat().st_ino
     try:
         if not publish(part, path) and not cmp(part, path, shallow=False):
             aside.unlink(missing_ok=True)
             link(path, aside)
             part.replace(path)
-        if not record.write(record_path, only_first=True) and aside.exists():
+        is_first = record.write(record_path, only_first=True)
+        # Unless a third has put its file in the place of ours, or ours is what the record says.
+        if (
+            not is_first
+            and aside.exists()
+            and path.stat().st_ino == ours
+            and FileRecord.read(record_path) != record
+        ):
             aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
