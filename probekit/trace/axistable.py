@@ -5,9 +5,8 @@ Knows how columns lie in files, and what is declared of them; nothing of what th
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import h5py
@@ -21,6 +20,7 @@ from probekit.store import (
     Axis,
     Column,
     Segment,
+    Segments,
     attributes_of,
     dataset_in,
     known_axes,
@@ -30,12 +30,13 @@ from probekit.store import (
     segments_of,
     texts_in,
 )
-from probekit.trace.opened import Opened
+from probekit.trace.opened import Opened, rows_of
 from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
 
 _TEXTS_READ = 1024
+_PARTS_KEPT = 64  # shards of which it is kept where the rows of each example lie
 
 
 class _AbsentError(StoreError):
@@ -56,6 +57,7 @@ class AxisTable:
         self._opened = opened
         self.axis = axis
         self._others = others  # gives the table of another axis
+        self._extents_in = lru_cache(_PARTS_KEPT)(self._extents_of)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _table_of, (self._opened, self.axis.name)
@@ -70,7 +72,7 @@ class AxisTable:
 
     @cached_property
     def _n_rows(self) -> int:
-        return len(self._open(self.axis.columns[0].name))
+        return self._opened.parts(self.axis.whole).n_rows
 
     def __getattr__(self, name: str) -> Any:
         axis = self.__dict__.get("axis")
@@ -157,18 +159,51 @@ class AxisTable:
     @cached_property
     def extents(self) -> tuple[Array, Array]:
         """Of each example its first row here, and how many it has, int64 `[example]`; checked."""
-        (examples,) = (axis for axis in known_axes() if not axis.is_inner)
+        firsts, counts = self._extent_columns
+        return self._fitting(firsts[:], counts[:], 0, len(self))
+
+    def extent(self, example: int) -> tuple[int, int]:
+        """Give an example's first row here, and how many it has; no shard but its own is read.
+
+        Args:
+            example: its number, 0 to how many there are.
+        """
+        parts = self._opened.parts(_examples().whole)
+        part = parts.number(example)
+        firsts, counts = self._extents_in(part)
+        at = example - parts.starts[part]
+        return int(firsts[at]), int(counts[at])
+
+    def _extents_of(self, part: int) -> tuple[Array, Array]:
+        """Give the same as `extents` of the examples in one file, checked against its rows."""
+        segment: Segment = self._opened.parts(_examples().whole)[part]
+        here = slice(segment.first_row, segment.first_row + segment.n_rows)
+        firsts, counts = self._extent_columns
+        begin, end = self._opened.parts(self.axis.whole).rows_in(str(segment.file))
+        # Copies: a view of a map would keep its file open.
+        return self._fitting(np.array(firsts[here]), np.array(counts[here]), begin, end)
+
+    @cached_property
+    def _extent_columns(self) -> tuple[Any, Any]:
+        table, axis = _examples().table, self.axis
+        firsts = self._opened.numbers(f"{table}/{axis.first}", axis.name)
+        return firsts, self._opened.numbers(f"{table}/{axis.count}")
+
+    def _fitting(self, first: Array, n_rows: Array, begin: int, end: int) -> tuple[Array, Array]:
+        """Check where the rows of examples lie that have those from `begin` to `end`."""
         opened, axis = self._opened, self.axis
-        first: Array = opened.numbers(f"{examples.table}/{axis.first}", axis.name)[:]
-        n_rows: Array = opened.numbers(f"{examples.table}/{axis.count}")[:]
         if len(n_rows) and n_rows.min() < 0:
             raise StoreError(f"{opened.path}: an example has {n_rows.min()} {axis.table}")
-        ends = np.cumsum(n_rows)
-        whole = not len(ends) or int(ends[-1]) == len(self)
-        if not whole or not np.array_equal(first, ends - n_rows):
+        ends = begin + np.cumsum(n_rows)
+        whole = not len(ends) or int(ends[-1]) == end
+        if not whole or (end > begin and not np.array_equal(first, ends - n_rows)):
             what = f"its examples and its {axis.table} do not fit together"
             raise StoreError(f"{opened.path}: {what}")
         return first, n_rows
+
+
+def _examples() -> Axis:
+    return next(axis for axis in known_axes() if not axis.is_inner)
 
 
 def _table_of(opened: Any, axis: str) -> Any:
@@ -210,13 +245,8 @@ class Texts:
 
     def __init__(self, opened: Opened, path: str) -> None:
         self._path = path
-        with open_file(opened._file) as file:
-            self._segments: tuple[Segment, ...] = segments_of(
-                dataset_in(file, path, virtual=True), opened._file
-            )
-        self._starts = [segment.first_row for segment in self._segments]
-        last = self._segments[-1] if self._segments else None
-        self._n_rows = last.first_row + last.n_rows if last is not None else 0
+        self._segments = _segments(opened, path)
+        self._n_rows = self._segments.n_rows
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} [{self._n_rows}] {self._path}: [:] reads them>"
@@ -226,30 +256,39 @@ class Texts:
 
     def __iter__(self) -> Iterator[str]:
         """Give every text in order, many at a time read: quicker than one by one."""
-        for segment in self._segments:
+        for number, segment in enumerate(self._segments):
             for begin in range(0, segment.n_rows, _TEXTS_READ):
-                yield from self._read(segment, begin, min(begin + _TEXTS_READ, segment.n_rows))
+                yield from self._read(number, begin, min(begin + _TEXTS_READ, segment.n_rows))
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, int) and -self._n_rows <= key < self._n_rows:
             row = key % self._n_rows
-            segment = self._segments[bisect_right(self._starts, row) - 1]
-            local = row - segment.first_row
-            return self._read(segment, local, local + 1)[0]
+            number = self._segments.number(row)
+            local = row - self._segments.starts[number]
+            return self._read(number, local, local + 1)[0]
         numbers = np.arange(self._n_rows)[key]
         found = np.empty(numbers.size, dtype=object)
         flat = numbers.reshape(-1)
-        owner = np.searchsorted(self._starts, flat, side="right") - 1
-        for number in np.unique(owner):
-            segment, here = self._segments[number], owner == number
-            local = flat[here] - segment.first_row
+        owner = np.searchsorted(self._segments.firsts, flat, side="right") - 1
+        for number in np.unique(owner).tolist():
+            here = owner == number
+            local = flat[here] - self._segments.starts[number]
             begin, end = int(local.min()), int(local.max()) + 1
-            found[here] = np.array(self._read(segment, begin, end), dtype=object)[local - begin]
+            found[here] = np.array(self._read(number, begin, end), dtype=object)[local - begin]
         return found[0] if numbers.ndim == 0 else found.reshape(numbers.shape)
 
-    def _read(self, segment: Segment, begin: int, end: int) -> tuple[str, ...]:
+    def _read(self, number: int, begin: int, end: int) -> tuple[str, ...]:
+        segment = self._segments.checked(number)
         with open_file(segment.file) as file:
             texts = texts_in(file, self._path, slice(begin, end))
         if len(texts) != end - begin:
             raise StoreError(f"{segment.file}: {self._path} has fewer rows than the index says")
         return texts
+
+
+def _segments(opened: Opened, path: str) -> Segments:
+    """Say where the rows of a column lie that no index holds itself."""
+    if opened._shard_files is not None:
+        return opened.parts(rows_of(path)).of(path)
+    with open_file(opened._file) as file:
+        return segments_of(dataset_in(file, path, virtual=True), opened._file)

@@ -109,9 +109,7 @@ class Examples(AxisTable, Sequence[Example]):
 
     def extent(self, number: int, axis: str = TOKEN) -> tuple[int, int]:
         """Give an example's first row among all rows of an axis, and how many it has."""
-        number = self.number(number)
-        first, n_rows = self._others(axis).extents
-        return int(first[number]), int(n_rows[number])
+        return self._others(axis).extent(self.number(number))
 
     def token_ids(self, number: int) -> Array:
         """Give the token ids of an example, int32 `[token]`, and read nothing else of it."""

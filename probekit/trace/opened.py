@@ -5,7 +5,7 @@ Knows files and attributes; nothing of what a dataset means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,19 @@ from probekit.store import (
     NEWEST,
     Format,
     MappedRows,
+    Segments,
+    ShardFiles,
+    ShardRows,
     Vocabulary,
     attributes_of,
     dataset_in,
     file_maps,
+    is_choice,
+    is_in,
     known_axes,
-    node_in,
     number_of,
     open_file,
+    segments_of,
     sessions_of,
     times_of,
 )
@@ -40,6 +45,7 @@ class Opened:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.absolute()  # read lazily, maybe after a change of the working directory
+        self._parts: dict[str, Segments] = {}
         self._maps = file_maps()
         with open_file(self._file) as file:
             self.provenance: dict[str, Any] = attributes_of(file)
@@ -67,7 +73,7 @@ class Opened:
     def has(self, name: str) -> bool:
         """Say whether there is a dataset or a group of that name."""
         with open_file(self._file) as file:
-            return node_in(file, arguments.text("a name", name)) is not None
+            return is_in(file, arguments.text("a name", name))
 
     def numbers(self, name: str, axis: str | None = None, *, are_whole: bool = True) -> MappedRows:
         """Open a column of whole numbers, or of true and false.
@@ -80,19 +86,93 @@ class Opened:
         Raises:
             StoreError: if it is something else.
         """
+
+        def fit(column: MappedRows) -> None:
+            if column.storage.kind not in ("iub" if are_whole else "f") or len(column.shape) != 1:
+                raise StoreError(
+                    f"{self.path}: {name} is {list(column.shape)} {column.dtype}; "
+                    f"expected {'whole numbers' if are_whole else 'fractions'}"
+                )
+
+        name = arguments.text("a column's name", name)
+        return self.rows_at(name, less=self.first(axis), are_numbers=axis is not None, fit=fit)
+
+    def rows_at(
+        self,
+        name: str,
+        rows: str | None = None,
+        *,
+        maps: Callable[[str], Any] | None = None,
+        less: int = 0,
+        are_numbers: bool = False,
+        fit: Callable[[MappedRows], None] | None = None,
+    ) -> MappedRows:
+        """Open the rows of a dataset.
+
+        Args:
+            name: of the dataset.
+            rows: what they are, a site's `rows`; of a column its name says so.
+            maps: from `file_maps`; the trace's own where there are none.
+            less: is subtracted from every value.
+            are_numbers: whether they number rows; an index can hold such a column itself.
+            fit: told the rows once it is known what they are; raises what it has against them.
+
+        Raises:
+            StoreError: if there is no such dataset, or it is none of a trace's.
+        """
+        maps = maps or self._maps
+        if self._shard_files is not None and not (are_numbers and self._is_inside(name)):
+            if not self.has(name):
+                raise StoreError(f"{self._file}: there is no dataset {name} in it")
+            told = self.parts(rows_of(name) if rows is None else rows).of(f"/{name}")
+            return MappedRows.told(told, self._file, maps, less=less, fit=fit)
         with open_file(self._file) as file:
-            dataset = dataset_in(file, arguments.text("a column's name", name), virtual=True)
-            column = MappedRows(dataset, self._file, self._maps, less=self.first(axis))
-        if column.storage.kind not in ("iub" if are_whole else "f") or len(column.shape) != 1:
-            raise StoreError(
-                f"{self.path}: {name} is {list(column.shape)} {column.dtype}; "
-                f"expected {'whole numbers' if are_whole else 'fractions'}"
-            )
-        return column
+            found = MappedRows(dataset_in(file, name, virtual=True), self._file, maps, less=less)
+        if fit is not None:
+            fit(found)
+        return found
+
+    def _is_inside(self, name: str) -> bool:
+        with open_file(self._file) as file:
+            return not dataset_in(file, name, virtual=True).is_virtual
+
+    def parts(self, rows: str) -> Segments:
+        """Give the files in which rows lie, and which.
+
+        Args:
+            rows: what they are: a site's `rows`.
+        """
+        if rows not in self._parts:
+            if self._shard_files is not None:
+                self._parts[rows] = self._shard_files.segments(rows, str(self.path))
+            else:
+                whole = {
+                    axis.whole: f"{axis.table}/{axis.columns[0].name}" for axis in known_axes()
+                }
+                name = f"rows/{rows}" if is_choice(rows) else whole[rows]
+                with open_file(self._file) as file:
+                    dataset = dataset_in(file, name, virtual=True)
+                    self._parts[rows] = segments_of(dataset, self._file)
+        return self._parts[rows]
+
+    @cached_property
+    def _shard_files(self) -> ShardFiles | None:
+        """Where rows lie, of an index that has a table of its shards."""
+        if self._file.name != INDEX_FILE:
+            return None
+        with open_file(self._file) as file:
+            table = ShardRows.read(file)
+        return None if table is None else ShardFiles(self._file, table)
 
     def first(self, axis: str | None) -> int:
         """Say which number the file gives to its first row of an axis."""
         return 0 if axis is None else self._firsts.get(arguments.text("axis", axis), 0)
+
+
+def rows_of(name: str) -> str:
+    """Say which rows a column has, a site's `rows`, by the place of the column."""
+    table, _, rest = name.partition("/")
+    return next((axis.whole for axis in known_axes() if axis.table == table), rest)
 
 
 def _said_apart(folder: Path) -> dict[str, Any]:

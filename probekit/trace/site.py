@@ -48,7 +48,6 @@ class Site:
         with open_file(trace._file) as file:
             dataset = dataset_in(file, f"sites/{name}", virtual=True)
             self.attributes: dict[str, Any] = attributes_of(dataset)
-            self._data = MappedRows(dataset, trace._file, trace._maps)
         self.axes: tuple[str, ...] = tuple(self._attribute("axes", list, ()))
         self.rows: str = self._attribute("rows", str, ALL_TOKENS)
         axis = axis_of(self.rows)
@@ -56,7 +55,7 @@ class Site:
         self._is_inner, self._is_choice = axis.is_inner, is_choice(self.rows)
         self.layer: int | None = self._attribute("layer", int, None)
         self.portable: str | None = self._attribute("portable", str, None)
-        self._check()
+        self._data = trace.rows_at(f"sites/{name}", self.rows, fit=self._check)
 
     def _attribute(self, name: str, kind: type, default: Any) -> Any:
         value = self.attributes.get(name, default)
@@ -64,16 +63,16 @@ class Site:
             raise StoreError(f"{self._trace.path}: {self.name}: {name} is {value!r}, not {kind}")
         return value
 
-    def _check(self) -> None:
+    def _check(self, data: MappedRows) -> None:
         """Refuse a site that is not what it says: its rows would be given to other tokens."""
         place = f"{self._trace.path}: {self.name}"
         named = all(isinstance(axis, str) and axis.isprintable() for axis in self.axes)
-        if len(self.axes) != len(self.shape) or not named:
-            raise StoreError(f"{place} is {list(self.shape)}, but its axes are {list(self.axes)}")
+        if len(self.axes) != len(data.shape) or not named:
+            raise StoreError(f"{place} is {list(data.shape)}, but its axes are {list(self.axes)}")
         n_rows = self._trace.n_rows(self.rows)
-        if len(self) != n_rows:
+        if len(data) != n_rows:
             raise StoreError(
-                f"{place} has {counted(len(self), 'row')}; the trace has {n_rows:,} ({self.rows})"
+                f"{place} has {counted(len(data), 'row')}; the trace has {n_rows:,} ({self.rows})"
             )
 
     @property
@@ -141,12 +140,10 @@ class Site:
         number = self._trace.examples.number(number)
         if not self._is_inner:
             return slice(number, number + 1)
+        if self._is_choice:
+            return self._trace.chosen(self.rows, number)
         first, n_rows = self._trace.examples.extent(number, self.axis)
-        if not self._is_choice:
-            return slice(first, first + n_rows)
-        rows = self._trace.rows_of_choice(self.rows)
-        begin, end = np.searchsorted(rows, (first, first + n_rows))
-        return slice(int(begin), int(end))
+        return slice(first, first + n_rows)
 
     def axis_rows(self) -> Array:
         """Give, for every row, its row in the table of the site's axis, int64 `[row]`."""

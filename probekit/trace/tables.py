@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +46,8 @@ from probekit.wording import one_of
 
 Array = np.ndarray[Any, Any]
 
+_PARTS_KEPT = 64  # shards of which it is kept what they chose
+
 
 class Tables(Opened):
     """One opened file of a trace: how it was made, and its tables.
@@ -57,6 +59,7 @@ class Tables(Opened):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._choices: dict[str, Array] = {}
+        self._choices_in = lru_cache(_PARTS_KEPT)(self._choices_of)
         self._tables: dict[str, AxisTable] = {}
 
     @property
@@ -166,19 +169,50 @@ class Tables(Opened):
         if arguments.text("a choice", choice) not in self._choices:
             axis = axis_of(choice)
             rows: Array = self.numbers(f"rows/{choice}", axis.name)[:]
-            inside = not len(rows) or (rows[0] >= 0 and rows[-1] < len(self.table(axis.name)))
-            if not inside or not (rows[1:] >= rows[:-1]).all():
-                raise StoreError(
-                    f"{self.path}: rows/{choice} are not {axis.table} of it, in their order"
-                )
+            self._check_choice(choice, rows, 0, len(self.table(axis.name)))
             rows.flags.writeable = False
             self._choices[choice] = rows
         return self._choices[choice]
 
+    def chosen(self, choice: str, example: int) -> slice:
+        """Say which rows of a choice are those of an example; no shard but its own is read."""
+        axis = axis_of(choice)
+        first, n_rows = self.table(axis.name).extent(example)
+        begin, rows = self._choices_in(choice, self.parts(EXAMPLE).number(example))
+        inside = np.searchsorted(rows, (first, first + n_rows))
+        return slice(begin + int(inside[0]), begin + int(inside[1]))
+
+    def _choices_of(self, choice: str, part: int) -> tuple[int, Array]:
+        """Give the first row of a choice in a file of examples, and the same as `rows_of_choice`.
+
+        Where the file of the trace holds all of them itself, they are all.
+        """
+        if self._holds(choice):
+            return 0, self.rows_of_choice(choice)
+        parts, axis = self.parts(choice), axis_of(choice)
+        file = self.parts(EXAMPLE).files[part]
+        begin, end = parts.rows_in(file)
+        # A copy: a view of a map would keep its file open.
+        rows = np.array(self.numbers(f"rows/{choice}", axis.name)[begin:end])
+        self._check_choice(choice, rows, *self.parts(axis.whole).rows_in(file))
+        return begin, rows
+
+    def _check_choice(self, choice: str, rows: Array, begin: int, end: int) -> None:
+        """Refuse a choice that is not of the rows from `begin` to `end` of its axis, in order."""
+        inside = not len(rows) or (rows[0] >= begin and rows[-1] < end)
+        if not inside or not (rows[1:] >= rows[:-1]).all():
+            table = axis_of(choice).table
+            raise StoreError(f"{self.path}: rows/{choice} are not {table} of it, in their order")
+
     def n_rows(self, rows: str) -> int:
         """Count the rows of the sites that keep these: every token, one an example, or a choice."""
-        chosen = is_choice(arguments.text("rows", rows))
-        return len(self.rows_of_choice(rows) if chosen else self.table(axis_of(rows).name))
+        if is_choice(arguments.text("rows", rows)) and self._holds(rows):
+            return len(self.rows_of_choice(rows))  # it costs nothing to look whether they are right
+        return self.parts(rows).n_rows
+
+    def _holds(self, choice: str) -> bool:
+        """Say whether the file of the trace holds all rows of a choice itself."""
+        return [*self.parts(choice).files] == [str(self._file)]
 
 
 _KINDS: Mapping[str, type[AxisTable]] = {EXAMPLE: Examples, TOKEN: Tokens}

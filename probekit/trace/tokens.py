@@ -11,6 +11,7 @@ from typing import Any
 
 from probekit import arguments
 from probekit.errors import StoreError
+from probekit.store import EXAMPLE
 from probekit.trace.axistable import AxisTable
 
 
@@ -42,9 +43,8 @@ class Tokens(AxisTable, Sequence[Token]):
             int(column[row]) for column in (self.id, self.position, self.example)
         )
         row = int(row) % len(self)
-        firsts, counts = self.extents
-        known = 0 <= example < len(firsts)
-        first, n_tokens = (firsts[example], counts[example]) if known else (0, 0)
+        known = 0 <= example < len(self._others(EXAMPLE))
+        first, n_tokens = self.extent(example) if known else (0, 0)
         if not 0 <= position < n_tokens or first + position != row:
             raise StoreError(
                 f"{self._opened.path}: token {row} is said to be token {position} of example "

@@ -19,7 +19,6 @@ from probekit.store import (
     MappedRows,
     Scalar,
     column_path,
-    dataset_in,
     missing_path,
     open_file,
     user_column_types,
@@ -112,12 +111,12 @@ class UserColumns(Mapping[str, Array]):
         return self._readers[path]
 
     def _numbers(self, path: str) -> MappedRows:
-        with open_file(self._opened._file) as file:
-            dataset = dataset_in(file, path, virtual=True)
-            found = MappedRows(dataset, self._opened._file, self._opened._maps)
-        if len(found.shape) != 1:
-            raise StoreError(f"{self._opened.path}: {path} is {list(found.shape)}; expected a list")
-        return found
+        def fit(found: MappedRows) -> None:
+            if len(found.shape) != 1:
+                what = f"{path} is {list(found.shape)}; expected a list"
+                raise StoreError(f"{self._opened.path}: {what}")
+
+        return self._opened.rows_at(path, fit=fit)
 
 
 def _columns_of(opened: Any) -> Any:

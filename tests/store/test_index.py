@@ -20,7 +20,8 @@ from tiny_traces import Made, numbers, site, write_trace
 import probekit
 from probekit.errors import StoreError
 from probekit.store.format.execution import Execution, Forward
-from probekit.store.writing.index import build_index, merge_executions
+from probekit.store.writing.index import build_index
+from probekit.store.writing.said import Joined
 
 SITES = (
     site("h.0", dtype="bfloat16", row_shape=(4,)),
@@ -216,7 +217,11 @@ def test_equal_orders_of_several_shards_are_kept_once() -> None:
         orders=(events(0, 2), events(2), events(0, 1)),
         forwards=(forward(1, 2), forward(0, 3), forward(2, 4)),
     )
-    joined = merge_executions([one, two])
+    both = Joined()
+    for part in (one, two):
+        both.add(part)
+    joined = both.execution
+    assert joined is not None
     assert joined.modules == names
     assert [o.tolist() for o in joined.orders] == [
         o.tolist() for o in (events(0, 1), events(0, 2), events(2))

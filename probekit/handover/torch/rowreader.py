@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probekit.store import EXAMPLE, MappedRows, axis_of, dataset_in, is_choice, open_file
+from probekit.store import EXAMPLE, MappedRows, axis_of, is_choice
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -168,10 +168,9 @@ class RowReader:
         return self._tables[name]
 
     def _open(self, name: str, *, less: int = 0) -> MappedRows:
-        with open_file(self.trace._file) as file:
-            return MappedRows(
-                dataset_in(file, name, virtual=True), self.trace._file, self._maps, less=less
-            )
+        rows = self._rows if name.startswith("sites/") else None
+        are_numbers = rows is None and not name.endswith("/id")  # of tokens or examples
+        return self.trace.rows_at(name, rows, maps=self._maps, less=less, are_numbers=are_numbers)
 
     @cached_property
     def _maps(self) -> Any:

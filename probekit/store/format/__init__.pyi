@@ -54,6 +54,7 @@ from .nodes import (
     BOOKKEEPING as BOOKKEEPING,
     attributes_of as attributes_of,
     dataset_in as dataset_in,
+    is_in as is_in,
     is_number as is_number,
     names_in as names_in,
     node_in as node_in,
@@ -92,6 +93,7 @@ from .schema import (
     item_bytes as item_bytes,
     widen as widen,
 )
+from .shardrows import FEW as FEW, ShardRows as ShardRows, write_shard_rows as write_shard_rows
 from .usercolumns import (
     BOOL as BOOL,
     FLOAT as FLOAT,

@@ -6,19 +6,26 @@ side, in an HDF5 file or an xarray Dataset, a name must also mean one size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 
 import h5py
 
 from probekit.store.format.axes import EXAMPLE, axis_of, is_choice, known_axes
+from probekit.store.format.shardrows import SHARD_TABLE
 from probekit.store.format.usercolumns import user_datasets
 from probekit.store.format.vocabulary import VOCABULARY_NAMES
 
 # netCDF's name for a dimension that has a size but no values.
 _SIZE_ONLY = "This is a netCDF dimension but not a netCDF variable."
-_TAKEN = ("sites", "rows", "execution", *VOCABULARY_NAMES)  # in the root, beside the tables
+_TAKEN = (
+    "sites",
+    "rows",
+    "execution",
+    SHARD_TABLE,
+    *VOCABULARY_NAMES,
+)  # in the root, beside the tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,50 +72,57 @@ def dimension_names(datasets: Sequence[Axes]) -> list[tuple[str, ...]]:
     ]
 
 
-def write_dimensions(file: h5py.File) -> None:
+def write_dimensions(file: h5py.File, anew: Callable[[], h5py.File] | None = None) -> None:
     """Name every axis of a trace's file by a dimension scale, as netCDF does.
 
     The scales stand in the root under the dimension's name. They have a size and no values, and
     take no space.
+
+    Args:
+        file: of the trace.
+        anew: gives the file again, where it must not be kept open from one dataset to the next.
     """
     datasets = list(_datasets(file))
     named = dimension_names([axes for _, axes in datasets])
-    scales: dict[str, h5py.Dataset] = {}
-    for (dataset, axes), names in zip(datasets, named, strict=True):
+    for (path, axes), names in zip(datasets, named, strict=True):
+        file = file if anew is None else anew()
         for place, (name, size) in enumerate(zip(names, axes.sizes, strict=True)):
-            if name not in scales:
-                scales[name] = file.create_dataset(name, shape=(size,), dtype=">f4")
-                scales[name].make_scale(f"{_SIZE_ONLY}{size:10d}")
-            dataset.dims[place].attach_scale(scales[name])
+            if name not in file:
+                scale = file.create_dataset(name, shape=(size,), dtype=">f4")
+                scale.make_scale(f"{_SIZE_ONLY}{size:10d}")
+            file[path].dims[place].attach_scale(file[name])
 
 
-def _datasets(file: h5py.File) -> Iterator[tuple[h5py.Dataset, Axes]]:
+def _datasets(file: h5py.File) -> Iterator[tuple[str, Axes]]:
+    """Give the datasets by name: an open virtual one takes 8 KiB for each of its sources."""
     for module in file.get("sites", {}).values():
         for dataset in module.values():
             first = row_axis(dataset.attrs["rows"])
-            yield dataset, Axes(names=(first, *dataset.attrs["axes"][1:]), sizes=dataset.shape)
+            yield dataset.name, Axes(names=(first, *dataset.attrs["axes"][1:]), sizes=dataset.shape)
     for axis in known_axes():
         for dataset in file.get(axis.table, {}).values():
             if isinstance(dataset, h5py.Dataset):
-                yield dataset, Axes(names=(axis.name,), sizes=dataset.shape)
+                yield dataset.name, Axes(names=(axis.name,), sizes=dataset.shape)
     for name in user_datasets(file):
-        yield file[name], Axes(names=(EXAMPLE,), sizes=file[name].shape)
+        yield name, Axes(names=(EXAMPLE,), sizes=file[name].shape)
     for choice, dataset in file.get("rows", {}).items():
-        yield dataset, Axes(names=(row_axis(choice),), sizes=dataset.shape)
+        yield dataset.name, Axes(names=(row_axis(choice),), sizes=dataset.shape)
+    for dataset in file.get(SHARD_TABLE, {}).values():
+        yield dataset.name, Axes(names=("shard",), sizes=dataset.shape)
     for name, along in zip(VOCABULARY_NAMES, ("d_vocab", "byte", "d_vocab"), strict=True):
         if name in file:
-            yield file[name], Axes(names=(along,), sizes=file[name].shape)
+            yield name, Axes(names=(along,), sizes=file[name].shape)
     if "execution" in file:
         yield from _execution(file["execution"])
 
 
-def _execution(group: h5py.Group) -> Iterator[tuple[h5py.Dataset, Axes]]:
+def _execution(group: h5py.Group) -> Iterator[tuple[str, Axes]]:
     for dataset in group["orders"].values():
-        yield dataset, Axes(names=("event", "column"), sizes=dataset.shape)
+        yield dataset.name, Axes(names=("event", "column"), sizes=dataset.shape)
     for name, axes in (
         ("modules", ("module",)),
         ("forwards", ("forward",)),
         ("forward_examples", ("forward_example", "column")),
     ):
         if name in group:  # since 1.1 the forward passes lie apart, but in a merged file
-            yield group[name], Axes(names=axes, sizes=group[name].shape)
+            yield group[name].name, Axes(names=axes, sizes=group[name].shape)

@@ -158,6 +158,12 @@ class HDF5Out:
         if error is None or isinstance(error, Exception):
             self.check()
 
+    def let_go(self) -> None:
+        """Close the file and open it again: until then HDF5 keeps what it has seen of it."""
+        self.file.close()
+        self.check()
+        self.file = h5py.File(self._raw, "r+", **self._options)
+
     def check(self) -> None:
         """Raise the first error, if there was one; after a large write, to go no further."""
         if self._raw.error is not None:

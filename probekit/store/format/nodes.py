@@ -34,16 +34,35 @@ def node_in(file: h5py.File, path: str) -> h5py.Group | h5py.Dataset | None:
     """
     here: Any = file["/"]
     for name in filter(None, path.split("/")):
-        link = name.encode("utf-8", "surrogateescape")
-        if not isinstance(here, h5py.Group) or not here.id.links.exists(link):
+        if not _is_linked(here, name, f"{file.filename}: {path}"):
             return None
-        if here.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
-            # Ours has no soft links either: they could hide an external one, or lead in circles.
-            raise StoreError(
-                f"{file.filename}: {path} points outside the trace, by the link {name}"
-            )
-        here = here[link]
+        here = here[_link(name)]
     return here if isinstance(here, h5py.Group | h5py.Dataset) else None
+
+
+def is_in(file: h5py.File, path: str) -> bool:
+    """Say whether an open file has something of a name, without opening it.
+
+    To open a virtual dataset takes time and memory for each of its sources.
+
+    Raises:
+        StoreError: if a link on the way leads anywhere but to an object of this file.
+    """
+    *above, last = path.strip("/").split("/")
+    return _is_linked(node_in(file, "/".join(above)), last, f"{file.filename}: {path}")
+
+
+def _is_linked(group: Any, name: str, place: str) -> bool:
+    if not isinstance(group, h5py.Group) or not group.id.links.exists(_link(name)):
+        return False
+    if group.id.links.get_info(_link(name)).type != h5py.h5l.TYPE_HARD:
+        # Ours has no soft links either: they could hide an external one, or lead in circles.
+        raise StoreError(f"{place} points outside the trace, by the link {name}")
+    return True
+
+
+def _link(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def names_in(group: h5py.Group | h5py.Dataset | None, file: h5py.File) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Knows where rows lie in their files, over many shards; nothing of what they mean.
 
-Its door: `open_file`, `MappedRows`, `segments_of`.
+Its door: `open_file`, `MappedRows`, `segments_of`, `ShardFiles`.
 """
 
 import lazy_loader

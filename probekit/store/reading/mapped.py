@@ -7,12 +7,12 @@ through h5py (chunked.py).
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, Self
 
 import h5py
 import numpy as np
@@ -22,7 +22,7 @@ from probekit.store.format import dataset_in, explained, is_number, schema
 from probekit.store.reading.chunked import ChunkedRows, load_filters
 from probekit.store.reading.files import open_file
 from probekit.store.reading.gather import gather
-from probekit.store.reading.segments import Segment, segments_of
+from probekit.store.reading.segments import Segment, Segments, segments_of, shape_of
 from probekit.wording import counted, numbered, values_of
 
 Array = np.ndarray[Any, Any]
@@ -45,6 +45,19 @@ def _map_file(path: str) -> Array:
         return np.asarray(np.memmap(path, np.uint8, "r"))
 
 
+Fit = Callable[["MappedRows"], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """What the rows of a dataset are."""
+
+    row_shape: tuple[int, ...]
+    dtype: str
+    storage: np.dtype[Any]
+    row_bytes: int
+
+
 class MappedRows:
     """A lazy array `[row, ...]`; indexing reads only the rows asked for and gives numpy.
 
@@ -61,27 +74,91 @@ class MappedRows:
     def __init__(
         self, dataset: h5py.Dataset, path: Path, maps: Maps | None = None, *, less: int = 0
     ) -> None:
-        self._segments = segments_of(dataset, path)
-        self.shape: tuple[int, ...] = tuple(dataset.shape)
-        self.dtype = schema.dtype_of(dataset)
-        known = schema.DTYPES.get(self.dtype)
-        if self.dtype != "bfloat16" and not is_number(dataset):
-            raise StoreError(f"{path}: {dataset.name} holds {self.dtype}; expected numbers")
-        self.storage: np.dtype[Any] = known.storage if known else np.dtype(self.dtype)
-        self._starts = [s.first_row for s in self._segments]
-        self._first_rows = np.array(self._starts, dtype=np.intp)
-        self._shapes = [(s.n_rows, *self.shape[1:]) for s in self._segments]
-        self._files = [str(s.file) for s in self._segments]
-        self._sizes = [prod(shape) * self.storage.itemsize for shape in self._shapes]  # in bytes
+        self._begin(segments_of(dataset, path), path, maps, less)
+        self._be(tuple(dataset.shape), schema.dtype_of(dataset), f"{path}: {dataset.name}", dataset)
+
+    @classmethod
+    def told(
+        cls,
+        segments: Segments,
+        path: Path,
+        maps: Maps | None = None,
+        *,
+        less: int = 0,
+        fit: Fit | None = None,
+    ) -> Self:
+        """Open rows of which an index says where they lie; what they are is seen in their files.
+
+        Args:
+            segments: where.
+            path: of the index.
+            maps: see the class.
+            less: see the class.
+            fit: told the rows once it is known what they are; raises what it has against them.
+        """
+        made = cls.__new__(cls)
+        made._begin(segments, path, maps, less)
+        made._fit = fit
+        return made
+
+    def _begin(self, segments: Segments, path: Path, maps: Maps | None, less: int) -> None:
+        self._segments, self._path = segments, path
+        self._starts = segments.starts
         self._maps = maps or file_maps()
         self._less = less
-        self._offsets: dict[int, int | None] = {}
+        self._kind: _Kind | None = None
+        self._fit: Fit | None = None
+        self._places: dict[int, tuple[int | None, tuple[int, ...]]] = {}  # offset, shape
+
+    def _be(self, shape: tuple[int, ...], dtype: str, place: str, dataset: h5py.Dataset) -> None:
+        """Take note of what the rows are."""
+        known = schema.DTYPES.get(dtype)
+        if dtype != "bfloat16" and not is_number(dataset):
+            raise StoreError(f"{place} holds {dtype}; expected numbers")
+        self._kind = _Kind(
+            row_shape=shape[1:],
+            dtype=dtype,
+            storage=known.storage if known else np.dtype(dtype),
+            row_bytes=prod(shape[1:]) * schema.item_bytes(dtype),
+        )
+        try:
+            if self._fit is not None:
+                self._fit(self)
+        except StoreError:
+            self._kind = None  # or a second look would find nothing wrong
+            raise
+
+    def _known(self) -> _Kind:
+        """Say what the rows are; where no file of theirs was opened yet, the index is asked."""
+        if self._kind is None:
+            with open_file(self._path) as file:
+                dataset = dataset_in(file, self._segments.dataset, virtual=True)
+                shape = shape_of(dataset, self._segments, self._path)
+                place = f"{self._path}: {dataset.name}"
+                self._be(shape, schema.dtype_of(dataset), place, dataset)
+        assert self._kind is not None
+        return self._kind
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        return (self._starts[-1], *self._known().row_shape)
+
+    @cached_property
+    def dtype(self) -> str:
+        """As stored, "bfloat16" among them."""
+        return self._known().dtype
+
+    @cached_property
+    def storage(self) -> np.dtype[Any]:
+        """The numpy dtype of the stored bits."""
+        return self._known().storage
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {list(self.shape)} {self.dtype}: [:] reads them>"
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self._starts[-1]
 
     def __getitem__(self, key: Key) -> Any:
         values = self.raw(key)
@@ -104,7 +181,7 @@ class MappedRows:
     def raw(self, key: Key) -> Any:
         """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
         if type(key) is slice and (key.step is None or key.step == 1):
-            begin, stop, _ = key.indices(self.shape[0])
+            begin, stop, _ = key.indices(len(self))
             if begin < stop and (run := self._run(begin, stop)) is not None:
                 return run
         if type(key) is int and -len(self) <= key < len(self):
@@ -126,7 +203,7 @@ class MappedRows:
         return self._scattered(rows, rest)
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
+    def segments(self) -> Segments:
         """The files that the rows lie in, first rows first."""
         return self._segments
 
@@ -137,7 +214,7 @@ class MappedRows:
         file, offset = self._segments[0].file, self._offset(0)
         if offset is None:
             return None
-        if offset + self._sizes[0] > file.stat().st_size:
+        if offset + len(self) * self._known().row_bytes > file.stat().st_size:
             _refuse_short(self._segments[0])
         return file, offset
 
@@ -148,7 +225,7 @@ class MappedRows:
 
     def extents(self, begin: int, end: int) -> Iterator[tuple[Path, int, int]]:
         """Give where mapped rows lie in their files: file, offset and size in bytes."""
-        row_bytes = prod(self.shape[1:]) * self.storage.itemsize
+        row_bytes = self._known().row_bytes
         for number in range(max(0, self._number(begin)), len(self._segments)):
             segment = self._segments[number]
             first = max(begin, segment.first_row) - segment.first_row
@@ -183,34 +260,61 @@ class MappedRows:
         return rows.astype(np.intp), rest
 
     def _number(self, row: int) -> int:
-        return bisect_right(self._starts, row) - 1
+        return self._segments.number(row)
 
     def _offset(self, number: int) -> int | None:
-        if number not in self._offsets:
-            segment = self._segments[number]
-            self._offsets[number] = _locate(segment, self._shapes[number], self.dtype)
-        return self._offsets[number]
+        return self._place(number)[0]
+
+    def _place(self, number: int) -> tuple[int | None, tuple[int, ...]]:
+        """Give where a segment's rows begin in its file, None for compressed ones, and a shape."""
+        found = self._places.get(number)
+        if found is None:
+            found = self._places[number] = self._located(number)
+        return found
+
+    def _located(self, number: int) -> tuple[int | None, tuple[int, ...]]:
+        segment = self._segments.checked(number)
+        with open_file(segment.file) as file:
+            dataset = dataset_in(file, segment.dataset)
+            place = f"{segment.file}: {segment.dataset}"
+            if self._kind is None:
+                self._be(dataset.shape, schema.dtype_of(dataset), place, dataset)
+            kind = self._known()
+            shape = (segment.n_rows, *kind.row_shape)
+            if dataset.shape != shape or schema.dtype_of(dataset) != kind.dtype:
+                raise StoreError(
+                    f"{place} is {list(dataset.shape)} {schema.dtype_of(dataset)}; "
+                    f"the index says {list(shape)} {kind.dtype}"
+                )
+            offset: int | None = dataset.id.get_offset()
+            if not prod(shape):
+                return 0, shape
+            if offset is None:
+                load_filters(dataset)
+            return offset, shape
 
     def _source(self, number: int) -> Array | ChunkedRows:
-        offset, shape = self._offset(number), self._shapes[number]
+        offset, shape = self._place(number)
+        kind = self._kind
+        assert kind is not None  # a segment was located
         if offset is None:
-            return ChunkedRows(self._segments[number], self.storage, shape)
-        whole = self._maps(self._files[number])
+            return ChunkedRows(self._segments[number], kind.storage, shape)
+        whole = self._maps(self._segments.files[number])
         # Beyond the end of a mapped file lies not an exception but the end of the process.
-        if offset + self._sizes[number] > len(whole):
+        if offset + shape[0] * kind.row_bytes > len(whole):
             _refuse_short(self._segments[number])
-        return np.ndarray(shape, self.storage, whole, offset)
+        return np.ndarray(shape, kind.storage, whole, offset)
 
     def _run(self, begin: int, stop: int) -> Array | None:
         """Give the rows from `begin` to `stop`, at least one, if one segment holds them all."""
-        number = bisect_right(self._starts, begin) - 1
+        number = self._segments.number(begin)
         first = self._starts[number]
-        if stop - first > self._shapes[number][0]:
+        if stop > self._starts[number + 1]:
             return None
         return self._source(number)[begin - first : stop - first]
 
     def _lone(self, row: int, rest: tuple[Any, ...]) -> Any:
-        number = bisect_right(self._starts, row) - 1
+        number = self._segments.number(row)
         local = row - self._starts[number]
         # A copy: a lone row is small, and as a view it would keep its whole file open.
         return self._source(number)[local : local + 1][(0, *rest)].copy()
@@ -224,13 +328,13 @@ class MappedRows:
         early = () if len(picks) > 1 and any(np.ndim(p) for p in picks) else rest
         pieces = []
         for number in range(max(0, self._number(begin)), len(self._segments)):
-            segment = self._segments[number]
-            if segment.first_row >= stop:
+            start = self._starts[number]
+            if start >= stop:
                 break
-            end = min(stop, segment.first_row + segment.n_rows)
-            first = begin + max(0, -(-(segment.first_row - begin) // step)) * step
+            end = min(stop, self._starts[number + 1])
+            first = begin + max(0, -(-(start - begin) // step)) * step
             if first < end:
-                piece = self._source(number)[first - segment.first_row : end - segment.first_row]
+                piece = self._source(number)[first - start : end - start]
                 pieces.append(piece[(slice(None, None, step), *early)])
         if not pieces:
             pieces.append(np.empty((0, *self.shape[1:]), dtype=self.storage)[(slice(None), *early)])
@@ -238,8 +342,9 @@ class MappedRows:
         return whole[order] if early else whole[(order, *rest)]
 
     def _scattered(self, rows: Array, rest: tuple[Any, ...]) -> Array:
-        owner = np.searchsorted(self._first_rows, rows, side="right") - 1
-        local = rows - self._first_rows[owner]
+        firsts = self._segments.firsts
+        owner = np.searchsorted(firsts, rows, side="right") - 1
+        local = rows - firsts[owner]
         used = np.flatnonzero(np.bincount(owner.reshape(-1))).tolist()
         if len(used) == 1 and isinstance(source := self._source(used[0]), np.ndarray):
             taken: Array = source[(local, *rest)]
@@ -269,24 +374,6 @@ def _n_axes(part: Any) -> int:
         return 0
     mask = not isinstance(part, slice) and np.asarray(part).dtype == bool
     return np.ndim(part) if mask else 1
-
-
-def _locate(segment: Segment, shape: tuple[int, ...], dtype: str) -> int | None:
-    """Give the offset of a segment in its file; None where it must be read through HDF5."""
-    with open_file(segment.file) as file:
-        dataset = dataset_in(file, segment.dataset)
-        place = f"{segment.file}: {segment.dataset}"
-        if dataset.shape != shape or schema.dtype_of(dataset) != dtype:
-            raise StoreError(
-                f"{place} is {list(dataset.shape)} {schema.dtype_of(dataset)}; "
-                f"the index says {list(shape)} {dtype}"
-            )
-        offset: int | None = dataset.id.get_offset()
-        if not prod(shape):
-            return 0
-        if offset is None:
-            load_filters(dataset)
-        return offset
 
 
 def _refuse_short(segment: Segment) -> Never:
