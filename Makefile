@@ -70,7 +70,7 @@ $(STAMP)-docs: $(STAMP)-dev
 	touch $@
 
 # BENCH=--quick for two minutes instead of half an hour. gpu.py says so where there is no GPU.
-BENCHMARKS := startup overhead ragged write checksum read memory order resume inputs dataset peers gpu
+BENCHMARKS := startup overhead ragged write checksum read memory order resume inputs dataset scale peers gpu
 bench: $(STAMP)-bench
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 

@@ -22,6 +22,7 @@ from .format import (
     OVERFLOW as OVERFLOW,
     PARTIAL_FILE as PARTIAL_FILE,
     PER_EXAMPLE as PER_EXAMPLE,
+    ROW_SHAPE as ROW_SHAPE,
     RUN_FILE as RUN_FILE,
     SHARDS_FOLDER as SHARDS_FOLDER,
     TEXT as TEXT,
@@ -36,6 +37,7 @@ from .format import (
     Forward as Forward,
     HDF5Out as HDF5Out,
     Named as Named,
+    Passes as Passes,
     Scalar as Scalar,
     ShardRows as ShardRows,
     ShardSpec as ShardSpec,
@@ -60,6 +62,7 @@ from .format import (
     names_in as names_in,
     node_in as node_in,
     number_of as number_of,
+    passes_from_json as passes_from_json,
     plain as plain,
     read_execution as read_execution,
     read_record as read_record,
@@ -88,6 +91,7 @@ from .inputsfile import (
 )
 from .lock import LOCK_FILE as LOCK_FILE, Lock as Lock, writer_of as writer_of
 from .madefile import (
+    passes_of as passes_of,
     remembered as remembered,
     sessions_of as sessions_of,
     times_of as times_of,

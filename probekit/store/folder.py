@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,7 +33,7 @@ from probekit.store.format import (
     write_record,
 )
 from probekit.store.lock import LOCK_FILE, Lock
-from probekit.store.madefile import READ, made_in, sessions_of, times_in
+from probekit.store.madefile import READ, made_in, sessions_of, summed
 from probekit.store.reading import open_file
 from probekit.store.refusing import (
     SCRATCH,
@@ -149,13 +148,9 @@ class RunFolder:
                 write_record(self.path / MADE_FILE, {"sessions": sessions})
 
     def sum_up(self) -> None:
-        """Add up in made.json how long the shards took to generate."""
-        sums: Counter[str] = Counter()
-        for number in self.sealed():
-            sums.update(times_in(made_in(self.path / SHARDS_FOLDER / f"{number:05d}.{MADE_FILE}")))
-        if sums:
-            sessions = sessions_of(self.path)
-            write_record(self.path / MADE_FILE, {"sessions": sessions, "generate": dict(sums)})
+        """Add up in made.json what the shards say of their passes, and how long they took."""
+        if sums := summed(self.path, self.sealed()):
+            write_record(self.path / MADE_FILE, {"sessions": sessions_of(self.path), **sums})
 
     def remember(self, read: Mapping[str, Any]) -> None:
         """Write down, in made.json, what a run that is whole was made from; see `remembered`."""

@@ -25,6 +25,7 @@ from probekit.store.format import (
     RUN_FILE,
     SHARDS_FOLDER,
     FileRecord,
+    ShardSpec,
     axis_of,
     dataset_in,
     explained,
@@ -41,7 +42,7 @@ from probekit.store.format import (
 from probekit.store.inputsfile import wrong_inputs
 from probekit.store.reading import open_file
 from probekit.store.runrecord import identity_digest, read_run
-from probekit.store.sealed import is_indexed, kept_shards, sealed_shards, shard_numbers
+from probekit.store.sealed import is_indexed, kept_shards, shard_numbers
 from probekit.store.verdict import Damage, Verdict
 from probekit.wording import counted
 
@@ -75,14 +76,15 @@ def verify(path: str | Path, *, on_progress: Callable[[int, int], None] | None =
     beside = (INDEX_FILE, INPUTS_FILE)
     total = sum(_size(folder / name) for name in (*beside, *map(_shard_file, numbers)))
     n_bytes = 0
+    seen: list[_Seen] = []
     for number in numbers:
-        damages += _in_shard(folder, number, run, sums=True)
+        damages += _in_shard(folder, number, run, seen, sums=True)
         n_bytes += _size(folder / _shard_file(number))
         if on_progress is not None:
             on_progress(n_bytes, total)
     damages += _in_made(folder)
     damages += _in_inputs(folder, sums=True)
-    damages += _breaks(folder)
+    damages += _breaks(seen)
     damages += _in_index(folder, run, sums=True)
     return Verdict(
         path=folder,
@@ -122,9 +124,10 @@ def sealed_damages(folder: Path, *, sums: bool) -> list[Damage]:
         sums: read every byte of the shards too; False compares their records and sizes alone.
     """
     run, found = _read_run(folder)
+    seen: list[_Seen] = []
     for number in _due(folder, run, kept_shards(folder)):
-        found += _in_shard(folder, number, run, sums=sums)
-    return found + _in_made(folder) + _in_inputs(folder, sums=sums) + _breaks(folder)
+        found += _in_shard(folder, number, run, seen, sums=sums)
+    return found + _in_made(folder) + _in_inputs(folder, sums=sums) + _breaks(seen)
 
 
 def _due(folder: Path, run: _Run | None, there: Iterable[int]) -> list[int]:
@@ -169,7 +172,7 @@ def _in_made(folder: Path) -> list[Damage]:
     """Find what is wrong with what a run says apart, once it has sealed a shard."""
     if _beside_shards(folder) is None:
         return []
-    what = _wrong_record(folder / MADE_FILE)
+    _, what = _record(folder / MADE_FILE)
     return [Damage(file=MADE_FILE, shard=None, site=None, what=what)] if what else []
 
 
@@ -199,9 +202,8 @@ def _beside_shards(folder: Path) -> Mapping[str, Any] | None:
 
 def _wrong_times(path: Path, number: int, run: _Run | None) -> str | None:
     """Say what is wrong with the file beside a shard that says what took how long."""
-    what = _wrong_record(path)
+    made, what = _record(path)
     if what is None:
-        made = read_record(path)
         if made.get("shard") != number:
             return f"is of shard {made.get('shard')}"
         if run is not None and made.get("run_digest") != run.digest:
@@ -209,22 +211,39 @@ def _wrong_times(path: Path, number: int, run: _Run | None) -> str | None:
     return what
 
 
-def _wrong_record(path: Path) -> str | None:
-    """Say what is wrong with a record of which no more is known; None if it is whole."""
+def _record(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Read a record, and say what is wrong with it; None if it is whole."""
     if not path.exists():
-        return "is missing"
+        return {}, "is missing"
     try:
-        read_record(path)
+        return read_record(path), None
     except StoreError as error:
-        return _without(path, error)
-    return None
+        return {}, _without(path, error)
 
 
 # --- shards
 
 
-def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> list[Damage]:
-    """Find what is wrong with one shard; its bytes are read for their sums only."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What a shard's record says of its place in the run; a run can have many of them."""
+
+    spec: ShardSpec
+    is_local: bool
+
+
+def _in_shard(
+    folder: Path, number: int, run: _Run | None, seen: list[_Seen], *, sums: bool
+) -> list[Damage]:
+    """Find what is wrong with one shard; its bytes are read for their sums only.
+
+    Args:
+        folder: of the run.
+        number: of the shard.
+        run: what it must agree with.
+        seen: gets what its record says, which is read here alone.
+        sums: read every byte.
+    """
     file = _shard_file(number)
     record_file = f"{file.removesuffix('.h5')}.json"
 
@@ -245,6 +264,8 @@ def _in_shard(folder: Path, number: int, run: _Run | None, *, sums: bool) -> lis
     except StoreError as error:
         return [damage(record_file, _without(folder / record_file, error))]
     spec = record.spec
+    if spec is not None:
+        seen.append(_Seen(spec=spec, is_local=record.is_local))
     if spec is None or spec.number != number:
         whose = "no shard" if spec is None else f"shard {spec.number}"
         return [damage(record_file, f"is the record of {whose}")]
@@ -314,28 +335,22 @@ class _Tables:
             )
 
 
-def _breaks(folder: Path) -> list[Damage]:
-    """Find shards that begin elsewhere than where the one before ends.
+def _breaks(shards: Iterable[_Seen]) -> list[Damage]:
+    """Find shards, in order, that begin elsewhere than where the one before ends.
 
     Each may be right by itself: how many tokens are generated can differ between devices.
     """
     found: list[Damage] = []
     ends: Mapping[str, int] = {}
     before = -1
-    for number in sorted(sealed_shards(folder)):
-        path = folder / SHARDS_FOLDER / f"{number:05d}.json"
-        try:
-            record = FileRecord.read(path)
-        except StoreError:
-            continue  # reported as damage of its own
-        if (spec := record.spec) is None:
-            continue
+    for shard in shards:
+        spec = shard.spec
         # Which examples a shard has is the plan's, with which it was compared.
-        starts = {} if record.is_local else {k: n for k, n in spec.starts.items() if k != EXAMPLE}
+        starts = {} if shard.is_local else {k: n for k, n in spec.starts.items() if k != EXAMPLE}
         for axis, first in starts.items() if spec.number == before + 1 else ():
             if first != (end := ends.get(axis, 0)):
                 what = f"begins at {axis} {first}; the shards before it end at {end}"
-                found.append(Damage(file=spec.file, shard=number, site=None, what=what))
+                found.append(Damage(file=spec.file, shard=spec.number, site=None, what=what))
         before, ends = spec.number, {k: first + spec.count(k) for k, first in starts.items()}
     return found
 

@@ -105,6 +105,8 @@ class Opened:
         maps: Callable[[str], Any] | None = None,
         less: int = 0,
         are_numbers: bool = False,
+        row_shape: tuple[int, ...] | None = None,
+        dtype: str | None = None,
         fit: Callable[[MappedRows], None] | None = None,
     ) -> MappedRows:
         """Open the rows of a dataset.
@@ -115,6 +117,8 @@ class Opened:
             maps: from `file_maps`; the trace's own where there are none.
             less: is subtracted from every value.
             are_numbers: whether they number rows; an index can hold such a column itself.
+            row_shape: of a row, where the index says it.
+            dtype: as stored, where the index says it.
             fit: told the rows once it is known what they are; raises what it has against them.
 
         Raises:
@@ -125,7 +129,9 @@ class Opened:
             if not self.has(name):
                 raise StoreError(f"{self._file}: there is no dataset {name} in it")
             told = self.parts(rows_of(name) if rows is None else rows).of(f"/{name}")
-            return MappedRows.told(told, self._file, maps, less=less, fit=fit)
+            return MappedRows.told(
+                told, self._file, maps, less=less, row_shape=row_shape, dtype=dtype, fit=fit
+            )
         with open_file(self._file) as file:
             found = MappedRows(dataset_in(file, name, virtual=True), self._file, maps, less=less)
         if fit is not None:

@@ -16,6 +16,7 @@ from probekit.methods import site as methods
 from probekit.store import (
     ALL_TOKENS,
     DTYPES,
+    ROW_SHAPE,
     TOKEN,
     MappedRows,
     attributes_of,
@@ -55,7 +56,20 @@ class Site:
         self._is_inner, self._is_choice = axis.is_inner, is_choice(self.rows)
         self.layer: int | None = self._attribute("layer", int, None)
         self.portable: str | None = self._attribute("portable", str, None)
-        self._data = trace.rows_at(f"sites/{name}", self.rows, fit=self._check)
+        self._data = trace.rows_at(
+            f"sites/{name}",
+            self.rows,
+            row_shape=self._row_shape,
+            dtype=self._attribute("dtype", str, None),
+            fit=self._check,
+        )
+
+    @property
+    def _row_shape(self) -> tuple[int, ...] | None:
+        """The shape of a row, where the index says it."""
+        said = self._attribute(ROW_SHAPE, list, None)
+        are_sizes = said is not None and all(type(n) is int and n >= 0 for n in said)
+        return tuple(said) if are_sizes else None
 
     def _attribute(self, name: str, kind: type, default: Any) -> Any:
         value = self.attributes.get(name, default)

@@ -18,7 +18,7 @@ _SAID = ("began", "host", "command")  # of each session
 def summarize_trace(trace: Trace) -> dict[str, Any]:
     """Say what is in a trace and how it was made, as plain JSON values."""
     sites = [_site(trace, name) for name in trace.site_names]
-    execution = trace.execution
+    passes = trace.passes
     return {
         "path": str(trace.path),
         **{f"n_{table.axis.table}": len(table) for table in trace.tables},
@@ -27,11 +27,11 @@ def summarize_trace(trace: Trace) -> dict[str, Any]:
         "columns": {name: type.dtype for name, type in trace.columns.types.items()},
         "sites": sites,
         "execution": None
-        if execution is None
+        if passes is None
         else {
-            "n_forwards": len(execution.forwards),
-            "n_orders": len(execution.orders),
-            "seconds": sum(f.seconds for f in execution.forwards),
+            "n_forwards": passes.n,
+            "n_orders": passes.n_orders,
+            "seconds": passes.seconds,
             "n_modules_run": len(set(trace.execution_order)),
         },
         "provenance": trace.provenance,

@@ -6,7 +6,6 @@ nothing of sites.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -26,6 +25,8 @@ from probekit.store import (
     Execution,
     FileRecord,
     Forward,
+    MappedRows,
+    Passes,
     axis_of,
     forwards_from_json,
     is_choice,
@@ -33,6 +34,8 @@ from probekit.store import (
     node_in,
     number_of,
     open_file,
+    passes_from_json,
+    passes_of,
     read_execution,
     read_record,
 )
@@ -59,6 +62,7 @@ class Tables(Opened):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._choices: dict[str, Array] = {}
+        self._choice_columns: dict[str, MappedRows] = {}
         self._choices_in = lru_cache(_PARTS_KEPT)(self._choices_of)
         self._tables: dict[str, AxisTable] = {}
 
@@ -112,8 +116,7 @@ class Tables(Opened):
 
         A shard that was carried away from the file beside it knows its orders, and no passes.
         """
-        with open_file(self._file) as file:
-            found = read_execution(file)
+        found = self._orders
         if found is None:
             return None
         forwards = found.forwards or tuple(self._forwards_apart(found))
@@ -122,6 +125,23 @@ class Tables(Opened):
                 replace(f, examples=tuple(e - less for e in f.examples)) for f in forwards
             )
         return replace(found, forwards=forwards)
+
+    @cached_property
+    def passes(self) -> Passes | None:
+        """How many forward passes the run took; None where nothing was recorded of them."""
+        if self._orders is None:
+            return None
+        if self._file.name == INDEX_FILE and not self._orders.forwards:
+            said = passes_from_json(passes_of(self._file.parent), self._orders.orders)
+            if said is not None:
+                return said
+        return None if self.execution is None else Passes.of(self.execution)
+
+    @cached_property
+    def _orders(self) -> Execution | None:
+        """What the file itself says of the execution."""
+        with open_file(self._file) as file:
+            return read_execution(file)
 
     def _forwards_apart(self, execution: Execution) -> Iterator[Forward]:
         """Read the forward passes that lie beside the shards."""
@@ -145,15 +165,16 @@ class Tables(Opened):
         Raises:
             StoreError: if the run did not record it.
         """
-        if self.execution is None:
+        orders, passes = self._orders, self.passes
+        if orders is None or passes is None:
             raise StoreError(
                 f"{self.path}: the execution order was not recorded; "
                 "set execution_order: true in the config"
             )
-        counts = Counter(forward.order for forward in self.execution.forwards)
-        orders = counts or range(len(self.execution.orders))
-        events = self.execution.orders[min(orders, key=lambda order: (-counts[order], order))]
-        return [self.execution.modules[m] for m, entered, _ in events if entered]
+        counts = passes.by_order
+        numbers = counts or range(len(orders.orders))
+        most = min(numbers, key=lambda order: (-counts.get(order, 0), order))
+        return [orders.modules[m] for m, entered, _ in orders.orders[most] if entered]
 
     def context(self, row: int, *, before: int = 8, after: int = 4) -> str:
         """Give the text around a token, the token itself in «marks»."""
@@ -193,9 +214,15 @@ class Tables(Opened):
         file = self.parts(EXAMPLE).files[part]
         begin, end = parts.rows_in(file)
         # A copy: a view of a map would keep its file open.
-        rows = np.array(self.numbers(f"rows/{choice}", axis.name)[begin:end])
+        rows = np.array(self._choice_rows(choice)[begin:end])
         self._check_choice(choice, rows, *self.parts(axis.whole).rows_in(file))
         return begin, rows
+
+    def _choice_rows(self, choice: str) -> MappedRows:
+        if choice not in self._choice_columns:
+            numbers = self.numbers(f"rows/{choice}", axis_of(choice).name)
+            self._choice_columns[choice] = numbers
+        return self._choice_columns[choice]
 
     def _check_choice(self, choice: str, rows: Array, begin: int, end: int) -> None:
         """Refuse a choice that is not of the rows from `begin` to `end` of its axis, in order."""

@@ -44,8 +44,11 @@ from .disk import (
 from .execution import (
     Execution as Execution,
     Forward as Forward,
+    Passes as Passes,
     forwards_from_json as forwards_from_json,
     forwards_to_json as forwards_to_json,
+    passes_from_json as passes_from_json,
+    passes_to_json as passes_to_json,
     read_execution as read_execution,
     write_execution as write_execution,
     write_orders as write_orders,
@@ -93,7 +96,12 @@ from .schema import (
     item_bytes as item_bytes,
     widen as widen,
 )
-from .shardrows import FEW as FEW, ShardRows as ShardRows, write_shard_rows as write_shard_rows
+from .shardrows import (
+    FEW as FEW,
+    ROW_SHAPE as ROW_SHAPE,
+    ShardRows as ShardRows,
+    write_shard_rows as write_shard_rows,
+)
 from .usercolumns import (
     BOOL as BOOL,
     FLOAT as FLOAT,

@@ -6,10 +6,11 @@ pass, and how long it takes, may differ between equal runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -39,6 +40,29 @@ class Execution:
         np.ndarray[Any, Any], ...
     ]  # each [event, 3]: module, entered (1) or left (0), depth
     forwards: tuple[Forward, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passes:
+    """How many forward passes a run took."""
+
+    n_orders: int
+    by_order: Mapping[int, int]  # how many had each of the run's orders
+    seconds: float  # of all of them
+
+    @property
+    def n(self) -> int:
+        """How many there were."""
+        return sum(self.by_order.values())
+
+    @classmethod
+    def of(cls, execution: Execution) -> Self:
+        """Count those of an execution."""
+        return cls(
+            n_orders=len(execution.orders),
+            by_order=Counter(forward.order for forward in execution.forwards),
+            seconds=sum(forward.seconds for forward in execution.forwards),
+        )
 
 
 EVENT_COLUMNS = ("module", "entered", "depth")
@@ -125,6 +149,29 @@ def forwards_from_json(
         )
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise StoreError(f"{place}: is no table of forward passes: {error}") from error
+
+
+def passes_to_json(forwards: Iterable[Any]) -> dict[str, Any]:
+    """Count what `forwards_to_json` gave of many shards, as plain JSON values; of none nothing."""
+    orders: Counter[str] = Counter()
+    seconds = 0.0
+    for columns in forwards:
+        orders.update(columns["order"])
+        seconds += sum(columns["seconds"])
+    return {"orders": dict(orders), "seconds": seconds} if orders else {}
+
+
+def passes_from_json(said: Any, orders: Sequence[np.ndarray[Any, Any]]) -> Passes | None:
+    """Read what `passes_to_json` gave, for orders that are numbered as here; None if it is not."""
+    numbers = {_mark_of(events): number for number, events in enumerate(orders)}
+    try:
+        return Passes(
+            n_orders=len(orders),
+            by_order={numbers[mark]: _typed(n, int) for mark, n in said["orders"].items()},
+            seconds=float(_typed(said["seconds"], int | float)),
+        )
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
+        return None  # of a run of before; each shard says it
 
 
 def _typed(value: Any, kind: Any) -> Any:

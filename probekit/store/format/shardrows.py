@@ -22,6 +22,7 @@ from probekit.store.format.schema import ShardSpec
 Array = np.ndarray[Any, Any]
 
 SHARD_TABLE = "shards"
+ROW_SHAPE = "row_shape"  # the attribute of a site, of an index that has such a table
 FEW = 64  # shards; an index over no more of them has no such table, as before there was one
 
 

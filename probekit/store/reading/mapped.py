@@ -55,7 +55,21 @@ class _Kind:
     row_shape: tuple[int, ...]
     dtype: str
     storage: np.dtype[Any]
-    row_bytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return prod(self.row_shape) * self.storage.itemsize
+
+
+def _kind_of(dataset: h5py.Dataset, shape: tuple[int, ...], path: Path) -> _Kind:
+    """Say what the rows of a dataset are that was found in a file."""
+    dtype = schema.dtype_of(dataset)
+    known = schema.DTYPES.get(dtype)
+    if dtype != "bfloat16" and not is_number(dataset):
+        raise StoreError(f"{path}: {dataset.name} holds {dtype}; expected numbers")
+    storage = known.storage if known else np.dtype(dtype)
+    return _Kind(row_shape=shape[1:], dtype=dtype, storage=storage)
 
 
 class MappedRows:
@@ -75,7 +89,7 @@ class MappedRows:
         self, dataset: h5py.Dataset, path: Path, maps: Maps | None = None, *, less: int = 0
     ) -> None:
         self._begin(segments_of(dataset, path), path, maps, less)
-        self._be(tuple(dataset.shape), schema.dtype_of(dataset), f"{path}: {dataset.name}", dataset)
+        self._be(_kind_of(dataset, tuple(dataset.shape), path))
 
     @classmethod
     def told(
@@ -85,6 +99,8 @@ class MappedRows:
         maps: Maps | None = None,
         *,
         less: int = 0,
+        row_shape: tuple[int, ...] | None = None,
+        dtype: str | None = None,
         fit: Fit | None = None,
     ) -> Self:
         """Open rows of which an index says where they lie; what they are is seen in their files.
@@ -94,11 +110,16 @@ class MappedRows:
             path: of the index.
             maps: see the class.
             less: see the class.
+            row_shape: of a row, where the index says it.
+            dtype: as stored, where the index says it; one of `schema.DTYPES`.
             fit: told the rows once it is known what they are; raises what it has against them.
         """
         made = cls.__new__(cls)
         made._begin(segments, path, maps, less)
         made._fit = fit
+        if row_shape is not None and dtype is not None and dtype in schema.DTYPES:
+            storage = schema.DTYPES[dtype].storage
+            made._be(_Kind(row_shape=row_shape, dtype=dtype, storage=storage))
         return made
 
     def _begin(self, segments: Segments, path: Path, maps: Maps | None, less: int) -> None:
@@ -110,17 +131,9 @@ class MappedRows:
         self._fit: Fit | None = None
         self._places: dict[int, tuple[int | None, tuple[int, ...]]] = {}  # offset, shape
 
-    def _be(self, shape: tuple[int, ...], dtype: str, place: str, dataset: h5py.Dataset) -> None:
+    def _be(self, kind: _Kind) -> None:
         """Take note of what the rows are."""
-        known = schema.DTYPES.get(dtype)
-        if dtype != "bfloat16" and not is_number(dataset):
-            raise StoreError(f"{place} holds {dtype}; expected numbers")
-        self._kind = _Kind(
-            row_shape=shape[1:],
-            dtype=dtype,
-            storage=known.storage if known else np.dtype(dtype),
-            row_bytes=prod(shape[1:]) * schema.item_bytes(dtype),
-        )
+        self._kind = kind
         try:
             if self._fit is not None:
                 self._fit(self)
@@ -134,8 +147,7 @@ class MappedRows:
             with open_file(self._path) as file:
                 dataset = dataset_in(file, self._segments.dataset, virtual=True)
                 shape = shape_of(dataset, self._segments, self._path)
-                place = f"{self._path}: {dataset.name}"
-                self._be(shape, schema.dtype_of(dataset), place, dataset)
+                self._be(_kind_of(dataset, shape, self._path))
         assert self._kind is not None
         return self._kind
 
@@ -278,7 +290,7 @@ class MappedRows:
             dataset = dataset_in(file, segment.dataset)
             place = f"{segment.file}: {segment.dataset}"
             if self._kind is None:
-                self._be(dataset.shape, schema.dtype_of(dataset), place, dataset)
+                self._be(_kind_of(dataset, dataset.shape, segment.file))
             kind = self._known()
             shape = (segment.n_rows, *kind.row_shape)
             if dataset.shape != shape or schema.dtype_of(dataset) != kind.dtype:

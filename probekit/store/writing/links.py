@@ -5,10 +5,10 @@ Knows how the rows of shards line up in an index; reads no rows but numbers of r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -17,6 +17,7 @@ from probekit.errors import StoreError
 from probekit.store.format import (
     EXAMPLE,
     FEW,
+    ROW_SHAPE,
     TOKEN,
     Axis,
     ShardSpec,
@@ -86,7 +87,9 @@ class Links:
             self._add(dataset, n_rows, axis_of(choice).name, local)
         for spec in sites:
             n_rows = [shard.n_rows[spec.rows] for shard in self._shards]
-            self._link(first[schema.site_path(spec)], n_rows)
+            # To ask a virtual dataset for its shape takes a while, if it has many sources.
+            more = {ROW_SHAPE: spec.row_shape} if len(self._shards) > FEW else {}
+            self._link(first[schema.site_path(spec)], n_rows, more)
 
     def add_numbers(self, source: h5py.File, shard: ShardSpec) -> None:
         """Write what a shard behind the first numbers by itself, as the whole run does."""
@@ -108,7 +111,9 @@ class Links:
         made.attrs.update(example.attrs)
         self._numbered.append(column)
 
-    def _link(self, example: h5py.Dataset, n_rows: Sequence[int]) -> None:
+    def _link(
+        self, example: h5py.Dataset, n_rows: Sequence[int], more: Mapping[str, Any] | None = None
+    ) -> None:
         """Create a virtual dataset that stacks the same dataset of every shard along axis 0."""
         row_shape = example.shape[1:]
         space = h5py.h5s.create_simple((sum(n_rows), *row_shape))
@@ -130,7 +135,7 @@ class Links:
         made = h5py.h5d.create(
             self.file.id, example.name.encode(), example.id.get_type(), space, layout, lcpl=links
         )
-        h5py.Dataset(made).attrs.update(example.attrs)
+        h5py.Dataset(made).attrs.update({**example.attrs, **(more or {})})
 
 
 @dataclass(slots=True, kw_only=True)
