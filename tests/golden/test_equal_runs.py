@@ -141,6 +141,6 @@ def test_times_of_another_shard_or_run_are_damage(
     (shards / "00001.made.json").unlink()
     assert probekit.verify("one").damaged_shards == (1,)
     with pytest.raises(StoreError, match=r"00001\.made\.json: cannot be read"):
-        probekit.open("one").execution_order  # noqa: B018
+        probekit.open("one").execution  # noqa: B018
     (shards / "00001.made.json").write_bytes(own)
     assert probekit.verify("one").whole
