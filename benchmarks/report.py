@@ -28,7 +28,7 @@ from probekit.store.format.schema import ShardSpec, SiteSpec
 from probekit.store.writing.index import build_index
 from probekit.store.writing.layout import ShardTables
 from probekit.store.writing.writer import ShardWriter
-from probekit.trace.trace import open_trace
+from probekit.trace import open_trace
 
 Array = np.ndarray[Any, Any]
 

@@ -28,7 +28,7 @@ ROOMS = (
     *("capture", "capture.selfcheck", "hooks", "planning", "inputs", "inputs.documents"),
     *("inputs.datasets", "inputs.chats"),
     *("models", "models.athand", "models.places", "models.places.tiny", "models.forward"),
-    *("trace", "trace.shown", "methods"),
+    *("trace", "trace.columns", "trace.shown", "methods"),
     *("store", "store.writing", "store.reading", "store.format", "config", "config.patterns"),
 )
 FLOOR = (

@@ -123,6 +123,7 @@ from .runrecord import (
     read_run as read_run,
 )
 from .sealed import sealed_shards as sealed_shards, sealed_specs as sealed_specs
+from .unfinished import Unfinished as Unfinished
 from .verdict import Damage as Damage, Verdict as Verdict
 from .verification import (
     index_is_whole as index_is_whole,
@@ -131,6 +132,7 @@ from .verification import (
 )
 from .writing import (
     ALIGNED as ALIGNED,
+    Joined as Joined,
     ShardTables as ShardTables,
     ShardWriter as ShardWriter,
     build_index as build_index,

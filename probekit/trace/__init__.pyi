@@ -1,7 +1,8 @@
-from .axistable import AxisTable as AxisTable, Names as Names
+from .columns import AxisTable as AxisTable, Names as Names
 from .documents import Document as Document, Documents as Documents
 from .names import collapse as collapse, layerless as layerless
 from .notebook import model_of as model_of, site_table as site_table, trace_table as trace_table
+from .opening import open_trace as open_trace
 from .rowblocks import (
     ATTENTION as ATTENTION,
     axis_rows as axis_rows,
@@ -22,4 +23,4 @@ from .shown import (
 from .site import Site as Site
 from .sitechoice import Patterns as Patterns, choose_sites as choose_sites, recorded as recorded
 from .summary import summarize_trace as summarize_trace
-from .trace import Trace as Trace, open_trace as open_trace
+from .trace import Trace as Trace

@@ -15,8 +15,7 @@ import numpy as np
 
 from probekit import arguments
 from probekit.store import TOKEN, Scalar, known_axes
-from probekit.trace.axistable import AxisTable
-from probekit.trace.usercolumns import UserColumns
+from probekit.trace.columns import AxisTable, UserColumns
 from probekit.wording import numbered
 
 Array = np.ndarray[Any, Any]
@@ -56,7 +55,7 @@ class Examples(AxisTable, Sequence[Example]):
         first, n_tokens = self.extent(number)
         tokens = self._others(TOKEN)
         ids = self.token_ids(number)
-        n_generated = int(np.count_nonzero(tokens.step[first : first + n_tokens]))
+        n_generated = int(np.count_nonzero(tokens.inner("step")[first : first + n_tokens]))
         said = ids[n_tokens - n_generated :].tolist()
         return Example(
             number=number,
@@ -114,7 +113,7 @@ class Examples(AxisTable, Sequence[Example]):
     def token_ids(self, number: int) -> Array:
         """Give the token ids of an example, int32 `[token]`, and read nothing else of it."""
         first, n_tokens = self.extent(number)
-        ids: Array = self._others(TOKEN).id[first : first + n_tokens]
+        ids: Array = self._others(TOKEN).inner("id")[first : first + n_tokens]
         return ids
 
     @cached_property

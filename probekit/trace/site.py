@@ -63,6 +63,7 @@ class Site:
             dtype=self._attribute("dtype", str, None),
             fit=self._check,
         )
+        self._known = trace.known(self._data, self.rows)
 
     @property
     def _row_shape(self) -> tuple[int, ...] | None:
@@ -116,14 +117,15 @@ class Site:
         Its keys are as many as the longest example has tokens; zero (`scores`: -inf) behind the
         token's own example. `example` gives one example's maps, `[head, query, key]`.
         """
-        return self._data[key]
+        return self._known[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self._data.__array__(dtype, copy)
+        found: Array = self._known.__array__(dtype, copy)
+        return found
 
     def raw(self, key: Any) -> Any:
         """Index like `[]`, giving the stored bits: uint16 for bfloat16."""
-        return self._data.raw(key)
+        return self._known.raw(key)
 
     def example(self, number: int) -> Array:
         """Give the rows of one example.
@@ -136,9 +138,9 @@ class Site:
         """
         number = self._trace.examples.number(number)
         if not self._is_inner:
-            row: Array = self[number]
+            row: Array = self._data[number]
             return row
-        rows: Array = self[self.rows_of(number)]
+        rows: Array = self._data[self.rows_of(number)]
         if self._has_maps:
             _, n_keys = self._trace.examples.extent(number, self.axis)
             rows = rows[:, :, :n_keys].swapaxes(0, 1)
@@ -216,9 +218,9 @@ class Site:
         if self.dtype not in DTYPES:
             raise StoreError(f"{self.name}: torch has no dtype {self.dtype}")
         dtype: torch.dtype = getattr(torch, self.dtype)
-        place = self._data.place() if key is None else None
+        place = self._known.place() if key is None else None
         if place is None or place[1] % dtype.itemsize:
-            rows = np.asarray(self._data.raw(slice(None) if key is None else key))
+            rows = np.asarray(self.raw(slice(None) if key is None else key))
             if not rows.flags.carray:  # a view of the map, or backwards
                 rows = rows.copy()
             return torch.from_numpy(rows.view(f"i{dtype.itemsize}")).view(dtype)

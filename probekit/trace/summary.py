@@ -36,7 +36,16 @@ def summarize_trace(trace: Trace) -> dict[str, Any]:
         },
         "provenance": trace.provenance,
         "sessions": _sessions(trace.path),
+        **_partial(trace),
     }
+
+
+def _partial(trace: Trace) -> dict[str, Any]:
+    """Say which shards of a run can be read that is not finished."""
+    if not trace.is_partial:
+        return {}
+    sealed = trace.shards_sealed
+    return {"partial": {"n_shards": trace.provenance["n_shards"], "shards_sealed": [*sealed]}}
 
 
 def _sessions(path: Path) -> list[dict[str, str | None]]:

@@ -39,12 +39,10 @@ from probekit.store import (
     read_execution,
     read_record,
 )
-from probekit.trace.axistable import AxisTable
+from probekit.trace.columns import AxisTable, Opened, UserColumns
 from probekit.trace.examples import Examples
-from probekit.trace.opened import Opened
 from probekit.trace.prompts import Prompts
 from probekit.trace.tokens import Tokens
-from probekit.trace.usercolumns import UserColumns
 from probekit.wording import one_of
 
 Array = np.ndarray[Any, Any]

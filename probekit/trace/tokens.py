@@ -12,7 +12,7 @@ from typing import Any
 from probekit import arguments
 from probekit.errors import StoreError
 from probekit.store import EXAMPLE
-from probekit.trace.axistable import AxisTable
+from probekit.trace.columns import AxisTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,21 +17,15 @@ import numpy as np
 
 from probekit import arguments
 from probekit.config import match_paths, nearest
-from probekit.errors import ProbekitError, StoreError, printable
+from probekit.errors import StoreError, printable
 from probekit.methods import handover, trace as methods
 from probekit.store import (
-    INDEX_FILE,
-    check_plain,
     dataset_in,
     names_in,
     node_in,
     number_of,
     open_file,
     plain,
-    read_run,
-    schema,
-    sealed_shards,
-    writer_of,
 )
 from probekit.trace.documents import Documents
 from probekit.trace.site import Site
@@ -39,55 +33,6 @@ from probekit.trace.tables import Tables
 from probekit.wording import by_count, counted
 
 Array = np.ndarray[Any, Any]
-
-
-def open_trace(path: str | Path) -> Trace:
-    """Open a trace for reading.
-
-    Args:
-        path: a run's folder, or one HDF5 file: a shard, an index, or a merged trace.
-
-    Raises:
-        StoreError: if there is no whole trace at `path`.
-    """
-    path = arguments.path("path", path)
-    if path.is_dir():
-        index = path / INDEX_FILE
-        if not index.exists():
-            raise StoreError(_why_no_index(path))
-        check_plain(index)
-        path = index
-    elif path.suffix in (".yaml", ".yml") and path.is_file():
-        raise StoreError(_why_no_trace(path))
-    return Trace(path)
-
-
-def _why_no_index(folder: Path) -> str:
-    run = read_run(folder)
-    if run is None:
-        return f"{folder}: holds no trace (there is no {schema.RUN_FILE})"
-    shards = run["identity"].get("shards")
-    planned = len(shards) if isinstance(shards, list) else 0
-    sealed = len(sealed_shards(folder))
-    said = f"{counted(sealed, 'shard', of=planned)} {by_count(sealed, 'is', 'are')} sealed"
-    if (process := writer_of(folder)) is not None:
-        what, then = "is not finished", f"process {process} is writing it; wait for it"
-    elif planned and sealed == planned:
-        what, then = "has no index", "run the same `probekit run` again and it writes it"
-    else:
-        what, then = "is not finished", "run the same `probekit run` again and it goes on"
-    alone = "Each sealed shard under shards/ opens alone."
-    return f"{folder}: the run {what}: {said}; {then}. {alone}"
-
-
-def _why_no_trace(config: Path) -> str:
-    from probekit.config import load_config  # which imports pydantic
-
-    try:
-        where = f"its trace is at {load_config(config).store.path}"
-    except ProbekitError:
-        where = "a trace lies at the store.path of its config"
-    return f"{config}: is a config, no trace; {where}"
 
 
 class Trace(Tables):
@@ -108,6 +53,16 @@ class Trace(Tables):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Trace, (self._file,)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the run was not finished when it was opened: `open(path, partial=True)`."""
+        return False
+
+    @property
+    def shards_sealed(self) -> tuple[int, ...]:
+        """The numbers of the shards that can be read: all, but of a run that is not finished."""
+        return tuple(range(number_of(self.provenance, "n_shards", str(self.path)) or 0))
 
     def __getitem__(self, name: str) -> Site:
         """Give a site by `module/kind`; the module path alone means its `output`."""

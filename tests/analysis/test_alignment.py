@@ -32,7 +32,7 @@ def test_the_same_texts_and_tokens_lie_beside_each_other(tmp_path):
 
 
 def test_all_texts_are_read_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr("probekit.trace.axistable._TEXTS_READ", 2)
+    monkeypatch.setattr("probekit.trace.columns.axistable._TEXTS_READ", 2)
     made = write_trace(tmp_path, lengths=((1, 1, 1), (1,), (1, 1)))
     assert list(probekit.open(made.folder).examples.texts()) == made.texts
 

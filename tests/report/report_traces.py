@@ -12,7 +12,7 @@ from tiny_traces import ATTRIBUTES, VOCABULARY, Array, a_shard, site, storage
 from probekit.store.format.execution import Execution
 from probekit.store.format.schema import SiteSpec
 from probekit.store.writing.index import build_index
-from probekit.trace.trace import Trace, open_trace
+from probekit.trace import Trace, open_trace
 
 
 def attention_site(layer: int, n_heads: int, n_keys: int, **given: Any) -> SiteSpec:

@@ -16,7 +16,7 @@ from probekit import StoreError
 from probekit.report import write_report, writing
 from probekit.store.format.execution import Execution, Forward
 from probekit.store.format.records import write_record
-from probekit.trace.trace import Trace, open_trace
+from probekit.trace import Trace, open_trace
 
 LENGTHS = (4, 1, 30)
 HOSTILE = '</script><script>alert(1)</script><!--\x1b\u202e&amp;"\ud7ff'

@@ -7,7 +7,7 @@ of its shards, by which no virtual dataset need be opened.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -22,6 +22,8 @@ from probekit.store.format import SHARDS_FOLDER, ShardRows
 from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
+
+UNSEALED = ".unsealed"  # the ending of a shard's name as long as it is not there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +43,19 @@ class Segments(Sequence[Segment]):
         dataset: the path inside each file.
         files: in which rows lie.
         starts: the first row of each, and behind them how many rows there are in all.
-        folder: of the trace, of files that nobody has looked at yet; see `checked`.
+        look: told a file before it is opened for the first time, where nobody has looked at it;
+            raises what it has against it.
     """
 
     def __init__(
-        self, dataset: str, files: Sequence[str], starts: Sequence[int], folder: Path | None = None
+        self,
+        dataset: str,
+        files: Sequence[str],
+        starts: Sequence[int],
+        look: Callable[[Path], None] | None = None,
     ) -> None:
         self.dataset, self.files, self.starts = dataset, files, starts
-        self._folder = folder
+        self._look = look
 
     def __len__(self) -> int:
         return len(self.files)
@@ -82,7 +89,7 @@ class Segments(Sequence[Segment]):
 
     def of(self, dataset: str) -> Segments:
         """Give the same segments of another dataset."""
-        return Segments(dataset, self.files, self.starts, self._folder)
+        return Segments(dataset, self.files, self.starts, self._look)
 
     def rows_in(self, file: str) -> tuple[int, int]:
         """Give the first row in a file, and the row behind the last; none where it holds none."""
@@ -94,14 +101,14 @@ class Segments(Sequence[Segment]):
         return {file: number for number, file in enumerate(self.files)}
 
     def checked(self, number: int) -> Segment:
-        """Give a segment whose file lies in the trace's folder, links followed.
+        """Give a segment whose file may be opened.
 
         Raises:
-            StoreError: if it does not.
+            StoreError: if it may not: it is a link out of the trace, or is not sealed yet.
         """
         segment: Segment = self[number]
-        if self._folder is not None and self._folder not in segment.file.resolve().parents:
-            raise StoreError(f"{segment.file}: is a link that points outside the trace")
+        if self._look is not None:
+            self._look(segment.file)
         return segment
 
 
@@ -109,13 +116,17 @@ class ShardFiles:
     """Where rows of each kind lie, as an index' own table says it.
 
     Args:
-        path: of the index.
-        table: its table.
+        folder: of the trace.
+        table: how many rows each shard has.
+        unsealed: says of shards that are not there yet what to tell whoever reads them.
     """
 
-    def __init__(self, path: Path, table: ShardRows) -> None:
-        self._folder = path.parent.resolve()
+    def __init__(
+        self, folder: Path, table: ShardRows, unsealed: Mapping[int, str] | None = None
+    ) -> None:
+        self._folder = folder.resolve()
         self._table = table
+        self._unsealed = unsealed or {}
         self._found: dict[str, Segments] = {}
 
     def segments(self, rows: str, place: str) -> Segments:
@@ -131,9 +142,18 @@ class ShardFiles:
             there = np.flatnonzero(n_rows)
             starts = [0, *np.cumsum(n_rows[there]).tolist()]
             at = f"{self._folder / SHARDS_FOLDER}/"
-            files = [f"{at}{number:05d}.h5" for number in there.tolist()]
-            self._found[rows] = Segments("", files, starts, self._folder)
+            files = [f"{at}{self._name(number)}" for number in there.tolist()]
+            self._found[rows] = Segments("", files, starts, self._look)
         return self._found[rows]
+
+    def _name(self, number: int) -> str:
+        return f"{number:05d}{UNSEALED if number in self._unsealed else '.h5'}"
+
+    def _look(self, file: Path) -> None:
+        if file.suffix == UNSEALED:
+            raise StoreError(self._unsealed[int(file.stem)])
+        if self._folder not in file.resolve().parents:
+            raise StoreError(f"{file}: is a link that points outside the trace")
 
 
 def segments_of(dataset: h5py.Dataset, path: Path) -> Segments:

@@ -30,7 +30,7 @@ from probekit.store import (
     segments_of,
     texts_in,
 )
-from probekit.trace.opened import Opened, rows_of
+from probekit.trace.columns.opened import Opened, rows_of
 from probekit.wording import counted
 
 Array = np.ndarray[Any, Any]
@@ -57,6 +57,7 @@ class AxisTable:
         self._opened = opened
         self.axis = axis
         self._others = others  # gives the table of another axis
+        self._inner: dict[str, Any] = {}
         self._extents_in = lru_cache(_PARTS_KEPT)(self._extents_of)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,7 +121,13 @@ class AxisTable:
         if len(found) != len(self):
             what = f"{self._path(name)} has {counted(len(found), 'row')}, others have {len(self):,}"
             raise StoreError(f"{self._opened.path}: {what}")
-        return found
+        return self._opened.known(found, self.axis.whole)
+
+    def inner(self, name: str) -> Any:
+        """Give a column for rows that were found by their example, also where no other is known."""
+        if name not in self._inner:
+            self._inner[name] = self._open(name)
+        return self._inner[name]
 
     def _path(self, name: str) -> str:
         return f"{self.axis.table}/{name}"

@@ -51,7 +51,7 @@ class Opened:
             self.provenance: dict[str, Any] = attributes_of(file)
         _check_format(self.provenance, path)
         if self._file.name == INDEX_FILE:
-            self.provenance |= _said_apart(self._file.parent)
+            self.provenance |= said_apart(self._file.parent)
         # Shards hold the run's numbers; a shard that is opened alone has them from 0 on.
         self._firsts: Mapping[str | None, int] = {
             axis.name: number_of(self.provenance, axis.first, str(path)) or 0
@@ -138,6 +138,15 @@ class Opened:
             fit(found)
         return found
 
+    def known(self, found: Any, rows: str) -> Any:
+        """Give of rows what may be read by their numbers: all of them, where the run is finished.
+
+        Args:
+            found: an array, or what reads one.
+            rows: what they are: a site's `rows`.
+        """
+        return found
+
     def _is_inside(self, name: str) -> bool:
         with open_file(self._file) as file:
             return not dataset_in(file, name, virtual=True).is_virtual
@@ -168,7 +177,7 @@ class Opened:
             return None
         with open_file(self._file) as file:
             table = ShardRows.read(file)
-        return None if table is None else ShardFiles(self._file, table)
+        return None if table is None else ShardFiles(self._file.parent, table)
 
     def first(self, axis: str | None) -> int:
         """Say which number the file gives to its first row of an axis."""
@@ -181,7 +190,7 @@ def rows_of(name: str) -> str:
     return next((axis.whole for axis in known_axes() if axis.table == table), rest)
 
 
-def _said_apart(folder: Path) -> dict[str, Any]:
+def said_apart(folder: Path) -> dict[str, Any]:
     """Give what made.json says: the config as written, notes, what the last self-check found."""
     said: dict[str, Any] = dict(times_of(folder))
     for number, session in enumerate(sessions_of(folder)):

@@ -23,8 +23,8 @@ from probekit.store import (
     open_file,
     user_column_types,
 )
-from probekit.trace.axistable import Texts
-from probekit.trace.opened import Opened
+from probekit.trace.columns.axistable import Texts
+from probekit.trace.columns.opened import Opened
 from probekit.wording import counted, one_of
 
 Array = np.ndarray[Any, Any]

@@ -1,0 +1,85 @@
+"""Known rows: what may be read by row numbers of a run that generates and is not finished.
+
+Knows that how many tokens a shard will have is known only once it is sealed: behind the first that
+is not, a row has no number yet. Nothing of files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from probekit.errors import StoreError
+from probekit.store import MappedRows, Segments
+
+Array = np.ndarray[Any, Any]
+
+
+class FirstRows:
+    """Rows up to the first shard that is not sealed, by their numbers.
+
+    Args:
+        rows: all that there can be.
+        n_known: how many of them have a number that stays.
+        said: why no more.
+    """
+
+    def __init__(self, rows: MappedRows, n_known: int, said: str) -> None:
+        self._rows, self._n_known, self._said = rows, n_known, said
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)  # what they are: shape, dtype, ...
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._n_known} of {self._rows!r}>"
+
+    def __getitem__(self, key: Any) -> Any:
+        self._check(key)
+        return self._rows[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        self._check(slice(None))
+        return self._rows.__array__(dtype, copy)
+
+    def raw(self, key: Any) -> Any:
+        """Index like `[]`, giving the stored bits."""
+        self._check(key)
+        return self._rows.raw(key)
+
+    def place(self) -> None:
+        """Say that they do not lie in one piece."""
+
+    def _check(self, key: Any) -> None:
+        rows = self._rows.picked(key)
+        if rows.size and (rows.min() < 0 or rows.max() >= self._n_known):
+            raise StoreError(
+                f"rows from {self._n_known:,} on have no number yet: {self._said}. What is sealed "
+                "behind them is read by its example: site.example(n), trace.examples[n]"
+            )
+
+
+class CountedOn:
+    """A column of rows' numbers that every shard counts from 0, as the run counts them.
+
+    Args:
+        rows: the column.
+        own: where its rows lie.
+        counted: where the rows lie that it numbers.
+    """
+
+    def __init__(self, rows: MappedRows, own: Segments, counted: Segments) -> None:
+        self._rows = rows
+        self._firsts = own.firsts
+        self._before = np.array([counted.rows_in(file)[0] for file in own.files], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> Any:
+        numbers = np.arange(len(self))[key]
+        owner = np.searchsorted(self._firsts, numbers, side="right") - 1
+        return self._rows[key] + self._before[owner]
