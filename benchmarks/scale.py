@@ -2,10 +2,11 @@
 
 Short texts through the sample model, small rows: first 100 texts in a shard, so that a million
 texts are 10 000 shards, then 4 texts in a shard. Each step is a process of its own that says how
-long it took beyond imports, how far its memory rose above that of the imports (the peak that the
-system says), and how many files of shards it opened, each counted once. "resume" goes on with a
-run whose last shard and index are gone, and takes all that a run takes, loading the model too.
-Shards of the second table are made without fsync, which is the disk's time and no other's.
+long it took beyond imports, by the clock and by the processor, how far its memory rose above that
+of the imports (the peak that the system says), and how many files of shards it opened, each counted
+once. "resume" goes on with a run whose last shard and index are gone, and takes all that a run
+takes, loading the model too. Shards of the second table are made without fsync, which is the disk's
+time and no other's.
 
     python benchmarks/scale.py [--quick] [--texts N ...] [--shards N ...] [--json FILE]
 """
@@ -30,7 +31,7 @@ from typing import Any
 STEPS = ("plan", "run", "open", "info", "example", "statistics", "resume")
 SITE = "transformer.h.1"
 TARGET = 1.10  # of what a text takes, most texts against fewest
-_QUICK_STEPS = ("open", "info", "example")  # over soon: the median of several processes
+_SOON_OVER = ("open", "info", "example")  # over soon: the median of several processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class Step:
     n_shards: int
     name: str
     seconds: float  # beyond imports, the median
+    processor_s: float  # of all threads, which other processes change little
     rise_bytes: int  # of the peak of memory, above what the imports took
     n_files: int  # of shards that were opened: rows and tables
     n_records: int  # .json and .made.json files of shards that were read
@@ -124,14 +126,14 @@ def child(name: str, given: dict[str, Any], *, sync: bool) -> None:
     h5py.File.__init__ = opened
     sys.addaudithook(note)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begin = time.perf_counter()
+    begin = time.perf_counter(), time.process_time()
     step()
-    seconds = time.perf_counter() - begin
+    seconds, processor_s = time.perf_counter() - begin[0], time.process_time() - begin[1]
     rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     files = [name for name in seen if str(Path(name).absolute()).startswith(shards)]
     n_files = sum(name.endswith(".h5") for name in files)
     n_records = sum(name.endswith(".json") for name in files)
-    print(json.dumps([seconds, rise * 1024, n_files, n_records]))
+    print(json.dumps([seconds, processor_s, rise * 1024, n_files, n_records]))
 
 
 def take(name: str, given: dict[str, Any], *, sync: bool, times: int) -> list[float]:
@@ -160,14 +162,15 @@ def measure(folder: Path, n_texts: int, per_shard: int, *, sync: bool, times: in
             last = f"{n_shards - 1:05d}"
             for file in (*run.glob(f"shards/{last}.*"), run / "trace.h5", run / "trace.json"):
                 file.unlink()
-        n_times = times if name in _QUICK_STEPS else 1
-        seconds, rise, files, records = take(name, given, sync=sync, times=n_times)
+        n_times = times if name in _SOON_OVER else 1
+        seconds, processor_s, rise, files, records = take(name, given, sync=sync, times=n_times)
         found.append(
             Step(
                 n_texts=n_texts,
                 n_shards=n_shards,
                 name=name,
                 seconds=seconds,
+                processor_s=processor_s,
                 rise_bytes=int(rise),
                 n_files=int(files),
                 n_records=int(records),
@@ -182,21 +185,22 @@ def table(steps: list[Step], unit: str) -> None:
     few, many = (pick(getattr(s, f"n_{unit}s") for s in steps) for pick in (min, max))
     of = {(s.name, getattr(s, f"n_{unit}s")): s for s in steps}
     print(
-        f"\n| step | {unit}s | seconds | us a {unit} | memory | bytes a {unit} | files | records |"
+        f"\n| step | {unit}s | seconds | processor | us a {unit} | memory | bytes a {unit} | files | records |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in STEPS:
         for (step, n), s in sorted(of.items(), key=lambda item: item[0][1]):
             if step == name:
-                each = f"{1e6 * s.seconds / n:,.0f} | {s.rise_bytes / 2**20:,.0f} MiB"
+                took = f"{s.seconds:,.2f} | {s.processor_s:,.2f}"
+                each = f"{1e6 * s.processor_s / n:,.0f} | {s.rise_bytes / 2**20:,.0f} MiB"
                 more = f"{s.rise_bytes / n:,.0f} | {s.n_files:,} | {s.n_records:,}"
-                print(f"| {name} | {n:,} | {s.seconds:,.2f} | {each} | {more} |")
+                print(f"| {name} | {n:,} | {took} | {each} | {more} |")
     if few != many:
-        print(f"\n| a {unit}'s share, {many:,} against {few:,} | seconds | memory | target |")
+        print(f"\n| a {unit}'s share, {many:,} against {few:,} | processor | memory | target |")
         print("|---|---|---|---|")
         for name in STEPS:
             one, other = of[name, few], of[name, many]
-            slower = other.seconds / many / (one.seconds / few)
+            slower = other.processor_s / many / (one.processor_s / few)
             larger = other.rise_bytes / many / max(1, one.rise_bytes / few)
             goal = f"{TARGET:.2f}" if name in ("plan", "run", "open") else ""
             print(f"| {name} | {slower:.2f} | {larger:.2f} | {goal} |")

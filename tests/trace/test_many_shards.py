@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -189,6 +191,26 @@ def test_a_run_that_goes_on_reads_each_record_once_and_opens_no_shard(
     assert {d.file for d in sealed_damages(tmp_path, sums=False)} == {RUN_FILE}
     assert not opened
     assert {n: read[f"{n:05d}.json"] for n in range(n_shards)} == dict.fromkeys(range(n_shards), 1)
+
+
+ALL_ROWS = """
+import os, resource, sys
+import probekit
+site = probekit.open(sys.argv[1])["m"]
+site[:1]
+n_open = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (n_open + 80, n_open + 80))
+print(len(site[:]), len(site[::-1]), len(site[::2]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files as Linux tells them")
+def test_rows_of_many_shards_keep_few_files_open(tmp_path: Path) -> None:
+    write_trace(tmp_path, [site("m")], [[1]] * 150)
+    read = subprocess.run(
+        [sys.executable, "-c", ALL_ROWS, str(tmp_path)], capture_output=True, check=True, text=True
+    )
+    assert read.stdout.split() == ["150", "150", "75"]
 
 
 # --- the table

@@ -346,7 +346,8 @@ class MappedRows:
         # Several arrays inside of the rows may move the axis of the rows: join the pieces first.
         picks = [p for p in rest if not (p is None or p is Ellipsis or isinstance(p, slice))]
         early = () if len(picks) > 1 and any(np.ndim(p) for p in picks) else rest
-        pieces = []
+        joined: list[Array] = []
+        pieces: list[Array] = []
         for number in range(max(0, self._number(begin)), len(self._segments)):
             start = self._starts[number]
             if start >= stop:
@@ -356,6 +357,10 @@ class MappedRows:
             if first < end:
                 piece = self._source(number)[first - start : end - start]
                 pieces.append(piece[(slice(None, None, step), *early)])
+            if len(pieces) == _MAPS_KEPT:  # each keeps its file open: what was read is copied
+                joined.append(np.concatenate(pieces))
+                pieces = []
+        pieces = [*joined, *pieces]
         if not pieces:
             pieces.append(np.empty((0, *self.shape[1:]), dtype=self.storage)[(slice(None), *early)])
         whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
