@@ -184,9 +184,8 @@ def table(steps: list[Step], unit: str) -> None:
     """Print steps as Markdown, what a text or a shard takes of each beside the whole."""
     few, many = (pick(getattr(s, f"n_{unit}s") for s in steps) for pick in (min, max))
     of = {(s.name, getattr(s, f"n_{unit}s")): s for s in steps}
-    print(
-        f"\n| step | {unit}s | seconds | processor | us a {unit} | memory | bytes a {unit} | files | records |"
-    )
+    print(f"\n| step | {unit}s | seconds | processor ", end="")
+    print(f"| us a {unit} | memory | bytes a {unit} | files | records |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in STEPS:
         for (step, n), s in sorted(of.items(), key=lambda item: item[0][1]):

@@ -55,7 +55,7 @@ class Examples(AxisTable, Sequence[Example]):
         first, n_tokens = self.extent(number)
         tokens = self._others(TOKEN)
         ids = self.token_ids(number)
-        n_generated = int(np.count_nonzero(tokens.inner("step")[first : first + n_tokens]))
+        n_generated = int(np.count_nonzero(tokens._column("step")[first : first + n_tokens]))
         said = ids[n_tokens - n_generated :].tolist()
         return Example(
             number=number,
@@ -74,6 +74,11 @@ class Examples(AxisTable, Sequence[Example]):
     def _beside(self, number: int) -> dict[str, Any]:
         """Give what stands of an example in columns that not every trace has."""
         return {name: getattr(self, name)[number].item() for name in _BESIDE if self.keeps(name)}
+
+    def is_sealed(self, number: int) -> bool:
+        """Say whether the rows of an example can be read: of a run that is not finished not all."""
+        self.number(number)
+        return True
 
     def keeps(self, name: str) -> bool:
         """Say whether the file itself has a column."""
@@ -113,7 +118,7 @@ class Examples(AxisTable, Sequence[Example]):
     def token_ids(self, number: int) -> Array:
         """Give the token ids of an example, int32 `[token]`, and read nothing else of it."""
         first, n_tokens = self.extent(number)
-        ids: Array = self._others(TOKEN).inner("id")[first : first + n_tokens]
+        ids: Array = self._others(TOKEN)._column("id")[first : first + n_tokens]
         return ids
 
     @cached_property

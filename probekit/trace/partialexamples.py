@@ -66,7 +66,7 @@ class PartialExamples(Examples):
 
     def is_sealed(self, number: int) -> bool:
         """Say whether the rows of an example can be read."""
-        shard = self._opened.parts(EXAMPLE).number(self.number(number))
+        shard = self._opened._parts_of(EXAMPLE).number(self.number(number))
         return shard in self._run.sealed
 
     def token_ids(self, number: int) -> Array:

@@ -81,7 +81,7 @@ class PartialTrace(Trace):
         return self._run.sealed
 
     @cached_property
-    def inputs(self) -> SealedInputs:
+    def _inputs(self) -> SealedInputs:
         """The run's texts and tokens, of all examples."""
         found = SealedInputs.read(self._run.folder)
         if found is None:
@@ -93,7 +93,7 @@ class PartialTrace(Trace):
         if axis == EXAMPLE and axis not in self._tables:
             own = super().table(axis).axis
             self._tables[axis] = PartialExamples(
-                self, own, self.table, self._run, lambda: self.inputs
+                self, own, self.table, self._run, lambda: self._inputs
             )
         return super().table(axis)
 
@@ -101,13 +101,13 @@ class PartialTrace(Trace):
     def _shard_files(self) -> Any:
         return self._run.files
 
-    def rows_at(self, name: str, rows: str | None = None, **options: Any) -> Any:
-        """Open the rows of a dataset; see `Opened.rows_at`."""
+    def _rows_at(self, name: str, rows: str | None = None, **options: Any) -> Any:
+        """Open the rows of a dataset; see `Opened._rows_at`."""
         are_numbers = options.pop("are_numbers", False)
         with open_file(self._file) as file:
             dataset = dataset_in(file, name)
             kind = {"row_shape": dataset.shape[1:], "dtype": schema.dtype_of(dataset)}
-        found = super().rows_at(name, rows, **{**options, **kind})
+        found = super()._rows_at(name, rows, **{**options, **kind})
         return self._counted_on(name, found) if are_numbers and self._run.is_local else found
 
     def _counted_on(self, name: str, found: MappedRows) -> Any:
@@ -116,10 +116,12 @@ class PartialTrace(Trace):
         axis = axis_of(column).name if table == "rows" else None
         declared = super().table(EXAMPLE).axis.column(column) if table == "examples" else None
         numbers = axis if declared is None else declared.numbers
-        return CountedOn(found, found.segments, self.parts("all")) if numbers == TOKEN else found
+        return (
+            CountedOn(found, found.segments, self._parts_of("all")) if numbers == TOKEN else found
+        )
 
-    def known(self, found: Any, rows: str) -> Any:
-        """Give of rows what may be read by their numbers; see `Opened.known`."""
+    def _known_of(self, found: Any, rows: str) -> Any:
+        """Give of rows what may be read by their numbers; see `Opened._known_of`."""
         gap = self._run.gap
         if not self._run.is_local or gap is None or axis_of(rows).name == EXAMPLE:
             return found

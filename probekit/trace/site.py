@@ -56,14 +56,14 @@ class Site:
         self._is_inner, self._is_choice = axis.is_inner, is_choice(self.rows)
         self.layer: int | None = self._attribute("layer", int, None)
         self.portable: str | None = self._attribute("portable", str, None)
-        self._data = trace.rows_at(
+        self._data = trace._rows_at(
             f"sites/{name}",
             self.rows,
             row_shape=self._row_shape,
             dtype=self._attribute("dtype", str, None),
             fit=self._check,
         )
-        self._known = trace.known(self._data, self.rows)
+        self._known = trace._known_of(self._data, self.rows)
 
     @property
     def _row_shape(self) -> tuple[int, ...] | None:
@@ -157,7 +157,7 @@ class Site:
         if not self._is_inner:
             return slice(number, number + 1)
         if self._is_choice:
-            return self._trace.chosen(self.rows, number)
+            return self._trace._chosen(self.rows, number)
         first, n_rows = self._trace.examples.extent(number, self.axis)
         return slice(first, first + n_rows)
 

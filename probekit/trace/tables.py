@@ -193,11 +193,11 @@ class Tables(Opened):
             self._choices[choice] = rows
         return self._choices[choice]
 
-    def chosen(self, choice: str, example: int) -> slice:
+    def _chosen(self, choice: str, example: int) -> slice:
         """Say which rows of a choice are those of an example; no shard but its own is read."""
         axis = axis_of(choice)
         first, n_rows = self.table(axis.name).extent(example)
-        begin, rows = self._choices_in(choice, self.parts(EXAMPLE).number(example))
+        begin, rows = self._choices_in(choice, self._parts_of(EXAMPLE).number(example))
         inside = np.searchsorted(rows, (first, first + n_rows))
         return slice(begin + int(inside[0]), begin + int(inside[1]))
 
@@ -208,12 +208,12 @@ class Tables(Opened):
         """
         if self._holds(choice):
             return 0, self.rows_of_choice(choice)
-        parts, axis = self.parts(choice), axis_of(choice)
-        file = self.parts(EXAMPLE).files[part]
+        parts, axis = self._parts_of(choice), axis_of(choice)
+        file = self._parts_of(EXAMPLE).files[part]
         begin, end = parts.rows_in(file)
         # A copy: a view of a map would keep its file open.
         rows = np.array(self._choice_rows(choice)[begin:end])
-        self._check_choice(choice, rows, *self.parts(axis.whole).rows_in(file))
+        self._check_choice(choice, rows, *self._parts_of(axis.whole).rows_in(file))
         return begin, rows
 
     def _choice_rows(self, choice: str) -> MappedRows:
@@ -233,11 +233,11 @@ class Tables(Opened):
         """Count the rows of the sites that keep these: every token, one an example, or a choice."""
         if is_choice(arguments.text("rows", rows)) and self._holds(rows):
             return len(self.rows_of_choice(rows))  # it costs nothing to look whether they are right
-        return self.parts(rows).n_rows
+        return self._parts_of(rows).n_rows
 
     def _holds(self, choice: str) -> bool:
         """Say whether the file of the trace holds all rows of a choice itself."""
-        return [*self.parts(choice).files] == [str(self._file)]
+        return [*self._parts_of(choice).files] == [str(self._file)]
 
 
 _KINDS: Mapping[str, type[AxisTable]] = {EXAMPLE: Examples, TOKEN: Tokens}

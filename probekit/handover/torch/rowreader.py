@@ -170,7 +170,7 @@ class RowReader:
     def _open(self, name: str, *, less: int = 0) -> MappedRows:
         rows = self._rows if name.startswith("sites/") else None
         are_numbers = rows is None and not name.endswith("/id")  # of tokens or examples
-        return self.trace.rows_at(name, rows, maps=self._maps, less=less, are_numbers=are_numbers)
+        return self.trace._rows_at(name, rows, maps=self._maps, less=less, are_numbers=are_numbers)
 
     @cached_property
     def _maps(self) -> Any:

@@ -73,7 +73,7 @@ class AxisTable:
 
     @cached_property
     def _n_rows(self) -> int:
-        return self._opened.parts(self.axis.whole).n_rows
+        return self._opened._parts_of(self.axis.whole).n_rows
 
     def __getattr__(self, name: str) -> Any:
         axis = self.__dict__.get("axis")
@@ -121,9 +121,9 @@ class AxisTable:
         if len(found) != len(self):
             what = f"{self._path(name)} has {counted(len(found), 'row')}, others have {len(self):,}"
             raise StoreError(f"{self._opened.path}: {what}")
-        return self._opened.known(found, self.axis.whole)
+        return self._opened._known_of(found, self.axis.whole)
 
-    def inner(self, name: str) -> Any:
+    def _column(self, name: str) -> Any:
         """Give a column for rows that were found by their example, also where no other is known."""
         if name not in self._inner:
             self._inner[name] = self._open(name)
@@ -175,7 +175,7 @@ class AxisTable:
         Args:
             example: its number, 0 to how many there are.
         """
-        parts = self._opened.parts(_examples().whole)
+        parts = self._opened._parts_of(_examples().whole)
         part = parts.number(example)
         firsts, counts = self._extents_in(part)
         at = example - parts.starts[part]
@@ -183,10 +183,10 @@ class AxisTable:
 
     def _extents_of(self, part: int) -> tuple[Array, Array]:
         """Give the same as `extents` of the examples in one file, checked against its rows."""
-        segment: Segment = self._opened.parts(_examples().whole)[part]
+        segment: Segment = self._opened._parts_of(_examples().whole)[part]
         here = slice(segment.first_row, segment.first_row + segment.n_rows)
         firsts, counts = self._extent_columns
-        begin, end = self._opened.parts(self.axis.whole).rows_in(str(segment.file))
+        begin, end = self._opened._parts_of(self.axis.whole).rows_in(str(segment.file))
         # Copies: a view of a map would keep its file open.
         return self._fitting(np.array(firsts[here]), np.array(counts[here]), begin, end)
 
@@ -296,6 +296,6 @@ class Texts:
 def _segments(opened: Opened, path: str) -> Segments:
     """Say where the rows of a column lie that no index holds itself."""
     if opened._shard_files is not None:
-        return opened.parts(rows_of(path)).of(path)
+        return opened._parts_of(rows_of(path)).of(path)
     with open_file(opened._file) as file:
         return segments_of(dataset_in(file, path, virtual=True), opened._file)

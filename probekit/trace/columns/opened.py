@@ -95,9 +95,9 @@ class Opened:
                 )
 
         name = arguments.text("a column's name", name)
-        return self.rows_at(name, less=self.first(axis), are_numbers=axis is not None, fit=fit)
+        return self._rows_at(name, less=self.first(axis), are_numbers=axis is not None, fit=fit)
 
-    def rows_at(
+    def _rows_at(
         self,
         name: str,
         rows: str | None = None,
@@ -128,7 +128,7 @@ class Opened:
         if self._shard_files is not None and not (are_numbers and self._is_inside(name)):
             if not self.has(name):
                 raise StoreError(f"{self._file}: there is no dataset {name} in it")
-            told = self.parts(rows_of(name) if rows is None else rows).of(f"/{name}")
+            told = self._parts_of(rows_of(name) if rows is None else rows).of(f"/{name}")
             return MappedRows.told(
                 told, self._file, maps, less=less, row_shape=row_shape, dtype=dtype, fit=fit
             )
@@ -138,7 +138,7 @@ class Opened:
             fit(found)
         return found
 
-    def known(self, found: Any, rows: str) -> Any:
+    def _known_of(self, found: Any, rows: str) -> Any:
         """Give of rows what may be read by their numbers: all of them, where the run is finished.
 
         Args:
@@ -151,7 +151,7 @@ class Opened:
         with open_file(self._file) as file:
             return not dataset_in(file, name, virtual=True).is_virtual
 
-    def parts(self, rows: str) -> Segments:
+    def _parts_of(self, rows: str) -> Segments:
         """Give the files in which rows lie, and which.
 
         Args:

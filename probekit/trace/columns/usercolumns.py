@@ -116,7 +116,7 @@ class UserColumns(Mapping[str, Array]):
                 what = f"{path} is {list(found.shape)}; expected a list"
                 raise StoreError(f"{self._opened.path}: {what}")
 
-        return self._opened.rows_at(path, fit=fit)
+        return self._opened._rows_at(path, fit=fit)
 
 
 def _columns_of(opened: Any) -> Any:
