@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from probekit.store.format import (
     ShardRows,
     ShardSpec,
     known_axes,
+    shard_spec,
 )
 from probekit.store.reading import ShardFiles
 from probekit.store.runrecord import read_run
@@ -53,9 +55,12 @@ class Unfinished:
                 "format 1.0 has none; finish it, or open its sealed shards under shards/ alone"
             )
         try:
-            planned = [ShardSpec(**shard) for shard in run["identity"]["shards"]]
-        except (LookupError, TypeError) as error:
+            planned = [shard_spec(**shard) for shard in run["identity"]["shards"]]
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise StoreError(f"{folder}: its run.json does not say which shards it has") from error
+        ends = [0, *accumulate(shard.n_examples for shard in planned)]
+        if [(s.number, s.first_example) for s in planned] != [*enumerate(ends[:-1])]:
+            raise StoreError(f"{folder}: the shards in its run.json do not follow on each other")
         there = [number for number in sorted(sealed_shards(folder)) if number < len(planned)]
         if not there:
             raise StoreError(
@@ -129,6 +134,8 @@ def _actual(folder: Path, planned: ShardSpec, record: FileRecord) -> ShardSpec:
     extent = ("number", "first_example", "n_examples")
     if spec is None or any(own[k] != v for k, v in planned.to_json().items() if k in extent):
         raise StoreError(f"{folder / planned.file}: is not a shard of this run; verify says more")
+    if not record.is_local and spec != planned:
+        raise StoreError(f"{folder / planned.file}: has other rows than the run plans")
     if spec.n_rows.keys() != planned.n_rows.keys():
         raise StoreError(f"{folder / planned.file}: has rows of other sites than the run plans")
     return spec

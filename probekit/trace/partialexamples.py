@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -62,7 +63,10 @@ class PartialExamples(Examples):
         if isinstance(number, slice):
             return [self[n] for n in range(*number.indices(len(self)))]
         number = self.number(number)
-        return super().__getitem__(number) if self.is_sealed(number) else self._given(number)
+        if not self.is_sealed(number):
+            return self._given(number)
+        found: Example = super().__getitem__(number)
+        return found if self._is_counted(number) else replace(found, first_token=-1)
 
     def is_sealed(self, number: int) -> bool:
         """Say whether the rows of an example can be read."""
@@ -100,9 +104,13 @@ class PartialExamples(Examples):
 
     def _first_token(self, number: int) -> int:
         """Give an example's first row; -1 where nobody knows yet how many come before it."""
-        if self._run.is_local:
-            return -1
-        return int(self._ends[number])
+        return int(self._ends[number]) if self._is_counted(number) else -1
+
+    def _is_counted(self, number: int) -> bool:
+        """Say whether it is known how many tokens come before an example."""
+        gap = self._run.gap
+        before = gap is None or number < self._run.shards[gap].first_example
+        return before or not self._run.is_local
 
     @cached_property
     def _ends(self) -> Array:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Never
 
+import numpy as np
+
 from probekit.errors import StoreError
 from probekit.store import (
     EXAMPLE,
@@ -125,7 +127,7 @@ class PartialTrace(Trace):
         gap = self._run.gap
         if not self._run.is_local or gap is None or axis_of(rows).name == EXAMPLE:
             return found
-        if not isinstance(found, MappedRows):
+        if isinstance(found, np.ndarray):  # the same value for every row
             return found
         n_known = int(self._run.table.n_rows[rows][:gap].sum())
         return FirstRows(found, n_known, self._run.lacks(self._run.shards[gap]))

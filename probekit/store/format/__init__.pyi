@@ -22,6 +22,7 @@ from .checksums import (
     joined_checksum as joined_checksum,
     rest_checksum as rest_checksum,
     rows_checksum as rows_checksum,
+    shard_spec as shard_spec,
     stored_checksum as stored_checksum,
     stored_extents as stored_extents,
 )

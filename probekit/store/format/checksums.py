@@ -78,7 +78,7 @@ class FileRecord:
             record = cls(
                 file_bytes=_count(value["file_bytes"]),
                 rest=_text(value["rest"]),
-                spec=None if value["spec"] is None else _spec(**value["spec"]),
+                spec=None if value["spec"] is None else shard_spec(**value["spec"]),
                 is_local=value.get("is_local") is True,
                 is_timed=value.get("is_timed") is True,
                 sites={name: _site_record(**site) for name, site in value["sites"].items()},
@@ -90,7 +90,12 @@ class FileRecord:
             raise StoreError(f"{path}: is not a record of probekit's: {error}") from error
 
 
-def _spec(*, n_rows: Mapping[str, Any], **counts: Any) -> ShardSpec:
+def shard_spec(*, n_rows: Mapping[str, Any], **counts: Any) -> ShardSpec:
+    """Give what `ShardSpec.to_json` said.
+
+    Raises:
+        AttributeError, TypeError, ValueError: if it is nothing of the kind.
+    """
     return ShardSpec(
         n_rows={rows: _count(n) for rows, n in n_rows.items()},
         **{name: _count(n) for name, n in counts.items()},

@@ -214,14 +214,6 @@ class MappedRows:
             return self._lone(int(rows), rest)
         return self._scattered(rows, rest)
 
-    def picked(self, key: Key) -> Array:
-        """Say which rows a key picks: all numbers, or of a slice the first and the last."""
-        rows, _ = self._parted(key)
-        if not isinstance(rows, slice):
-            return rows
-        span = range(len(self))[rows]
-        return np.array([span[0], span[-1]] if span else [], dtype=np.intp)
-
     @property
     def segments(self) -> Segments:
         """The files that the rows lie in, first rows first."""

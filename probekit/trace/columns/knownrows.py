@@ -25,11 +25,12 @@ class FirstRows:
         said: why no more.
     """
 
-    def __init__(self, rows: MappedRows, n_known: int, said: str) -> None:
+    def __init__(self, rows: Any, n_known: int, said: str) -> None:
         self._rows, self._n_known, self._said = rows, n_known, said
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._rows, name)  # what they are: shape, dtype, ...
+        found = getattr(self._rows, name)  # what they are: shape, dtype, ...
+        return FirstRows(found, self._n_known, self._said) if name == "codes" else found
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -43,7 +44,8 @@ class FirstRows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         self._check(slice(None))
-        return self._rows.__array__(dtype, copy)
+        found: Array = self._rows.__array__(dtype, copy)
+        return found
 
     def raw(self, key: Any) -> Any:
         """Index like `[]`, giving the stored bits."""
@@ -54,8 +56,9 @@ class FirstRows:
         """Say that they do not lie in one piece."""
 
     def _check(self, key: Any) -> None:
-        rows = self._rows.picked(key)
-        if rows.size and (rows.min() < 0 or rows.max() >= self._n_known):
+        first = key[0] if isinstance(key, tuple) and key else key
+        rows = _numbers(first, len(self))
+        if rows.size and rows.max() >= self._n_known:
             raise StoreError(
                 f"rows from {self._n_known:,} on have no number yet: {self._said}. What is sealed "
                 "behind them is read by its example: site.example(n), trace.examples[n]"
@@ -80,6 +83,12 @@ class CountedOn:
         return len(self._rows)
 
     def __getitem__(self, key: Any) -> Any:
-        numbers = np.arange(len(self))[key]
+        numbers = _numbers(key, len(self))
         owner = np.searchsorted(self._firsts, numbers, side="right") - 1
         return self._rows[key] + self._before[owner]
+
+
+def _numbers(key: Any, n_rows: int) -> Array:
+    """Give the numbers of the rows that a key picks, int64."""
+    found = np.arange(*key.indices(n_rows)) if isinstance(key, slice) else np.arange(n_rows)[key]
+    return np.asarray(found)
