@@ -24,7 +24,6 @@ from probekit.store.format import (
     known_axes,
     shard_spec,
 )
-from probekit.store.reading import ShardFiles
 from probekit.store.runrecord import read_run
 from probekit.store.sealed import sealed_shards
 from probekit.wording import by_count, counted
@@ -89,11 +88,10 @@ class Unfinished:
         return ShardRows(n_rows={rows: np.array(n, np.int64) for rows, n in kinds.items()})
 
     @property
-    def files(self) -> ShardFiles:
-        """Where rows lie, and what to say of those that are not there yet."""
+    def unsealed(self) -> Mapping[int, str]:
+        """What to say of each shard that is not there yet, by its number."""
         there = set(self.sealed)
-        lacks = {s.number: self.lacks(s) for s in self.shards if s.number not in there}
-        return ShardFiles(self.folder, self.table, lacks)
+        return {s.number: self.lacks(s) for s in self.shards if s.number not in there}
 
     @property
     def index(self) -> Path:

@@ -58,6 +58,7 @@ class PartialExamples(Examples):
     ) -> None:
         super().__init__(opened, axis, others)
         self._run, self._given_inputs = run, inputs
+        self._sealed, self._gap = frozenset(run.sealed), run.gap
 
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
@@ -71,7 +72,7 @@ class PartialExamples(Examples):
     def is_sealed(self, number: int) -> bool:
         """Say whether the rows of an example can be read."""
         shard = self._opened._parts_of(EXAMPLE).number(self.number(number))
-        return shard in self._run.sealed
+        return shard in self._sealed
 
     def token_ids(self, number: int) -> Array:
         """Give the token ids of an example, int32 `[token]`; of one not sealed, those given."""
@@ -108,8 +109,7 @@ class PartialExamples(Examples):
 
     def _is_counted(self, number: int) -> bool:
         """Say whether it is known how many tokens come before an example."""
-        gap = self._run.gap
-        before = gap is None or number < self._run.shards[gap].first_example
+        before = self._gap is None or number < self._run.shards[self._gap].first_example
         return before or not self._run.is_local
 
     @cached_property

@@ -21,6 +21,8 @@ from probekit.store import (
     Joined,
     MappedRows,
     SealedInputs,
+    ShardFiles,
+    ShardRows,
     Unfinished,
     axis_of,
     dataset_in,
@@ -100,8 +102,12 @@ class PartialTrace(Trace):
         return super().table(axis)
 
     @cached_property
-    def _shard_files(self) -> Any:
-        return self._run.files
+    def _shard_table(self) -> ShardRows:
+        return self._run.table
+
+    @cached_property
+    def _shard_files(self) -> ShardFiles:
+        return ShardFiles(self._run.folder, self._shard_table, self._run.unsealed)
 
     def _rows_at(self, name: str, rows: str | None = None, **options: Any) -> Any:
         """Open the rows of a dataset; see `Opened._rows_at`."""
@@ -129,7 +135,7 @@ class PartialTrace(Trace):
             return found
         if isinstance(found, np.ndarray):  # the same value for every row
             return found
-        n_known = int(self._run.table.n_rows[rows][:gap].sum())
+        n_known = int(self._shard_table.n_rows[rows][:gap].sum())
         return FirstRows(found, n_known, self._run.lacks(self._run.shards[gap]))
 
     @cached_property
