@@ -7,6 +7,7 @@ touched, and nothing else lies about.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -92,15 +93,20 @@ class _Crew:
             ended = worker.end()
             if ended.code not in (0, -signal.SIGKILL):
                 problems.append(f"a worker ended otherwise: {ended}")
+        # Of one that was killed on another host a file may stay, where nobody watched it a lease.
+        shutil.rmtree(self.place / FOLDER / "claims", ignore_errors=True)
         return problems + self._run.differences(self.place)
 
     def _join(self) -> None:
         self._n_begun += 1
         own = self._run.fresh(self.place.with_name(f"{self.place.name}-{self._n_begun}"))
         (own / FOLDER).symlink_to(self.place / FOLDER)
-        shift_s = self._chance.choice((0.0, _HOUR_S, -_HOUR_S))
-        rank = str(self._n_begun)
-        self._workers.append(Child(own, *COMMAND, before=Slow(shift_s=shift_s, rank=rank)))
+        before = Slow(
+            shift_s=self._chance.choice((0.0, _HOUR_S, -_HOUR_S)),
+            rank=str(self._n_begun),
+            host=self._chance.choice(("here", "there", "elsewhere")),
+        )
+        self._workers.append(Child(own, *COMMAND, before=before))
 
 
 def _signal(worker: Child, number: int) -> None:
@@ -110,13 +116,17 @@ def _signal(worker: Child, number: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """Take a while for each pass, on a host whose clock is wrong."""
+    """Take a while for each pass, on a host of some name whose clock is wrong."""
 
     shift_s: float  # of the wall clock
     rank: str
+    host: str  # of others no process can be seen
 
     def __call__(self) -> None:
         """Patch the child it is called in."""
+        from probekit.store.format import owner
+
+        owner._host = lambda: self.host
         os.environ["PROBEKIT_LEASE_S"] = str(LEASE_S)
         os.environ["RANK"] = self.rank
         real, real_ns = time.time, time.time_ns

@@ -7,8 +7,11 @@ import gc
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +23,7 @@ import pytest
 from probekit.errors import StoreError
 from probekit.store.folder import RunFolder, clear
 from probekit.store.format.records import write_record
+from probekit.store.lock import Lock
 from probekit.store.runrecord import RunRecord, config_changes, read_run
 
 RECORD = RunRecord(
@@ -426,6 +430,104 @@ def test_a_lock_that_its_owner_removes_just_now_is_not_trusted(
         RunFolder(tmp_path, RECORD),
     ):
         pass
+
+
+def test_two_threads_do_not_share_a_folder(tmp_path: Path) -> None:
+    inside, refused = [], []
+
+    def enter() -> None:
+        try:
+            with Lock(tmp_path / ".lock", shared=True):
+                inside.append(threading.get_ident())
+                time.sleep(0.02)
+                inside.remove(threading.get_ident())
+        except StoreError:
+            refused.append(True)
+
+    for _ in range(30):
+        threads = [threading.Thread(target=enter) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            assert len(inside) < 2
+    assert len(refused) == 30
+
+
+# --- workers of other hosts
+
+ELSEWHERE = "anotherhost-12-345"
+
+
+def alone_elsewhere(path: Path, count: int) -> None:
+    """Have a worker of another host say that it is alone in a run's folder."""
+    (path / "claims").mkdir(exist_ok=True)
+    beat = {"worker": ELSEWHERE, "host": "anotherhost", "process": 12, "began": "", "count": count}
+    rest = {"shard": None, "examples": 0, "all_examples": 0, "tokens": 0}
+    said = json.dumps(beat | rest | {"n_bytes": 0, "seconds": 0.0})
+    (path / "claims" / f"{ELSEWHERE}.worker").write_text(said)
+    (path / "claims" / "alone.claim").write_text(json.dumps({"worker": ELSEWHERE, "since": ""}))
+
+
+@pytest.mark.parametrize("ours", [{}, {"repair": True}])
+def test_one_that_died_elsewhere_is_waited_for_once(
+    path: Path, ours: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROBEKIT_LEASE_S", "0.5")
+    alone_elsewhere(path, 3)
+    notes: list[str] = []
+    with RunFolder(path, RECORD, on_note=notes.append, **ours):
+        pass
+    assert notes == [
+        "process 12 on anotherhost has worked here: up to 0.5 s to see whether it still does"
+    ]
+
+
+@pytest.mark.parametrize("ours", [{}, {"repair": True}, {"overwrite": True}])
+def test_one_that_is_alone_elsewhere_is_left_alone(
+    path: Path, ours: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROBEKIT_LEASE_S", "5")
+    alone_elsewhere(path, 3)
+    message = r"another run \(process 12 on anotherhost\) is writing here; wait for it"
+    with (
+        pytest.raises(StoreError, match=message),
+        RunFolder(path, RECORD, on_note=lambda note: alone_elsewhere(path, 4), **ours),
+    ):
+        pass
+    assert (path / "trace.h5").exists()
+
+
+def test_an_index_stays_where_others_may_have_written_it(path: Path) -> None:
+    with RunFolder(path, RECORD) as folder:
+        folder.reopen()  # held for long behind the look whether it was needed
+    assert (path / "trace.h5").exists()
+    with RunFolder(path, RECORD, repair=True) as folder:
+        folder.reopen()
+    assert not (path / "trace.h5").exists()
+
+
+def test_two_that_clear_away_the_same_leftovers_do_not_mind(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path / "trace.h5").unlink()
+    put(path, "shards/.00003.h5.part", "shards/00002.json", ".run.json.part", ".scratch-x1/a/b")
+    plain, plainly = Path.unlink, shutil.rmtree
+
+    def unlink(file: Path, missing_ok: bool = False) -> None:
+        plain(file, missing_ok=True)  # the other, a moment before
+        plain(file, missing_ok=missing_ok)
+
+    def rmtree(folder: Path, **more: Any) -> None:
+        plainly(folder)
+        plainly(folder, **more)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    # What is certainly there, and may not go twice, is the folder's own business.
+    monkeypatch.setattr(Lock, "__exit__", lambda self, *_: os.close(self._fd))
+    with RunFolder(path, RECORD) as folder:
+        assert folder.sealed() == {0}
+    assert not (path / ".scratch-x1").exists()
 
 
 # --- what is whole

@@ -34,6 +34,7 @@ from probekit.store.format import owner
 from probekit.store.format.checksums import FileRecord, rest_checksum
 from probekit.store.format.execution import Execution, Forward
 from probekit.store.format.owner import part_of
+from probekit.store.writing.publishing import publish_sealed
 
 METHODS = ("gzip", "lzf", "zstd")
 MIXED = (
@@ -576,6 +577,34 @@ def test_a_record_that_comes_in_between_decides(
     rest = rest_checksum(shard.file, record.extents)
     assert (rest, shard.file.stat().st_size) == (record.rest, record.file_bytes)
     assert names(tmp_path) == {"00000.h5", "00000.json"}
+
+
+def test_of_three_with_two_kinds_of_bytes_those_stay_that_the_record_is_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each comes while the one before is about to write its record; the first one's appears."""
+    path, records = tmp_path / "00000.h5", {}
+    for who, kind in ((1, "A"), (2, "B"), (3, "A")):
+        (tmp_path / f"part-{who}").write_text(kind)
+        records[who] = FileRecord(file_bytes=1, rest=kind, sites={})
+    plain, begun = FileRecord.write, []
+
+    def publish(who: int) -> None:
+        begun.append(who)
+        with on_host(who):
+            publish_sealed(tmp_path / f"part-{who}", path, records[who])
+
+    def write(record: FileRecord, at: Path, *, only_first: bool = False) -> bool:
+        if len(begun) < 3:
+            publish(len(begun) + 1)
+        else:
+            plain(records[1], at, only_first=True)
+        return plain(record, at, only_first=only_first)
+
+    monkeypatch.setattr(FileRecord, "write", write)
+    publish(1)
+    assert begun == [1, 2, 3]
+    assert FileRecord.read(tmp_path / "00000.json").rest == path.read_text() == "A"
 
 
 def test_where_there_are_no_hard_links_files_are_renamed(

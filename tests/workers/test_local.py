@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import h5py
@@ -114,6 +117,95 @@ def test_what_a_worker_says_when_it_fails_is_told_and_the_others_are_stopped(
     assert all(one.process.poll() is not None for one in started[0]._workers)
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("error: the model failed: CUDA error: device-side assert", "the model failed: CUDA error: "
+         "device-side assert"),
+        ("warning: odd\nerror: two\nlines", "two\nlines"),
+        ("Traceback\n  of no error of ours", "Traceback\n  of no error of ours"),
+        ("", "ended with exit code 2"),
+    ],
+)  # fmt: skip
+def test_the_last_words_of_a_worker_are_told_whole(
+    here: Path, notes: list[str], started: list[local._Processes], said: str, told: str
+) -> None:
+    started.append(crew(f"sys.stderr.write({said!r}); sys.exit(2)", 1, notes))
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(CaptureError, match=f"^{re.escape(f'worker 0: {told}')}$"),
+    ):
+        warnings.simplefilter("ignore")
+        until_done(started[0])
+
+
+def test_notes_and_warnings_of_workers_are_passed_on_once(
+    here: Path, notes: list[str], started: list[local._Processes]
+) -> None:
+    said = "note: one length\nwarning: 3 values are NaN\n"
+    started.append(crew(f"sys.stderr.write({said!r})", 2, notes))
+    with pytest.warns(probekit.ProbekitWarning, match="3 values are NaN") as warned:
+        until_done(started[0])
+    assert (notes, len(warned)) == (["one length"], 1)
+
+
+def test_one_that_hangs_is_not_waited_for_when_the_run_is_done(
+    here: Path,
+    notes: list[str],
+    started: list[local._Processes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "_SECONDS_TO_SEE", 0.2)
+    script = (
+        "signal.signal(15, signal.SIG_IGN); time.sleep(600 * int(os.environ['PROBEKIT_WORKER']))"
+    )
+    started.append(crew(script, 2, notes))
+    until_done(started[0])
+    started[0].stop()
+    assert [one.process.poll() for one in started[0]._workers] == [0, -signal.SIGKILL]
+
+
+def test_what_the_run_was_asked_for_reaches_its_workers(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+
+    @contextmanager
+    def started(command: list[str], *more: object) -> Iterator[None]:
+        given.append(command)
+        yield
+
+    monkeypatch.setattr(local, "_started", started)
+    monkeypatch.setattr(local, "follow", lambda *given: None)
+    monkeypatch.setattr(local, "open_trace", lambda path: path)
+    monkeypatch.setattr(local, "prepare", lambda config, asked: Path("run").mkdir() or 5)
+    asked = Asked(force=True, self_check=False)
+    run_with_workers("config.yaml", 2, asked, overrides=["inputs.batch_tokens=64"])
+    assert given[0][given[0].index("probekit") :] == [
+        *("probekit", "run", "config.yaml", "--quiet", "--set", "inputs.batch_tokens=64"),
+        *("--no-self-check", "--force"),
+    ]
+
+
+def test_without_hard_links_there_is_one_worker(
+    here: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "prepare", lambda config, asked: 5)
+    monkeypatch.setattr(local, "has_links", lambda folder: False)
+    monkeypatch.setattr(local, "follow", lambda *given: None)
+    monkeypatch.setattr(local, "open_trace", lambda path: path)
+    shares: list[object] = []
+    monkeypatch.setattr(
+        local, "_started", lambda command, given, note: nullcontext(shares.append(given))
+    )
+    run_with_workers("config.yaml", 4, Asked(on_note=notes.append))
+    assert len(shares[0]) == 1
+    assert notes == [
+        "the file system of store.path has no hard links, by which workers share a run: 1 worker "
+        "is started"
+    ]
+
+
 def test_each_worker_has_its_share_of_the_cores(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +286,7 @@ def test_workers_make_what_one_process_makes(here: Path, monkeypatch: pytest.Mon
     for name in ("trace.h5", "trace.json", "shards/00001.json", "shards/00001.h5"):
         Path("run", name).unlink()
     run_with_workers("config.yaml", 2, asked)
-    assert "1 shard is missing, and 1 worker is started" in notes
+    assert "1 shard is missing: 1 worker is started" in notes
     assert rows(Path("run")) == wanted
 
 

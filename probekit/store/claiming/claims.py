@@ -173,6 +173,8 @@ class _Waiting:
 def living_elsewhere(folder: Path, what: str | None, on_note: Callable[[str], None]) -> Beat | None:
     """Give a worker of another host that is seen counting; None when none is, for a lease.
 
+    What those have left that were seen not to count is removed then.
+
     Args:
         folder: of the run.
         what: that it has claimed; None for any worker.
@@ -191,14 +193,24 @@ def living_elsewhere(folder: Path, what: str | None, on_note: Callable[[str], No
         if not counts:
             first = there[0]
             on_note(
-                f"process {first.process} on {first.host} has worked here: up to {lease:.0f} s to "
+                f"process {first.process} on {first.host} has worked here: up to {lease:g} s to "
                 "see whether it still does"
             )
         for beat in there:
             if counts.setdefault(beat.worker, beat.count) != beat.count:
                 return beat
         time.sleep(_LATER_S / 5)
+    for worker in counts:
+        _remove_worker(folder, worker)
     return None
+
+
+def _remove_worker(folder: Path, worker: str) -> None:
+    """Remove what a worker that is gone has left."""
+    beat_path(folder, worker).unlink(missing_ok=True)
+    for claim in claims_of(folder):
+        if claim.worker == worker:
+            release(folder, claim.what, worker)
 
 
 def living_here(folder: Path) -> Beat | None:
