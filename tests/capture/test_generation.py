@@ -19,6 +19,7 @@ import probekit
 from probekit import ConfigError, PlanError, StoreError
 from probekit.capture import generation, stepwise, strategies
 from probekit.config import load_config
+from probekit.store import schema
 
 LAYER = {"gpt2": "transformer.h.{}", "gpt_neox": "gpt_neox.layers.{}"}
 ATTENTION = {"gpt2": "attn", "gpt_neox": "attention"}
@@ -412,13 +413,17 @@ def test_a_cut_short_generation_goes_on(made, tmp_path):
     assert [e.first_token for e in whole.examples] == [e.first_token for e in again.examples]
 
 
-def test_what_is_sealed_is_read_once_and_not_for_every_shard(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("layout", "n_read"), [(schema.FIRST, 1), (schema.NEWEST, 0)])
+def test_what_is_sealed_is_read_once_where_a_shard_counts_the_tokens_before_it(
+    tmp_path, monkeypatch, layout, n_read
+):
     read = []
     monkeypatch.setattr(generation, "sealed_specs", lambda path: read.append(path) or ())
+    monkeypatch.setattr("probekit.capture.begun.format_of", lambda *_, **__: layout)
     saved(tmp_path, "llama")
     trace = run(config(tmp_path))
     assert trace.provenance["n_shards"] > 1
-    assert len(read) == 1
+    assert len(read) == n_read
     ends = np.cumsum([e.n_tokens for e in trace.examples])
     assert [e.first_token for e in trace.examples] == [0, *ends[:-1]]
 

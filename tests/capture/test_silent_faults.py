@@ -19,7 +19,7 @@ from far_rows import GPU, far, record_stream
 
 import probekit
 from probekit import models
-from probekit.capture import transfer
+from probekit.capture.rows import transfer
 from probekit.errors import CaptureError, StoreError
 
 ACT = "transformer.h.{}.mlp.act"
@@ -250,7 +250,8 @@ class SlowLink:
 @pytest.fixture
 def threads(monkeypatch):
     """Make rows leave the CPU as they leave a GPU: packed, through a small ring, by threads."""
-    from probekit.capture import receiver, running as capture
+    from probekit.capture import running as capture
+    from probekit.capture.rows import receiver
 
     class Threaded(transfer.Transfer):
         def __init__(self, device: Any, *, buffer_bytes: int, row_bytes: int) -> None:

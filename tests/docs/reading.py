@@ -24,7 +24,7 @@ DOCS = ROOT / "docs"
 SLOW_PAGES = ("gallery.md", "examples/", "tutorials/labelled-probe.md")
 # Full-size models, and processes of their own: run with -m slow, by tests/docs/test_snippets.py;
 # tests/planning/test_making.py looks at what is planned of phi3.yaml.
-SLOW_LINES = ("configs/distilgpt2.yaml", "configs/phi3.yaml", "--workers")
+SLOW_LINES = ("configs/distilgpt2.yaml", "configs/phi3.yaml", "runs/many")
 _BLOCK = re.compile(r"^(`{3,})(\{code-cell\} )?(\w+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 _OPTIONS = re.compile(r"\A---\n.*?^---\n", re.MULTILINE | re.DOTALL)
 

@@ -272,7 +272,7 @@ FILES = (
         "hooks/executionorder",
         "models/forward/attention",
     ),
-    *("capture/receiver", "capture/running"),
+    *("capture/rows/receiver", "capture/running"),
 )
 WATCHED = {str(PACKAGE / f"{name}.py") for name in FILES}
 assert all(Path(file).is_file() for file in WATCHED)

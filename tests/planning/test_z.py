@@ -164,7 +164,7 @@ def test_an_old_run_of_the_old_meaning_is_not_mixed_with_the_new(
     from probekit.store.format import schema
 
     model = saved(tmp_path / "model", "bitnet")
-    monkeypatch.setattr("probekit.capture.running.format_of", lambda *_, **__: schema.FIRST)
+    monkeypatch.setattr("probekit.capture.begun.format_of", lambda *_, **__: schema.FIRST)
     with pytest.raises(StoreError, match=r"means something else since format 1\.1; finish the run"):
         run(model, tmp_path / "t", ["z"])
     run(model, tmp_path / "t", ["z_kernel"])
