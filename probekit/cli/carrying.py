@@ -111,7 +111,7 @@ def carry_out(
         with last_words(code):
             if not quiet:
                 more = "; what is sealed stays, and the same command goes on from there"
-                say_stopped(f"stopped{more if stopping.in_batches else ''}")
+                say_stopped(f"stopped{more if stopping.in_batches or workers.are_there else ''}")
         raise typer.Exit(code) from None
 
 

@@ -19,9 +19,10 @@ from probekit.capture import Asked
 from probekit.errors import ProbekitError
 from probekit.workers import run_on_ray, status
 
+N_EXAMPLES = 800  # of which some are left when a node has come
 CONFIG = {
     "model": {"name": "sample:tiny-gpt2", "device": "cpu"},
-    "inputs": {"random": {"examples": 60, "min_tokens": 20, "max_tokens": 60}},
+    "inputs": {"random": {"examples": N_EXAMPLES, "min_tokens": 20, "max_tokens": 60}},
     "probes": [{"sites": "resid_post"}],
     "store": {"path": "run", "shard_bytes": "30KiB"},
 }
@@ -91,7 +92,7 @@ def test_the_same_bytes_come_of_nodes_that_go_and_workers_that_are_killed(
     assert done[:2] == ["removed", "added"]
     assert "killed" in done
     assert rows(Path("run")) == wanted
-    assert len(trace.examples) == 60
+    assert len(trace.examples) == N_EXAMPLES
     assert status("run").is_finished
 
 
@@ -100,7 +101,7 @@ def test_the_same_bytes_come_of_nodes_that_go_and_workers_that_are_killed(
 def test_what_a_worker_raises_is_told(here: Path, cluster: Any) -> None:
     cluster.add_node(num_cpus=1)
     config = CONFIG | {
-        "inputs": {"random": {"examples": 2}},
+        "inputs": {"random": {"examples": 2, "max_tokens": 8}},
         "store": {"path": "run", "dtype": "float16", "on_overflow": "error"},
         "probes": [{"sites": "resid_post"}],
     }
