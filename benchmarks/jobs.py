@@ -58,6 +58,7 @@ class Job:
                         tables.n_tokens,
                         tables.token_ids,
                         choices=(),
+                        kept=set(),
                         accepted=forward_arguments(self.plan.skeleton.arguments),
                         device=self.device,
                     ).arguments

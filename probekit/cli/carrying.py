@@ -117,9 +117,10 @@ def carry_out(
 
 def _carried_out(config: Path, settings: list[str], workers: Workers, asked: Asked) -> Trace:
     if not workers.are_there:
-        from probekit.workers import follow_parent
+        if WORKER in os.environ:  # for the others it is a hundredth of a second of imports
+            from probekit.workers import follow_parent
 
-        follow_parent()
+            follow_parent()
         import probekit
 
         return probekit.run(
