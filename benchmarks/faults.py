@@ -25,7 +25,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 CAMPAIGNS = {
     "kills survived": Campaign(carry_out=kills.survive, full=100, quick=10),
-    "workers disturbed": Campaign(carry_out=crews.disturb, full=200, quick=20),
+    "workers disturbed": Campaign(carry_out=crews.disturb, full=300, quick=30),
     "stopped by a signal": Campaign(carry_out=stops.stop, full=40, quick=4),
     "starved": Campaign(carry_out=disks.starve, full=90, quick=9),
     "bytes changed and found": Campaign(carry_out=damage.find_bytes, full=1000, quick=100),

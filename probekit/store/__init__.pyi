@@ -13,6 +13,7 @@ from .format import (
     AXES as AXES,
     BOOKKEEPING as BOOKKEEPING,
     BOOL as BOOL,
+    COUNTS as COUNTS,
     DTYPES as DTYPES,
     EXAMPLE as EXAMPLE,
     FIRST as FIRST,

@@ -34,6 +34,7 @@ class Unfinished:
     """What is there of a run, as it was looked at."""
 
     folder: Path
+    inputs_digest: str | None  # of the inputs that it seals
     shards: tuple[ShardSpec, ...]  # all of the plan; those that are sealed as they really are
     sealed: tuple[int, ...]  # numbers, ascending; at least one
     is_local: bool  # shards count their tokens from 0: how many come before one is not planned
@@ -48,7 +49,7 @@ class Unfinished:
         run = read_run(folder)
         if run is None:
             raise StoreError(f"{folder}: holds no run")
-        if not (folder / INPUTS_FILE).exists():
+        if not (folder / INPUTS_FILE).exists() and sealed_shards(folder):
             raise StoreError(
                 f"{folder}: has no {INPUTS_FILE}, of which an unfinished run is opened: a run in "
                 "format 1.0 has none; finish it, or open its sealed shards under shards/ alone"
@@ -71,7 +72,13 @@ class Unfinished:
             record = FileRecord.read(folder / SHARDS_FOLDER / f"{number:05d}.json")
             planned[number] = _actual(folder, planned[number], record)
             is_local |= record.is_local
-        return cls(folder=folder, shards=tuple(planned), sealed=tuple(there), is_local=is_local)
+        return cls(
+            folder=folder.absolute(),  # the process may go elsewhere
+            inputs_digest=run["identity"].get("inputs_digest"),
+            shards=tuple(planned),
+            sealed=tuple(there),
+            is_local=is_local,
+        )
 
     @property
     def first_file(self) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 
 from probekit.errors import StoreError
 from probekit.store import (
+    COUNTS,
     EXAMPLE,
     TOKEN,
     Execution,
@@ -27,6 +28,7 @@ from probekit.store import (
     axis_of,
     dataset_in,
     forwards_from_json,
+    is_choice,
     open_file,
     read_execution,
     read_record,
@@ -34,7 +36,10 @@ from probekit.store import (
 )
 from probekit.trace.columns import CountedOn, FirstRows, said_apart
 from probekit.trace.partialexamples import PartialExamples
+from probekit.trace.tables import is_timed
 from probekit.trace.trace import Trace
+
+Array = np.ndarray[Any, Any]
 
 _OF_A_SHARD = ("shard", "first_example", "first_token")  # attributes
 
@@ -90,6 +95,8 @@ class PartialTrace(Trace):
         found = SealedInputs.read(self._run.folder)
         if found is None:
             raise StoreError(f"{self.path}: its inputs are gone")
+        if found.digest != self._run.inputs_digest:
+            raise StoreError(f"{self._run.folder}: its inputs are another run's; verify says more")
         return found
 
     def table(self, axis: str) -> Any:
@@ -138,6 +145,24 @@ class PartialTrace(Trace):
         n_known = int(self._shard_table.n_rows[rows][:gap].sum())
         return FirstRows(found, n_known, self._run.lacks(self._run.shards[gap]))
 
+    def rows_of_choice(self, choice: str) -> Array:
+        """Give, for every row of a choice, its row of the axis; see `Tables.rows_of_choice`."""
+        if is_choice(choice):
+            self.check_numbered(choice, self.n_rows(choice))
+        return super().rows_of_choice(choice)
+
+    def of_all_rows(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what the first sealed shard counted of its own rows alone."""
+        return {name: value for name, value in attributes.items() if name not in COUNTS}
+
+    def check_numbered(self, rows: str, stop: int) -> None:
+        """Refuse rows that have no number yet; see `Tables.check_numbered`."""
+        gap = self._run.gap
+        if not self._run.is_local or gap is None or axis_of(rows).name == EXAMPLE:
+            return
+        n_known = int(self._shard_table.n_rows[rows][:gap].sum())
+        FirstRows(range(self.n_rows(rows)), n_known, self._run.lacks(self._run.shards[gap]))[:stop]
+
     @cached_property
     def _orders(self) -> Execution | None:
         joined = Joined()
@@ -150,7 +175,7 @@ class PartialTrace(Trace):
     def _forwards_apart(self, execution: Execution) -> Iterator[Forward]:
         for number in self._run.sealed:
             path = self._run.folder / self._run.shards[number].made_file
-            if path.exists():
+            if path.exists() or is_timed(path):
                 yield from forwards_from_json(read_record(path)["forwards"], execution.orders, path)
 
     top_examples = _refused("top_examples")

@@ -48,7 +48,7 @@ class Site:
         self.module, _, self.kind = name.partition("/")
         with open_file(trace._file) as file:
             dataset = dataset_in(file, f"sites/{name}", virtual=True)
-            self.attributes: dict[str, Any] = attributes_of(dataset)
+            self.attributes: dict[str, Any] = trace.of_all_rows(attributes_of(dataset))
         self.axes: tuple[str, ...] = tuple(self._attribute("axes", list, ()))
         self.rows: str = self._attribute("rows", str, ALL_TOKENS)
         axis = axis_of(self.rows)
@@ -140,9 +140,9 @@ class Site:
         if not self._is_inner:
             row: Array = self._data[number]
             return row
-        rows: Array = self._data[self.rows_of(number)]
+        rows: Array = self._data[self._rows_of(number)]
         if self._has_maps:
-            _, n_keys = self._trace.examples.extent(number, self.axis)
+            _, n_keys = self._trace.table(self.axis).extent(number)
             rows = rows[:, :, :n_keys].swapaxes(0, 1)
         return rows
 
@@ -153,18 +153,23 @@ class Site:
 
     def rows_of(self, number: int) -> slice:
         """Say which rows are those of one example."""
-        number = self._trace.examples.number(number)
+        found = self._rows_of(self._trace.examples.number(number))
+        self._trace.check_numbered(self.rows, found.stop)
+        return found
+
+    def _rows_of(self, number: int) -> slice:
         if not self._is_inner:
             return slice(number, number + 1)
         if self._is_choice:
             return self._trace._chosen(self.rows, number)
-        first, n_rows = self._trace.examples.extent(number, self.axis)
+        first, n_rows = self._trace.table(self.axis).extent(number)
         return slice(first, first + n_rows)
 
     def axis_rows(self) -> Array:
         """Give, for every row, its row in the table of the site's axis, int64 `[row]`."""
         if self._is_choice:
             return self._trace.rows_of_choice(self.rows).copy()
+        self._trace.check_numbered(self.rows, len(self))
         return np.arange(len(self))
 
     def token_rows(self) -> Array:

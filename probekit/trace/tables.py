@@ -150,7 +150,7 @@ class Tables(Opened):
             n_shards = number_of(self.provenance, "n_shards", str(self.path)) or 0
             folder = self._file.parent / SHARDS_FOLDER
             files = [folder / f"{number:05d}.{MADE_FILE}" for number in range(n_shards)]
-            files = [path for path in files if path.exists() or _is_timed(path)]
+            files = [path for path in files if path.exists() or is_timed(path)]
         else:
             files = []
         for path in files:
@@ -193,6 +193,13 @@ class Tables(Opened):
             self._choices[choice] = rows
         return self._choices[choice]
 
+    def of_all_rows(self, attributes: dict[str, Any]) -> dict[str, Any]:
+        """Give what a site says of all its rows; of the sites that are read here, all of it."""
+        return attributes
+
+    def check_numbered(self, rows: str, stop: int) -> None:
+        """Refuse rows before `stop` that have no number yet: of a finished run all have one."""
+
     def _chosen(self, choice: str, example: int) -> slice:
         """Say which rows of a choice are those of an example; no shard but its own is read."""
         axis = axis_of(choice)
@@ -209,8 +216,11 @@ class Tables(Opened):
         if self._holds(choice):
             return 0, self.rows_of_choice(choice)
         parts, axis = self._parts_of(choice), axis_of(choice)
-        file = self._parts_of(EXAMPLE).files[part]
+        files = self._parts_of(EXAMPLE).files
+        file = files[part]
         begin, end = parts.rows_in(file)
+        if begin == end:  # it holds none, and they would lie behind those of the files before
+            begin = end = next((e for f in reversed(files[:part]) if (e := parts.rows_in(f)[1])), 0)
         # A copy: a view of a map would keep its file open.
         rows = np.array(self._choice_rows(choice)[begin:end])
         self._check_choice(choice, rows, *self._parts_of(axis.whole).rows_in(file))
@@ -243,7 +253,7 @@ class Tables(Opened):
 _KINDS: Mapping[str, type[AxisTable]] = {EXAMPLE: Examples, TOKEN: Tokens}
 
 
-def _is_timed(made_file: Path) -> bool:
+def is_timed(made_file: Path) -> bool:
     """Say whether a shard was written with this file beside it."""
     record = made_file.with_name(made_file.name.replace(MADE_FILE, "json"))
     return record.exists() and FileRecord.read(record).is_timed

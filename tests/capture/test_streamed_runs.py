@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,6 +95,23 @@ def test_killed_while_it_reads_it_goes_on_with_equal_bytes(
     probekit.run(given, self_check=False)
     assert files(folder / name) == files(folder / "whole")
     assert probekit.verify(folder / name).whole
+
+
+@pytest.mark.slow
+def test_workers_that_begin_together_read_a_stream_once_and_give_equal_bytes(folder: Path) -> None:
+    given = config(folder, "shared")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "probekit", "run", str(given), "-q"],
+            env={**os.environ, "RANK": str(number)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    told = [worker.communicate()[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0], told
+    assert files(folder / "shared") == files(folder / "whole")
 
 
 def test_rows_of_a_stream_are_what_a_bare_hook_sees(folder: Path) -> None:

@@ -602,3 +602,43 @@ def test_an_error_inside_the_block_frees_the_folder(path: Path) -> None:
 )  # fmt: skip
 def test_a_setting_that_was_left_out_was_at_its_default(old: str, new: str, said: str) -> None:
     assert config_changes(old, new) == said
+
+
+# --- a lock while inputs are read
+
+
+def test_workers_wait_for_the_one_that_reads_their_inputs(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def read(name: str) -> None:
+        command = [sys.executable, "-c", READ, str(tmp_path / ".lock")]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "reads\n"
+            begun.set()
+            time.sleep(0.3)
+            order.append(name)
+            process.communicate("")
+
+    begun = threading.Event()
+    reader = threading.Thread(target=read, args=("read",))
+    reader.start()
+    begun.wait()
+    with pytest.raises(StoreError, match="another run"), Lock(tmp_path / ".lock"):
+        pass  # one that wants to be alone does not wait
+    with Lock(tmp_path / ".lock", shared=True):
+        order.append("shared")
+    reader.join()
+    assert order == ["read", "shared"]
+
+
+READ = """
+import sys
+from pathlib import Path
+from probekit.store.lock import Lock
+with Lock(Path(sys.argv[1]), reading=True):
+    print("reads", flush=True)
+    sys.stdin.read()
+"""

@@ -329,3 +329,45 @@ def test_generated_tokens_are_counted_over_the_whole_run(tmp_path: Path) -> None
         assert same_bits(found["transformer.h.0"].example(number), last[number])
     for (begin, end), own in zip(pairwise(ends), rows, strict=True):
         assert same_bits(trace["transformer.h.1"][begin:end], own)
+
+
+@pytest.mark.parametrize("positions", ["8:", {"match": " is", "missing": "skip"}], ids=str)
+def test_rows_of_documents_are_the_same_however_the_run_is_cut(
+    tmp_path: Path, positions: Any
+) -> None:
+    """Also where a piece has no row of those that are kept, in a shard of its own."""
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    texts = [f"is {words}", f"{words} a is b", f"red is {words} is", f"{words} red red is two is"]
+    found = {}
+    for shard_bytes in (1 << 30, 1):
+        folder = tmp_path / str(shard_bytes)
+        given = {
+            "model": {"name": "sample:tiny-gpt2", "device": "cpu"},
+            "inputs": {"texts": texts, "max_tokens": 16, "too_long": "split"},
+            "probes": [{"modules": "transformer.h.0", "positions": positions}],
+            "store": {"path": str(folder), "shard_bytes": shard_bytes},
+        }
+        trace = probekit.run(given)
+        site = trace["transformer.h.0"]
+        found[trace.provenance["n_shards"] > 1] = [
+            [trace.documents.rows_of(site, n).tolist() for n in range(len(texts))],
+            [site.rows_of(n) for n in range(len(trace.examples))],
+        ]
+    assert found[True] == found[False]
+    rows = found[True][0]
+    assert sum(map(len, rows)) > 4
+    assert all(one == sorted(one) for one in rows)
+
+
+def test_an_axis_of_the_users_may_be_called_shards(tmp_path: Path) -> None:
+    write_trace(tmp_path, (site("h.0", row_shape=(4,), axes=("token", "shards")),), [[3, 1]] * 3)
+    assert probekit.open(tmp_path)["h.0/output"].axes == ("token", "shards")
+
+
+def test_a_slice_over_many_shards_is_put_together_once(made: dict[int, Made]) -> None:
+    trace = probekit.open(made[70].folder)
+    site = trace[made[70].sites[0].name]
+    wanted = np.concatenate([site[n : n + 1] for n in range(len(site))])
+    assert same_bits(site[:], wanted)
+    assert same_bits(site[::-3], wanted[::-3])
+    assert same_bits(site[2:-1, ..., 0], wanted[2:-1, ..., 0])

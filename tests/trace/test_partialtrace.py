@@ -271,7 +271,10 @@ def test_a_run_of_which_nothing_is_sealed_is_an_error(
         StoreError, match="none of its 15 shards are sealed yet; wait for the first"
     ):
         probekit.open(copy, partial=True)
-    (copy / "inputs.h5").unlink()
+    (copy / "inputs.h5").unlink()  # a run that has just begun
+    with pytest.raises(StoreError, match="none of its 15 shards are sealed yet"):
+        probekit.open(copy, partial=True)
+    shutil.copytree(read[1].path.parent / "shards", copy / "shards", dirs_exist_ok=True)
     with pytest.raises(StoreError, match=r"has no inputs\.h5"):
         probekit.open(copy, partial=True)
     with pytest.raises(StoreError, match="holds no trace"):
@@ -290,3 +293,55 @@ def test_what_is_sealed_later_is_seen_when_it_is_opened_again(
         before["transformer.h.0"].example(2)
     found = probekit.open(copy, partial=True)["transformer.h.0"].example(2)
     assert same_bits(found, whole["transformer.h.0"].example(2))
+
+
+def test_behind_a_gap_no_row_of_generated_tokens_is_told_by_its_number(
+    generated: tuple[probekit.Trace, probekit.Trace],
+) -> None:
+    whole, partial = generated
+    behind = max(set(range(len(whole.examples))) - set(lacking(whole)))
+    for name in whole.site_names:
+        site = partial[name]
+        if site.axis != "token":
+            continue
+        with pytest.raises(StoreError, match="have no number yet"):
+            site.token_rows()
+        assert same_bits(site.example(behind), whole[name].example(behind))
+        if len(site.example(behind)):
+            with pytest.raises(StoreError, match="have no number yet"):
+                site.rows_of(behind)
+
+
+def test_it_stays_the_run_that_was_opened_wherever_the_process_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, text in (("a", "Cats are"), ("b", "My favorite color is")):
+        (tmp_path / place).mkdir()
+        given = {
+            "model": {"name": "sample:tiny-gpt2", "device": "cpu"},
+            "inputs": {"texts": [text, text]},
+            "probes": [{"sites": "resid_post", "layers": 1}],
+            "store": {"path": str(tmp_path / place / "run"), "shard_bytes": 1},
+        }
+        probekit.run(given)
+        for file in ("trace.h5", "trace.json", "shards/00001.h5", "shards/00001.json"):
+            (tmp_path / place / "run" / file).unlink()
+    monkeypatch.chdir(tmp_path / "a")
+    partial = probekit.open("run", partial=True)
+    monkeypatch.chdir(tmp_path / "b")
+    assert [partial.examples[n].text for n in (0, 1)] == ["Cats are"] * 2
+    shutil.copy("run/inputs.h5", tmp_path / "a" / "run")
+    shutil.copy("run/inputs.json", tmp_path / "a" / "run")
+    with pytest.raises(StoreError, match="its inputs are another run's"):
+        probekit.open(tmp_path / "a" / "run", partial=True).examples[1]
+
+
+def test_what_a_shard_counted_is_not_said_of_all(
+    read: tuple[probekit.Trace, probekit.Trace],
+) -> None:
+    whole, partial = read
+    counts = {"n_nonfinite", "n_overflow"}
+    for name in whole.site_names:
+        left_out = whole[name].attributes.keys() - partial[name].attributes.keys()
+        assert left_out <= counts | {"row_shape"}
+        assert not counts & partial[name].attributes.keys()

@@ -40,7 +40,7 @@ class ShardRows:
             StoreError: if it is no such table.
         """
         table = node_in(file, SHARD_TABLE)
-        if table is None:
+        if not isinstance(table, h5py.Group):  # or an axis of the user's own, of that name
             return None
         found = {
             rows: numbers_in(file, f"{SHARD_TABLE}/{rows}").astype(np.int64)

@@ -338,8 +338,8 @@ class MappedRows:
         # Several arrays inside of the rows may move the axis of the rows: join the pieces first.
         picks = [p for p in rest if not (p is None or p is Ellipsis or isinstance(p, slice))]
         early = () if len(picks) > 1 and any(np.ndim(p) for p in picks) else rest
-        joined: list[Array] = []
-        pieces: list[Array] = []
+        whole: Array | None = None  # of many pieces: filled as they are read
+        n_filled, pieces = 0, []
         for number in range(max(0, self._number(begin)), len(self._segments)):
             start = self._starts[number]
             if start >= stop:
@@ -350,12 +350,15 @@ class MappedRows:
                 piece = self._source(number)[first - start : end - start]
                 pieces.append(piece[(slice(None, None, step), *early)])
             if len(pieces) == _MAPS_KEPT:  # each keeps its file open: what was read is copied
-                joined.append(np.concatenate(pieces))
-                pieces = []
-        pieces = [*joined, *pieces]
-        if not pieces:
-            pieces.append(np.empty((0, *self.shape[1:]), dtype=self.storage)[(slice(None), *early)])
-        whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+                if whole is None:
+                    whole = np.empty((len(span), *pieces[0].shape[1:]), dtype=pieces[0].dtype)
+                n_filled, pieces = _filled(whole, n_filled, pieces), []
+        if whole is not None:
+            _filled(whole, n_filled, pieces)
+        elif not pieces:
+            whole = np.empty((0, *self.shape[1:]), dtype=self.storage)[(slice(None), *early)]
+        else:
+            whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         return whole[order] if early else whole[(order, *rest)]
 
     def _scattered(self, rows: Array, rest: tuple[Any, ...]) -> Array:
@@ -395,3 +398,11 @@ def _n_axes(part: Any) -> int:
 
 def _refuse_short(segment: Segment) -> Never:
     raise StoreError(f"{segment.file}: {segment.dataset} reaches past the end of the file")
+
+
+def _filled(whole: Array, n_filled: int, pieces: list[Array]) -> int:
+    """Copy pieces behind what is filled; say how much is filled then."""
+    for piece in pieces:
+        whole[n_filled : n_filled + len(piece)] = piece
+        n_filled += len(piece)
+    return n_filled

@@ -88,7 +88,8 @@ class Links:
         for spec in sites:
             n_rows = [shard.n_rows[spec.rows] for shard in self._shards]
             # To ask a virtual dataset for its shape takes a while, if it has many sources.
-            more = {ROW_SHAPE: spec.row_shape} if len(self._shards) > FEW else {}
+            row_shape = np.array(spec.row_shape, dtype="<i8")
+            more = {ROW_SHAPE: row_shape} if len(self._shards) > FEW else {}
             self._link(first[schema.site_path(spec)], n_rows, more)
 
     def add_numbers(self, source: h5py.File, shard: ShardSpec) -> None:
