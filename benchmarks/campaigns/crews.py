@@ -93,8 +93,11 @@ class _Crew:
             ended = worker.end()
             if ended.code not in (0, -signal.SIGKILL):
                 problems.append(f"a worker ended otherwise: {ended}")
-        # Of one that was killed on another host a file may stay, where nobody watched it a lease.
+        # Of one that was killed on another host a file may stay: nobody here sees that it is dead.
         shutil.rmtree(self.place / FOLDER / "claims", ignore_errors=True)
+        for worker in self._dead:
+            for left in (self.place / FOLDER).rglob(f".*-{worker.process.pid}-*.part*"):
+                left.unlink()
         return problems + self._run.differences(self.place)
 
     def _join(self) -> None:

@@ -433,24 +433,23 @@ def test_a_lock_that_its_owner_removes_just_now_is_not_trusted(
 
 
 def test_two_threads_do_not_share_a_folder(tmp_path: Path) -> None:
-    inside, refused = [], []
-
-    def enter() -> None:
+    def enter(together: threading.Barrier, refused: threading.Event, inside: list[bool]) -> None:
+        together.wait()
         try:
             with Lock(tmp_path / ".lock", shared=True):
-                inside.append(threading.get_ident())
-                time.sleep(0.02)
-                inside.remove(threading.get_ident())
+                inside.append(refused.wait(20))
         except StoreError:
-            refused.append(True)
+            refused.set()
 
     for _ in range(30):
-        threads = [threading.Thread(target=enter) for _ in range(2)]
+        inside: list[bool] = []
+        given = (threading.Barrier(2), threading.Event(), inside)
+        threads = [threading.Thread(target=enter, args=given) for _ in range(2)]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            assert len(inside) < 2
-    assert len(refused) == 30
+        for thread in threads:
+            thread.join()
+        assert inside == [True], "one was in, and the other was refused meanwhile"
 
 
 # --- workers of other hosts
