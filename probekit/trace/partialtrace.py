@@ -148,15 +148,15 @@ class PartialTrace(Trace):
     def rows_of_choice(self, choice: str) -> Array:
         """Give, for every row of a choice, its row of the axis; see `Tables.rows_of_choice`."""
         if is_choice(choice):
-            self.check_numbered(choice, self.n_rows(choice))
+            self._check_numbered(choice, self.n_rows(choice))
         return super().rows_of_choice(choice)
 
-    def of_all_rows(self, attributes: dict[str, Any]) -> dict[str, Any]:
+    def _of_all_rows(self, attributes: dict[str, Any]) -> dict[str, Any]:
         """Leave out what the first sealed shard counted of its own rows alone."""
         return {name: value for name, value in attributes.items() if name not in COUNTS}
 
-    def check_numbered(self, rows: str, stop: int) -> None:
-        """Refuse rows that have no number yet; see `Tables.check_numbered`."""
+    def _check_numbered(self, rows: str, stop: int) -> None:
+        """Refuse rows that have no number yet; see `Tables`."""
         gap = self._run.gap
         if not self._run.is_local or gap is None or axis_of(rows).name == EXAMPLE:
             return

@@ -48,7 +48,7 @@ class Site:
         self.module, _, self.kind = name.partition("/")
         with open_file(trace._file) as file:
             dataset = dataset_in(file, f"sites/{name}", virtual=True)
-            self.attributes: dict[str, Any] = trace.of_all_rows(attributes_of(dataset))
+            self.attributes: dict[str, Any] = trace._of_all_rows(attributes_of(dataset))
         self.axes: tuple[str, ...] = tuple(self._attribute("axes", list, ()))
         self.rows: str = self._attribute("rows", str, ALL_TOKENS)
         axis = axis_of(self.rows)
@@ -154,7 +154,7 @@ class Site:
     def rows_of(self, number: int) -> slice:
         """Say which rows are those of one example."""
         found = self._rows_of(self._trace.examples.number(number))
-        self._trace.check_numbered(self.rows, found.stop)
+        self._trace._check_numbered(self.rows, found.stop)
         return found
 
     def _rows_of(self, number: int) -> slice:
@@ -169,7 +169,7 @@ class Site:
         """Give, for every row, its row in the table of the site's axis, int64 `[row]`."""
         if self._is_choice:
             return self._trace.rows_of_choice(self.rows).copy()
-        self._trace.check_numbered(self.rows, len(self))
+        self._trace._check_numbered(self.rows, len(self))
         return np.arange(len(self))
 
     def token_rows(self) -> Array:

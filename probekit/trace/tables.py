@@ -193,11 +193,11 @@ class Tables(Opened):
             self._choices[choice] = rows
         return self._choices[choice]
 
-    def of_all_rows(self, attributes: dict[str, Any]) -> dict[str, Any]:
+    def _of_all_rows(self, attributes: dict[str, Any]) -> dict[str, Any]:
         """Give what a site says of all its rows; of the sites that are read here, all of it."""
         return attributes
 
-    def check_numbered(self, rows: str, stop: int) -> None:
+    def _check_numbered(self, rows: str, stop: int) -> None:
         """Refuse rows before `stop` that have no number yet: of a finished run all have one."""
 
     def _chosen(self, choice: str, example: int) -> slice:
