@@ -70,9 +70,10 @@ def _written_path(loc: KeyPath, tree: Any) -> KeyPath:
     path: KeyPath = ()
     here: Any = tree
     for step in loc:
-        if isinstance(step, str) and step.startswith(TAG):
+        is_key = isinstance(here, dict) and step in here  # also an odd one: a key with a NUL
+        if isinstance(step, str) and step.startswith(TAG) and not is_key:
             continue
-        if step == _OF_KEY and not (isinstance(here, dict) and step in here):
+        if step == _OF_KEY and not is_key:
             continue
         in_list = isinstance(step, int) and isinstance(here, list)
         in_mapping = isinstance(step, str) and isinstance(here, dict)

@@ -1594,3 +1594,8 @@ def test_configs_and_globs_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_key_that_begins_like_a_tag_of_ours_is_an_unknown_key() -> None:
+    with pytest.raises(ConfigError, match="unknown key; expected one of model"):
+        load_config({"\0x": 1, "model": {"name": "a"}})
