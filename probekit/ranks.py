@@ -18,14 +18,17 @@ _RANKS = (WORKER, "RANK", "SLURM_PROCID")
 
 def rank(environment: Mapping[str, str] = os.environ) -> int | None:
     """Give the number of this worker, from 0; None where nothing says that it is one of many."""
-    said = next((environment[name] for name in _RANKS if name in environment), None)
-    return int(said) if said is not None and said.isdecimal() else None
+    return _number(environment, _RANKS)
 
 
 def local_rank(environment: Mapping[str, str] = os.environ) -> int | None:
     """Give the number of this worker among those of its machine; None where nothing says it."""
-    said = next((environment[name] for name in _LOCAL_RANKS if name in environment), None)
-    return int(said) if said is not None and said.isdecimal() else None
+    return _number(environment, _LOCAL_RANKS)
+
+
+def _number(environment: Mapping[str, str], names: Sequence[str]) -> int | None:
+    said = next((environment[name] for name in names if name in environment), "")
+    return int(said) if said.isdecimal() else None
 
 
 def spread(todo: Sequence[T]) -> list[T]:

@@ -101,14 +101,14 @@ def prepare(config: ProbeConfig, asked: Asked) -> int:
     """Make a run's folder ready for workers: run.json, and the inputs that they will read.
 
     Returns:
-        How many shards are missing.
+        How many shards are missing; where none is, the run has been brought to its end.
 
     Raises:
         ConfigError, PlanError, StoreError: as `run`.
     """
     look_first(config, anew=asked.overwrite, repair=asked.repair, at_hand=False)
     asked.on_stage(LIBRARIES)
-    from probekit.capture.begun import make_ready  # which imports torch
+    from probekit.capture.running import make_ready  # which imports torch
 
     return make_ready(config, asked)
 

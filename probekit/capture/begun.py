@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from probekit import models
 from probekit.capture.asked import Asked
 from probekit.capture.provenance import run_record, session
 from probekit.capture.read import Read
@@ -30,7 +29,6 @@ from probekit.store import (
     discard_inputs,
     discard_partial,
     format_of,
-    index_is_whole,
     sealed_damages,
     wrong_inputs,
 )
@@ -97,25 +95,6 @@ def begin(config: ProbeConfig, asked: Asked, hand: AtHand | None = None) -> Iter
             damaged=damaged,
             todo=todo,
         )
-
-
-def make_ready(config: ProbeConfig, asked: Asked) -> int:
-    """Make a run's folder ready for workers, with its inputs; give how many shards are missing.
-
-    Raises:
-        StoreError: if the run was begun in a format whose shards follow on each other.
-    """
-    with begin(config, asked) as begun:
-        models.forget_parsed()
-        if begun.layout == FIRST and begun.todo:
-            raise StoreError(
-                f"{begun.folder.path}: was begun in format {FIRST}, whose shards are made one "
-                "after another; finish it without --workers"
-            )
-        reopen(begun)
-        if asked.repair and not index_is_whole(begun.folder.path, sums=True):
-            begun.folder.drop_index()  # which a worker writes anew
-    return len(begun.todo)
 
 
 def reopen(begun: Begun, checked: Mapping[str, Any] | None = None) -> None:

@@ -22,7 +22,7 @@ from probekit.capture.provenance import about, about_model
 from probekit.capture.rows import Receiver, Tally, Transfer
 from probekit.capture.shardwalk import Meter, Walk, forward_shard
 from probekit.config import ProbeConfig
-from probekit.errors import CaptureError, ProbekitWarning
+from probekit.errors import CaptureError, ProbekitWarning, StoreError
 from probekit.hooks import OrderRecorder
 from probekit.inputs import ALONE, ANY_LENGTHS, ONE_LENGTH, Budget, tokenizing
 from probekit.models import AtHand, FreshState
@@ -40,6 +40,7 @@ from probekit.store import (
     build_index,
     index_is_whole,
     is_sealed,
+    made_on,
     schema,
     sealed_specs,
     sessions_of,
@@ -83,16 +84,43 @@ def carry_out(config: ProbeConfig, asked: Asked, hand: AtHand | None = None) -> 
                 fresh=fresh,
                 claims=folder.claims,
             )
-        counts: Mapping[str, Mapping[str, int]] = {}
-        with folder.claims.turn(INDEX):
-            if not index_is_whole(path, sums=asked.repair):
-                folder.sum_up()
-                counts = _index(plan, begun.record, path, layout)
-            if begun.now is not None and not asked.repair:  # what is only checked stays as it is
-                begun.read.remember(folder, plan.notes)
+        counts = _finish(begun, asked)
     if todo:
         _warn_of_counts(counts)
     return open_trace(path)
+
+
+def make_ready(config: ProbeConfig, asked: Asked) -> int:
+    """Make a run's folder ready for workers, with its inputs; give how many shards are missing.
+
+    Where none is, the run is brought to its end.
+
+    Raises:
+        StoreError: if the run was begun in a format whose shards follow on each other.
+    """
+    with begin(config, asked) as begun:
+        models.forget_parsed()
+        if begun.layout == FIRST and begun.todo:
+            raise StoreError(
+                f"{begun.folder.path}: was begun in format {FIRST}, whose shards are made one "
+                "after another; finish it without --workers"
+            )
+        reopen(begun)
+        if not begun.todo:
+            _finish(begun, asked)
+    return len(begun.todo)
+
+
+def _finish(begun: Begun, asked: Asked) -> Mapping[str, Mapping[str, int]]:
+    """Write the index where it is missing, once for all workers; give what was counted then."""
+    folder, counts = begun.folder, {}
+    with folder.claims.turn(INDEX):
+        if not index_is_whole(folder.path, sums=asked.repair):
+            folder.sum_up()
+            counts = dict(_index(begun.plan, begun.record, folder.path, begun.layout))
+        if begun.now is not None and not asked.repair:  # what is only checked stays as it is
+            begun.read.remember(folder, begun.plan.notes)
+    return counts
 
 
 def _loaded(plan: Plan) -> torch.nn.Module:
@@ -128,11 +156,7 @@ def _checked_beside(
     """Give what a living worker found on such a device with such versions; None where none did."""
     living = {(beat.host, beat.process) for beat in others}
     for earlier in reversed(sessions):
-        is_alike = now is not None and all(
-            earlier.get(key) == value
-            for key, value in now.items()
-            if key == "device" or key.endswith("_version")
-        )
+        is_alike = now is not None and made_on(earlier) == made_on(now)
         if is_alike and (earlier.get("host"), earlier.get("process")) in living:
             found = {k: v for k, v in earlier.items() if k.startswith("self_check")}
             if found.get("self_check", "skipped") != "skipped":

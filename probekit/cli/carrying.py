@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,12 @@ from probekit.cli.starting import Following, Starting
 from probekit.cli.stopping import Stopped, Stopping, last_words
 from probekit.errors import PlanError
 from probekit.ranks import WORKER, rank
+from probekit.stages import unseen
+from probekit.wording import by_count, counted
 
 if TYPE_CHECKING:
     from probekit.capture import Progress, Watcher
+    from probekit.planning import Plan
     from probekit.trace import Trace
 
 RAY = "ray"
@@ -66,8 +68,6 @@ def carry_out(
     force: bool,
     self_check: bool,
     quiet: bool,
-    on_plan: Callable[..., None],
-    on_start: Callable[[int, int], None],
 ) -> Trace:
     """Carry a config out; show how far it is, and end well when told to end.
 
@@ -87,7 +87,7 @@ def carry_out(
 
     try:
         with (
-            Stopping(say=_unheard if quiet else say) as stopping,
+            Stopping(say=unseen if quiet else say) as stopping,
             Starting(quiet=quiet) as starting,
             Following(starting, progress) as show,
         ):
@@ -96,9 +96,9 @@ def carry_out(
                 repair=repair,
                 force=force,
                 self_check=self_check,
-                on_plan=_unheard if quiet else on_plan,
-                on_note=_unheard if quiet and not is_one_of_ours else _note,
-                on_start=_unheard if quiet else on_start,
+                on_plan=unseen if quiet else _notes,
+                on_note=unseen if quiet and not is_one_of_ours else _note,
+                on_start=unseen if quiet else _going_on,
                 on_stage=starting.stage,
                 on_progress=_both(show, stopping),
             )
@@ -158,5 +158,14 @@ def _note(note: str) -> None:
     say(f"note: {note}")
 
 
-def _unheard(*what: object) -> None:
-    """Say nothing."""
+def _notes(plan: Plan) -> None:
+    for note in plan.notes:
+        _note(note)
+
+
+def _going_on(n_sealed: int, n_shards: int) -> None:
+    if n_sealed == n_shards:
+        say("this run is complete already; nothing to do")
+    elif n_sealed:
+        be = by_count(n_sealed, "is", "are")
+        say(f"going on: {counted(n_sealed, 'shard', of=n_shards)} {be} sealed")

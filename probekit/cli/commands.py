@@ -34,7 +34,7 @@ from probekit.cli.parameters import (
 from probekit.cli.streams import printing
 from probekit.cli.usage import said_of_usage
 from probekit.errors import PlanError, ProbekitError, StoreError
-from probekit.wording import by_count, counted
+from probekit.wording import counted
 
 if TYPE_CHECKING:
     from probekit.trace import Trace
@@ -124,8 +124,6 @@ def run(
         force=force,
         self_check=self_check,
         quiet=quiet,
-        on_plan=lambda plan: _notes(plan.notes),
-        on_start=_going_on,
     )
     if not quiet:
         typer.echo(f"{trace.path.parent}: {_contents(trace)}")
@@ -436,19 +434,6 @@ def _at_least_1(name: str, given: int) -> int:
     if given < 1:
         raise PlanError(f"{name}: given {given}, expected at least 1")
     return given
-
-
-def _going_on(n_sealed: int, n_shards: int) -> None:
-    if n_sealed == n_shards:
-        say("this run is complete already; nothing to do")
-    elif n_sealed:
-        be = by_count(n_sealed, "is", "are")
-        say(f"going on: {counted(n_sealed, 'shard', of=n_shards)} {be} sealed")
-
-
-def _notes(notes: tuple[str, ...]) -> None:
-    for note in notes:
-        say(f"note: {note}")
 
 
 def main() -> None:

@@ -136,6 +136,7 @@ from .runrecord import (
     NOT_DIGESTED as NOT_DIGESTED,
     RunRecord as RunRecord,
     config_changes as config_changes,
+    made_on as made_on,
     read_run as read_run,
 )
 from .sealed import (

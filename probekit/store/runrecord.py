@@ -71,10 +71,15 @@ def free_changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     found = [config_changes(earlier.get("config"), now.get("config"))]
     found += [
         f"{key}: was {_shown(earlier.get(key, 'not set'))}, now {value}"
-        for key, value in now.items()
-        if (key == "device" or key.endswith("_version")) and earlier.get(key) != value
+        for key, value in made_on(now).items()
+        if earlier.get(key) != value
     ]
     return ", ".join(filter(None, found))
+
+
+def made_on(session: Mapping[str, Any]) -> dict[str, Any]:
+    """Give on which device and with which versions a session made its part of a run."""
+    return {k: v for k, v in session.items() if k == "device" or k.endswith("_version")}
 
 
 def config_changes(earlier: str | None, now: str | None) -> str:

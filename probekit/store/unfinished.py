@@ -11,8 +11,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from probekit.errors import StoreError
 from probekit.store.format import (
     INDEX_FILE,
@@ -21,7 +19,6 @@ from probekit.store.format import (
     FileRecord,
     ShardRows,
     ShardSpec,
-    known_axes,
     shard_spec,
 )
 from probekit.store.runrecord import read_run
@@ -88,11 +85,7 @@ class Unfinished:
     @property
     def table(self) -> ShardRows:
         """How many rows each shard has; of those that are not sealed, at most."""
-        kinds: dict[str, list[int]] = {
-            axis.whole: [shard.count(axis.name) for shard in self.shards] for axis in known_axes()
-        }
-        kinds |= {rows: [s.n_rows[rows] for s in self.shards] for rows in self.shards[0].n_rows}
-        return ShardRows(n_rows={rows: np.array(n, np.int64) for rows, n in kinds.items()})
+        return ShardRows.of(self.shards)
 
     @property
     def unsealed(self) -> Mapping[int, str]:

@@ -34,7 +34,7 @@ from probekit.store import (
     read_record,
     schema,
 )
-from probekit.trace.columns import CountedOn, FirstRows, said_apart
+from probekit.trace.columns import CountedOn, FirstRows, Numbered, said_apart
 from probekit.trace.partialexamples import PartialExamples
 from probekit.trace.tables import is_timed
 from probekit.trace.trace import Trace
@@ -137,13 +137,10 @@ class PartialTrace(Trace):
 
     def _known_of(self, found: Any, rows: str) -> Any:
         """Give of rows what may be read by their numbers; see `Opened._known_of`."""
-        gap = self._run.gap
-        if not self._run.is_local or gap is None or axis_of(rows).name == EXAMPLE:
+        known = self._numbered(rows)
+        if known is None or isinstance(found, np.ndarray):  # of that, the same for every row
             return found
-        if isinstance(found, np.ndarray):  # the same value for every row
-            return found
-        n_known = int(self._shard_table.n_rows[rows][:gap].sum())
-        return FirstRows(found, n_known, self._run.lacks(self._run.shards[gap]))
+        return FirstRows(found, known)
 
     def rows_of_choice(self, choice: str) -> Array:
         """Give, for every row of a choice, its row of the axis; see `Tables.rows_of_choice`."""
@@ -157,11 +154,16 @@ class PartialTrace(Trace):
 
     def _check_numbered(self, rows: str, stop: int) -> None:
         """Refuse rows that have no number yet; see `Tables`."""
+        if (known := self._numbered(rows)) is not None:
+            known.check(stop)
+
+    def _numbered(self, rows: str) -> Numbered | None:
+        """Say which rows have their numbers; None where all have."""
         gap = self._run.gap
         if not self._run.is_local or gap is None or axis_of(rows).name == EXAMPLE:
-            return
+            return None
         n_known = int(self._shard_table.n_rows[rows][:gap].sum())
-        FirstRows(range(self.n_rows(rows)), n_known, self._run.lacks(self._run.shards[gap]))[:stop]
+        return Numbered(n_known=n_known, why=self._run.lacks(self._run.shards[gap]))
 
     @cached_property
     def _orders(self) -> Execution | None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from probekit.capture import Progress, Watcher
 from probekit.workers.status import Observer
 
+SECONDS_TO_SEE = 10.0  # that the run is done, when one worker has seen it
 _LOOK_S = 0.25
 
 

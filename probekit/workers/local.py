@@ -27,12 +27,11 @@ from probekit.stages import WORKERS
 from probekit.store import has_links
 from probekit.trace import Trace, open_trace
 from probekit.wording import by_count, counted
-from probekit.workers.following import Crew, follow
+from probekit.workers.following import SECONDS_TO_SEE, Crew, follow
 
 _ERROR = "error: "  # how the command line begins what ended it
 _PARENT = "PROBEKIT_PARENT"  # the process that started a worker
 _RESTARTS = 3  # of one worker, while no shard is sealed
-_SECONDS_TO_SEE = 10.0  # that the run is done, when one worker has seen it
 _SECONDS_TO_STOP = 60.0  # for the batch that runs, and what it is writing
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -58,11 +57,13 @@ def run_with_workers(
     if (trace := finished(loaded, asked)) is not None:
         return trace
     n_missing = prepare(loaded, asked)
-    n = max(1, min(n_workers, n_missing))
+    if not n_missing:
+        return open_trace(loaded.store.folder)
+    n = min(n_workers, n_missing)
     why = f"{counted(n_missing, 'shard')} {by_count(n_missing, 'is', 'are')} missing"
     if not has_links(loaded.store.folder):
         n, why = 1, "the file system of store.path has no hard links, by which workers share a run"
-    if n < n_workers and n_missing:
+    if n < n_workers:
         asked.on_note(f"{why}: {counted(n, 'worker')} {by_count(n, 'is', 'are')} started")
     command = [*_python(), "-m", "probekit", "run", str(config), "--quiet"]
     command += [word for one in overrides for word in ("--set", one)]
@@ -153,7 +154,7 @@ class _Processes(Crew):
             self._workers[place] = self._again(worker, code)
         ended = [worker.process.poll() == 0 for worker in self._workers]
         if any(ended) and self._until is None:  # the run is done: the others see it in a moment
-            self._until = time.monotonic() + _SECONDS_TO_SEE
+            self._until = time.monotonic() + SECONDS_TO_SEE
         return all(ended) or (self._until is not None and time.monotonic() > self._until)
 
     def has_progress(self) -> None:

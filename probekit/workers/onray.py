@@ -20,10 +20,9 @@ from probekit.extras import load_extra
 from probekit.ranks import WORKER
 from probekit.stages import WORKERS, unseen
 from probekit.trace import Trace, open_trace
-from probekit.workers.following import follow
+from probekit.workers.following import SECONDS_TO_SEE, follow
 
 _HOST_AND_PORT = re.compile(r"(ray://)?(?P<host>[^:/]+):(?P<port>\d{1,5})")
-_SECONDS_TO_SEE = 10.0
 _FOR_EVER = -1  # of Ray's restarts and retries
 
 
@@ -58,6 +57,8 @@ def run_on_ray(
     if (trace := finished(loaded, asked)) is not None:
         return trace
     n_missing = prepare(loaded, asked)
+    if not n_missing:
+        return open_trace(loaded.store.folder)
     asked.on_stage(WORKERS)
     begun = not ray.is_initialized()
     if begun:
@@ -83,7 +84,7 @@ def _connect(ray: Any, address: str | None) -> None:
     found = _HOST_AND_PORT.fullmatch(address or "")
     if found is not None:  # Ray itself tries for minutes
         try:
-            socket.create_connection((found["host"], int(found["port"])), _SECONDS_TO_SEE).close()
+            socket.create_connection((found["host"], int(found["port"])), SECONDS_TO_SEE).close()
         except OSError as error:
             why = f"--address: there is no Ray cluster at {address}: {error.strerror or error}"
             raise ProbekitError(why) from error
@@ -151,7 +152,7 @@ class _Actors:
     def stop(self) -> None:
         """End all, also those that wait for room."""
         if self._is_done and self._ends:  # those at work see it in a moment, and leave nothing
-            self._ray.wait(self._ends, num_returns=len(self._ends), timeout=_SECONDS_TO_SEE)
+            self._ray.wait(self._ends, num_returns=len(self._ends), timeout=SECONDS_TO_SEE)
         for actor in self._actors:
             self._ray.kill(actor, no_restart=True)
 

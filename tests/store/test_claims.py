@@ -254,7 +254,7 @@ def test_a_turn_waits_for_one_who_works_and_not_for_one_who_was_killed(
         assert other.process == holder.pid
         with claims.held("setup") as mine:
             assert not mine
-        assert claims.holder_of("setup") == other
+        assert [(c.what, c.worker) for c in claims_of(tmp_path)] == [("setup", other.worker)]
         holder.kill()
         holder.wait()
         with claims.turn("setup"):

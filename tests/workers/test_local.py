@@ -155,7 +155,7 @@ def test_one_that_hangs_is_not_waited_for_when_the_run_is_done(
     started: list[local._Processes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(local, "_SECONDS_TO_SEE", 0.2)
+    monkeypatch.setattr(local, "SECONDS_TO_SEE", 0.2)
     script = (
         "signal.signal(15, signal.SIG_IGN); time.sleep(600 * int(os.environ['PROBEKIT_WORKER']))"
     )

@@ -40,20 +40,15 @@ def take(folder: Path, what: str, worker: str, is_gone: Callable[[str], bool]) -
     path = claim_path(folder, what)
     part = part_of(path)
     with explained(path):
-        there = _read(path)
-        if there is not None and there.worker != worker and not is_gone(there.worker):
+        holder = _read(path)
+        if holder is not None and holder.worker == worker:
+            return True
+        if holder is not None and not (is_gone(holder.worker) and _broken(path, holder)):
             return False
         try:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True)  # others may have taken a worker that hung for gone
             part.write_text(json.dumps({"worker": worker, "since": now()}))
-            if publish(part, path):
-                return True
-            holder = _read(path)
-            if holder is not None and holder.worker == worker:
-                return True
-            if holder is not None and not (is_gone(holder.worker) and _broken(path, holder)):
-                return False
-            return publish(part, path)
+            return publish(part, path)  # or another was quicker
         finally:
             part.unlink(missing_ok=True)
 

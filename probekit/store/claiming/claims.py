@@ -72,11 +72,6 @@ class Claims:
         there = (beat for beat in beats_of(self._folder) if beat.worker != own)
         return tuple(beat for beat in there if not self._watch.is_gone(beat.worker))
 
-    def holder_of(self, what: str) -> Beat | None:
-        """Give the worker that has a claim, unless it is gone or has it no more."""
-        holders = _holders(self._folder, what)
-        return next((beat for beat in self.others() if beat.worker in holders), None)
-
     @contextmanager
     def held(self, what: str) -> Iterator[bool]:
         """Claim a piece for the time of a block; say whether this worker has it."""
@@ -87,7 +82,7 @@ class Claims:
             yield mine
         finally:
             if mine:
-                self._release(what)
+                release(self._folder, what, self._heart.worker)
             self._held.discard(what)
 
     @contextmanager
@@ -140,20 +135,15 @@ class Claims:
                 waits.a_moment(len(still))
             left = still
 
-    def _release(self, what: str) -> None:
-        release(self._folder, what, self._heart.worker)
-        self._held.discard(what)
-
     def _give_up(self) -> None:
         """Release what is held still, and take away what workers that are gone have left."""
-        for what in tuple(self._held):
-            self._release(what)
-        for worker in workers_of(self._folder) - {self._heart.worker}:
+        own = self._heart.worker
+        for what in self._held:
+            release(self._folder, what, own)
+        there = workers_of(self._folder) | {claim.worker for claim in claims_of(self._folder)}
+        for worker in there - {own}:
             if self._watch.is_gone(worker):
-                beat_path(self._folder, worker).unlink(missing_ok=True)
-        for claim in claims_of(self._folder):
-            if self._watch.is_gone(claim.worker):
-                release(self._folder, claim.what, claim.worker)
+                _remove_worker(self._folder, worker)
         for path in (self._folder / CLAIMS_FOLDER).glob(".*"):
             if is_claiming(path.name) and is_forsaken(path.name):
                 path.unlink(missing_ok=True)
@@ -187,7 +177,7 @@ def living_elsewhere(folder: Path, what: str | None, on_note: Callable[[str], No
         beat
         for beat in beats_of(folder)
         if not is_of_this_host(beat.worker)
-        and (what is None or beat.worker in _holders(folder, what))
+        and (what is None or (what, beat.worker) in _held_by(folder))
         and not watch.is_gone(beat.worker)
     ]:
         if not counts:
@@ -219,8 +209,8 @@ def living_here(folder: Path) -> Beat | None:
     return next((beat for beat in here if not is_dead(beat.worker)), None)
 
 
-def _holders(folder: Path, what: str) -> set[str]:
-    return {claim.worker for claim in claims_of(folder) if claim.what == what}
+def _held_by(folder: Path) -> set[tuple[str, str]]:
+    return {(claim.what, claim.worker) for claim in claims_of(folder)}
 
 
 def clear_claims(folder: Path) -> None:

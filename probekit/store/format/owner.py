@@ -36,14 +36,17 @@ def is_forsaken(name: str) -> bool:
     One without an owner is of format 1.0, whose processes hold the lock on the folder.
     """
     found = _MARK.search(name)
-    return found is None or found[0] == this_process() or is_dead(name)
+    is_ours = found is not None and found[0] == this_process()
+    return is_ours or is_dead(name)
 
 
 def is_dead(name: str) -> bool:
-    """Say whether a name is that of a process of this host which has ended."""
+    """Say whether a name is that of a process of this host which has ended, or of none."""
     found = _MARK.search(name)
-    if found is None or not is_of_this_host(name):
-        return found is None
+    if found is None:  # of nobody
+        return True
+    if not is_of_this_host(name):
+        return False
     process = int(found["process"])
     return not _lives(process) or _started(process) != int(found["started"])
 

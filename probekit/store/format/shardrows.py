@@ -33,6 +33,13 @@ class ShardRows:
     n_rows: Mapping[str, Array]  # int64 [shard]
 
     @classmethod
+    def of(cls, shards: Sequence[ShardSpec]) -> ShardRows:
+        """Count the rows of shards."""
+        kinds = {axis.whole: [shard.count(axis.name) for shard in shards] for axis in known_axes()}
+        kinds |= {rows: [shard.n_rows[rows] for shard in shards] for rows in shards[0].n_rows}
+        return cls(n_rows={rows: np.array(n, dtype="<i8") for rows, n in kinds.items()})
+
+    @classmethod
     def read(cls, file: h5py.File) -> ShardRows | None:
         """Read the table of an index; None where it has none.
 
@@ -57,8 +64,6 @@ def write_shard_rows(file: h5py.File, shards: Sequence[ShardSpec]) -> None:
     """Write the table into an index, if it is over many shards."""
     if len(shards) <= FEW:
         return
-    kinds = {axis.whole: [s.count(axis.name) for s in shards] for axis in known_axes()}
-    kinds |= {rows: [s.n_rows[rows] for s in shards] for rows in shards[0].n_rows}
-    for rows, counts in kinds.items():
-        made = file.create_dataset(f"{SHARD_TABLE}/{rows}", data=np.array(counts, dtype="<i8"))
+    for rows, counts in ShardRows.of(shards).n_rows.items():
+        made = file.create_dataset(f"{SHARD_TABLE}/{rows}", data=counts)
         made.attrs.update({"axes": ["shard"], "long_name": "how many of these rows a shard has"})

@@ -8,7 +8,6 @@ through h5py (chunked.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
@@ -18,10 +17,11 @@ import h5py
 import numpy as np
 
 from probekit.errors import StoreError
-from probekit.store.format import dataset_in, explained, is_number, schema
+from probekit.store.format import dataset_in, explained, schema
 from probekit.store.reading.chunked import ChunkedRows, load_filters
 from probekit.store.reading.files import open_file
 from probekit.store.reading.gather import gather
+from probekit.store.reading.rowkind import Kind, kind_of
 from probekit.store.reading.segments import Segment, Segments, segments_of, shape_of
 from probekit.wording import counted, numbered, values_of
 
@@ -48,30 +48,6 @@ def _map_file(path: str) -> Array:
 Fit = Callable[["MappedRows"], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """What the rows of a dataset are."""
-
-    row_shape: tuple[int, ...]
-    dtype: str
-    storage: np.dtype[Any]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return prod(self.row_shape) * self.storage.itemsize
-
-
-def _kind_of(dataset: h5py.Dataset, shape: tuple[int, ...], path: Path) -> _Kind:
-    """Say what the rows of a dataset are that was found in a file."""
-    dtype = schema.dtype_of(dataset)
-    known = schema.DTYPES.get(dtype)
-    if dtype != "bfloat16" and not is_number(dataset):
-        raise StoreError(f"{path}: {dataset.name} holds {dtype}; expected numbers")
-    storage = known.storage if known else np.dtype(dtype)
-    return _Kind(row_shape=shape[1:], dtype=dtype, storage=storage)
-
-
 class MappedRows:
     """A lazy array `[row, ...]`; indexing reads only the rows asked for and gives numpy.
 
@@ -89,7 +65,7 @@ class MappedRows:
         self, dataset: h5py.Dataset, path: Path, maps: Maps | None = None, *, less: int = 0
     ) -> None:
         self._begin(segments_of(dataset, path), path, maps, less)
-        self._be(_kind_of(dataset, tuple(dataset.shape), path))
+        self._be(kind_of(dataset, tuple(dataset.shape), path))
 
     @classmethod
     def told(
@@ -119,7 +95,7 @@ class MappedRows:
         made._fit = fit
         if row_shape is not None and dtype is not None and dtype in schema.DTYPES:
             storage = schema.DTYPES[dtype].storage
-            made._be(_Kind(row_shape=row_shape, dtype=dtype, storage=storage))
+            made._be(Kind(row_shape=row_shape, dtype=dtype, storage=storage))
         return made
 
     def _begin(self, segments: Segments, path: Path, maps: Maps | None, less: int) -> None:
@@ -127,11 +103,11 @@ class MappedRows:
         self._starts = segments.starts
         self._maps = maps or file_maps()
         self._less = less
-        self._kind: _Kind | None = None
+        self._kind: Kind | None = None
         self._fit: Fit | None = None
         self._places: dict[int, tuple[int | None, tuple[int, ...]]] = {}  # offset, shape
 
-    def _be(self, kind: _Kind) -> None:
+    def _be(self, kind: Kind) -> None:
         """Take note of what the rows are."""
         self._kind = kind
         try:
@@ -141,13 +117,13 @@ class MappedRows:
             self._kind = None  # or a second look would find nothing wrong
             raise
 
-    def _known(self) -> _Kind:
+    def _known(self) -> Kind:
         """Say what the rows are; where no file of theirs was opened yet, the index is asked."""
         if self._kind is None:
             with open_file(self._path) as file:
                 dataset = dataset_in(file, self._segments.dataset, virtual=True)
                 shape = shape_of(dataset, self._segments, self._path)
-                self._be(_kind_of(dataset, shape, self._path))
+                self._be(kind_of(dataset, shape, self._path))
         assert self._kind is not None
         return self._kind
 
@@ -290,7 +266,7 @@ class MappedRows:
             dataset = dataset_in(file, segment.dataset)
             place = f"{segment.file}: {segment.dataset}"
             if self._kind is None:
-                self._be(_kind_of(dataset, dataset.shape, segment.file))
+                self._be(kind_of(dataset, dataset.shape, segment.file))
             kind = self._known()
             shape = (segment.n_rows, *kind.row_shape)
             if dataset.shape != shape or schema.dtype_of(dataset) != kind.dtype:

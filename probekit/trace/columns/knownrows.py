@@ -6,6 +6,7 @@ is not, a row has no number yet. Nothing of files.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,48 @@ from probekit.store import MappedRows, Segments
 Array = np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbered:
+    """How many rows have a number that stays."""
+
+    n_known: int
+    why: str  # no more have one
+
+    def check(self, stop: int) -> None:
+        """Refuse rows before `stop` that have none.
+
+        Raises:
+            StoreError: saying why, and how they are read.
+        """
+        if stop > self.n_known:
+            raise StoreError(
+                f"rows from {self.n_known:,} on have no number yet: {self.why}. What is sealed "
+                "behind them is read by its example: site.example(n), trace.examples[n]"
+            )
+
+
 class FirstRows:
     """Rows up to the first shard that is not sealed, by their numbers.
 
     Args:
         rows: all that there can be.
-        n_known: how many of them have a number that stays.
-        said: why no more.
+        known: which of them have a number.
     """
 
-    def __init__(self, rows: Any, n_known: int, said: str) -> None:
-        self._rows, self._n_known, self._said = rows, n_known, said
+    def __init__(self, rows: Any, known: Numbered) -> None:
+        self._rows, self._known = rows, known
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # nothing is there yet, while it is copied
+            raise AttributeError(name)
         found = getattr(self._rows, name)  # what they are: shape, dtype, ...
-        return FirstRows(found, self._n_known, self._said) if name == "codes" else found
+        return FirstRows(found, self._known) if name == "codes" else found
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._n_known} of {self._rows!r}>"
+        return f"<{type(self).__name__} {self._known.n_known} of {self._rows!r}>"
 
     def __getitem__(self, key: Any) -> Any:
         self._check(key)
@@ -58,11 +80,8 @@ class FirstRows:
     def _check(self, key: Any) -> None:
         first = key[0] if isinstance(key, tuple) and key else key
         rows = _numbers(first, len(self))
-        if rows.size and rows.max() >= self._n_known:
-            raise StoreError(
-                f"rows from {self._n_known:,} on have no number yet: {self._said}. What is sealed "
-                "behind them is read by its example: site.example(n), trace.examples[n]"
-            )
+        if rows.size:
+            self._known.check(int(rows.max()) + 1)
 
 
 class CountedOn:
